@@ -1,0 +1,174 @@
+"""One bench run: build and warm up every candidate, check its maps, then measure each scenario."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprfast import backends, environment
+from sprfast.bench import peers, scenarios, timing
+from sprfast.bench.peers import BASELINE, CANDIDATES, Candidate, Maps
+from sprfast.errors import InputError
+from sprfast.model_file import Model
+from sprfast.noise import noise_bank
+
+SCHEMA_VERSION = 1
+TOLERANCE = 1e-4  # relative error of either map, in either norm
+IMAGE_SEED = 0
+TIMED = (
+    "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of noise are outside; "
+    "build and first calls are apart"
+)
+
+Progress = Callable[[int, int], None]
+
+
+def run(
+    model: Model,
+    *,
+    size: int | None = None,
+    batch: int = 16,
+    seconds: float = 30.0,
+    device: str | torch.device | None = None,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure all candidates on the same images and noise.
+
+    A candidate gets speed figures only after its maps, for one image and for the Offline query, were
+    those of the plain definition. Ctrl-C ends the run early: the report then holds the whole rounds
+    measured so far and `"complete": false`.
+
+    Args:
+        size: pixels, both sides of the network's input; None takes the model's.
+        batch: images of an Offline query.
+        seconds: time for each scenario, over all candidates; a few rounds are measured whatever they cost.
+        device: as in `backends.create`.
+        on_progress: called with (done, total), in seconds of measuring.
+
+    Returns:
+        The report: see `report`.
+
+    Raises:
+        InputError: size, batch or seconds is out of range.
+        BackendError: the device cannot be used here.
+    """
+    size = model.preprocessing.size if size is None else size
+    for name, value, least in (("size", size, 16), ("batch", batch, 1)):
+        if value < least:
+            raise InputError(f"{name}: {value} is not allowed, expected at least {least}")
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
+    chosen = backends.create("eager", model, device).device
+    report = _header(model, size, batch, seconds, chosen, candidates)
+    samples = _samples(batch, size, chosen)
+    measured: dict[str, list[timing.Round]] = {scenario.key: [] for scenario in scenarios.ALL}
+    with contextlib.suppress(KeyboardInterrupt):
+        maps = _prepare(model, samples, candidates, report["candidates"])
+        _measure(maps, samples, seconds, measured, on_progress or (lambda done, total: None))
+        report["complete"] = True
+    for scenario in scenarios.ALL:
+        for name in measured[scenario.key][0] if measured[scenario.key] else ():
+            entry = report["candidates"][name]
+            entry[scenario.key] = scenario.summary(measured[scenario.key], name, BASELINE, batch)
+            entry["status"] = "measured"
+    return report
+
+
+def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """Errors of an error map and an anomaly map relative to the truth, and whether all are within `TOLERANCE`.
+
+    `relative_rms` is rms(given - truth) / rms(truth), `relative_max` is max|given - truth| / max|truth|;
+    null where the given map is not finite or has another shape.
+    """
+    errors = {name: _errors(a, b) for name, a, b in zip(("error_map", "anomaly_map"), given, truth, strict=True)}
+    worst = max((math.inf if value is None else value) for pair in errors.values() for value in pair.values())
+    return {**errors, "passed": worst <= TOLERANCE}
+
+
+def _errors(given: Tensor, truth: Tensor) -> dict[str, float | None]:
+    if given.shape != truth.shape or not given.isfinite().all():
+        return {"relative_rms": None, "relative_max": None}
+    expected = truth.double().cpu()
+    difference = given.double().cpu() - expected
+    rms = difference.square().mean().sqrt() / expected.square().mean().sqrt()
+    return {"relative_rms": rms.item(), "relative_max": (difference.abs().max() / expected.abs().max()).item()}
+
+
+def _header(model: Model, size: int, batch: int, seconds: float, device: torch.device, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    unmeasured = dict.fromkeys(("build_s", "first_image_s", "first_batch_s", "parity", *(scenario.key for scenario in scenarios.ALL)))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "note": scenarios.NOTE,
+        "complete": False,
+        "environment": environment.describe(device),
+        "model": {
+            "sha256": model.sha256,
+            "network": model.network.to_json(),
+            "schedule": model.schedule.to_json(),
+            "noise_seed": model.noise_seed,
+        },
+        "input": {
+            "images": f"uniform random in [-1, 1], seed {IMAGE_SEED}",
+            "height": size,
+            "width": size,
+            "samples": batch,
+            "noise": "the model's frozen bank, the same for every image and candidate",
+        },
+        "device": str(device),
+        "timed": TIMED,
+        "seconds_per_scenario": seconds,
+        "tolerance": TOLERANCE,
+        "baseline": BASELINE,
+        "candidates": {each.name: {"description": each.description, "status": "not measured", **unmeasured} for each in candidates},
+    }
+
+
+def _samples(count: int, size: int, device: torch.device) -> Tensor:
+    """(count, 3, size, size) float32 on `device`."""
+    generator = torch.Generator().manual_seed(IMAGE_SEED)
+    return (torch.rand(count, 3, size, size, generator=generator) * 2.0 - 1.0).to(device)
+
+
+def _prepare(model: Model, samples: Tensor, candidates: Sequence[Candidate], entries: dict[str, Any]) -> dict[str, Maps]:
+    """Build each candidate, run both shapes of query once and check the maps; those that passed, by name."""
+    device = samples.device
+    noise = noise_bank(model.schedule, samples.shape[2], samples.shape[3], model.noise_seed)
+    ends = sorted({0, samples.shape[0] - 1})  # a truth for every image would cost as much as a round
+    # On the CPU whatever the device: a GPU's convolutions may be TensorFloat-32.
+    truth = peers.plain(model, noise, torch.device("cpu"), torch.contiguous_format)(samples[ends].cpu())
+    device_noise = [z.to(device) for z in noise]
+    passed = {}
+    for candidate in candidates:
+        entry = entries[candidate.name]
+        entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, device_noise, device), device)
+        entry["first_image_s"], single = timing.timed(functools.partial(maps, samples[:1]), device)
+        entry["first_batch_s"], many = timing.timed(functools.partial(maps, samples), device)
+        entry["parity"] = {
+            "one_image": parity(single, (truth[0][:1], truth[1][:1])),
+            "batch": parity((many[0][ends], many[1][ends]), truth),
+        }
+        if all(check["passed"] for check in entry["parity"].values()):
+            passed[candidate.name] = maps
+        else:
+            entry["status"] = "failed"
+    return passed
+
+
+def _measure(
+    candidates: dict[str, Maps], samples: Tensor, seconds: float, measured: dict[str, list[timing.Round]], on_progress: Progress
+) -> None:
+    """Fill `measured` with the rounds of every scenario, each as soon as it is whole."""
+    share = math.ceil(seconds)
+    for index, scenario in enumerate(scenarios.ALL):
+        started = time.perf_counter()
+        for times in scenario.rounds(candidates, samples, seconds):
+            measured[scenario.key].append(times)
+            on_progress(index * share + min(share, int(time.perf_counter() - started)), len(scenarios.ALL) * share)

@@ -1,0 +1,39 @@
+"""Packaging: `sprfast`, and the top-level folder `bench` as `sprfast.bench`."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="sprfast",
+    version=VERSION,
+    description="Inference engine for score-based anomaly detection on production lines",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir={"sprfast": "sprfast", "sprfast.bench": "bench"},
+    packages=["sprfast", "sprfast.backends", "sprfast.bench"],
+    package_data={"sprfast": ["py.typed"]},
+    install_requires=[
+        "torch>=2.11",
+        "numpy>=2.0",
+        "safetensors>=0.5",
+        "pillow>=11",
+        "scikit-learn>=1.6",
+        "scipy>=1.14",
+        "matplotlib>=3.9",
+        "typer>=0.15",
+        "rich>=13",
+    ],
+    extras_require={
+        "demo": ["scikit-image>=0.25"],
+        "dev": ["scikit-image>=0.25", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"],
+    },
+    entry_points={"console_scripts": ["sprfast = sprfast.cli:main"]},
+)

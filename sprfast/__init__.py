@@ -1,0 +1,34 @@
+"""sprfast: score-based anomaly detection (SPR, ICCV 2023) for production lines, fast and exact.
+
+    engine = sprfast.load("bottle.safetensors")
+    result = engine.predict("part.png")
+    result.verdict, result.pred_score, result.anomaly_map
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sprfast.engine import Engine, Result, load
+    from sprfast.threshold import Verdict
+    from sprfast.training import train
+
+__version__ = "0.1.0"
+__all__ = ["Engine", "Result", "Verdict", "__version__", "load", "train"]
+
+_HOMES = {"Engine": "engine", "Result": "engine", "load": "engine", "Verdict": "threshold", "train": "training"}
+
+# In a checkout that is not installed, `bench` lies beside this folder instead of inside it.
+_here = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_here, "bench")):
+    __path__.append(os.path.dirname(_here))
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load what they need on first use, so that importing sprfast costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sprfast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sprfast.{_HOMES[name]}"), name)

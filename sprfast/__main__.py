@@ -1,0 +1,5 @@
+"""`python -m sprfast`."""
+
+from sprfast.cli import main
+
+main()

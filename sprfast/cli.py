@@ -1,0 +1,298 @@
+"""The command line: every command reads its options, calls the library and prints what it returns.
+
+Data goes to stdout, progress and messages to stderr. Exit codes: 0 done; 1 a check did not hold or
+an image ended in ERROR; 2 usage or input; 3 a missing driver, device or library; 128 + n stopped by
+signal n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sprfast import __version__, console
+from sprfast.errors import InputError, SprfastError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Score-based anomaly detection for production lines.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `train` or `import` wrote.")]
+BackendName = Annotated[str, typer.Option(help="auto, or a backend that `doctor` lists.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cuda where there is one]")]
+Category = Annotated[str | None, typer.Option(help="A category of DATA, or 'all'; absent: DATA is the category itself.")]
+Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
+SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
+BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 8 to 16.")]
+Alpha = Annotated[str, typer.Option(help="Transparent images: refuse, or composite over black.")]
+Orientation = Annotated[str, typer.Option(help="EXIF orientation: exif (honour it) or ignore.")]
+Frames = Annotated[str, typer.Option(help="Animated and multi-page files: refuse, or first.")]
+Levels = Annotated[list[str] | None, typer.Option("--level", help="A sigma level T:DRAWS[:WEIGHT]; repeatable.  [default: 0.001:3]")]
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and an exit code."""
+    try:
+        app()
+    except SprfastError as error:
+        console.say(f"sprfast: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        console.say(f"sprfast: {error.filename or 'system'}: {error.strerror or error}")
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: sprfast train mvtec --category screw --time-limit 20m -o screw.safetensors")
+def train(
+    data: Annotated[Path, typer.Argument(help="A data set, a category, or a folder of good images.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Model file; a folder for --category all.  [default: CATEGORY.safetensors]")
+    ] = None,
+    category: Category = None,
+    size: Size = 192,
+    size_policy: SizePolicy = "fit",
+    bit_depth: BitDepth = 16,
+    alpha: Alpha = "refuse",
+    orientation: Orientation = "exif",
+    frames: Frames = "refuse",
+    level: Levels = None,
+    width: Annotated[int, typer.Option(help="Channels of the first block, a multiple of 32.")] = 64,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images.  [default: 3000]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of --epochs.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="For example 20m or 1h30m, instead of --epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW; a tenth of it from 1/3 of the limit, a hundredth from 2/3.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
+    checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Train a model on images of good parts; under torchrun, on several processes."""
+    from sprfast import commands
+    from sprfast.config import NetworkConfig, TrainingConfig
+
+    limits = {"epochs": epochs, "steps": steps, "time_limit": console.seconds(time_limit) if time_limit else None}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given and "epochs" not in given:
+        given["epochs"] = 0
+    training = TrainingConfig(batch_size=batch_size, learning_rate=learning_rate, seed=seed, **given)  # type: ignore[arg-type]
+    job = commands.TrainingJob(
+        NetworkConfig(base_width=width),
+        _preprocessing(size, size_policy, bit_depth, alpha, orientation, frames),
+        _schedule(level),
+        training,
+        device=device,
+        workers=workers,
+        checkpoint_every=console.seconds(checkpoint_every),
+        resume=resume,
+    )
+    if category == "all":
+        evaluations = commands.train_all(data, output or Path("."), job)
+        _print_evaluations(evaluations, json_)
+    else:
+        summary = commands.train_one(data, category, output, job)
+        console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+@app.command(epilog="Example: sprfast evaluate screw.safetensors mvtec --category screw --figure screw.png")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file; for --category all the folder with one a category.")],
+    data: Annotated[Path, typer.Argument(help="A data set or a category, with test images.")],
+    category: Category = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")] = None,
+    level: Levels = None,
+    backend: BackendName = "auto",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind of defect."""
+    from sprfast import commands
+
+    schedule = _schedule(level) if level else None
+    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, backend, device), json_)
+
+
+@app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")
+def predict(
+    model: ModelPath,
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
+    backend: BackendName = "auto",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
+    from sprfast import commands
+
+    run = commands.predict(model, paths, output, backend, device)
+    console.emit(run.to_json(), json_, run.table)
+    if run.interrupted:
+        raise typer.Exit(130)
+    raise typer.Exit(1 if run.counts["ERROR"] else 0)
+
+
+@app.command("import", epilog="Example: sprfast import screw.pth -o screw.safetensors")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="AUTHORS.pth", help="A checkpoint of the published code.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    size: Size = 192,
+    size_policy: SizePolicy = "fit",
+    bit_depth: BitDepth = 16,
+    alpha: Alpha = "refuse",
+    orientation: Orientation = "exif",
+    frames: Frames = "refuse",
+    level: Levels = None,
+    json_: Json = False,
+) -> None:
+    """Turn a published checkpoint into a model file; nothing in it is executed."""
+    from sprfast import commands, model_file
+
+    preprocessing = _preprocessing(size, size_policy, bit_depth, alpha, orientation, frames)
+    model = model_file.import_checkpoint(checkpoint, preprocessing=preprocessing, schedule=_schedule(level))
+    model_file.save(output, model)
+    summary = commands.describe(model, output)
+    console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+@app.command(epilog="Example: sprfast info screw.safetensors")
+def info(model: ModelPath, json_: Json = False) -> None:
+    """What a model file holds, after checking every hash in it."""
+    from sprfast import commands, model_file
+
+    summary = commands.describe(model_file.load(model), model)
+    console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+@app.command(epilog="Example: sprfast calibrate screw.safetensors held-back-good --false-reject-rate 0.01")
+def calibrate(
+    model: ModelPath,
+    good: Annotated[Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")] = None,
+    false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
+    threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
+    backend: BackendName = "auto",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Set the model's threshold from held-back good images by the conformal quantile, or by hand."""
+    from sprfast import commands
+
+    if (good is None) == (threshold is None):
+        raise InputError("calibrate: give either GOOD_DIR or --threshold")
+    summary = commands.calibrate(model, good, false_reject_rate, threshold, backend, device)
+    console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+@app.command(epilog="Example: sprfast parity screw.safetensors --images line --backend eager")
+def parity(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A model file, with --images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to send through backend and definition.")] = None,
+    golden: Annotated[Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")] = None,
+    backend: BackendName = "auto",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Compare a backend with the definition, or with outputs of the published code; exit 1 beyond tolerance."""
+    from sprfast import commands
+
+    report = commands.parity(model, images, golden, backend, device)
+    console.emit(report.to_json(), json_, lambda: commands.parity_table(report))
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command(epilog="Example: sprfast bench screw.safetensors -o report.json")
+def bench(
+    model: ModelPath,
+    size: Annotated[int | None, typer.Option(help="Pixels at the network's input.  [default: the model's]")] = None,
+    batch: Annotated[int, typer.Option(help="Images of an Offline query.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Time for each scenario, over all candidates.")] = 60.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report here (JSON).")] = None,
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Throughput and latency beside two peers in the same run, with parity; MLPerf-style, not an MLPerf result."""
+    from sprfast import commands
+    from sprfast.bench import report
+
+    document = commands.bench(model, size, batch, seconds, device, output)
+    console.emit(document, json_, lambda: report.table(document))
+    raise typer.Exit(0 if document["complete"] else 130)
+
+
+@app.command(epilog="Example: sprfast demo -o demo-output")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for data, model, figure and report.")] = Path("demo-output"),
+    seed: Annotated[int, typer.Option(help="Of data, weights and noise.")] = 0,
+    json_: Json = False,
+) -> None:
+    """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate, bench."""
+    from sprfast import demo as scenario
+
+    outcome = scenario.run(output, seed)
+    console.emit(outcome.to_json(), json_, outcome.render)
+
+
+@app.command(epilog="Example: sprfast doctor --json")
+def doctor(json_: Json = False) -> None:
+    """Versions, devices, and which backend can run or why not."""
+    from sprfast import commands
+
+    summary = commands.doctor()
+    console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+def _print_evaluations(evaluations: list[Any], as_json: bool) -> None:
+    from sprfast import commands
+
+    console.emit(commands.evaluations_json(evaluations), as_json, lambda: commands.evaluations_table(evaluations))
+
+
+def _preprocessing(size: int, size_policy: str, bit_depth: int, alpha: str, orientation: str, frames: str) -> Any:
+    from sprfast.config import Preprocessing
+
+    defaults = dataclasses.asdict(Preprocessing())
+    given = {
+        "size": size,
+        "size_policy": size_policy,
+        "bit_depth": bit_depth,
+        "alpha": alpha,
+        "orientation": orientation,
+        "frames": frames,
+    }
+    return Preprocessing.from_json(defaults | given)
+
+
+def _schedule(levels: list[str] | None) -> Any:
+    """Sigma levels written as T:DRAWS or T:DRAWS:WEIGHT."""
+    from sprfast.config import Level, Schedule
+
+    if not levels:
+        return Schedule()
+    parsed = []
+    for text in levels:
+        parts = text.split(":")
+        try:
+            t, draws, weight = float(parts[0]), int(parts[1]), float(parts[2]) if len(parts) > 2 else 1.0
+        except (ValueError, IndexError) as error:
+            raise InputError(f"--level {text!r}: write T:DRAWS or T:DRAWS:WEIGHT, for example 0.001:3") from error
+        parsed.append(Level(t, draws, weight))
+    return Schedule(tuple(parsed))

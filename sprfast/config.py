@@ -1,0 +1,159 @@
+"""What a model is made of, as frozen dataclasses whose fields are checked on construction.
+
+Each class has `to_json` (a dict of plain values) and `from_json` (which names the field that is
+missing, unknown or out of range).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from sprfast.errors import InputError
+
+SizePolicy = Literal["fit", "stretch", "refuse"]
+AlphaPolicy = Literal["refuse", "composite"]
+OrientationPolicy = Literal["exif", "ignore"]
+FramePolicy = Literal["refuse", "first"]
+
+
+class _Config:
+    """JSON to and from a frozen dataclass, strict in both names and types."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_json(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            raise InputError(f"{cls.__name__}: expected an object, got {type(document).__name__}")
+        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        hints = get_type_hints(cls)
+        values = {}
+        for name, field in fields.items():
+            if name in document:
+                values[name] = _checked(f"{cls.__name__}.{name}", hints[name], document[name])
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise InputError(f"{cls.__name__}.{name}: missing")
+        return cls(**values)
+
+
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`, or an error that names the field."""
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_checked(f"{name}[{i}]", get_args(hint)[0], item) for i, item in enumerate(value))
+    if isinstance(hint, type) and issubclass(hint, _Config):
+        return hint.from_json(value)
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise InputError(f"{name}: {value!r} is not allowed, expected {getattr(hint, '__name__', hint)}")
+
+
+def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise InputError(f"{name}: {value!r} is not allowed, expected {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(_Config):
+    """The score U-Net (supplement, Table 1; widths as the published checkpoints have them)."""
+
+    base_width: int = 64  # channels of the first block, a multiple of 32; cost grows with its square
+    embedding_dim: int = 256  # length of the time embedding, even
+
+    def __post_init__(self) -> None:
+        width, features = self.base_width, self.embedding_dim
+        _require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
+        _require(2 <= features <= 4096 and features % 2 == 0, "embedding_dim", features, "an even number from 2 to 4096")
+
+
+@dataclasses.dataclass(frozen=True)
+class Level(_Config):
+    """One sigma level: `draws` perturbations at time `t`, its error map weighted by `weight`."""
+
+    t: float = 1e-3  # time of the variance-exploding SDE, in (0, 1]; sigma = std(t)
+    draws: int = 3  # K, network passes an image
+    weight: float = 1.0  # relative; weights are normalised to sum to 1
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.t <= 1.0, "t", self.t, "a time in (0, 1]")
+        _require(1 <= self.draws <= 1024, "draws", self.draws, "1 to 1024")
+        _require(0.0 < self.weight < math.inf, "weight", self.weight, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule(_Config):
+    """The sigma levels of a score. The default is the published setting: t = 1e-3, K = 3."""
+
+    levels: tuple[Level, ...] = (Level(),)
+    antithetic: bool = False  # draws come in pairs (z, -z); every level then needs an even number
+
+    def __post_init__(self) -> None:
+        _require(1 <= len(self.levels) <= 64, "levels", len(self.levels), "1 to 64 levels")
+        for level in self.levels:
+            _require(not (self.antithetic and level.draws % 2), "draws", level.draws, "an even number for antithetic noise")
+
+    @property
+    def draws(self) -> int:
+        """Network passes an image, over all levels."""
+        return sum(level.draws for level in self.levels)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """One weight a level, summing to 1."""
+        total = sum(level.weight for level in self.levels)
+        return tuple(level.weight / total for level in self.levels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing(_Config):
+    """The contract between an image file or frame and the network's input in [-1, 1].
+
+    `images.py` carries it out and the README states it in full.
+    """
+
+    size: int = 192  # pixels: shorter side for `fit`, both sides for `stretch` and `refuse`
+    size_policy: SizePolicy = "fit"  # fit keeps the aspect; stretch does not; refuse takes square images only
+    bit_depth: int = 16  # significant bits of 16-bit images: 8 to 16; 10- and 12-bit cameras must say so
+    alpha: AlphaPolicy = "refuse"  # composite: over black
+    orientation: OrientationPolicy = "exif"  # exif: turn the image as its EXIF tag says
+    frames: FramePolicy = "refuse"  # animated and multi-page files: refuse, or take the first frame
+    max_pixels: int = 89_478_485  # of the source, checked in the header before decoding
+
+    def __post_init__(self) -> None:
+        _require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
+        _require(8 <= self.bit_depth <= 16, "bit_depth", self.bit_depth, "8 to 16")
+        _require(1 <= self.max_pixels <= 2**31, "max_pixels", self.max_pixels, "1 to 2**31")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig(_Config):
+    """METHOD's recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
+
+    epochs: int = 3000  # passes over the training images; 0 where another limit is given
+    steps: int = 0  # optimizer steps; 0: not limited by steps
+    time_limit: float = 0.0  # seconds of training; 0: not limited by time
+    batch_size: int = 16  # global, over all processes
+    learning_rate: float = 1e-4  # AdamW
+    weight_decay: float = 1e-3
+    decay_factor: float = 0.1  # of the learning rate, at 1/3 and 2/3 of the limit
+    ema_decay: float = 0.9999  # reached by min(ema_decay, (1 + step) / (10 + step))
+    t_min: float = 1e-5  # t is uniform on [t_min, 1]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = sum(value > 0 for value in (self.epochs, self.steps, self.time_limit))
+        _require(limits == 1, "epochs, steps, time_limit", limits, "exactly one positive limit")
+        _require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "1 to 65536")
+        _require(0.0 < self.learning_rate < 1.0, "learning_rate", self.learning_rate, "a rate in (0, 1)")
+        _require(0.0 <= self.weight_decay < 1.0, "weight_decay", self.weight_decay, "a number in [0, 1)")
+        _require(0.0 < self.decay_factor <= 1.0, "decay_factor", self.decay_factor, "a number in (0, 1]")
+        _require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "a number in [0, 1)")
+        _require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")

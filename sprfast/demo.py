@@ -1,0 +1,93 @@
+"""The main job on photographs that ship with scikit-image: train, calibrate, evaluate, predict, bench.
+
+Every step is a function of the seed, so a second run on the same machine prints the same scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from sprfast import commands, console, data, model_file, scenes
+from sprfast.checkpoint import checkpoint_path
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.engine import Engine
+from sprfast.evaluation import Evaluation, write_figure
+
+SIZE = 64  # pixels at the network's input
+WIDTH = 32  # channels of the first block: half of the published network, a quarter of its work
+STEPS = 400
+LEARNING_RATE = 1e-3  # ten times the published one: a training of minutes instead of 3000 epochs
+BATCH_SIZE = 8
+SCHEDULE = Schedule((Level(3e-3, 2),))
+FALSE_REJECT_RATE = 0.05
+BENCH_SECONDS = 8.0  # a scenario
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the demo measured, and where its files are."""
+
+    evaluation: Evaluation
+    threshold: dict[str, Any]
+    bench: dict[str, Any]
+    paths: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"evaluation": self.evaluation.to_json(), "threshold": self.threshold, "bench": self.bench, "paths": self.paths}
+
+    def render(self) -> RenderableType:
+        """The tables, for a person."""
+        from sprfast.bench import report
+
+        assert self.evaluation.rejected_good is not None  # the demo's model is calibrated
+        rejected, good = self.evaluation.rejected_good
+        asked = f"a false-reject rate of {self.threshold['false_reject_rate']:.0%}"
+        threshold = {
+            "threshold": f"{self.threshold['value']:.6g}",
+            "calibrated on": f"{self.threshold['samples']} held-back good images for {asked}",
+            "measured": f"{rejected} of {good} good test images rejected ({rejected / good:.1%})",
+        }
+        return Group(
+            commands.evaluations_table([self.evaluation]),
+            console.fields_table(threshold, "Threshold"),
+            report.table(self.bench),
+            console.fields_table(self.paths, "Files"),
+        )
+
+
+def run(folder: Path, seed: int) -> Outcome:
+    """Write data, model, figure, predictions and bench report under `folder` and return what was measured.
+
+    Raises:
+        BackendError: scikit-image, whose photographs are used, is not installed.
+        InputError: `folder` cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model_path = folder / f"{scenes.CATEGORY}.safetensors"
+    figure_path, report_path, predictions = folder / "figure.png", folder / "bench.json", folder / "predictions"
+    console.say(f"writing photographs with drawn defects to {folder / 'data'}")
+    scenes.write_scenes(folder / "data", size=SIZE, seed=seed)
+    checkpoint_path(model_path).unlink(missing_ok=True)  # of a demo that was stopped: this one starts afresh
+    job = commands.TrainingJob(
+        NetworkConfig(base_width=WIDTH),
+        Preprocessing(size=SIZE),
+        SCHEDULE,
+        TrainingConfig(epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed),
+    )
+    commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
+    held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
+    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, "auto", None)["threshold"]
+    engine = Engine(model_file.load(model_path))
+    category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
+    evaluation = commands.evaluated(engine, category)
+    write_figure(evaluation, engine, figure_path)
+    defective = [sample.path.parent for sample in category.test if sample.label]
+    commands.predict(model_path, sorted(set(defective)), predictions, "auto", None)
+    bench = commands.bench(model_path, None, 16, BENCH_SECONDS, None, report_path)
+    paths = {"model": model_path, "figure": figure_path, "predictions": predictions / "results.jsonl", "bench report": report_path}
+    return Outcome(evaluation, threshold, bench, {name: str(path) for name, path in paths.items()})

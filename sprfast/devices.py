@@ -1,0 +1,34 @@
+"""Which torch device to run on."""
+
+from __future__ import annotations
+
+import torch
+
+from sprfast.errors import BackendError, InputError
+
+
+def resolve(device: str | torch.device | None, index: int = 0) -> torch.device:
+    """`device` as a torch device that exists here.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", a torch device, or None for CUDA where there is one.
+        index: of the CUDA device that "cuda" and None mean.
+
+    Raises:
+        InputError: the name is not known.
+        BackendError: there is no such device here.
+    """
+    try:
+        chosen = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise InputError(f"device: {device!r} is not known, use cpu, cuda or cuda:N") from error
+    if chosen.type == "cpu":
+        return chosen
+    if chosen.type != "cuda":
+        raise InputError(f"device: {device!r} is not supported, use cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise BackendError(f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu")
+    chosen = torch.device("cuda", index if chosen.index is None else chosen.index)
+    if chosen.index >= torch.cuda.device_count():
+        raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
+    return chosen

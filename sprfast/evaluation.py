@@ -1,0 +1,134 @@
+"""Score a labelled category with an engine: metrics, metrics per kind of defect, and example columns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprfast import figure, images, metrics
+from sprfast.data import Category, Sample
+from sprfast.engine import MAX_BATCH, Engine, Result
+from sprfast.errors import InputError
+from sprfast.metrics import Metric
+from sprfast.threshold import Verdict
+
+FIGURE_COLUMNS = 8
+_GOOD = "good"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an engine makes of the test images of one category."""
+
+    category: str
+    metrics: dict[str, Metric]  # over all test images
+    kinds: dict[str, dict[str, Metric]]  # each kind of defect against the good images
+    images: int
+    rejected_good: tuple[int, int] | None  # good images above the threshold, and good images; None without a threshold
+    samples: tuple[Sample, ...]
+    results: tuple[Result, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an undefined metric is null, with its reason beside it."""
+        rejected = {"rejected_good": self.rejected_good[0], "good": self.rejected_good[1]} if self.rejected_good else {}
+        return {
+            "category": self.category,
+            "images": self.images,
+            **metrics_json(self.metrics),
+            "kinds": {kind: metrics_json(row) for kind, row in self.kinds.items()},
+            **rejected,
+        }
+
+
+def metrics_json(row: dict[str, Metric]) -> dict[str, Any]:
+    """Metric values by name, and under `undefined` the reasons of those that are null."""
+    values: dict[str, Any] = {name: metric.value for name, metric in row.items()}
+    undefined = {name: metric.reason for name, metric in row.items() if metric.value is None}
+    return values | ({"undefined": undefined} if undefined else {})
+
+
+def evaluate(engine: Engine, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
+    """Score every test image of `category`.
+
+    Args:
+        on_image: called with the number of images done and their total.
+
+    Raises:
+        InputError: there are no test images, or one of them cannot be scored.
+    """
+    samples = category.test
+    if not samples:
+        raise InputError(f"{category.name}: there are no test images to evaluate")
+    results: list[Result] = []
+    for first in range(0, len(samples), MAX_BATCH):
+        chunk = samples[first : first + MAX_BATCH]
+        results += engine.predict([sample.path for sample in chunk])
+        on_image(len(results), len(samples))
+    for sample, result in zip(samples, results, strict=True):
+        if result.anomaly_map is None or not np.isfinite(result.pred_score):
+            raise InputError(f"{images.display_name(sample.path)}: cannot be scored ({result.reason})")
+    rows = {kind: _row(samples, results, kind) for kind in sorted({sample.kind for sample in samples if sample.label})}
+    good = [result for sample, result in zip(samples, results, strict=True) if not sample.label]
+    rejected = sum(result.verdict is not Verdict.PASS for result in good)
+    return Evaluation(
+        category.name,
+        _row(samples, results),
+        rows,
+        len(samples),
+        (rejected, len(good)) if engine.model.threshold else None,
+        samples,
+        tuple(results),
+    )
+
+
+def write_figure(evaluation: Evaluation, engine: Engine, path: Path) -> None:
+    """The figure of the paper's supplement: examples of each kind; input image, error map, ground truth."""
+    columns = [_column(evaluation, engine, index) for index in _examples(evaluation)]
+    figure.evaluation_figure(columns, path)
+
+
+
+
+def _row(samples: tuple[Sample, ...], results: list[Result], kind: str | None = None) -> dict[str, Metric]:
+    """Metrics over all samples, or over one kind of defect and the good ones."""
+    chosen = [i for i, sample in enumerate(samples) if kind is None or not sample.label or sample.kind == kind]
+    scores = np.array([results[i].pred_score for i in chosen])
+    labels = np.array([samples[i].label for i in chosen])
+    maps = np.stack([_map(results[i]) for i in chosen])
+    if any(samples[i].label and samples[i].mask is None for i in chosen):
+        return metrics.evaluate(scores, labels, maps, None)
+    return metrics.evaluate(scores, labels, maps, np.stack([_mask(samples[i]) for i in chosen]))
+
+
+def _map(result: Result) -> np.ndarray:
+    assert result.anomaly_map is not None  # evaluate() refuses images without one
+    return result.anomaly_map
+
+
+def _mask(sample: Sample) -> np.ndarray:
+    return images.load_mask(sample.mask) if sample.mask else np.zeros((256, 256), dtype=bool)
+
+
+def _examples(evaluation: Evaluation) -> list[int]:
+    """A good image and defects of each kind in turn: those whose scores are nearest to their kind's median."""
+    by_kind: dict[str, list[int]] = {}
+    for index, sample in enumerate(evaluation.samples):
+        by_kind.setdefault(sample.kind, []).append(index)
+    for members in by_kind.values():
+        median = np.median([evaluation.results[i].pred_score for i in members])
+        members.sort(key=lambda i: abs(evaluation.results[i].pred_score - median))
+    good = by_kind.pop(_GOOD, [])[:1]
+    turns = [members[turn] for turn in range(FIGURE_COLUMNS) for members in by_kind.values() if turn < len(members)]
+    chosen = turns[: FIGURE_COLUMNS - len(good)]
+    return good + sorted(chosen, key=lambda i: evaluation.samples[i].kind)
+
+
+def _column(evaluation: Evaluation, engine: Engine, index: int) -> figure.Column:
+    sample, result = evaluation.samples[index], evaluation.results[index]
+    assert result.error_map is not None  # evaluate() refuses images without one
+    picture = images.read_rgb(sample.path, engine.model.preprocessing)
+    return figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample))

@@ -1,0 +1,79 @@
+"""Writing files so that nothing is lost: beside, fsync, rename; and never outside the folder asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from sprfast.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path`; on a clean exit it is synced and renamed to `path`.
+
+    Whatever goes wrong before the rename (an exception in the body, a full disk), the old file at
+    `path` stays as it was and the temporary file is removed.
+
+    Raises:
+        InputError: the file cannot be written (missing folder, read-only or full disk).
+    """
+    target = Path(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".sprfast-", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); the old file, if any, is unchanged") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _sync_folder(target.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """`atomic_write` of a whole content."""
+    with atomic_write(path) as stream:
+        stream.write(content)
+
+
+def confined(folder: str | os.PathLike[str], name: str) -> Path:
+    """The path of `name` inside `folder`, with every symbolic link resolved.
+
+    Raises:
+        InputError: `name` is absolute, holds a NUL, or leads out of `folder` (`..`, a link).
+    """
+    root = Path(os.path.realpath(folder))
+    if "\0" in name or os.path.isabs(name):
+        raise InputError(f"{name!r}: an output name must be relative to {root}")
+    path = Path(os.path.realpath(root / name))
+    if not path.is_relative_to(root) or path == root:
+        raise InputError(f"{name!r}: leads out of {root}")
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; a file system without folder sync is left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,373 @@
+"""From image bytes to the network's input: the one place that decodes, orients, scales and resizes.
+
+The contract, carried out for every file, PIL image and array alike:
+
+* Files are PNG, JPEG, BMP, TIFF or WebP, told by their content and decoded whole; a truncated file,
+  a damaged PNG checksum and a header above `Preprocessing.max_pixels` are errors.
+* Colour is 8-bit RGB, grey, 1-bit or palette, taken as sRGB; grey fills three equal channels. Alpha
+  is refused unless it is opaque everywhere, or composited over black. CMYK, YCbCr, LAB, HSV, float
+  files and embedded profiles other than sRGB or grey gamma 2.2 are errors.
+* 16-bit grey is divided by 2**bit_depth - 1 and resized in float; a value above the declared depth
+  is an error. 16-bit *colour* files are an error, because Pillow would drop their lower 8 bits in
+  silence; the same picture is accepted as a uint16 array.
+* The EXIF orientation is applied before anything is measured, unless the policy is to ignore it.
+* Resizing is Pillow's Lanczos with antialias: 8-bit pictures as 8 bits, others in float, clipped to
+  the range. A picture that has the network's size is not resampled. Then x * 2 - 1 in float32.
+
+Every error is an InputError that names the file ("array" and "PIL image" where there is none).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+from PIL import BmpImagePlugin, ImageCms, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from sprfast.config import Preprocessing
+from sprfast.errors import InputError
+
+ChannelOrder = Literal["rgb", "bgr", "grey"]
+MASK_PREPROCESSING = Preprocessing(alpha="composite")  # how masks are read; their size policy is load_mask's own
+
+_MAX_INPUT_PIXELS = 4_194_304  # of the network's input: 2048 x 2048
+_MODES = ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_ARRAYS = "accepted are native uint8, uint16 or float32 in [0, 1] of shape (H, W), (H, W, 1) or (H, W, 3)"
+_TIFF_PHOTOMETRIC, _TIFF_ORIENTATION, _TIFF_SAMPLE_FORMAT = 262, 274, 339
+
+# Pillow's own readers, by signature. PIL.Image.open is not used: its pixel limit is a process-wide
+# global, and it would try every format it knows, PostScript among them.
+_READERS: tuple[tuple[re.Pattern[bytes], Callable[[Any], PIL.Image.Image]], ...] = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One picture as the network takes it."""
+
+    pixels: npt.NDArray[np.float32]  # (3, H, W) C-contiguous in [-1, 1], RGB, at network size
+    source_size: tuple[int, int]  # (height, width) of the source in pixels, after orientation
+
+
+def load_image(
+    source: str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any],
+    preprocessing: Preprocessing,
+    *,
+    channel_order: ChannelOrder | None = None,
+) -> Image:
+    """Read a picture under the contract above.
+
+    Args:
+        source: a file's path, a PIL image (the frame it stands at; its decoding is the caller's),
+            or an array of shape (H, W), (H, W, 1) or (H, W, 3), native uint8, uint16 (scaled by
+            `preprocessing.bit_depth`) or float32 in [0, 1], with any strides. It is never written,
+            and the result shares no memory with it.
+        preprocessing: policies and network size.
+        channel_order: required for arrays of 3 channels ("rgb" or "bgr"), None or "grey" for grey
+            arrays, None for files and PIL images.
+
+    Raises:
+        InputError: the picture breaks the contract.
+    """
+    with _named(_source_name(source)):
+        planes = _planes(source, preprocessing, channel_order)
+        width, height = planes[0].size
+        rows, columns = network_size(height, width, preprocessing)
+        resized = [plane.resize((columns, rows), PIL.Image.Resampling.LANCZOS) for plane in planes]
+    pixels = np.empty((3, rows, columns), np.float32)
+    for channel in range(3):
+        pixels[channel] = _unit(resized[channel % len(resized)]) * 2 - 1
+    return Image(pixels, (height, width))
+
+
+def network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """The (height, width) of the network's input for an oriented source of `height` x `width` pixels.
+
+    `fit` makes the shorter side `size` and the longer floor(size * long / short); `stretch` and
+    `refuse` make both sides `size`.
+
+    Raises:
+        InputError: no pixels, not square under `refuse`, or more than 4,194,304 input pixels under `fit`.
+    """
+    size = preprocessing.size
+    short, long = sorted((height, width))
+    if short < 1:
+        raise InputError(f"{height}x{width} pixels (height x width): a picture needs at least one")
+    if preprocessing.size_policy == "refuse" and short != long:
+        raise InputError(f"{height}x{width} pixels (height x width) is not square; size_policy 'refuse' takes square images only")
+    if preprocessing.size_policy != "fit":
+        return size, size
+    scaled = size * long // short
+    if size * scaled > _MAX_INPUT_PIXELS:
+        raise InputError(
+            f"{height}x{width} pixels (height x width) fitted to a shorter side of {size} gives a network input of {size * scaled} "
+            f"pixels, above the limit of {_MAX_INPUT_PIXELS}; use size_policy 'stretch' or cut the image"
+        )
+    return (size, scaled) if height <= width else (scaled, size)
+
+
+def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.bool_]:
+    """A ground-truth mask as bool (size, size), True where defective.
+
+    A pixel is defective where any colour channel is not 0 (palettes count by colour, not index;
+    transparent pixels are not defective). The mask is stretched by Pillow's NEAREST, which takes the
+    source pixel under the centre of each target pixel.
+
+    Raises:
+        InputError: the file breaks the contract above.
+    """
+    with _named(display_name(path)):
+        planes = _planes(path, MASK_PREPROCESSING, None)
+    defective = np.any([np.asarray(plane) != 0 for plane in planes], axis=0)
+    resized = PIL.Image.fromarray(defective.astype(np.uint8)).resize((size, size), PIL.Image.Resampling.NEAREST)
+    return np.array(resized, dtype=np.bool_)
+
+
+def read_rgb(path: str | os.PathLike[str], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The oriented source as uint8 (H, W, 3) RGB, for overlays; 16-bit grey is rounded to 8 bits.
+
+    Raises:
+        InputError: the file breaks the contract above.
+    """
+    with _named(display_name(path)):
+        planes = _planes(path, preprocessing, None)
+    channels = [np.rint(_unit(plane) * 255).astype(np.uint8) for plane in planes]
+    return np.stack([channels[channel % len(channels)] for channel in range(3)], axis=-1)
+
+
+def image_size(path: str | os.PathLike[str], preprocessing: Preprocessing) -> tuple[int, int]:
+    """The (height, width) in pixels of the oriented source, after decoding the whole file.
+
+    Raises:
+        InputError: the file breaks the contract above (the size policy is not looked at).
+    """
+    with _named(display_name(path)):
+        width, height = _planes(path, preprocessing, None)[0].size
+    return height, width
+
+
+def display_name(path: str | os.PathLike[str]) -> str:
+    r"""`path` as one printable line of valid Unicode, for messages and JSON.
+
+    Bytes that are not UTF-8 and characters that cannot be printed are shown as `\x..` escapes.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the picture's name in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error.__cause__
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise InputError("above Pillow's own limit for this format; raise PIL.Image.MAX_IMAGE_PIXELS too") from error
+    except Exception as error:  # on damaged bytes Pillow's readers raise a dozen types, down to KeyError and struct.error
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"cannot be decoded, the file is damaged or truncated ({detail})") from error
+
+
+def _source_name(source: object) -> str:
+    if isinstance(source, str | os.PathLike):
+        return display_name(source)
+    if isinstance(source, PIL.Image.Image):
+        return "PIL image"
+    return "array" if isinstance(source, np.ndarray) else type(source).__name__
+
+
+def _planes(source: Any, preprocessing: Preprocessing, channel_order: ChannelOrder | None) -> tuple[PIL.Image.Image, ...]:
+    """One grey or three RGB planes at source size, oriented: mode L, or mode F in [0, 1]."""
+    if isinstance(source, np.ndarray):
+        return _array_planes(source, preprocessing, channel_order)
+    if channel_order is not None:
+        raise InputError(f"channel_order {channel_order!r} is for arrays only; files and PIL images carry their own")
+    if isinstance(source, PIL.Image.Image):
+        _check_header(source, preprocessing)
+        with _decoding():
+            source.load()  # so that it counts as the caller has it, loaded before or not
+        return _image_planes(source, preprocessing)
+    if isinstance(source, str | os.PathLike):
+        with _opened(source, preprocessing) as image:
+            return _image_planes(image, preprocessing)
+    raise InputError("not a picture; accepted are a path, a PIL image or a numpy array")
+
+
+class _WholeFile(io.BufferedReader):
+    """A file in which reading on at the end is an error.
+
+    Pillow fills up what is missing of a truncated file when the application has set its global
+    LOAD_TRUNCATED_IMAGES; it does so on an empty read, so there must not be one.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        if not content and size != 0:
+            raise OSError("unexpected end of file")
+        return content
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], preprocessing: Preprocessing) -> Iterator[PIL.Image.Image]:
+    """The file as a lazily decoded PIL image whose header, and PNG checksums, have been checked."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError("not a regular file")
+        stream = _WholeFile(io.FileIO(os.fspath(path)))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with stream:
+        signature = stream.peek(16)[:16]
+        if not signature:
+            raise InputError("the file is empty")
+        reader = next((reader for pattern, reader in _READERS if pattern.match(signature)), None)
+        if reader is None:
+            raise InputError("the content is not a PNG, JPEG, BMP, TIFF or WebP image, whatever the name says")
+        with _decoding():
+            image = reader(stream)
+        _check_header(image, preprocessing)
+        if reader is PngImagePlugin.PngImageFile:
+            with _decoding():  # decoding skips the checksums of pixel data
+                stream.seek(0)
+                reader(stream).verify()
+        yield image
+
+
+def _check_header(image: PIL.Image.Image, preprocessing: Preprocessing) -> None:
+    """Refuse what can be told before the pixels are decoded."""
+    width, height = image.size
+    _check_pixel_count(height, width, preprocessing)
+    if image.mode not in _MODES:
+        kind = "float" if image.mode == "F" else image.mode
+        raise InputError(f"{kind} pixels are not accepted, only 8-bit RGB, grey, 1-bit, palette or 16-bit grey; convert the file")
+    rawmodes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
+    if not image.mode.startswith("I") and re.search(r";16[BLN]", rawmodes):
+        raise InputError("colour or alpha with 16 bits a channel would lose 8 of them; save it with 8 bits, or pass a uint16 array")
+    tags = getattr(image, "tag_v2", {})
+    inverted = image.mode.startswith("I") and tags.get(_TIFF_PHOTOMETRIC, 1) == 0
+    signed = image.mode == "L" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] != 1
+    if inverted or signed:
+        raise InputError("a TIFF of inverted 16-bit or signed 8-bit values is not accepted; save it as unsigned, 0 = black")
+    if preprocessing.frames == "refuse":
+        with _decoding():
+            frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise InputError(f"holds {frames} frames or pages; pass one picture, or allow the first with frames 'first'")
+
+
+def _check_pixel_count(height: int, width: int, preprocessing: Preprocessing) -> None:
+    if height * width < 1:
+        raise InputError(f"{height}x{width} pixels (height x width): a picture needs at least one")
+    if height * width > preprocessing.max_pixels:
+        raise InputError(f"{height}x{width} (height x width) is {height * width} pixels, above max_pixels {preprocessing.max_pixels}")
+
+
+def _image_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
+    with _decoding():
+        tiff_orientation = getattr(image, "tag_v2", {}).get(_TIFF_ORIENTATION)  # loading drops the tag
+        image.load()
+    _check_profile(image)
+    with _decoding():
+        image = ImageOps.exif_transpose(image) if preprocessing.orientation == "exif" else _turned_back(image, tiff_orientation)
+        if image.mode.startswith("I"):
+            if "transparency" in image.info:
+                raise InputError("16-bit grey with a transparent value is not accepted; save it without")
+            return (_deep_plane(np.asarray(image), preprocessing.bit_depth),)
+        if image.has_transparency_data:
+            image = _without_alpha(image.convert("RGBA"), preprocessing)
+        return (image.convert("L"),) if image.mode in ("1", "L") else image.convert("RGB").split()
+
+
+def _turned_back(image: PIL.Image.Image, tiff_orientation: int | None) -> PIL.Image.Image:
+    """Undo the orientation, which Pillow applies by itself to TIFF files (and to no others) as it loads them."""
+    turn = PIL.Image.Transpose
+    undo = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}
+    undo |= {6: turn.ROTATE_90, 7: turn.TRANSVERSE, 8: turn.ROTATE_270}
+    return image.transpose(undo[tiff_orientation]) if tiff_orientation in undo else image
+
+
+def _check_profile(image: PIL.Image.Image) -> None:
+    """Accept no colour profile, sRGB, or grey with gamma 2.2 or the sRGB curve."""
+    if "icc_profile" not in image.info:
+        return
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"] or b""))
+        description = ImageCms.getProfileDescription(profile).strip()
+        grey = profile.profile.xcolor_space.strip() == "GRAY"
+    except (OSError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow built without littlecms
+        raise InputError("its embedded colour profile cannot be read; convert the file to sRGB") from error
+    if "srgb" not in description.lower() and not (grey and "gamma 2.2" in description.lower()):
+        raise InputError(f"embedded colour profile {description!r} is not accepted; convert the file to sRGB")
+
+
+def _without_alpha(image: PIL.Image.Image, preprocessing: Preprocessing) -> PIL.Image.Image:
+    """RGBA to RGB by the alpha policy."""
+    opaque = np.asarray(image.getchannel("A")).min() == 255
+    if opaque:
+        return image.convert("RGB")
+    if preprocessing.alpha == "refuse":
+        raise InputError("has transparent pixels; save it without alpha, or allow alpha 'composite' (over black)")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+
+
+def _array_planes(array: npt.NDArray[Any], preprocessing: Preprocessing, order: str | None) -> tuple[PIL.Image.Image, ...]:
+    kinds = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if array.dtype not in kinds or not shaped or isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{type(array).__name__} of dtype {array.dtype.str} and shape {array.shape} is not accepted; {_ARRAYS}")
+    _check_pixel_count(array.shape[0], array.shape[1], preprocessing)
+    colour = array.ndim == 3 and array.shape[2] == 3
+    allowed = ("rgb", "bgr") if colour else (None, "grey")
+    if order not in allowed:
+        raise InputError(f"channel_order {order!r} for shape {array.shape}: expected {allowed[0]!r} or {allowed[1]!r}")
+    channels = np.atleast_3d(np.asarray(array))
+    if order == "bgr":
+        channels = channels[..., ::-1]
+    return tuple(_array_plane(channels[..., index], preprocessing.bit_depth) for index in range(channels.shape[2]))
+
+
+def _array_plane(values: npt.NDArray[Any], bit_depth: int) -> PIL.Image.Image:
+    """(H, W) of any strides to a plane of mode L (uint8) or F."""
+    if values.dtype == np.uint16:
+        return _deep_plane(values, bit_depth)
+    if values.dtype == np.float32 and not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
+        raise InputError("float values must be finite and in [0, 1]; NaN, infinity or a value outside was given")
+    return PIL.Image.fromarray(np.ascontiguousarray(values))
+
+
+def _deep_plane(values: npt.NDArray[Any], bit_depth: int) -> PIL.Image.Image:
+    """Integers (H, W) of up to `bit_depth` bits to a plane of mode F."""
+    top = 2**bit_depth - 1
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest > top:
+        raise InputError(f"holds values from {lowest} to {highest}; bit_depth {bit_depth} allows 0 to {top}")
+    return PIL.Image.fromarray(values.astype(np.float32, order="C") / np.float32(top))
+
+
+def _unit(plane: PIL.Image.Image) -> npt.NDArray[np.float32]:
+    """float32 (H, W) in [0, 1]; Lanczos overshoots in mode F."""
+    values = np.asarray(plane, dtype=np.float32)
+    return values / np.float32(255) if plane.mode == "L" else values.clip(0, 1)

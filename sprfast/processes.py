@@ -1,0 +1,86 @@
+"""A training process among others: what torchrun's processes agree on, and the signals that stop them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from sprfast.errors import InputError
+
+
+class ProcessGroup:
+    """This process among those that torchrun started; alone, every method does nothing."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if batch_size % self.world_size:
+            raise InputError(f"batch_size: {batch_size} cannot be shared equally among {self.world_size} processes")
+        if self.world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+    def wrap(self, network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        """The network with its gradients averaged over the processes."""
+        if self.world_size == 1:
+            return network
+        return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+
+    def agree(self, fraction: float, stop: signal.Signals | None) -> tuple[float, signal.Signals | None]:
+        """The furthest fraction and any process's stop signal, so that all stop at the same step."""
+        if self.world_size == 1:
+            return fraction, stop
+        shared = torch.tensor([fraction, float(stop or 0)], dtype=torch.float64)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return shared[0].item(), signal.Signals(int(shared[1])) if shared[1] else None
+
+    def mean(self, value: float) -> float:
+        """Mean of `value` over the processes."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(shared)
+        return shared.item() / self.world_size
+
+
+class Stop:
+    """The signal that asked the training to stop, if any."""
+
+    signal: signal.Signals | None = None
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Turn the first SIGTERM or SIGINT into a request; a second one acts as it did before."""
+    stop = Stop()
+    before: dict[signal.Signals, Any] = {}
+
+    def request(number: int, _: object) -> None:
+        stop.signal = signal.Signals(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before[each] = signal.signal(each, request)
+    except ValueError:  # not the main thread: signals are the caller's affair
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

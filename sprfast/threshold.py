@@ -1,0 +1,97 @@
+"""The score above which a part is rejected: where it comes from, and the verdict it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sprfast.config import _Config, _require
+from sprfast.errors import InputError
+
+
+class Verdict(str, enum.Enum):
+    """What becomes of a part; a part without a usable score or threshold is never passed."""
+
+    PASS = "PASS"
+    REJECT = "REJECT"
+    ERROR = "ERROR"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(_Config):
+    """The highest score that passes, and how it was found. A manual threshold has zeros after `source`."""
+
+    value: float  # in the units of the score
+    source: Literal["calibrated", "manual"]
+    samples: int = 0  # good images it was calibrated on
+    false_reject_rate: float = 0.0  # the rate asked for: what share of good parts may be rejected, in expectation
+    rank: int = 0  # value is the rank-th smallest of the samples' scores, counted from 1
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.value), "value", self.value, "a finite number")
+        if self.source == "calibrated":
+            _require(self.samples >= 1, "samples", self.samples, "at least 1")
+            _require(0.0 < self.false_reject_rate < 1.0, "false_reject_rate", self.false_reject_rate, "a rate in (0, 1)")
+            _require(1 <= self.rank <= self.samples, "rank", self.rank, f"1 to {self.samples}")
+        else:
+            for name in ("samples", "false_reject_rate", "rank"):
+                _require(getattr(self, name) == 0, name, getattr(self, name), "0 for a manual threshold")
+
+
+def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
+    """The split-conformal threshold: a fresh good image exceeds it with at most `false_reject_rate`.
+
+    It is the ceil((n + 1)(1 - rate))-th smallest score. The promise holds on average over calibration
+    sets, for good images exchangeable with these n, none of which may have been trained on.
+
+    Args:
+        scores: (n,) scores of good images.
+        false_reject_rate: in (0, 1).
+
+    Raises:
+        InputError: a rate outside (0, 1), scores that are not a list of finite numbers, or too few of
+            them for the rate; the message says how many are needed.
+    """
+    if not 0.0 < false_reject_rate < 1.0:
+        raise InputError(f"false_reject_rate: {false_reject_rate!r} is not allowed, expected a rate in (0, 1)")
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("scores: expected a list of numbers") from error
+    if values.ndim != 1:
+        raise InputError(f"scores: shape {values.shape}, expected (n,)")
+    if not np.isfinite(values).all():
+        raise InputError(f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite")
+    rate = Fraction(repr(float(false_reject_rate)))  # the decimal that was written: 0.1 is 1/10, so no rounding moves the rank
+    rank = math.ceil((values.size + 1) * (1 - rate))
+    if rank > values.size:
+        needed = math.ceil(1 / rate) - 1
+        raise InputError(f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got {values.size}")
+    value = float(np.partition(values, rank - 1)[rank - 1])
+    return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank)
+
+
+def manual(value: float) -> Threshold:
+    """A threshold set by hand.
+
+    Raises:
+        InputError: `value` is not finite.
+    """
+    return Threshold(float(value), "manual")
+
+
+def verdict(score: float, threshold: Threshold | None) -> Verdict:
+    """PASS for a finite score up to the threshold, REJECT above it, ERROR without a threshold or a finite score."""
+    score = float(score)  # a float32 scalar would round the threshold to its own precision before comparing
+    if threshold is None or not math.isfinite(score):
+        return Verdict.ERROR
+    return Verdict.PASS if score <= threshold.value else Verdict.REJECT

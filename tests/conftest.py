@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sprfast import threshold
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.model_file import Model
+from sprfast.unet import ScoreUNet
+
+
+@pytest.fixture(scope="session")
+def golden_folder():
+    """Inputs and outputs of the published code for three small cases."""
+    return Path(__file__).parent / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_document(golden_folder):
+    return json.loads((golden_folder / "golden.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """A narrow network for 32x32 images whose untrained output is loud enough to tell images apart."""
+    config = NetworkConfig(base_width=32, embedding_dim=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
+    weights["outc.conv.weight"] *= 10
+    return Model(config, Schedule((Level(1e-3, 2),)), Preprocessing(size=32), weights, threshold=threshold.manual(0.023))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Paths of four PNG files, 32x32, that score differently with `small_model`."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(3)
+    paths = [folder / f"{index}.png" for index in range(4)]
+    for index, path in enumerate(paths):
+        contrast = 0.25 * (index + 1)
+        PIL.Image.fromarray((random.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(path)
+    return paths

@@ -1,0 +1,161 @@
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from sprfast import backends, parity, scoring, unet
+from sprfast.config import Level, Schedule
+from sprfast.errors import BackendError, InputError
+from sprfast.noise import noise_bank
+
+MULTI = Schedule((Level(1e-3, 3), Level(0.05, 2, weight=0.5)))
+ANTITHETIC = Schedule((Level(1e-3, 4),), antithetic=True)
+PUBLISHED = Schedule()
+
+
+@pytest.fixture(params=backends.NAMES)
+def name(request):
+    reason = backends.unavailable(request.param)
+    if reason:
+        pytest.skip(reason)
+    return request.param
+
+
+def images(count, height, width, seed=0):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def definition(model, x, noise):
+    network = unet.from_weights(model.network, model.weights)
+    with torch.inference_mode():
+        return scoring.error_map(network, x, model.schedule, noise)
+
+
+def relative_rms(got, expected):
+    return float((got.cpu() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "count", "size"),
+    [
+        pytest.param(PUBLISHED, 1, (32, 32), id="published"),
+        pytest.param(PUBLISHED, 5, (32, 32), id="odd-batch"),
+        pytest.param(PUBLISHED, 2, (16, 16), id="smallest"),  # 1x1 in the deepest stage
+        pytest.param(PUBLISHED, 2, (50, 70), id="odd-size"),  # zero-padded on the way up
+        pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
+        pytest.param(MULTI, 2, (32, 48), id="two-levels"),
+        pytest.param(ANTITHETIC, 2, (32, 32), id="antithetic"),
+    ],
+)
+def test_backend_equals_the_definition(name, small_model, schedule, count, size):
+    model = dataclasses.replace(small_model, schedule=schedule)
+    x, noise = images(count, *size), noise_bank(schedule, *size, seed=4)
+    got = backends.create(name, model).error_map(x, noise)
+    assert got.shape == (count, 1, *size)
+    assert got.dtype == torch.float32
+    assert relative_rms(got, definition(model, x, noise)) <= 1e-5
+
+
+def test_backend_takes_noise_of_each_image(name, small_model):
+    x, noise = images(3, 32, 32), [torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
+    got = backends.create(name, small_model).error_map(x, noise)
+    assert relative_rms(got, definition(small_model, x, noise)) <= 1e-5
+
+
+def test_backend_gives_the_published_numbers(name, golden_folder):
+    report = parity.check_golden(golden_folder, name)
+    assert report.passed, [row for row in report.rows if not row.passed]
+
+
+def test_backend_takes_images_of_any_memory_layout(name, small_model):
+    backend, noise = backends.create(name, small_model), noise_bank(small_model.schedule, 32, 48, 0)
+    x = images(2, 32, 48)
+    expected = backend.error_map(x, noise)
+    strided = images(2, 32, 96)[..., ::2]
+    strided.copy_(x)
+    for layout in (x.contiguous(memory_format=torch.channels_last), strided, x.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(backend.error_map(layout, noise), expected)
+
+
+def test_backend_writes_neither_images_nor_noise_nor_weights(name, small_model):
+    backend, before = backends.create(name, small_model), small_model.sha256
+    x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    copies = x.clone(), noise[0].clone()
+    first = backend.error_map(x, noise)
+    kept = first.clone()
+    assert torch.equal(backend.error_map(x, noise), first)
+    backend.error_map(images(2, 32, 32, seed=1), noise)
+    assert torch.equal(first, kept)  # a later call must not write into an earlier result
+    assert torch.equal(x, copies[0])
+    assert torch.equal(noise[0], copies[1])
+    assert small_model.sha256 == before
+
+
+def test_backend_does_not_see_later_changes_of_the_weights(name, small_model):
+    model = dataclasses.replace(small_model, weights={key: value.clone() for key, value in small_model.weights.items()})
+    backend = backends.create(name, model)
+    x, noise = images(1, 32, 32), noise_bank(model.schedule, 32, 32, 0)
+    expected = backend.error_map(x, noise)
+    for value in model.weights.values():
+        value.zero_()
+    assert torch.equal(backend.error_map(x, noise), expected)
+
+
+def test_two_backends_of_different_models_do_not_mix(name, small_model):
+    other = dataclasses.replace(small_model, weights={key: value * 1.1 for key, value in small_model.weights.items()})
+    x, noise = images(1, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    pair = [backends.create(name, model) for model in (small_model, other)]
+    for backend, model in zip(pair, (small_model, other), strict=True):
+        assert relative_rms(backend.error_map(x, noise), definition(model, x, noise)) <= 1e-5
+
+
+def test_backend_serves_several_threads(name, small_model):
+    backend, noise = backends.create(name, small_model), noise_bank(small_model.schedule, 32, 32, 0)
+    inputs = [images(1 + seed % 3, 32, 32, seed) for seed in range(16)]
+    expected = [backend.error_map(x, noise).cpu() for x in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda x: backend.error_map(x, noise).cpu(), inputs))
+    assert all(map(torch.equal, got, expected))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (50, 70)])
+def test_an_image_gives_the_same_bits_alone_and_in_a_batch_on_a_cpu(small_model, size):
+    backend, noise = backends.create("eager", small_model, "cpu"), noise_bank(small_model.schedule, *size, 0)
+    x = images(5, *size)
+    together = backend.error_map(x, noise)
+    for i in range(5):
+        assert torch.equal(backend.error_map(x[i : i + 1], noise), together[i : i + 1])
+    assert torch.equal(backend.error_map(x.flip(0), noise), together.flip(0))
+
+
+def test_auto_is_a_backend_that_can_run(small_model):
+    assert backends.create("auto", small_model).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("unknown", ["", "Eager", "fastest", "../eager"])
+def test_unknown_backend_is_an_input_error_that_lists_the_known(small_model, unknown):
+    with pytest.raises(InputError, match="eager"):
+        backends.create(unknown, small_model)
+    with pytest.raises(InputError, match="auto"):
+        backends.unavailable(unknown)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "cpu:", "meta", "mps"])
+def test_unknown_device_is_an_input_error(small_model, device):
+    with pytest.raises(InputError, match="device.*use cpu, cuda or cuda:N"):
+        backends.create("eager", small_model, device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
+def test_cuda_without_a_driver_is_an_error_not_a_fallback(small_model, device):
+    with pytest.raises(BackendError, match="no CUDA device here; install"):
+        backends.create("eager", small_model, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_device_that_is_not_there_is_a_backend_error(small_model):
+    with pytest.raises(BackendError, match="CUDA devices here"):
+        backends.create("eager", small_model, f"cuda:{torch.cuda.device_count()}")

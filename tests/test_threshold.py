@@ -1,0 +1,124 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from sprfast.errors import InputError
+from sprfast.threshold import Threshold, Verdict, calibrate, manual, verdict
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "rank"),
+    [(999, 0.001, 999), (1000, 0.001, 1000), (99, 0.01, 99), (199, 0.01, 198), (9, 0.1, 9), (19, 0.3, 14)],
+)
+def test_calibration_takes_the_conformal_rank(n, rate, rank):
+    scores = np.random.default_rng(0).permutation(n) + 1.0
+    assert calibrate(scores, rate) == Threshold(float(rank), "calibrated", n, rate, rank)
+
+
+@pytest.mark.parametrize("n", [9, 19, 29, 69, 99, 109, 199, 999, 9999])
+def test_rank_is_exact_where_float_arithmetic_is_not(n):
+    for percent in range(1, 100):
+        rank = -((n + 1) * (100 - percent) // -100)
+        if rank <= n:
+            assert calibrate(np.arange(n), percent / 100).rank == rank
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.001, 999), (0.01, 99), (0.3, 3), (0.5, 1), (0.07, 14)])
+def test_too_few_good_images_for_the_rate_is_an_input_error_that_says_how_many(rate, needed):
+    assert calibrate(np.arange(needed), rate).samples == needed
+    with pytest.raises(InputError, match=f"at least {needed} good images, got {needed - 1}"):
+        calibrate(np.arange(needed - 1), rate)
+
+
+def test_fresh_good_images_are_rejected_at_the_stated_rate():
+    rng = np.random.default_rng(1)
+    n, rate, trials, fresh = 99, 0.05, 400, 500
+    rejected = [np.mean(rng.gamma(2.0, size=fresh) > calibrate(rng.gamma(2.0, size=n), rate).value) for _ in range(trials)]
+    # the mean is exactly rate for continuous scores; its standard error here is about 0.0012
+    assert abs(np.mean(rejected) - rate) < 0.005
+
+
+def test_all_equal_scores_pass_themselves():
+    threshold = calibrate([0.7] * 50, 0.1)
+    assert threshold.value == 0.7
+    assert verdict(0.7, threshold) is Verdict.PASS
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
+def test_a_rate_outside_0_to_1_is_an_input_error(rate):
+    with pytest.raises(InputError, match="false_reject_rate"):
+        calibrate(np.arange(100), rate)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_calibration_score_is_an_input_error(bad):
+    with pytest.raises(InputError, match="score 7 of the good images"):
+        calibrate([*range(7), bad, 1.0, 2.0], 0.5)
+
+
+@pytest.mark.parametrize("scores", [np.zeros((10, 1)), 3.0, ["a", "b"], [1.0, [2.0]]])
+def test_scores_that_are_not_a_list_of_numbers_are_an_input_error(scores):
+    with pytest.raises(InputError, match="scores"):
+        calibrate(scores, 0.5)
+
+
+def test_verdict_at_and_around_the_threshold():
+    threshold = manual(0.5)
+    assert verdict(0.5, threshold) is Verdict.PASS
+    assert verdict(math.nextafter(0.5, 0), threshold) is Verdict.PASS
+    assert verdict(math.nextafter(0.5, 1), threshold) is Verdict.REJECT
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("-inf")])
+def test_nan_and_infinite_scores_never_pass(score):
+    assert verdict(score, manual(1e300)) is Verdict.ERROR
+
+
+@pytest.mark.parametrize("score", [0.0, -1.0, math.nan, math.inf])
+def test_without_a_threshold_nothing_passes(score):
+    assert verdict(score, None) is Verdict.ERROR
+
+
+def test_a_float32_score_is_not_compared_at_float32_precision():
+    score = np.float32(0.1)  # 0.100000001..., above 0.1
+    assert verdict(score, manual(0.1)) is Verdict.REJECT
+    assert verdict(score, manual(float(score))) is Verdict.PASS
+
+
+def test_verdict_is_its_text():
+    assert f"{Verdict.PASS} {Verdict.REJECT!s}" == "PASS REJECT"
+    assert json.dumps(Verdict.ERROR) == '"ERROR"'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_manual_threshold_is_an_input_error(value):
+    with pytest.raises(InputError, match="value"):
+        manual(value)
+
+
+@pytest.mark.parametrize("threshold", [manual(-2.5), calibrate(np.linspace(0, 1, 99), 0.01)], ids=["manual", "calibrated"])
+def test_threshold_survives_json(threshold):
+    assert Threshold.from_json(json.loads(json.dumps(threshold.to_json()))) == threshold
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": math.nan},
+        {"value": "0.5"},
+        {"source": "guessed"},
+        {"samples": 0},
+        {"false_reject_rate": 0.0},
+        {"false_reject_rate": math.nan},
+        {"rank": 0},
+        {"rank": 100},
+        {"source": "manual"},
+    ],
+)
+def test_a_threshold_that_contradicts_itself_is_an_input_error(change):
+    document = calibrate(np.linspace(0, 1, 99), 0.01).to_json() | change
+    with pytest.raises(InputError, match="|".join(field.name for field in dataclasses.fields(Threshold))):
+        Threshold.from_json(document)
