@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprfast import backends, environment
+from sprfast import devices, environment
 from sprfast.bench import peers, scenarios, timing
 from sprfast.bench.peers import BASELINE, CANDIDATES, Candidate, Maps
 from sprfast.errors import InputError
@@ -50,7 +50,7 @@ def run(
         size: pixels, both sides of the network's input; None takes the model's.
         batch: images of an Offline query.
         seconds: time for each scenario, over all candidates; a few rounds are measured whatever they cost.
-        device: as in `backends.create`.
+        device: as in `devices.resolve`.
         on_progress: called with (done, total), in seconds of measuring.
 
     Returns:
@@ -66,7 +66,7 @@ def run(
             raise InputError(f"{name}: {value} is not allowed, expected at least {least}")
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
-    chosen = backends.create("eager", model, device).device
+    chosen = devices.resolve(device)
     report = _header(model, size, batch, seconds, chosen, candidates)
     samples = _samples(batch, size, chosen)
     measured: dict[str, list[timing.Round]] = {scenario.key: [] for scenario in scenarios.ALL}
@@ -112,7 +112,7 @@ def _header(model: Model, size: int, batch: int, seconds: float, device: torch.d
         "model": {
             "sha256": model.sha256,
             "network": model.network.to_json(),
-            "schedule": model.schedule.to_json(),
+            "schedule": {**model.schedule.to_json(), "levels": [level.to_json() for level in model.schedule.levels]},
             "noise_seed": model.noise_seed,
         },
         "input": {

@@ -235,7 +235,9 @@ def bench(
 
     document = commands.bench(model, size, batch, seconds, device, output)
     console.emit(document, json_, lambda: report.table(document))
-    raise typer.Exit(0 if document["complete"] else 130)
+    if not document["complete"]:
+        raise typer.Exit(130)
+    raise typer.Exit(1 if any(entry["status"] == "failed" for entry in document["candidates"].values()) else 0)
 
 
 @app.command(epilog="Example: sprfast demo -o demo-output")

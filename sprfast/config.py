@@ -134,7 +134,7 @@ class Preprocessing(_Config):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(_Config):
-    """METHOD's recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
+    """The published recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
 
     epochs: int = 3000  # passes over the training images; 0 where another limit is given
     steps: int = 0  # optimizer steps; 0: not limited by steps

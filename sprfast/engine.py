@@ -141,8 +141,10 @@ class Engine:
     def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
         if not isinstance(source, Tensor):
             return images.load_image(source, self.model.preprocessing, channel_order=channel_order)
-        if source.dim() != 3 or source.shape[0] != 3 or min(source.shape[1:]) < 16 or not source.is_floating_point():
-            raise InputError(f"tensor: expected float (3, H, W) with H, W >= 16, got {source.dtype} {tuple(source.shape)}")
+        dense = source.layout == torch.strided and not source.is_meta and source.is_floating_point()
+        if not dense or source.dim() != 3 or source.shape[0] != 3 or min(source.shape[1:]) < 16:
+            got = f"{source.layout} {source.dtype} {tuple(source.shape)} on {source.device}"
+            raise InputError(f"tensor: expected dense float (3, H, W) with H, W >= 16, got {got}")
         pixels = source.detach().to("cpu", torch.float32).contiguous().numpy()
         if not (np.abs(pixels) <= 1.0).all():
             raise InputError("tensor: expected finite values in [-1, 1]")

@@ -6,6 +6,7 @@ several processes, sees the batches that one uninterrupted process sees.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -13,10 +14,12 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sprfast.config import Preprocessing
 from sprfast.errors import InputError
@@ -79,25 +82,54 @@ class ImageDataset(Dataset[torch.Tensor]):
             self._room -= size
         return image
 
+    def __getitems__(self, indices: list[int]) -> torch.Tensor | InputError:
+        """The (B, 3, H, W) batch; an image that cannot be used is an answer, since a worker's exception arrives as a traceback in text."""
+        try:
+            return default_collate([self[index] for index in indices])  # type: ignore[no-any-return]
+        except InputError as error:
+            return error
+
     def _decode(self, index: int) -> torch.Tensor:
         return torch.from_numpy(load_image(self._paths[index], self._preprocessing).pixels)
 
 
-def batches(dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool) -> Iterator[torch.Tensor]:
-    """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this one)."""
+@contextlib.contextmanager
+def batches(dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool) -> Iterator[Iterator[torch.Tensor]]:
+    """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this one) that end with the context.
+
+    Taking a batch raises InputError where an image has become unreadable or changed its shape.
+    """
     if workers and not os.access("/dev/shm", os.W_OK):
-        warnings.warn("/dev/shm is not writable: images are decoded in the training process itself", stacklevel=2)
+        warnings.warn("/dev/shm is not writable: images are decoded in the training process itself", stacklevel=3)
         workers = 0
-    loader = DataLoader(
+    loader: DataLoader[torch.Tensor] = DataLoader(
         dataset,
         batch_sampler=order,
+        collate_fn=_whole,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
-    return iter(loader)
+    stream = iter(loader)
+    try:
+        yield map(_usable, stream)
+    finally:
+        # an exception's traceback would keep the workers alive until Python exits, which waits for
+        # them for ever, since they ignore SIGTERM; nothing public ends them
+        if isinstance(stream, _MultiProcessingDataLoaderIter):
+            stream._shutdown_workers()
+
+
+def _whole(batch: Any) -> Any:
+    return batch  # `ImageDataset.__getitems__` has put it together
+
+
+def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
 
 
 def _start_worker(_: int) -> None:

@@ -16,7 +16,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,6 @@ from sprfast.images import load_image
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 from sprfast.threshold import verdict
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 GOLDEN_T = 1e-3  # the sigma level of every golden error map
 GOLDEN_RMS_TOLERANCE = 1e-5  # relative RMS, of scores and error maps
@@ -86,18 +83,6 @@ class Report:
         """Plain values without NaN or infinity."""
         rows = [row.to_json() for row in self.rows]
         return {"passed": self.passed, "backend": self.backend, "device": self.device, "images": self.images, "rows": rows}
-
-    def table(self) -> Table:
-        """One line a row, for a terminal."""
-        from rich.table import Table
-
-        outcome = "passed" if self.passed else "FAILED"
-        table = Table("case", "quantity", "value", "limit", "", title=f"parity of {self.backend} on {self.device}: {outcome}")
-        for row in self.rows:
-            value = f"- ({row.reason})" if row.value is None else f"{row.value:.4g}"
-            limit = "" if row.limit is None else f"{row.limit:.4g}"
-            table.add_row(row.case, row.quantity, value, limit, "" if row.limit is None else "passed" if row.passed else "FAILED")
-        return table
 
 
 def check_golden(folder: str | os.PathLike[str], backend: str = "eager", device: str | torch.device | None = None) -> Report:

@@ -94,8 +94,8 @@ def train(
     with stop_signals() as stop, group:
         if not resume:
             run.save(output)
-        stream = batches(dataset, order, workers=workers, pin_memory=device.type == "cuda")
-        stopped_by = run.loop(stream, stop, output, checkpoint_every, on_step)
+        with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
+            stopped_by = run.loop(stream, stop, output, checkpoint_every, on_step)
         run.require_finite(output)
         model = None
         if stopped_by:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,13 @@ from sprfast import threshold
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.model_file import Model
 from sprfast.unet import ScoreUNet
+
+
+def pytest_configure():
+    """One thread, unless told otherwise: the networks are tiny, and threads that wait for a busy core take minutes."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

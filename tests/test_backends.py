@@ -143,7 +143,7 @@ def test_unknown_backend_is_an_input_error_that_lists_the_known(small_model, unk
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "cpu:", "meta", "mps"])
 def test_unknown_device_is_an_input_error(small_model, device):
-    with pytest.raises(InputError, match="device.*use cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match=r"device.*use cpu, cuda or cuda:N"):
         backends.create("eager", small_model, device)
 
 

@@ -1,13 +1,11 @@
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import shutil
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from sprfast import parity
 from sprfast.backends.eager import EagerBackend
@@ -54,12 +52,6 @@ def failed(report):
     return [row.quantity for row in report.rows if not row.passed]
 
 
-def text(report):
-    console = Console(record=True, width=200, file=io.StringIO())
-    console.print(report.table())
-    return console.export_text()
-
-
 def test_definition_and_eager_backend_reproduce_the_published_outputs(golden_folder):
     report = parity.check_golden(golden_folder)
     assert report.passed, [row for row in report.rows if not row.passed]
@@ -68,7 +60,6 @@ def test_definition_and_eager_backend_reproduce_the_published_outputs(golden_fol
     assert all(row.limit is not None and row.value is not None for row in report.rows)
     assert report.images == 5
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["passed"] is True
-    assert "FAILED" not in text(report)
 
 
 def test_weights_follow_the_rule(golden_document):
@@ -101,7 +92,6 @@ def test_error_map_beyond_tolerance_fails_and_names_its_row(folder):
     replace_arrays(folder, error_map=error_map * np.float32(1.0001))
     report = parity.check_golden(folder)
     assert failed(report) == ["error_map, relative RMS error"]
-    assert "FAILED" in text(report)
 
 
 def test_score_heat_map_and_image_score_beyond_tolerance_fail(folder):
@@ -244,7 +234,6 @@ def test_eager_backend_gives_the_verdicts_of_the_definition(small_model, picture
     assert rows_of(report)["verdicts that flip"].value == 0
     assert correlation(report).value == pytest.approx(1.0)
     json.dumps(report.to_json(), allow_nan=False)
-    assert "FAILED" not in text(report)
 
 
 def scaled(monkeypatch, factor):
@@ -274,7 +263,6 @@ def test_one_bad_image_among_good_ones_fails(small_model, pictures, monkeypatch)
     assert rows_of(report)["verdicts that flip"].value == 1
     assert correlation(report).value is None
     assert correlation(report).reason == "a score is NaN or infinite"
-    assert "nan" in text(report)
 
 
 def test_a_flipped_verdict_fails_though_the_errors_are_within_tolerance(small_model, pictures, monkeypatch):
@@ -292,7 +280,6 @@ def test_without_a_threshold_flips_are_not_counted_and_the_reason_is_given(small
     assert report.passed
     assert rows_of(report)["verdicts that flip"].value is None
     assert "no threshold" in rows_of(report)["verdicts that flip"].reason
-    assert "no threshold" in text(report)
 
 
 def test_rank_correlation_says_why_it_is_undefined(small_model, pictures):
