@@ -108,10 +108,12 @@ def train(
     )
     if category == "all":
         evaluations = commands.train_all(data, output or Path("."), job)
-        _print_evaluations(evaluations, json_)
+        if evaluations:
+            _print_evaluations(evaluations, json_)
     else:
         summary = commands.train_one(data, category, output, job)
-        console.emit(summary, json_, lambda: console.fields_table(summary))
+        if summary:
+            console.emit(summary, json_, lambda: console.fields_table(summary))
 
 
 @app.command(epilog="Example: sprfast evaluate screw.safetensors mvtec --category screw --figure screw.png")

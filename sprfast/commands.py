@@ -42,20 +42,25 @@ class TrainingJob:
     resume: bool = False
 
 
-def train_one(root: Path, category: str | None, output: Path | None, job: TrainingJob) -> dict[str, Any]:
-    """Train on one category and describe the model file.
+def train_one(root: Path, category: str | None, output: Path | None, job: TrainingJob) -> dict[str, Any] | None:
+    """Train on one category and describe the model file; None on torchrun's processes that do not write it.
 
     Raises:
         typer.Exit: a signal stopped the training; its checkpoint is written.
     """
     chosen = data.load_category(root, category, job.preprocessing)
     path = output or Path(f"{chosen.name}.safetensors")
-    model = _train(chosen, path, job)
-    return describe(model, path) if model else {}
+    model = _train(chosen, path, job, job.resume)
+    return describe(model, path) if model else None
 
 
 def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
-    """Train and evaluate every category of `root`; with `job.resume`, finished ones are only evaluated."""
+    """Train and evaluate every category of `root`; with `job.resume`, finished ones are only evaluated.
+
+    The list is empty on torchrun's processes that do not write the models.
+    """
+    from sprfast.checkpoint import checkpoint_path
+
     names = data.list_categories(root)
     output.mkdir(parents=True, exist_ok=True)
     evaluations = []
@@ -65,18 +70,16 @@ def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
         if job.resume and path.exists():
             model: Model | None = model_file.load(path)
         else:
-            model = _train(category, path, job)
+            model = _train(category, path, job, job.resume and checkpoint_path(path).exists())
         if model is not None:
             evaluations.append(evaluated(Engine(model, device=job.device), category))
     return evaluations
 
 
-def _train(category: data.Category, path: Path, job: TrainingJob) -> Model | None:
+def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) -> Model | None:
     """The model; None on the processes of torchrun that do not write it."""
     from sprfast import training
-    from sprfast.checkpoint import checkpoint_path
 
-    resume = job.resume and checkpoint_path(path).exists()
     with console.training_bar(f"training {category.name}") as on_step:
         outcome = training.train(
             list(category.train),

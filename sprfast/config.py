@@ -150,6 +150,9 @@ class TrainingConfig(_Config):
     def __post_init__(self) -> None:
         limits = sum(value > 0 for value in (self.epochs, self.steps, self.time_limit))
         _require(limits == 1, "epochs, steps, time_limit", limits, "exactly one positive limit")
+        for name, count in (("epochs", self.epochs), ("steps", self.steps)):
+            _require(0 <= count < 2**40, name, count, "a count")
+        _require(0.0 <= self.time_limit < math.inf, "time_limit", self.time_limit, "a number of seconds")
         _require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "1 to 65536")
         _require(0.0 < self.learning_rate < 1.0, "learning_rate", self.learning_rate, "a rate in (0, 1)")
         _require(0.0 <= self.weight_decay < 1.0, "weight_decay", self.weight_decay, "a number in [0, 1)")

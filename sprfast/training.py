@@ -21,7 +21,7 @@ import sprfast
 from sprfast import data, devices, model_file, sde
 from sprfast.checkpoint import Recipe, TrainingState, checkpoint_path
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.errors import CheckFailedError
+from sprfast.errors import CheckFailedError, InputError
 from sprfast.loader import CACHE_BYTES, BatchOrder, ImageDataset, batches
 from sprfast.processes import ProcessGroup, Stop, stop_signals
 from sprfast.unet import ScoreUNet
@@ -76,15 +76,19 @@ def train(
         workers: processes that decode images; 0 decodes in the training process.
         checkpoint_every: seconds between checkpoints.
         resume: go on from the checkpoint.
-        on_step: called after each step whose loss is looked at (each one on a CPU).
+        on_step: called after each step whose loss is looked at (each one on a CPU), by the first process.
 
     Raises:
-        InputError: images that cannot be used, or a checkpoint of another recipe.
+        InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of a fresh start.
         CheckFailedError: the loss or the weights became NaN or infinite.
     """
     started = time.monotonic()
     group = ProcessGroup(training.batch_size)
     device = devices.resolve(device, group.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives of this process run on the current device
+    if not resume and checkpoint_path(output).exists():
+        raise InputError(f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again")
     height_width = data.training_shape(paths, preprocessing)
     recipe = Recipe(network, preprocessing, schedule, training, data.fingerprint(paths))
     state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
@@ -241,6 +245,8 @@ class _Run:
         if not math.isfinite(number):
             raise _diverged("the loss", state.step, output)
         self.losses.append((state.step, number))
+        if self.group.rank:
+            return
         seconds = time.monotonic() - self._loop_started
         pace = (state.step - self._first_step) / seconds
         limit = self.recipe.training.time_limit

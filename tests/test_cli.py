@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -286,7 +288,46 @@ def test_a_bare_checkout_runs_uninstalled(tmp_path):
     assert done.stdout.strip().count(".") == 2
 
 
-@pytest.mark.parametrize(("text", "expected"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("500ms", 0.5), ("1.5h", 5400), (" 2D ", 172800)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_goes_on_to_the_same_weights(number, code, data_set, tmp_path):
+    arguments = [sys.executable, "-m", "sprfast", "train", data_set, "--category", "bolt", *TRAIN, "--steps", "60"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def train(output, *more):
+        return subprocess.run([*arguments, "-o", output, *more], env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
+    process = subprocess.Popen([*arguments, "-o", stopped], env=environment, stderr=subprocess.PIPE, text=True)
+    while not stopped.with_name("stopped.safetensors.checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "--resume" in err
+    again = train(stopped)
+    assert again.returncode == 2
+    assert "unfinished" in again.stderr
+    assert train(stopped, "--resume").returncode == 0
+    assert train(whole).returncode == 0
+    assert model_file.load(stopped).sha256 == model_file.load(whole).sha256
+
+
+def test_torchrun_trains_every_category(data_set, tmp_path):
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sprfast"]
+    arguments = ["train", data_set, "--category", "all", "-o", tmp_path / "models", *TRAIN, "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *arguments], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["category"] for row in json.loads(done.stdout)["categories"]] == ["bolt", "nut"]
+
+
+DURATIONS = [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("500ms", 0.5), ("1.5h", 5400), (" 2D ", 172800)]
+
+
+@pytest.mark.parametrize(("text", "expected"), DURATIONS)
 def test_durations(text, expected):
     assert console.seconds(text) == pytest.approx(expected)
 
@@ -300,6 +341,5 @@ def test_bad_durations(text):
 def _subprocess(arguments, environment, prefix=""):
     command = [sys.executable, "-m", "sprfast", *map(str, arguments)]
     whole = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(
-        ["bash", "-c", prefix + 'exec "$@"', "bash", *command], env=whole, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    shell = ["bash", "-c", prefix + 'exec "$@"', "bash", *command]
+    return subprocess.run(shell, env=whole, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
