@@ -210,9 +210,11 @@ def _prediction_row(source: Path, result: Result) -> dict[str, Any]:
 
 
 def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:
-    """Write the overlay under the image's own name, numbered where two images share one."""
+    """Write the overlay under the image's own name; where two share one, with its folder's name before it, then numbered."""
     stem = images.display_name(source.stem)[:60]
     name = stem
+    if name.casefold() in names:
+        stem = name = f"{images.display_name(source.absolute().parent.name)[:60]}-{stem}"
     while name.casefold() in names:
         name = f"{stem}-{len(names)}"
     names.add(name.casefold())
