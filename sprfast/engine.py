@@ -12,6 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from sprfast.noise import noise_bank
 from sprfast.threshold import Verdict, verdict
 
 Map = npt.NDArray[np.float32]
+Source = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any] | Tensor
 MAX_BATCH = 16  # images a call of the backend
 
 
@@ -81,10 +83,10 @@ class Engine:
         return self._backend.device
 
     @overload
-    def predict(self, source: Sequence[Any], channel_order: ChannelOrder | None = None) -> list[Result]: ...
+    def predict(self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None) -> list[Result]: ...
     @overload
-    def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Any: ...
-    def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Any:
+    def predict(self, source: Source, channel_order: ChannelOrder | None = None) -> Result: ...
+    def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Result | list[Result]:
         """Score one image or a list of them.
 
         Args:
