@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +66,13 @@ def counter(description: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
-    """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no terminal."""
+    """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no terminal.
+
+    Of torchrun's processes, which share one stderr, only the first shows it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda _: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))
     reported = -math.inf
     with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:

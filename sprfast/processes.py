@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -25,13 +26,7 @@ class ProcessGroup:
             raise InputError(f"batch_size: {batch_size} cannot be shared equally among {self.world_size} processes")
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        if self.world_size > 1:
-            dist.destroy_process_group()
+            atexit.register(dist.destroy_process_group)  # not earlier: the trainings of one process share the group
 
     def wrap(self, network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         """The network with its gradients averaged over the processes."""

@@ -76,7 +76,7 @@ def train(
         workers: processes that decode images; 0 decodes in the training process.
         checkpoint_every: seconds between checkpoints.
         resume: go on from the checkpoint.
-        on_step: called after each step whose loss is looked at (each one on a CPU), by the first process.
+        on_step: called after each step whose loss is looked at (each one on a CPU), by every process.
 
     Raises:
         InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of a fresh start.
@@ -95,7 +95,7 @@ def train(
     run = _Run(recipe, state, group, device, images=len(paths), height_width=height_width, started=started)
     dataset = ImageDataset(paths, preprocessing, CACHE_BYTES // max(1, workers))
     order = BatchOrder(len(paths), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size)
-    with stop_signals() as stop, group:
+    with stop_signals() as stop:
         if not resume:
             run.save(output)
         with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
@@ -245,8 +245,6 @@ class _Run:
         if not math.isfinite(number):
             raise _diverged("the loss", state.step, output)
         self.losses.append((state.step, number))
-        if self.group.rank:
-            return
         seconds = time.monotonic() - self._loop_started
         pace = (state.step - self._first_step) / seconds
         limit = self.recipe.training.time_limit
