@@ -30,7 +30,7 @@ from sprfast.files import write_bytes
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 16 * 2**20
-MAX_DIGITS = 64  # of an integer; wide enough for the 128-bit state of a random generator
+MAX_DIGITS = 64  # of an integer in the header, far more than any field needs
 
 Kind = Literal["model", "checkpoint"]
 PathLike = str | os.PathLike[str]

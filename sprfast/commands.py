@@ -18,6 +18,7 @@ from sprfast.errors import InputError
 from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
+from sprfast.processes import is_first
 from sprfast.threshold import Verdict
 from sprfast.threshold import calibrate as conformal_threshold
 from sprfast.threshold import manual as manual_threshold
@@ -67,8 +68,9 @@ def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
     for name in names:
         category = data.load_category(root, name, job.preprocessing)
         path = files.confined(output, f"{name}.safetensors")
+        model: Model | None
         if job.resume and path.exists():
-            model: Model | None = model_file.load(path)
+            model = model_file.load(path) if is_first() else None
         else:
             model = _train(category, path, job, job.resume and checkpoint_path(path).exists())
         if model is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +69,9 @@ def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
 
     Of torchrun's processes, which share one stderr, only the first shows it.
     """
-    if os.environ.get("RANK", "0") != "0":
+    from sprfast.processes import is_first
+
+    if not is_first():
         yield lambda _: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))

@@ -16,6 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from sprfast.errors import InputError
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes and prints: the first of torchrun's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class ProcessGroup:
     """This process among those that torchrun started; alone, every method does nothing."""
 
