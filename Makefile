@@ -8,7 +8,9 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; \
   then echo "torch==$(TORCH_VERSION)+cpu --extra-index-url https://download.pytorch.org/whl/cpu"; else echo "torch==$(TORCH_VERSION)"; fi)
 
-.PHONY: demo test lint clean
+OLDEST_TRITON := 3.6.0
+
+.PHONY: demo test lint bench test-oldest-triton clean
 
 demo: $(READY)
 	$(BIN)/sprfast demo
@@ -16,15 +18,27 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 
-# The folder bench is installed as sprfast.bench; mypy sees it so through a tree of links.
+# The folders kernels and bench are installed as sprfast.kernels and sprfast.bench; mypy sees them so through a tree of links.
 lint: $(READY)
 	$(BIN)/ruff check .
 	rm -rf build/typed && mkdir -p build/typed/sprfast
-	ln -s $(CURDIR)/sprfast/* $(CURDIR)/bench build/typed/sprfast/
+	ln -s $(CURDIR)/sprfast/* $(CURDIR)/kernels $(CURDIR)/bench build/typed/sprfast/
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p sprfast
 
+# Micro-benchmarks: on the CUDA device where there is one, else in Triton's interpreter, whose times mean nothing.
+bench: $(READY)
+	$(BIN)/python -m pytest bench/micro
+
+# What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs NumPy < 2.4.
+test-oldest-triton:
+	$(PYTHON) -m venv $(VENV)-oldest-triton
+	$(VENV)-oldest-triton/bin/python -m pip install --quiet --retries 1 --no-deps $(TORCH)
+	grep -v '^triton\|^numpy' constraints.txt >$(VENV)-oldest-triton/constraints.txt
+	$(VENV)-oldest-triton/bin/python -m pip install --quiet --constraint $(VENV)-oldest-triton/constraints.txt --editable '.[dev]' triton==$(OLDEST_TRITON) 'numpy<2.4'
+	$(VENV)-oldest-triton/bin/python -m pytest tests/test_kernels.py tests/test_kernel_launch.py tests/test_self_test.py tests/test_kernels_gpu.py tests/test_compile_report.py tests/test_backends.py
+
 clean:
-	rm -rf build $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build $(VENV) $(VENV)-oldest-triton *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sprfast needs Python 3.10 or newer, this is " + sys.version.split()[0])'

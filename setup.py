@@ -1,4 +1,4 @@
-"""Packaging: `sprfast`, and the top-level folder `bench` as `sprfast.bench`."""
+"""Packaging: `sprfast`, and the top-level folders `kernels` and `bench` as `sprfast.kernels` and `sprfast.bench`."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
+TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 setup(
     name="sprfast",
@@ -17,8 +18,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    package_dir={"sprfast": "sprfast", "sprfast.bench": "bench"},
-    packages=["sprfast", "sprfast.backends", "sprfast.bench"],
+    package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
+    packages=["sprfast", "sprfast.backends", "sprfast.kernels", "sprfast.bench"],
     package_data={"sprfast": ["py.typed"]},
     install_requires=[
         "torch>=2.11",
@@ -33,7 +34,18 @@ setup(
     ],
     extras_require={
         "demo": ["scikit-image>=0.25"],
-        "dev": ["scikit-image>=0.25", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"],
+        "triton": [TRITON],
+        "bench": ["pytest-benchmark>=5"],
+        "dev": [
+            "scikit-image>=0.25",
+            TRITON,
+            "pytest>=8",
+            "pytest-benchmark>=5",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+        ],
     },
     entry_points={"console_scripts": ["sprfast = sprfast.cli:main"]},
 )

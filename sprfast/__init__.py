@@ -21,9 +21,9 @@ __all__ = ["Engine", "Result", "Verdict", "__version__", "load", "train"]
 
 _HOMES = {"Engine": "engine", "Result": "engine", "load": "engine", "Verdict": "threshold", "train": "training"}
 
-# In a checkout that is not installed, `bench` lies beside this folder instead of inside it.
+# In a checkout that is not installed, `kernels` and `bench` lie beside this folder instead of inside it.
 _here = os.path.dirname(os.path.abspath(__file__))
-if not os.path.isdir(os.path.join(_here, "bench")):
+if not os.path.isdir(os.path.join(_here, "kernels")):
     __path__.append(os.path.dirname(_here))
 
 

@@ -14,7 +14,12 @@ from sprfast.unet import ScoreUNet
 
 
 def pytest_configure():
-    """One thread, unless told otherwise: the networks are tiny, and threads that wait for a busy core take minutes."""
+    """One thread, unless told otherwise: the networks are tiny, and threads that wait for a busy core take minutes.
+
+    Without a CUDA device the kernels run in Triton's interpreter, which must be chosen before they are imported.
+    """
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[1]
 # From low to high. A name stands for the module and, where it is a package, for all that is in it;
 # modules of one layer do not import each other, those of one package do.
 LAYERS = (
-    ("errors",),
+    ("errors", "kernels"),
     ("files", "config", "devices"),
     ("sde", "images", "archive", "threshold", "metrics", "environment", "processes"),
     ("unet",),
     ("scoring", "noise", "figure", "data", "scenes"),
     ("model_file", "loader", "checkpoint"),
+    ("plan",),
     ("backends",),
     ("engine",),
     ("training",),
@@ -36,7 +37,7 @@ LIGHT = ("sprfast", "errors", "config", "files", "images", "data", "metrics", "t
 def modules():
     """Dotted names below sprfast, such as "backends.eager", with their files."""
     sources = {}
-    for folder, prefix in ((ROOT / "sprfast", ()), (ROOT / "bench", ("bench",))):
+    for folder, prefix in ((ROOT / "sprfast", ()), (ROOT / "kernels", ("kernels",)), (ROOT / "bench", ("bench",))):
         for path in folder.rglob("*.py"):
             parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
             sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -103,6 +104,13 @@ assert state() == before
 """
     assert output_of(code, tmp_path) == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["kernels", "bench"])
+def test_folders_beside_sprfast_are_imported_as_parts_of_it_only(name):
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"this package is sprfast.{name}, it cannot be imported as '{name}'" in done.stderr
 
 
 def output_of(code, folder):

@@ -1,0 +1,220 @@
+"""How a kernel is launched: block sizes by shape class and architecture, and the one place that launches.
+
+`TABLE` is chosen by reading the compiler's report (`sprfast kernels`: no spills, 128-bit accesses), not
+by a search: nothing is tuned at run time. A block never depends on the number of samples, so a sample
+gives the same bits alone and in a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+INTERPRETED: bool = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1: numpy on the CPU, for checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """What one program works on."""
+
+    pixels: int  # of one block
+    warps: int  # 32 threads each
+    blocks: int = 1  # that one program goes through; for the up-sampling kernel, input rows
+
+
+# Channels up to ... : tile. Chosen from what the compiler reports for sm_80 to sm_100 (`compile_report`), by these rules:
+# blocks of [pixels, channels] of 64 values a thread for the plain pass, 32 for the head, 16 for statistics, for the 2x2
+# windows, which come four at a time, and for the one-pass norm, 8 for up-sampling, which keeps two rows. Where registers
+# spilled for any architecture and precision, the block was halved. At least 12 warps then fit on a multiprocessor, 8 of
+# the first convolution.
+TABLE: dict[str, dict[int, Tile]] = {
+    "perturb_conv3x3": {32: Tile(128, 4), 64: Tile(128, 4), 128: Tile(32, 4)},
+    "group_statistics": {
+        32: Tile(64, 4, 8),
+        64: Tile(32, 4, 8),
+        128: Tile(16, 4, 8),
+        256: Tile(8, 4, 8),
+        512: Tile(4, 4, 8),
+        1024: Tile(2, 4, 8),
+    },
+    "group_affine": {1024: Tile(32, 4)},  # pixels: chunks a block
+    "group_norm_swish": {1024: Tile(64, 4)},  # of 32 channels or one group, whichever is more
+    "affine_swish": {32: Tile(256, 4), 64: Tile(128, 4), 128: Tile(64, 4), 256: Tile(32, 4), 512: Tile(16, 4), 1024: Tile(8, 4)},
+    "affine_swish_pool": {32: Tile(64, 4), 64: Tile(32, 4), 128: Tile(16, 4), 256: Tile(8, 4), 512: Tile(4, 4), 1024: Tile(2, 4)},
+    "affine_swish_up2": {
+        32: Tile(32, 4, 8),
+        64: Tile(16, 4, 8),
+        128: Tile(8, 4, 8),
+        256: Tile(4, 4, 8),
+        512: Tile(2, 4, 8),
+        1024: Tile(1, 4, 8),
+    },
+    "affine_swish_head": {32: Tile(128, 4), 64: Tile(64, 4), 128: Tile(32, 4)},
+    "matmul": {1024: Tile(32, 4)},  # a square block of the map; channels do not matter
+}
+# Where an architecture wants another tile than TABLE has: (kernel, compute capability as 80, 90, ...).
+ARCHITECTURES: dict[tuple[str, int | None], dict[int, Tile]] = {}
+
+MAX_CHANNELS = max(TABLE["affine_swish"])
+MAX_SAMPLES = 65535  # of a CUDA grid's second axis
+STORAGE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class UnsupportedError(ValueError):
+    """An operator was given what its kernel cannot take; the message says what it can."""
+
+
+class MissingConfigurationError(RuntimeError):
+    """A kernel would have to be compiled while a CUDA graph is being captured."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Launch:
+    """One launch of one kernel."""
+
+    kernel: Any  # a triton.jit function
+    grid: tuple[int, ...]
+    arguments: dict[str, Tensor | int | float]
+    constants: dict[str, Any]
+    warps: int
+
+    @property
+    def name(self) -> str:
+        """Of the kernel, without underscores."""
+        return str(self.kernel.__name__).strip("_").removesuffix("_kernel")
+
+    @property
+    def configuration(self) -> tuple[Any, ...]:
+        """What a compiled kernel depends on (and no less): types, and every number with its divisibility."""
+        kinds = [(v.dtype, v.data_ptr() % 16 == 0) if isinstance(v, Tensor) else v for v in self.arguments.values()]
+        return (self.name, _device(self.arguments), *kinds, *self.constants.values(), self.warps)
+
+    def run(self) -> None:
+        """Launch on the current stream.
+
+        Raises:
+            MissingConfigurationError: the stream is being captured and this configuration has not run before.
+        """
+        if _recorder.launches is not None:
+            _recorder.launches.append(self)
+            return
+        configuration = self.configuration
+        if configuration not in _warm and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise MissingConfigurationError(f"{self.describe()}: not compiled before the capture of a CUDA graph")
+        with _interpreter if INTERPRETED else contextlib.nullcontext():
+            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
+        _warm.add(configuration)
+
+    def describe(self) -> str:
+        """Kernel, shapes and configuration, for a message."""
+        shapes = [f"{n} {str(v.dtype).removeprefix('torch.')}{tuple(v.shape)}" for n, v in self.arguments.items() if isinstance(v, Tensor)]
+        constants = ", ".join(f"{name}={value}" for name, value in self.constants.items())
+        return f"{self.name}({', '.join(shapes)}; {constants}, warps={self.warps})"
+
+
+class _Recorder(threading.local):
+    launches: list[Launch] | None = None
+    capability: int | None = None
+
+
+_recorder = _Recorder()
+_warm: set[tuple[Any, ...]] = set()
+_interpreter = threading.Lock()  # the interpreter keeps the program's index in globals
+
+
+@contextlib.contextmanager
+def recorded(capability: int) -> Iterator[list[Launch]]:
+    """Collect the launches of this thread for a compute capability (80, 90, ...) instead of running them.
+
+    Operators then take tensors on the meta device.
+    """
+    outer = _recorder.launches, _recorder.capability
+    launches: list[Launch] = []
+    _recorder.launches, _recorder.capability = launches, capability
+    try:
+        yield launches
+    finally:
+        _recorder.launches, _recorder.capability = outer
+
+
+def tile(kernel: str, channels: int, device: torch.device) -> Tile:
+    """The tile for this many channels on this device.
+
+    Raises:
+        UnsupportedError: the table has no row for so many channels.
+    """
+    capability = _recorder.capability
+    if capability is None and device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        capability = 10 * major + minor
+    table = ARCHITECTURES.get((kernel, capability), TABLE[kernel])
+    for limit, chosen in table.items():
+        if channels <= limit:
+            return chosen
+    raise UnsupportedError(f"{kernel}: {channels} channels, at most {max(table)} are supported")
+
+
+def unsupported_map(name: str, x: Tensor) -> str | None:
+    """None if kernels take `x` as a feature map, else the reason.
+
+    Its pixels must lie one after another at a fixed distance, each with its channels side by side: a
+    channels-last tensor, or a slice of the channels of one.
+    """
+    if x.dim() != 4 or x.dtype not in STORAGE:
+        return f"{name}: {x.dtype} with {x.dim()} dimensions, expected (N, C, H, W) in float32, bfloat16 or float16"
+    samples, channels, height, width = x.shape
+    if min(x.shape) < 1 or samples > MAX_SAMPLES:
+        return f"{name}: shape {tuple(x.shape)}, expected 1 to {MAX_SAMPLES} samples of at least one pixel"
+    if channels & (channels - 1) or not 16 <= channels <= MAX_CHANNELS:
+        return f"{name}: {channels} channels, expected a power of two from 16 to {MAX_CHANNELS}"
+    pixel = pixel_stride(x)
+    expected = (height * width * pixel, 1, width * pixel, pixel)
+    if any(size > 1 and got != want for size, got, want in zip(x.shape, x.stride(), expected, strict=True)):
+        return f"{name}: strides {x.stride()}, expected channels-last ({expected}), or a slice of the channels of such a tensor"
+    if pixel % 8 or x.storage_offset() % 8:
+        return f"{name}: pixels {pixel} elements apart from {x.storage_offset()} on, expected multiples of 8"
+    if height * width * pixel >= 2**31 or max(height, width) >= 2**15:
+        return f"{name}: {height}x{width} pixels, {pixel} elements apart, are more than 32-bit offsets within a sample reach"
+    return None
+
+
+def unsupported_groups(channels: int, groups: int) -> str | None:
+    """None if the normalisation kernels take this many groups, else the reason."""
+    if groups < 1 or channels % groups or groups & (groups - 1):
+        return f"{groups} groups of {channels} channels, expected a power of two that divides them"
+    return None
+
+
+def unsupported_parameters(shape: tuple[int, ...], **parameters: Tensor) -> str | None:
+    """None if all of these are contiguous float32 of this shape, else the reason."""
+    for name, x in parameters.items():
+        if x.dtype != torch.float32 or tuple(x.shape) != shape or not x.is_contiguous():
+            return f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous float32 {shape}"
+    return None
+
+
+def pixel_stride(x: Tensor) -> int:
+    """Elements from one pixel of a feature map to the next."""
+    if x.shape[3] > 1:
+        return x.stride(3)
+    if x.shape[2] > 1:
+        return x.stride(2)
+    return x.stride(0) if x.shape[0] > 1 else x.shape[1]
+
+
+def require(*reasons: str | None) -> None:
+    """Raise `UnsupportedError` with the first reason there is."""
+    for reason in reasons:
+        if reason is not None:
+            raise UnsupportedError(reason)
+
+
+def _device(arguments: dict[str, Tensor | int | float]) -> torch.device:
+    return next(value.device for value in arguments.values() if isinstance(value, Tensor))

@@ -1,0 +1,163 @@
+"""Every operator in plain torch: the truth that the kernels are tested against, and their documentation.
+
+Feature maps are (N, C, H, W). Sample n is draw n % D of image n // D, where D is the number of draws
+of an image over all sigma levels. Arithmetic is float32 whatever the storage (float64 stays float64),
+and results are rounded to the storage type once, where they are stored.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5  # of every GroupNorm
+ONE_PASS_PIXELS = 1024  # maps up to this size go through `group_norm_swish`, whose one launch then beats three
+TAPS = 27  # inputs of a 3x3 convolution over three channels
+TAPS_PADDED = 32  # rows of a packed weight
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """The weight of the first convolution as `perturb_conv3x3` takes it.
+
+    Args:
+        weight: (C, 3, 3, 3).
+
+    Returns:
+        (32, C): row 9·channel + 3·(dy + 1) + dx + 1, then five rows of zeros.
+    """
+    return F.pad(weight.flatten(1).mT, (0, 0, 0, TAPS_PADDED - TAPS)).contiguous()
+
+
+def perturb_conv3x3(
+    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+) -> Tensor:
+    """Perturb and convolve: out = conv3x3(x + std·z) without its bias; and the affine of the GroupNorm behind it.
+
+    Args:
+        x: (B, 3, H, W) float32 images.
+        z: (D, 1 or B, 3, H, W) float32 standard-normal draws.
+        std: (D,) float32, standard deviation of each draw's perturbation.
+        weight: (32, C) float32, as `pack_weight` makes it.
+        bias, gamma, beta, groups: as in `group_norm_affine`.
+        out: (B·D, C, H, W) in the storage type, written; zero padding of one pixel.
+
+    Returns:
+        (B·D, 2, C) float32: `group_norm_affine(out, ...)`, of the values as stored.
+    """
+    n = std[:, None, None, None, None] * z
+    perturbed = (x[:, None] + n.transpose(0, 1)).flatten(0, 1)
+    kernel = weight[:TAPS].mT.reshape(-1, 3, 3, 3)
+    out.copy_(F.conv2d(perturbed, kernel, padding=1))
+    return group_norm_affine(out, bias, gamma, beta, groups)
+
+
+def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
+    """The a and b of GroupNorm(raw + bias) = a·raw + b (Wu & He 2018; biased variance, eps 1e-5).
+
+    Args:
+        raw: (N, C, H, W), a convolution without its bias.
+        bias, gamma, beta: (C,) float32: the convolution's bias, scale and shift of the normalisation.
+        groups: number of groups, a divisor of C.
+
+    Returns:
+        (N, 2, C) float32: a and b of each sample and channel.
+    """
+    x = _wide(raw) + bias[:, None, None]
+    grouped = x.reshape(x.shape[0], groups, -1)
+    variance, mean = torch.var_mean(grouped, dim=2, correction=0)
+    per_channel = x.shape[1] // groups
+    rstd = (variance + EPS).rsqrt().repeat_interleave(per_channel, dim=1)
+    a = gamma * rstd
+    b = beta + (bias - mean.repeat_interleave(per_channel, dim=1)) * a
+    return torch.stack((a, b), dim=1)
+
+
+def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> None:
+    """out = swish(GroupNorm(raw + bias)), for maps so small that one program sees a whole group.
+
+    Args as in `group_norm_affine`; out: (N, C, H, W) in the storage type, written.
+    """
+    affine_swish(raw, group_norm_affine(raw, bias, gamma, beta, groups), out)
+
+
+def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
+    """out = swish(a·raw + b).
+
+    Args:
+        raw: (N, C, H, W).
+        affine: (N, 2, C) float32, from `group_norm_affine`.
+        out: (N, C, H, W), written.
+    """
+    out.copy_(_activation(raw, affine))
+
+
+def affine_swish_pool(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor, pooled: Tensor) -> None:
+    """out = swish(a·raw + b) + embedding, and its 2x2 maximum.
+
+    Args:
+        raw, affine: as in `affine_swish`.
+        embedding: (D, C) float32, added to the samples of each draw.
+        out: (N, C, H, W), written; may be a slice of the channels of a wider tensor.
+        pooled: (N, C, H // 2, W // 2), written; an odd last row or column is dropped.
+    """
+    out.copy_(_activation(raw, affine) + _rows_of(embedding, raw))
+    pooled.copy_(F.max_pool2d(out, 2))
+
+
+def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor) -> None:
+    """out = swish(a·raw + b) + embedding, bilinearly upsampled by 2 (align_corners=True), zero beyond.
+
+    Args:
+        raw, affine, embedding: as in `affine_swish_pool`.
+        out: (N, C, 2H or 2H + 1, 2W or 2W + 1), written; may be a slice of the channels of a wider tensor.
+    """
+    upsampled = F.interpolate(_activation(raw, affine), scale_factor=2, mode="bilinear", align_corners=True) + _rows_of(embedding, raw)
+    rows, columns = out.shape[2] - upsampled.shape[2], out.shape[3] - upsampled.shape[3]
+    out.copy_(F.pad(upsampled, (0, columns, 0, rows)))
+
+
+def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor) -> Tensor:
+    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d + z_d)².
+
+    Args:
+        raw, affine: as in `affine_swish`, N = B·D.
+        weight: (3, C) float32, the 1x1 convolution.
+        bias: (D, 3) float32, its bias with the last embedding folded in.
+        z: (D, 1 or B, 3, H, W) float32 draws.
+        scale: (D,) float32: weight·std² / (3·draws) of each draw's level.
+
+    Returns:
+        (B, 1, H, W) float32.
+    """
+    draws = bias.shape[0]
+    f = F.conv2d(_activation(raw, affine), weight[:, :, None, None]).reshape(-1, draws, 3, *raw.shape[2:])  # (B, D, 3, H, W)
+    r = f + bias[:, :, None, None] + z.transpose(0, 1)
+    return (scale[:, None, None] * r.square().sum(2)).sum(1, keepdim=True)
+
+
+def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows · errors · columnsᵀ: resampling and box filter as one matrix on each side.
+
+    Args:
+        errors: (B, 1, H, W) float32.
+        rows, columns: (S, H) and (S, W) float32.
+
+    Returns:
+        (B, 1, S, S) float32.
+    """
+    return rows @ errors @ columns.mT
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _activation(raw: Tensor, affine: Tensor) -> Tensor:
+    a, b = affine[:, :, :, None, None].unbind(1)
+    return F.silu(_wide(raw) * a + b)
+
+
+def _rows_of(embedding: Tensor, raw: Tensor) -> Tensor:
+    """(D, C) to (N, C, 1, 1)."""
+    return embedding.repeat(raw.shape[0] // embedding.shape[0], 1)[:, :, None, None]
