@@ -29,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `train` or `import` wrote.")]
 BackendName = Annotated[str, typer.Option(help="auto, or a backend that `doctor` lists.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cuda where there is one]")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")]
 Category = Annotated[str | None, typer.Option(help="A category of DATA, or 'all'; absent: DATA is the category itself.")]
 Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
 SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
@@ -124,6 +125,7 @@ def evaluate(
     figure: Annotated[Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")] = None,
     level: Levels = None,
     backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -131,7 +133,7 @@ def evaluate(
     from sprfast import commands
 
     schedule = _schedule(level) if level else None
-    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, backend, device), json_)
+    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, commands.Runtime(backend, device, precision)), json_)
 
 
 @app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")
@@ -140,13 +142,14 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
     backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     from sprfast import commands
 
-    run = commands.predict(model, paths, output, backend, device)
+    run = commands.predict(model, paths, output, commands.Runtime(backend, device, precision))
     console.emit(run.to_json(), json_, run.table)
     if run.interrupted:
         raise typer.Exit(130)
@@ -192,6 +195,7 @@ def calibrate(
     false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
     backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -200,7 +204,7 @@ def calibrate(
 
     if (good is None) == (threshold is None):
         raise InputError("calibrate: give either GOOD_DIR or --threshold")
-    summary = commands.calibrate(model, good, false_reject_rate, threshold, backend, device)
+    summary = commands.calibrate(model, good, false_reject_rate, threshold, commands.Runtime(backend, device, precision))
     console.emit(summary, json_, lambda: console.fields_table(summary))
 
 
@@ -210,13 +214,14 @@ def parity(
     images: Annotated[Path | None, typer.Option(help="Folder of images to send through backend and definition.")] = None,
     golden: Annotated[Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")] = None,
     backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
     """Compare a backend with the definition, or with outputs of the published code; exit 1 beyond tolerance."""
     from sprfast import commands
 
-    report = commands.parity(model, images, golden, backend, device)
+    report = commands.parity(model, images, golden, commands.Runtime(backend, device, precision))
     console.emit(report.to_json(), json_, lambda: commands.parity_table(report))
     raise typer.Exit(0 if report.passed else 1)
 
@@ -240,6 +245,21 @@ def bench(
     if not document["complete"]:
         raise typer.Exit(130)
     raise typer.Exit(1 if any(entry["status"] == "failed" for entry in document["candidates"].values()) else 0)
+
+
+@app.command(epilog="Example: sprfast kernels --arch sm_80,sm_90")
+def kernels(
+    arch: Annotated[str, typer.Option(help="Architectures, with commas.")] = "sm_80,sm_86,sm_89,sm_90,sm_100",
+    precision: Annotated[str, typer.Option(help="Precisions, with commas.")] = "float32,bfloat16,float16",
+    size: Annotated[int, typer.Option(help="Pixels at the network's input.")] = 192,
+    json_: Json = False,
+) -> None:
+    """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width of accesses; exit 1 on a problem."""
+    from sprfast import commands
+
+    report = commands.kernels(arch.split(","), precision.split(","), size)
+    console.emit(report.to_json(), json_, report.table)
+    raise typer.Exit(1 if report.problems else 0)
 
 
 @app.command(epilog="Example: sprfast demo -o demo-output")

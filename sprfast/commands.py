@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import torch
 import typer
-from rich.console import RenderableType
+from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
 from sprfast import console, data, figure, files, images, metrics, model_file
-from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import MAX_BATCH, Engine, Result
-from sprfast.errors import InputError
+from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
@@ -24,9 +26,23 @@ from sprfast.threshold import calibrate as conformal_threshold
 from sprfast.threshold import manual as manual_threshold
 
 if TYPE_CHECKING:
+    from sprfast.kernels.compile_report import Compiled
     from sprfast.parity import Report
 
 ALL = "all"  # the --category that means every one
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What runs a model: as `Engine` takes it."""
+
+    backend: str = "auto"
+    device: str | None = None
+    precision: Any = "float32"  # checked by `backends.create`
+
+    def engine(self, model: Model) -> Engine:
+        """An engine for `model`."""
+        return Engine(model, self.backend, self.device, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +119,7 @@ def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) 
 
 
 def evaluate(
-    path: Path, root: Path, category: str | None, figure_path: Path | None, schedule: Schedule | None, backend: str, device: str | None
+    path: Path, root: Path, category: str | None, figure_path: Path | None, schedule: Schedule | None, runtime: Runtime
 ) -> list[Evaluation]:
     """Evaluate one category, or every one of `root` with the model file of its name in the folder `path`."""
     everything = category == ALL
@@ -112,7 +128,7 @@ def evaluate(
     evaluations = []
     for name in data.list_categories(root) if everything else [category]:
         model = model_file.load(files.confined(path, f"{name}.safetensors") if everything else path)
-        engine = Engine(dataclasses.replace(model, schedule=schedule or model.schedule), backend, device)
+        engine = runtime.engine(dataclasses.replace(model, schedule=schedule or model.schedule))
         evaluation = evaluated(engine, data.load_category(root, name, model.preprocessing))
         if figure_path:
             target = files.confined(figure_path, f"{name}.png") if everything else figure_path
@@ -172,10 +188,10 @@ class Prediction:
         return table
 
 
-def predict(path: Path, sources: list[Path], output: Path | None, backend: str, device: str | None) -> Prediction:
+def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> Prediction:
     """Score image files; with `output`, write results.jsonl and an overlay for each scored image."""
     model = model_file.load(path)
-    engine = Engine(model, backend, device)
+    engine = runtime.engine(model)
     paths = data.image_files(sources)
     if output:
         output.mkdir(parents=True, exist_ok=True)
@@ -226,16 +242,14 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
     return target.name
 
 
-def calibrate(
-    path: Path, good: Path | None, false_reject_rate: float, threshold: float | None, backend: str, device: str | None
-) -> dict[str, Any]:
+def calibrate(path: Path, good: Path | None, false_reject_rate: float, threshold: float | None, runtime: Runtime) -> dict[str, Any]:
     """Store a threshold in the model file: from good images, or the one given."""
     model = model_file.load(path)
     if good is None:
         assert threshold is not None  # the command line asks for one of the two
         chosen = manual_threshold(threshold)
     else:
-        engine = Engine(model, backend, device)
+        engine = runtime.engine(model)
         chosen = conformal_threshold(good_scores(engine, data.image_files([good])), false_reject_rate)
     model_file.save(path, dataclasses.replace(model, threshold=chosen))
     return {"model": str(path), "threshold": chosen.to_json()}
@@ -259,21 +273,23 @@ def good_scores(engine: Engine, paths: list[Path]) -> list[float]:
     return scores
 
 
-def parity(model: Path | None, folder: Path | None, golden: Path | None, backend: str, device: str | None) -> Report:
+def parity(model: Path | None, folder: Path | None, golden: Path | None, runtime: Runtime) -> Report:
     """A parity report: against golden outputs, or against the definition on the images of a folder."""
     from sprfast import parity as checks
 
     if golden is not None and model is None and folder is None:
-        return checks.check_golden(golden, backend, device)
+        if runtime.precision != "float32":
+            raise InputError(f"--precision {runtime.precision}: the golden outputs are float32; check 16-bit storage with MODEL --images")
+        return checks.check_golden(golden, runtime.backend, runtime.device)
     if golden is None and model is not None and folder is not None:
-        return checks.check_images(model_file.load(model), data.image_files([folder]), backend, device)
+        return checks.check_images(model_file.load(model), data.image_files([folder]), runtime.backend, runtime.device, runtime.precision)
     raise InputError("parity: give either --golden DIR, or MODEL and --images DIR")
 
 
 def parity_table(report: Report) -> Table:
     """One line a number, with its limit."""
-    verdict = "passed" if report.passed else "FAILED"
-    table = Table("case", "quantity", "value", "limit", "", title=f"parity of {report.backend} on {report.device}: {verdict}")
+    title = f"parity of {report.backend} ({report.precision}) on {report.device}: {'passed' if report.passed else 'FAILED'}"
+    table = Table("case", "quantity", "value", "limit", "", title=title)
     for row in report.rows:
         value = (row.reason or "-") if row.value is None else f"{row.value:.3g}"
         table.add_row(row.case, row.quantity, value, "-" if row.limit is None else f"{row.limit:.3g}", "ok" if row.passed else "FAILED")
@@ -291,6 +307,67 @@ def bench(path: Path, size: int | None, batch: int, seconds: float, device: str 
         report.write(document, output)
         console.say(f"report: {output}")
     return document
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelReport:
+    """What the compiler makes of the kernels."""
+
+    triton: str
+    size: int  # of the images, both sides
+    compiled: list[Compiled]
+    problems: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "compiled": [each.to_json() for each in self.compiled]}
+
+    def table(self) -> RenderableType:
+        """A table an architecture, one line a compiled kernel; then the problems."""
+        from sprfast.kernels import compile_report
+
+        tables = []
+        for capability in dict.fromkeys(each.capability for each in self.compiled):
+            header, *lines = compile_report.rows([each for each in self.compiled if each.capability == capability])
+            title = f"sm_{capability}, {self.size}x{self.size}, Triton {self.triton}"
+            tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+            for line in lines:
+                tables[-1].add_row(*line)
+        return Group(*tables, *(self.problems or ["no problems"]))
+
+
+def kernels(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
+    """Compile every kernel that scoring a square image with the published network takes, for each architecture.
+
+    Raises:
+        InputError: an architecture or precision is not known.
+        BackendError: Triton is missing, or in its interpreter.
+    """
+    from sprfast import environment, unet
+    from sprfast.backends import triton
+
+    unknown = set(precisions) - set(get_args(Precision))
+    if unknown:
+        raise InputError(f"--precision {', '.join(sorted(unknown))}: choose from {', '.join(get_args(Precision))}")
+    reason = triton.missing_compiler()
+    if reason:
+        raise BackendError(f"kernels: {reason}")
+    from sprfast.kernels import compile_report
+
+    try:
+        capabilities = [compile_report.capability(name) for name in architectures]
+    except ValueError as error:
+        raise InputError(f"--arch: {error}") from error
+    network = NetworkConfig()
+    weights = {name: torch.zeros(shape) for name, shape in unet.parameter_shapes(network).items()}
+    model = Model(network, Schedule(), Preprocessing(size=size), weights)
+    compiled: list[Compiled] = []
+    with console.counter("compiling") as on_done:
+        for index, capability in enumerate(capabilities):
+            launches = [each for precision in precisions for each in triton.launches(model, precision, 1, size, size, capability)]  # type: ignore[arg-type]
+            compiled += compile_report.compile_launches(launches, capability)
+            on_done(index + 1, len(capabilities))
+    return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))
 
 
 def describe(model: Model, path: Path) -> dict[str, Any]:

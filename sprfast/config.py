@@ -16,6 +16,7 @@ SizePolicy = Literal["fit", "stretch", "refuse"]
 AlphaPolicy = Literal["refuse", "composite"]
 OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
+Precision = Literal["float32", "bfloat16", "float16"]  # of stored feature maps; statistics, residual and maps are float32 throughout
 
 
 class _Config:

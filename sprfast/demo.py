@@ -80,13 +80,13 @@ def run(folder: Path, seed: int) -> Outcome:
     )
     commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
-    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, "auto", None)["threshold"]
+    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, commands.Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
     category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
     evaluation = commands.evaluated(engine, category)
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
-    commands.predict(model_path, sorted(set(defective)), predictions, "auto", None)
+    commands.predict(model_path, sorted(set(defective)), predictions, commands.Runtime())
     bench = commands.bench(model_path, None, 16, BENCH_SECONDS, None, report_path)
     paths = {"model": model_path, "figure": figure_path, "predictions": predictions / "results.jsonl", "bench report": report_path}
     return Outcome(evaluation, threshold, bench, {name: str(path) for name, path in paths.items()})

@@ -16,7 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from sprfast import backends, images, model_file, scoring
+from sprfast import backends, images, model_file
+from sprfast.config import Precision
 from sprfast.errors import InputError
 from sprfast.images import ChannelOrder
 from sprfast.model_file import Model
@@ -55,32 +56,47 @@ class Result:
         return ~(self.anomaly_map.astype(np.float64) <= self.threshold)
 
 
-def load(path: str | os.PathLike[str], backend: str = "auto", device: str | None = None) -> Engine:
+def load(
+    path: str | os.PathLike[str], backend: str = "auto", device: str | None = None, precision: Precision = "float32"
+) -> Engine:
     """An engine for the model file at `path`.
 
     Args:
         backend: "auto" or one of `backends.NAMES`.
         device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is one.
+        precision: see `backends.create`; a threshold holds for the precision it was calibrated in.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
         BackendError: the backend or device cannot run here.
     """
-    return Engine(model_file.load(path), backend, device)
+    return Engine(model_file.load(path), backend, device, precision)
 
 
 class Engine:
     """Scores images with one model on one backend; safe to call from several threads."""
 
-    def __init__(self, model: Model, backend: str = "auto", device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, model: Model, backend: str = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
+    ) -> None:
         self.model = model
-        self._backend = backends.create(backend, model, device)
+        self._backend = backends.create(backend, model, device, precision)
         self._noise = functools.lru_cache(maxsize=8)(self._noise_bank)
 
     @property
     def device(self) -> torch.device:
         """Where the backend runs."""
         return self._backend.device
+
+    def warm_up(self, height: int, width: int, batches: Sequence[int] = (1, MAX_BATCH)) -> None:
+        """Do now what a first call does once: compile, tune and capture for images of this size.
+
+        Args:
+            height, width: pixels at the network's input.
+            batches: numbers of images in a call; the largest goes first, so that the others fit into its memory.
+        """
+        for count in sorted(batches, reverse=True):
+            self.maps(torch.zeros(count, 3, height, width))
 
     @overload
     def predict(self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None) -> list[Result]: ...
@@ -115,8 +131,8 @@ class Engine:
         Returns:
             (B, 1, H, W) and (B, 1, 256, 256), float32 on the CPU.
         """
-        errors = self._backend.error_map(x, self._noise(x.shape[2], x.shape[3]))
-        return errors.cpu(), scoring.anomaly_map(errors).cpu()
+        errors, anomaly_maps = self._backend.maps(x, self._noise(x.shape[2], x.shape[3]))
+        return errors.cpu(), anomaly_maps.cpu()
 
     def _noise_bank(self, height: int, width: int) -> list[Tensor]:
         return [z.to(self.device) for z in noise_bank(self.model.schedule, height, width, self.model.noise_seed)]

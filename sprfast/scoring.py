@@ -78,8 +78,8 @@ def anomaly_map(errors: Tensor) -> Tensor:
     Returns:
         (B, 1, 256, 256) float32.
     """
-    rows = _smoothing_matrix(errors.shape[2], errors.device)
-    columns = _smoothing_matrix(errors.shape[3], errors.device)
+    rows = smoothing_matrix(errors.shape[2], errors.device)
+    columns = smoothing_matrix(errors.shape[3], errors.device)
     return rows @ errors @ columns.mT
 
 
@@ -90,8 +90,8 @@ def image_score(anomaly_maps: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # the matrix is kept, and a caller may want gradients
-def _smoothing_matrix(size: int, device: torch.device) -> Tensor:
-    """(256, size): bilinear resampling followed by the box filter, along one axis."""
+def smoothing_matrix(size: int, device: torch.device) -> Tensor:
+    """(256, size) float32: bilinear resampling followed by the box filter, along one axis. Shared by all callers: not to be written."""
     unit = torch.eye(size, dtype=torch.float64)[:, None, :]  # (size, 1, size)
     resampled = F.interpolate(unit, size=MAP_SIZE, mode="linear", align_corners=False)
     smoothed = F.avg_pool1d(resampled, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)

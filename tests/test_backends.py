@@ -1,11 +1,15 @@
 import dataclasses
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from sprfast import backends, parity, scoring, unet
-from sprfast.config import Level, Schedule
+from sprfast.backends import cuda_graph
+from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.noise import noise_bank
 
@@ -40,7 +44,7 @@ def relative_rms(got, expected):
     ("schedule", "count", "size"),
     [
         pytest.param(PUBLISHED, 1, (32, 32), id="published"),
-        pytest.param(PUBLISHED, 5, (32, 32), id="odd-batch"),
+        pytest.param(PUBLISHED, 3, (32, 32), id="odd-batch"),
         pytest.param(PUBLISHED, 2, (16, 16), id="smallest"),  # 1x1 in the deepest stage
         pytest.param(PUBLISHED, 2, (50, 70), id="odd-size"),  # zero-padded on the way up
         pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
@@ -51,7 +55,7 @@ def relative_rms(got, expected):
 def test_backend_equals_the_definition(name, small_model, schedule, count, size):
     model = dataclasses.replace(small_model, schedule=schedule)
     x, noise = images(count, *size), noise_bank(schedule, *size, seed=4)
-    got = backends.create(name, model).error_map(x, noise)
+    got = backends.create(name, model).maps(x, noise)[0]
     assert got.shape == (count, 1, *size)
     assert got.dtype == torch.float32
     assert relative_rms(got, definition(model, x, noise)) <= 1e-5
@@ -59,8 +63,37 @@ def test_backend_equals_the_definition(name, small_model, schedule, count, size)
 
 def test_backend_takes_noise_of_each_image(name, small_model):
     x, noise = images(3, 32, 32), [torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
-    got = backends.create(name, small_model).error_map(x, noise)
+    got = backends.create(name, small_model).maps(x, noise)[0]
     assert relative_rms(got, definition(small_model, x, noise)) <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model, precision):
+    if name == "eager":
+        with pytest.raises(BackendError, match=f"eager.*float32, not {precision}"):
+            backends.create(name, small_model, precision=precision)
+        return
+    x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    errors, anomaly_maps = backends.create(name, small_model, precision=precision).maps(x, noise)
+    assert errors.dtype == anomaly_maps.dtype == torch.float32
+    error = relative_rms(errors, definition(small_model, x, noise))
+    assert 1e-6 < error <= parity.IMAGES_TOLERANCE[precision]
+
+
+def test_backend_smooths_its_error_maps(name, small_model):
+    errors, anomaly_maps = backends.create(name, small_model).maps(images(2, 50, 70), noise_bank(small_model.schedule, 50, 70, 0))
+    assert anomaly_maps.shape == (2, 1, 256, 256)
+    assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-6
+
+
+def test_a_nan_in_an_image_is_a_nan_in_its_score_and_in_no_other(name, small_model):
+    x, noise = images(3, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    backend = backends.create(name, small_model)
+    clean = scoring.image_score(backend.maps(x, noise)[1])
+    x[1, 0, 5, 5] = torch.nan
+    scores = scoring.image_score(backend.maps(x, noise)[1])
+    assert scores.isnan().tolist() == [False, True, False]
+    assert torch.equal(scores[[0, 2]], clean[[0, 2]])
 
 
 def test_backend_gives_the_published_numbers(name, golden_folder):
@@ -71,21 +104,21 @@ def test_backend_gives_the_published_numbers(name, golden_folder):
 def test_backend_takes_images_of_any_memory_layout(name, small_model):
     backend, noise = backends.create(name, small_model), noise_bank(small_model.schedule, 32, 48, 0)
     x = images(2, 32, 48)
-    expected = backend.error_map(x, noise)
+    expected = backend.maps(x, noise)[0]
     strided = images(2, 32, 96)[..., ::2]
     strided.copy_(x)
     for layout in (x.contiguous(memory_format=torch.channels_last), strided, x.transpose(2, 3).contiguous().transpose(2, 3)):
-        assert torch.equal(backend.error_map(layout, noise), expected)
+        assert torch.equal(backend.maps(layout, noise)[0], expected)
 
 
 def test_backend_writes_neither_images_nor_noise_nor_weights(name, small_model):
     backend, before = backends.create(name, small_model), small_model.sha256
     x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
     copies = x.clone(), noise[0].clone()
-    first = backend.error_map(x, noise)
+    first = backend.maps(x, noise)[0]
     kept = first.clone()
-    assert torch.equal(backend.error_map(x, noise), first)
-    backend.error_map(images(2, 32, 32, seed=1), noise)
+    assert torch.equal(backend.maps(x, noise)[0], first)
+    backend.maps(images(2, 32, 32, seed=1), noise)
     assert torch.equal(first, kept)  # a later call must not write into an earlier result
     assert torch.equal(x, copies[0])
     assert torch.equal(noise[0], copies[1])
@@ -96,10 +129,10 @@ def test_backend_does_not_see_later_changes_of_the_weights(name, small_model):
     model = dataclasses.replace(small_model, weights={key: value.clone() for key, value in small_model.weights.items()})
     backend = backends.create(name, model)
     x, noise = images(1, 32, 32), noise_bank(model.schedule, 32, 32, 0)
-    expected = backend.error_map(x, noise)
+    expected = backend.maps(x, noise)[0]
     for value in model.weights.values():
         value.zero_()
-    assert torch.equal(backend.error_map(x, noise), expected)
+    assert torch.equal(backend.maps(x, noise)[0], expected)
 
 
 def test_two_backends_of_different_models_do_not_mix(name, small_model):
@@ -107,26 +140,29 @@ def test_two_backends_of_different_models_do_not_mix(name, small_model):
     x, noise = images(1, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
     pair = [backends.create(name, model) for model in (small_model, other)]
     for backend, model in zip(pair, (small_model, other), strict=True):
-        assert relative_rms(backend.error_map(x, noise), definition(model, x, noise)) <= 1e-5
+        assert relative_rms(backend.maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
 
 
 def test_backend_serves_several_threads(name, small_model):
-    backend, noise = backends.create(name, small_model), noise_bank(small_model.schedule, 32, 32, 0)
-    inputs = [images(1 + seed % 3, 32, 32, seed) for seed in range(16)]
-    expected = [backend.error_map(x, noise).cpu() for x in inputs]
+    backend, noise = backends.create(name, small_model), noise_bank(small_model.schedule, 16, 16, 0)
+    inputs = [images(1 + seed % 2, 16, 16, seed) for seed in range(8)]
+    expected = [backend.maps(x, noise)[0].cpu() for x in inputs]
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda x: backend.error_map(x, noise).cpu(), inputs))
+        got = list(pool.map(lambda x: backend.maps(x, noise)[0].cpu(), inputs))
     assert all(map(torch.equal, got, expected))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 70)])
-def test_an_image_gives_the_same_bits_alone_and_in_a_batch_on_a_cpu(small_model, size):
-    backend, noise = backends.create("eager", small_model, "cpu"), noise_bank(small_model.schedule, *size, 0)
-    x = images(5, *size)
-    together = backend.error_map(x, noise)
-    for i in range(5):
-        assert torch.equal(backend.error_map(x[i : i + 1], noise), together[i : i + 1])
-    assert torch.equal(backend.error_map(x.flip(0), noise), together.flip(0))
+@pytest.mark.parametrize("chosen", ["eager", "triton"])
+def test_an_image_gives_the_same_bits_alone_and_in_a_batch_on_a_cpu(small_model, chosen, size):
+    if chosen == "triton" and (torch.cuda.is_available() or size != (32, 32)):
+        pytest.skip("slow in the interpreter, or no interpreter")
+    backend, noise = backends.create(chosen, small_model, "cpu"), noise_bank(small_model.schedule, *size, 0)
+    x = images(7, *size)
+    together = backend.maps(x, noise)[0]
+    for i in (0, 6):
+        assert torch.equal(backend.maps(x[i : i + 1], noise)[0], together[i : i + 1])
+    assert torch.equal(backend.maps(x.flip(0), noise)[0], together.flip(0))
 
 
 def test_auto_is_a_backend_that_can_run(small_model):
@@ -139,6 +175,42 @@ def test_unknown_backend_is_an_input_error_that_lists_the_known(small_model, unk
         backends.create(unknown, small_model)
     with pytest.raises(InputError, match="auto"):
         backends.unavailable(unknown)
+
+
+@pytest.mark.parametrize("unknown", ["", "fp8", "Float32", "half"])
+def test_unknown_precision_is_an_input_error_that_lists_the_known(small_model, unknown):
+    with pytest.raises(InputError, match=r"precision.*float32, bfloat16, float16"):
+        backends.create("eager", small_model, "cpu", unknown)
+
+
+def test_a_network_that_the_kernels_do_not_take_is_refused_when_the_engine_is_built(small_model):
+    config = NetworkConfig(base_width=96)
+    weights = {key: torch.zeros(shape) for key, shape in unet.parameter_shapes(config).items()}
+    reason = backends.unavailable("triton")
+    if reason:
+        pytest.skip(reason)
+    with pytest.raises(BackendError, match="96 channels, expected a power of two"):
+        backends.create("triton", dataclasses.replace(small_model, network=config, weights=weights))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_kernels_without_a_cuda_device_and_without_the_interpreter_say_what_to_do(small_model, tmp_path):
+    code = "from sprfast import backends; print(backends.unavailable('triton')); print(backends.unavailable('cuda_graph'))"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert "no CUDA device here; set TRITON_INTERPRET=1" in first
+    assert "no CUDA device here; install" in second
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, [(1, 1)]), (2, [(2, 2)]), (3, [(3, 4)]), (32, [(32, 32)]), (33, [(32, 32), (1, 1)]), (70, [(32, 32), (32, 32), (6, 8)])],
+)
+def test_images_are_split_into_buckets(count, expected):
+    parts = cuda_graph.split(count)
+    assert [(part.stop - part.start, bucket) for part, bucket in parts] == expected
+    assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(count))
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:x", "cpu:", "meta", "mps"])

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast import cli, console, model_file
+from sprfast import backends, cli, console, model_file
 from sprfast.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -194,7 +194,8 @@ def test_bench_writes_the_report_it_prints(run, model_path, tmp_path):
 
 def test_info_and_doctor_print_json(run, model_path, small_model):
     assert json.loads(run("info", model_path, "--json")[1])["sha256"] == small_model.sha256
-    assert json.loads(run("doctor", "--json")[1])["backends"] == {"eager": "can run"}
+    reasons = {name: backends.unavailable(name) or "can run" for name in backends.NAMES}
+    assert json.loads(run("doctor", "--json")[1])["backends"] == reasons
     assert "can run" in run("doctor")[1]
 
 
@@ -343,3 +344,47 @@ def _subprocess(arguments, environment, prefix=""):
     whole = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
     shell = ["bash", "-c", prefix + 'exec "$@"', "bash", *command]
     return subprocess.run(shell, env=whole, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def compile_kernels(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "sprfast", "kernels", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_kernels_are_compiled_without_a_gpu_and_reported():
+    done = compile_kernels("--arch", "sm_90", "--precision", "bfloat16", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["problems"] == []
+    assert {"perturb_conv3x3", "affine_swish_up2", "matmul"} <= {each["kernel"] for each in report["compiled"]}
+    assert all(each["capability"] == 90 and each["registers"] > 0 for each in report["compiled"])
+    table = compile_kernels("--arch", "sm_90", "--precision", "bfloat16").stdout
+    assert "affine_swish_head" in table
+    assert "no problems" in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", [("--arch", "sm_75"), ("--precision", "fp8"), ("--size", "8")])
+def test_kernels_refuse_what_they_do_not_know(arguments):
+    done = compile_kernels(*arguments)
+    assert done.returncode == 2
+    assert arguments[1] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_kernels_are_not_compiled_in_the_interpreter(run, monkeypatch):
+    if backends.unavailable("triton") or torch.cuda.is_available():
+        pytest.skip("no interpreter here")
+    code, out, err = run("kernels")
+    assert (code, out) == (3, "")
+    assert "TRITON_INTERPRET is set" in err
+
+
+def test_precision_and_backend_reach_the_engine(run, model_path, pictures):
+    assert "bfloat16" in run("predict", model_path, *pictures, "--precision", "bfloat16")[2]  # eager refuses
+    assert run("predict", model_path, *pictures, "--precision", "fp8")[0] == 2
+    assert run("parity", model_path, "--images", pictures[0].parent, "--backend", "eager", "--precision", "float16")[0] == 3
+    code, _, err = run("parity", "--golden", ROOT / "tests" / "data" / "golden", "--precision", "bfloat16")
+    assert code == 2
+    assert "golden outputs are float32" in err

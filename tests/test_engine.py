@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sprfast
-from sprfast import model_file, noise, scoring, threshold, unet
+from sprfast import backends, model_file, noise, scoring, threshold, unet
 from sprfast.engine import MAX_BATCH, Engine
 from sprfast.errors import BackendError, ModelFileError
 from sprfast.images import load_image
@@ -251,3 +251,17 @@ def test_load_raises_what_its_parts_raise(small_model, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match="no CUDA device"):
             Engine(small_model, "eager", "cuda")
+
+
+def test_warm_up_leaves_nothing_to_compile_and_changes_no_score(small_model):
+    if backends.unavailable("triton"):
+        pytest.skip(backends.unavailable("triton"))
+    from sprfast.kernels import launch
+
+    engine = Engine(small_model, "triton")
+    engine.warm_up(16, 32, batches=(1, 2))
+    before = set(launch._warm)
+    x = torch.rand(2, 3, 16, 32)
+    together = engine.maps(x)[1]
+    assert torch.equal(engine.maps(x[:1])[1], together[:1])
+    assert launch._warm == before

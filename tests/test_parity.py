@@ -105,14 +105,14 @@ def test_score_heat_map_and_image_score_beyond_tolerance_fail(folder):
 
 
 def test_nan_from_a_backend_fails_and_is_null_in_json(folder, monkeypatch):
-    original = EagerBackend.error_map
+    original = EagerBackend._error_map
 
     def one_nan(self, x, noise):
         errors = original(self, x, noise)
         errors[0, 0, 0, 0] = math.nan
         return errors
 
-    monkeypatch.setattr(EagerBackend, "error_map", one_nan)
+    monkeypatch.setattr(EagerBackend, "_error_map", one_nan)
     report = parity.check_golden(folder)
     assert len(failed(report)) == 3
     document = report.to_json()["rows"][-1]
@@ -121,7 +121,7 @@ def test_nan_from_a_backend_fails_and_is_null_in_json(folder, monkeypatch):
 
 
 def test_a_report_without_rows_has_not_passed():
-    assert not parity.Report("eager", "cpu", 0, ()).passed
+    assert not parity.Report("eager", "float32", "cpu", 0, ()).passed
 
 
 def test_a_limit_without_a_value_has_not_passed():
@@ -237,8 +237,8 @@ def test_eager_backend_gives_the_verdicts_of_the_definition(small_model, picture
 
 
 def scaled(monkeypatch, factor):
-    original = EagerBackend.error_map
-    monkeypatch.setattr(EagerBackend, "error_map", lambda self, x, noise: original(self, x, noise) * factor)
+    original = EagerBackend._error_map
+    monkeypatch.setattr(EagerBackend, "_error_map", lambda self, x, noise: original(self, x, noise) * factor)
 
 
 def test_backend_that_is_off_fails(small_model, pictures, monkeypatch):
@@ -251,13 +251,13 @@ def test_backend_that_is_off_fails(small_model, pictures, monkeypatch):
 
 
 def test_one_bad_image_among_good_ones_fails(small_model, pictures, monkeypatch):
-    original, calls = EagerBackend.error_map, []
+    original, calls = EagerBackend._error_map, []
 
     def wrong_once(self, x, noise):
         calls.append(None)
         return original(self, x, noise) * (math.nan if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(EagerBackend, "error_map", wrong_once)
+    monkeypatch.setattr(EagerBackend, "_error_map", wrong_once)
     report = parity.check_images(small_model, pictures, "eager")
     assert len(failed(report)) == 3  # map, score, and a verdict that became ERROR
     assert rows_of(report)["verdicts that flip"].value == 1

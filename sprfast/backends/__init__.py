@@ -8,51 +8,64 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from sprfast import devices
+from sprfast.config import Precision
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 
-_CLASSES = {"eager": "EagerBackend"}
+_CLASSES = {"eager": "EagerBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
 NAMES = tuple(_CLASSES)
 
 
 class Backend(Protocol):
-    """Error maps of one model on one device; safe to call from several threads."""
+    """Maps of one model on one device; safe to call from several threads."""
 
     device: torch.device
 
-    def __init__(self, model: Model, device: torch.device) -> None: ...
+    def __init__(self, model: Model, device: torch.device, precision: Precision) -> None: ...
 
     @staticmethod
     def unavailable() -> str | None:
         """None where this backend can run, else why not and what to install."""
         ...
 
-    def error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """(B, 3, H, W) float32 images in [-1, 1] and one (K, 1 or B, 3, H, W) tensor of draws a level to (B, 1, H, W) float32."""
+    def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Error maps and anomaly maps of a batch, in memory of their own.
+
+        Args:
+            x: (B, 3, H, W) float32 images in [-1, 1].
+            noise: one (K, 1 or B, 3, H, W) float32 tensor of draws a level.
+
+        Returns:
+            (B, 1, H, W) and (B, 1, 256, 256), float32 on the backend's device.
+        """
         ...
 
 
-def create(name: str, model: Model, device: str | torch.device | None = None) -> Backend:
-    """The backend `name` ("auto": the fastest that can run) for `model`.
+def create(name: str, model: Model, device: str | torch.device | None = None, precision: Precision = "float32") -> Backend:
+    """The backend `name` for `model`; "auto" is eager, until another has been measured on hardware.
 
     Args:
         device: a torch device; None takes CUDA where there is one, else the CPU.
+        precision: of stored feature maps and of the convolutions; the 16-bit ones change scores by the
+            error that `sprfast parity --precision` reports.
 
     Raises:
-        InputError: no backend has this name.
+        InputError: no backend or precision has this name.
         BackendError: the backend or device cannot run here.
     """
     chosen = "eager" if name == "auto" else name
     reason = unavailable(chosen)
     if reason:
         raise BackendError(f"backend {chosen}: {reason}")
-    return _class(chosen)(model, devices.resolve(device))
+    if precision not in get_args(Precision):
+        raise InputError(f"precision: {precision!r} is not known, choose from {', '.join(get_args(Precision))}")
+    return _class(chosen)(model, devices.resolve(device), precision)
 
 
 def unavailable(name: str) -> str | None:

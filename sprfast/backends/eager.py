@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sprfast import scoring, unet
+from sprfast.config import Precision
+from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
 
@@ -19,7 +21,9 @@ class EagerBackend:
     as one; convolution algorithms then depend on its size, and scores agree to rounding only.
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
+        if precision != "float32":
+            raise BackendError(f"backend eager: computes in float32, not {precision}; use --backend triton or cuda_graph for that")
         self.device = device
         self._schedule = model.schedule
         weights = {name: value.to(device, copy=True) for name, value in model.weights.items()}
@@ -34,12 +38,16 @@ class EagerBackend:
         return None
 
     @torch.inference_mode()
-    def error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """(B, 3, H, W) float32 images in [-1, 1] and one (K, 1 or B, 3, H, W) tensor of draws a level to (B, 1, H, W)."""
-        x = x.to(self.device)
-        noise = [z.to(self.device) for z in noise]
+    def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `backends.Backend.maps`."""
+        errors = self._error_map(x.to(self.device), [z.to(self.device) for z in noise])
+        return errors, scoring.anomaly_map(errors)
+
+    def _error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
         if self.device.type == "cuda":
-            return scoring.error_map(self._network, x, self._schedule, noise)
+            # cuDNN's default is TensorFloat-32; the flag belongs to the process, so it is off for as short as possible
+            with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):
+                return scoring.error_map(self._network, x, self._schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
         images = [scoring.error_map(self._network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]
         return torch.cat(images)

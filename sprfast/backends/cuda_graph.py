@@ -1,0 +1,116 @@
+"""The fused network as CUDA graphs: a call is two copies, one replay and two copies, whatever the number of kernels.
+
+A graph has fixed shapes, so images go in buckets of 1, 2, 4, 8, 16 or 32, the last one padded. A graph
+is captured when its bucket is first needed; `Engine.warm_up` makes that happen before the line starts.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sprfast import scoring
+from sprfast.backends import triton
+from sprfast.config import Precision
+from sprfast.model_file import Model
+
+BUCKETS = (1, 2, 4, 8, 16, 32)  # images; beyond 32 a GPU gains nothing more
+MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they share their memory
+
+
+class CudaGraphBackend:
+    """`triton.TritonBackend` captured once for each (height, width, bucket) and replayed.
+
+    Convolution algorithms are chosen by timing when a bucket is captured and stay; another bucket may
+    have others, so an image's score may differ by rounding from bucket to bucket, never within one.
+    """
+
+    def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
+        self.device = device
+        self._network = triton.network_on(model, device, precision, benchmark=True)
+        self._graphs: collections.OrderedDict[tuple[int, ...], _Graph] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        with triton.on(device), triton.refusing():
+            self._network.self_test(model.preprocessing.size, model.preprocessing.size)
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """None where there are Triton and a CUDA device."""
+        if not torch.cuda.is_available():
+            return "no CUDA device here; install an NVIDIA driver and a CUDA build of torch"
+        return triton.missing()
+
+    @torch.inference_mode()
+    def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `backends.Backend.maps`; the result's memory is the caller's, and ready on the caller's stream."""
+        x, z = triton.inputs(x, noise, self.device)
+        images, _, height, width = x.shape
+        with self._lock, triton.refusing(), triton.on(self.device):
+            errors = torch.empty((images, 1, height, width), device=self.device)
+            anomaly_maps = torch.empty((images, 1, scoring.MAP_SIZE, scoring.MAP_SIZE), device=self.device)
+            caller = torch.cuda.current_stream()
+            self._stream.wait_stream(caller)
+            with torch.cuda.stream(self._stream):
+                for part, bucket in split(images):
+                    graph = self._graph(height, width, bucket, shared_noise=z.shape[1] == 1)
+                    graph.run(x[part], z if z.shape[1] == 1 else z[:, part], errors[part], anomaly_maps[part])
+            caller.wait_stream(self._stream)
+            return errors, anomaly_maps
+
+    def _graph(self, height: int, width: int, bucket: int, shared_noise: bool) -> _Graph:
+        key = (height, width, bucket, shared_noise)
+        if key not in self._graphs:
+            if len(self._graphs) == MAX_GRAPHS:
+                self._stream.synchronize()  # nothing is dropped while it runs
+                self._graphs.popitem(last=False)
+            self._graphs[key] = self._capture(height, width, bucket, 1 if shared_noise else bucket)
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def _capture(self, height: int, width: int, bucket: int, noises: int) -> _Graph:
+        """Test, warm up and capture on the current stream, which is ours; the workspace lies in the graphs' shared pool."""
+        network = self._network
+        network.self_test(height, width)
+        x = torch.zeros(bucket, 3, height, width, device=self.device)
+        z = torch.zeros(network.draws, noises, 3, height, width, device=self.device)
+        for _ in range(2):  # compiles kernels, times convolution algorithms
+            network.maps(x, z, network.workspace(bucket, height, width))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            errors, anomaly_maps = network.maps(x, z, network.workspace(bucket, height, width))
+        matrices = [scoring.smoothing_matrix(size, self.device) for size in (height, width)]
+        return _Graph(graph, x, z, errors, anomaly_maps, matrices)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Graph:
+    """A captured graph and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    x: Tensor  # (bucket, 3, H, W)
+    z: Tensor  # (D, 1 or bucket, 3, H, W)
+    errors: Tensor  # (bucket, 1, H, W)
+    anomaly_maps: Tensor  # (bucket, 1, 256, 256)
+    matrices: list[Tensor]  # read by address: kept here, since their cache may drop them
+
+    def run(self, x: Tensor, z: Tensor, errors: Tensor, anomaly_maps: Tensor) -> None:
+        """Copy up to a bucket of images in, replay, copy their maps out; all on the current stream."""
+        images = x.shape[0]
+        self.x[:images].copy_(x)
+        self.z[:, : z.shape[1]].copy_(z)
+        self.graph.replay()
+        errors.copy_(self.errors[:images])
+        anomaly_maps.copy_(self.anomaly_maps[:images])
+
+
+def split(images: int) -> list[tuple[slice, int]]:
+    """Which images go together, each part with the smallest bucket that holds it: 70 in 32, 32 and 6 of 8."""
+    parts = [slice(first, min(first + BUCKETS[-1], images)) for first in range(0, images, BUCKETS[-1])]
+    return [(part, next(bucket for bucket in BUCKETS if bucket >= part.stop - part.start)) for part in parts]
