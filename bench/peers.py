@@ -1,16 +1,19 @@
-"""What a bench compares: our backends, the published pipeline, and the plain definition in channels-last."""
+"""What a bench compares: our backends, the published pipeline, and the plain definition in channels-last, in bfloat16, compiled."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast import backends, scoring, sde, unet
+from sprfast.config import Precision
+from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
@@ -25,6 +28,7 @@ class Candidate:
     name: str
     description: str
     build: Callable[[Model, Sequence[Tensor], torch.device], Maps]  # model and its noise (one (K, 1, 3, H, W) a level), on the device
+    precision: str = "float32"  # of the convolutions: a `Precision`, or "tf32"
 
 
 def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
@@ -65,17 +69,72 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
     return maps
 
 
-def backend(name: str) -> Callable[[Model, Sequence[Tensor], torch.device], Maps]:
+def published_tf32(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """`published` with PyTorch's default for cuDNN, which the script does not change: convolutions may be TensorFloat-32."""
+    inner = published(model, noise, device)
+
+    def maps(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+            return inner(x)
+
+    return maps
+
+
+def bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device, compiler: Callable[..., Any] | None = None) -> Maps:
+    """The definition with convolutions and normalisations in bfloat16, channels-last, all draws in one batch.
+
+    Time embedding, perturbation and residual stay in float32; cuDNN times its algorithms on the first
+    call. `compiler`, such as `torch.compile`, is given the whole function from images to both maps.
+    """
+    network = _Bfloat16Network(_network(model, device))
+
+    def compute(x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        errors = scoring.error_map(network, x, model.schedule, noise)
+        return errors, rows @ errors @ columns.mT
+
+    run = compute if compiler is None else compiler(compute)
+
+    @torch.inference_mode()
+    def maps(x: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = (scoring.smoothing_matrix(size, device) for size in x.shape[2:])
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            return run(x, rows, columns)
+
+    return maps
+
+
+def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """`bfloat16` through torch.compile with autotuning and CUDA graphs; the maps last until the next call.
+
+    Raises:
+        BackendError: the device is not a CUDA device.
+    """
+    if device.type != "cuda":
+        raise BackendError("torch.compile is measured on CUDA devices only")
+    torch.compiler.reset()
+    return bfloat16(model, noise, device, functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True))
+
+
+class _Bfloat16Network:
+    def __init__(self, network: unet.ScoreUNet) -> None:
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.GroupNorm)):
+                module.to(torch.bfloat16)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def scaled_score(self, x: Tensor, t: Tensor) -> Tensor:
+        x = x.to(torch.bfloat16, memory_format=torch.channels_last)
+        return self._network.scaled_score(x, t).float()  # type: ignore[no-any-return]
+
+
+def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Sequence[Tensor], torch.device], Maps]:
     """A builder for our backend `name`."""
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-        ours = backends.create(name, model, device)
+        ours = backends.create(name, model, device, precision)
 
-        def maps(x: Tensor) -> tuple[Tensor, Tensor]:
-            errors = ours.error_map(x, noise)
-            return errors, scoring.anomaly_map(errors)
-
-        return maps
+        return lambda x: ours.maps(x, noise)
 
     return build
 
