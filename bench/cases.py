@@ -14,13 +14,12 @@ from torch import Tensor
 
 from sprfast import devices, environment
 from sprfast.bench import peers, scenarios, timing
-from sprfast.bench.peers import BASELINE, CANDIDATES, Candidate, Maps
+from sprfast.bench.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.errors import InputError
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 
-SCHEMA_VERSION = 1
-TOLERANCE = 1e-4  # relative error of either map, in either norm
+SCHEMA_VERSION = 2
 IMAGE_SEED = 0
 TIMED = (
     "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of noise are outside; "
@@ -37,7 +36,7 @@ def run(
     batch: int = 16,
     seconds: float = 30.0,
     device: str | torch.device | None = None,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Candidate] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure all candidates on the same images and noise.
@@ -51,6 +50,7 @@ def run(
         batch: images of an Offline query.
         seconds: time for each scenario, over all candidates; a few rounds are measured whatever they cost.
         device: as in `devices.resolve`.
+        candidates: None takes those of the device, see `peers.candidates`.
         on_progress: called with (done, total), in seconds of measuring.
 
     Returns:
@@ -67,6 +67,7 @@ def run(
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
     chosen = devices.resolve(device)
+    candidates = peers.candidates(chosen) if candidates is None else candidates
     report = _header(model, size, batch, seconds, chosen, candidates)
     samples = _samples(batch, size, chosen)
     measured: dict[str, list[timing.Round]] = {scenario.key: [] for scenario in scenarios.ALL}
@@ -82,15 +83,15 @@ def run(
     return report
 
 
-def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Errors of an error map and an anomaly map relative to the truth, and whether all are within `TOLERANCE`.
+def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
+    """Errors of an error map and an anomaly map relative to the truth, and whether all are within `tolerance`.
 
     `relative_rms` is rms(given - truth) / rms(truth), `relative_max` is max|given - truth| / max|truth|;
     null where the given map is not finite or has another shape.
     """
     errors = {name: _errors(a, b) for name, a, b in zip(("error_map", "anomaly_map"), given, truth, strict=True)}
     worst = max((math.inf if value is None else value) for pair in errors.values() for value in pair.values())
-    return {**errors, "passed": worst <= TOLERANCE}
+    return {**errors, "passed": worst <= tolerance}
 
 
 def _errors(given: Tensor, truth: Tensor) -> dict[str, float | None]:
@@ -103,7 +104,6 @@ def _errors(given: Tensor, truth: Tensor) -> dict[str, float | None]:
 
 
 def _header(model: Model, size: int, batch: int, seconds: float, device: torch.device, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    unmeasured = dict.fromkeys(("build_s", "first_image_s", "first_batch_s", "parity", *(scenario.key for scenario in scenarios.ALL)))
     return {
         "schema_version": SCHEMA_VERSION,
         "note": scenarios.NOTE,
@@ -125,10 +125,15 @@ def _header(model: Model, size: int, batch: int, seconds: float, device: torch.d
         "device": str(device),
         "timed": TIMED,
         "seconds_per_scenario": seconds,
-        "tolerance": TOLERANCE,
         "baseline": BASELINE,
-        "candidates": {each.name: {"description": each.description, "status": "not measured", **unmeasured} for each in candidates},
+        "candidates": {each.name: _unmeasured(each) for each in candidates},
     }
+
+
+def _unmeasured(candidate: Candidate) -> dict[str, Any]:
+    given = {"description": candidate.description, "precision": candidate.precision, "tolerance": TOLERANCES[candidate.precision]}
+    figures = ("build_s", "first_image_s", "first_batch_s", "parity", *(scenario.key for scenario in scenarios.ALL))
+    return {**given, "status": "not measured", **dict.fromkeys(figures)}
 
 
 def _samples(count: int, size: int, device: torch.device) -> Tensor:
@@ -152,8 +157,8 @@ def _prepare(model: Model, samples: Tensor, candidates: Sequence[Candidate], ent
         entry["first_image_s"], single = timing.timed(functools.partial(maps, samples[:1]), device)
         entry["first_batch_s"], many = timing.timed(functools.partial(maps, samples), device)
         entry["parity"] = {
-            "one_image": parity(single, (truth[0][:1], truth[1][:1])),
-            "batch": parity((many[0][ends], many[1][ends]), truth),
+            "one_image": parity(single, (truth[0][:1], truth[1][:1]), entry["tolerance"]),
+            "batch": parity((many[0][ends], many[1][ends]), truth, entry["tolerance"]),
         }
         if all(check["passed"] for check in entry["parity"].values()):
             passed[candidate.name] = maps

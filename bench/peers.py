@@ -19,6 +19,8 @@ from sprfast.model_file import Model
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
 Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
 BASELINE = "published"
+# Relative errors of the maps that a candidate may have, by the precision of its convolutions.
+TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Candidate:
     name: str
     description: str
     build: Callable[[Model, Sequence[Tensor], torch.device], Maps]  # model and its noise (one (K, 1, 3, H, W) a level), on the device
-    precision: str = "float32"  # of the convolutions: a `Precision`, or "tf32"
+    precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
 
 
 def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
@@ -169,3 +171,25 @@ CANDIDATES = (
     ),
     Candidate("eager", "sprfast, backend eager", backend("eager")),
 )
+
+
+def candidates(device: torch.device) -> tuple[Candidate, ...]:
+    """What `sprfast bench` compares on this device; on CUDA also the kernels, in the precisions that they are meant for.
+
+    The peers run with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions.
+    """
+    if device.type != "cuda":
+        return CANDIDATES
+    defaults = [
+        dataclasses.replace(CANDIDATES[0], build=published_tf32, precision="tf32"),
+        dataclasses.replace(CANDIDATES[1], precision="tf32"),
+        CANDIDATES[2],
+    ]
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    names = [name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None]
+    kernels = [
+        Candidate(f"{name}_{precision}", f"sprfast, backend {name}, {precision}", backend(name, precision), precision)
+        for name in names
+        for precision in precisions
+    ]
+    return (*defaults, *kernels)

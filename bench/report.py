@@ -77,7 +77,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     notes.append(f"images: {report['input']['images']}")
     for name, entry in entries.items():
         if entry["status"] == "failed":
-            notes.append(f"{name}: its maps are not the definition's (tolerance {report['tolerance']:g}), so it has no speed")
+            notes.append(f"{name}: its maps are not the definition's (tolerance {entry['tolerance']:g}), so it has no speed")
         if entry["first_batch_s"] is not None:
             times = " / ".join(f"{entry[key]:.3g}" for key in ("build_s", "first_image_s", "first_batch_s"))
             notes.append(f"{name}: build / first image / first batch {times} s")

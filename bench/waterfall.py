@@ -14,13 +14,11 @@ from torch import Tensor
 from sprfast import environment, scoring
 from sprfast.bench import peers, scenarios, timing
 from sprfast.bench.operators import Save
-from sprfast.bench.peers import BASELINE, Candidate, Maps
+from sprfast.bench.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 
 SCHEMA_VERSION = 1
-# Relative RMS error of error map and scores that a candidate may have, by the precision of its convolutions.
-TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
 COMPILED = "compile_bfloat16"
 PEERS = (BASELINE, "eager_bfloat16", COMPILED)
 BUILD_SHARE = 0.75  # of a batch's time

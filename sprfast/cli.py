@@ -255,9 +255,9 @@ def kernels(
     json_: Json = False,
 ) -> None:
     """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width of accesses; exit 1 on a problem."""
-    from sprfast import commands
+    from sprfast import kernel_report
 
-    report = commands.kernels(arch.split(","), precision.split(","), size)
+    report = kernel_report.compile_all(arch.split(","), precision.split(","), size)
     console.emit(report.to_json(), json_, report.table)
     raise typer.Exit(1 if report.problems else 0)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
-from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Column, Table
 
 from sprfast import console, data, figure, files, images, metrics, model_file
-from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule, TrainingConfig
+from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import MAX_BATCH, Engine, Result
-from sprfast.errors import BackendError, InputError
+from sprfast.errors import InputError
 from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
@@ -26,7 +24,6 @@ from sprfast.threshold import calibrate as conformal_threshold
 from sprfast.threshold import manual as manual_threshold
 
 if TYPE_CHECKING:
-    from sprfast.kernels.compile_report import Compiled
     from sprfast.parity import Report
 
 ALL = "all"  # the --category that means every one
@@ -307,67 +304,6 @@ def bench(path: Path, size: int | None, batch: int, seconds: float, device: str 
         report.write(document, output)
         console.say(f"report: {output}")
     return document
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelReport:
-    """What the compiler makes of the kernels."""
-
-    triton: str
-    size: int  # of the images, both sides
-    compiled: list[Compiled]
-    problems: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**dataclasses.asdict(self), "compiled": [each.to_json() for each in self.compiled]}
-
-    def table(self) -> RenderableType:
-        """A table an architecture, one line a compiled kernel; then the problems."""
-        from sprfast.kernels import compile_report
-
-        tables = []
-        for capability in dict.fromkeys(each.capability for each in self.compiled):
-            header, *lines = compile_report.rows([each for each in self.compiled if each.capability == capability])
-            title = f"sm_{capability}, {self.size}x{self.size}, Triton {self.triton}"
-            tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
-            for line in lines:
-                tables[-1].add_row(*line)
-        return Group(*tables, *(self.problems or ["no problems"]))
-
-
-def kernels(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
-    """Compile every kernel that scoring a square image with the published network takes, for each architecture.
-
-    Raises:
-        InputError: an architecture or precision is not known.
-        BackendError: Triton is missing, or in its interpreter.
-    """
-    from sprfast import environment, unet
-    from sprfast.backends import triton
-
-    unknown = set(precisions) - set(get_args(Precision))
-    if unknown:
-        raise InputError(f"--precision {', '.join(sorted(unknown))}: choose from {', '.join(get_args(Precision))}")
-    reason = triton.missing_compiler()
-    if reason:
-        raise BackendError(f"kernels: {reason}")
-    from sprfast.kernels import compile_report
-
-    try:
-        capabilities = [compile_report.capability(name) for name in architectures]
-    except ValueError as error:
-        raise InputError(f"--arch: {error}") from error
-    network = NetworkConfig()
-    weights = {name: torch.zeros(shape) for name, shape in unet.parameter_shapes(network).items()}
-    model = Model(network, Schedule(), Preprocessing(size=size), weights)
-    compiled: list[Compiled] = []
-    with console.counter("compiling") as on_done:
-        for index, capability in enumerate(capabilities):
-            launches = [each for precision in precisions for each in triton.launches(model, precision, 1, size, size, capability)]  # type: ignore[arg-type]
-            compiled += compile_report.compile_launches(launches, capability)
-            on_done(index + 1, len(capabilities))
-    return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))
 
 
 def describe(model: Model, path: Path) -> dict[str, Any]:

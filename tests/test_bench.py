@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 import sprfast.bench
-from sprfast import environment, scoring, unet
+from sprfast import backends, environment, scoring, unet
 from sprfast.bench import cases, peers, report, scenarios, timing
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
@@ -114,7 +114,7 @@ def test_every_candidate_computes_the_definition(model, candidate, size):
     with torch.no_grad():
         errors = scoring.error_map(network, x, model.schedule, noise)
         truth = errors, scoring.anomaly_map(errors)
-    check = cases.parity(candidate.build(model, noise, CPU)(x), truth)
+    check = cases.parity(candidate.build(model, noise, CPU)(x), truth, 1e-4)
     assert check["passed"]
     assert max(check["error_map"].values()) < 1e-5
 
@@ -127,7 +127,7 @@ def test_building_the_peers_leaves_the_model_as_it_was(model):
 
 
 def test_report_has_figures_environment_and_parity_of_every_candidate(model, document):
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["complete"] is True
     assert document["note"] == "MLPerf-style, not an MLPerf result"
     assert document["model"]["sha256"] == model.sha256
@@ -284,3 +284,12 @@ def test_environment_is_json_and_names_the_device():
 def test_environment_without_git_has_no_commit(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment.describe(CPU)["git_commit"] is None
+
+
+def test_on_cuda_the_kernels_are_compared_too_each_with_the_tolerance_of_its_precision():
+    found = peers.candidates(torch.device("cuda"))
+    assert [each.name for each in found[:3]] == ["published", "channels_last", "eager"]
+    assert {each.precision for each in found} <= peers.TOLERANCES.keys()
+    kernels = {name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None}
+    assert {(each.name, each.precision) for each in found[3:]} == {(f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")}
+    assert peers.candidates(CPU) == peers.CANDIDATES

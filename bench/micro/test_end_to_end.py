@@ -28,4 +28,4 @@ def test_end_to_end(
         pytest.skip(str(error))
     on_device = x.to(device)
     given = measured(lambda: maps(on_device))
-    assert waterfall.parity(given, truth, waterfall.TOLERANCES[candidate.precision])["passed"]
+    assert waterfall.parity(given, truth, peers.TOLERANCES[candidate.precision])["passed"]

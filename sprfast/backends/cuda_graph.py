@@ -53,8 +53,8 @@ class CudaGraphBackend:
         x, z = triton.inputs(x, noise, self.device)
         images, _, height, width = x.shape
         with self._lock, triton.refusing(), triton.on(self.device):
-            errors = torch.empty((images, 1, height, width), device=self.device)
-            anomaly_maps = torch.empty((images, 1, scoring.MAP_SIZE, scoring.MAP_SIZE), device=self.device)
+            errors = x.new_empty((images, 1, height, width))
+            anomaly_maps = x.new_empty((images, 1, scoring.MAP_SIZE, scoring.MAP_SIZE))
             caller = torch.cuda.current_stream()
             self._stream.wait_stream(caller)
             with torch.cuda.stream(self._stream):
@@ -78,8 +78,8 @@ class CudaGraphBackend:
         """Test, warm up and capture on the current stream, which is ours; the workspace lies in the graphs' shared pool."""
         network = self._network
         network.self_test(height, width)
-        x = torch.zeros(bucket, 3, height, width, device=self.device)
-        z = torch.zeros(network.draws, noises, 3, height, width, device=self.device)
+        x = torch.zeros(bucket, 3, height, width, dtype=torch.float32, device=self.device)
+        z = torch.zeros(network.draws, noises, 3, height, width, dtype=torch.float32, device=self.device)
         for _ in range(2):  # compiles kernels, times convolution algorithms
             network.maps(x, z, network.workspace(bucket, height, width))
         graph = torch.cuda.CUDAGraph()

@@ -46,7 +46,8 @@ class EagerBackend:
     def _error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
         if self.device.type == "cuda":
             # cuDNN's default is TensorFloat-32; the flag belongs to the process, so it is off for as short as possible
-            with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):
+            cudnn = torch.backends.cudnn
+            with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
                 return scoring.error_map(self._network, x, self._schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
         images = [scoring.error_map(self._network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]

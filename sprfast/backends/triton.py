@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import importlib.util
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,18 +34,16 @@ _NOT_INSTALLED = "Triton is not installed; it comes with the CUDA build of torch
 
 
 class TritonBackend:
-    """Error maps by fused kernels, launched one after another; feature maps are stored in `precision`.
+    """Maps by fused kernels, launched one after another; feature maps are stored in `precision`.
 
-    All draws of all images go through as one batch, on a workspace that is kept between calls. Our
-    kernels give a sample the same bits alone and in a batch; whether the convolutions do is up to the
-    library.
+    All draws of all images go through as one batch. Nothing is shared between calls but constants, so
+    threads and streams do not meet. Our kernels give a sample the same bits alone and in a batch;
+    whether the convolutions do is up to the library.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
         self.device = device
         self._network = network_on(model, device, precision)
-        self._workspace = functools.lru_cache(maxsize=4)(self._network.workspace)
-        self._lock = threading.Lock()  # one workspace for all callers
         if device.type == "cuda":
             with refusing(), on(device):
                 self._network.self_test(model.preprocessing.size, model.preprocessing.size)
@@ -61,10 +57,10 @@ class TritonBackend:
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `backends.Backend.maps`."""
         x, z = inputs(x, noise, self.device)
-        with self._lock, refusing(), on(self.device):
+        with refusing(), on(self.device):
             if self.device.type == "cuda":
                 self._network.self_test(x.shape[2], x.shape[3])
-            return self._network.maps(x, z, self._workspace(x.shape[0], x.shape[2], x.shape[3]))
+            return self._network.maps(x, z, self._network.workspace(x.shape[0], x.shape[2], x.shape[3]))
 
 
 class FusedUNet:
@@ -95,7 +91,11 @@ class FusedUNet:
         self._channels = tuple(plan.base_width * factor for factor in (1, 2, 4, 8, 8))  # by resolution, H down to H // 16
 
     def workspace(self, images: int, height: int, width: int) -> Workspace:
-        """Uninitialised memory for this many images of this size."""
+        """Uninitialised memory for this many images of this size.
+
+        From torch's allocator, which keeps it for the next call on the same stream, or puts it into the
+        graph's pool while one is captured.
+        """
         samples = images * self.draws
 
         def empty(channels: int, level: int) -> Tensor:
@@ -151,8 +151,8 @@ class FusedUNet:
             return
         checking = copy.copy(self)
         checking._operators = SelfTest()
-        x = torch.zeros(1, 3, height, width, device=self._device)
-        z = torch.zeros(self.draws, 1, 3, height, width, device=self._device)
+        x = torch.zeros(1, 3, height, width, dtype=torch.float32, device=self._device)
+        z = torch.zeros(self.draws, 1, 3, height, width, dtype=torch.float32, device=self._device)
         checking.maps(x, z, self.workspace(1, height, width))
         self._tested.add((height, width))
 
@@ -219,8 +219,8 @@ def launches(model: Model, precision: Precision, images: int, height: int, width
     meta = torch.device("meta")
     network = FusedUNet(fold(model), meta, STORAGE[precision])
     with torch.inference_mode(), recorded(capability) as recording:
-        x = torch.empty(images, 3, height, width, device=meta)
-        z = torch.empty(network.draws, 1, 3, height, width, device=meta)
+        x = torch.empty(images, 3, height, width, dtype=torch.float32, device=meta)
+        z = torch.empty(network.draws, 1, 3, height, width, dtype=torch.float32, device=meta)
         network.maps(x, z, network.workspace(images, height, width))
     return recording
 
