@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
-    packages=["sprfast", "sprfast.backends", "sprfast.kernels", "sprfast.bench"],
+    packages=["sprfast", "sprfast.backends", "sprfast.kernels", "sprfast.bench", "sprfast.bench.libraries"],
     package_data={"sprfast": ["py.typed"]},
     install_requires=[
         "torch>=2.11",
@@ -36,6 +36,15 @@ setup(
         "demo": ["scikit-image>=0.25"],
         "triton": [TRITON],
         "bench": ["pytest-benchmark>=5"],
+        "peers": [
+            "onnx>=1.23",
+            "onnxscript>=0.7",
+            "onnxruntime>=1.32",
+            "openvino>=2026.4",
+            "ncnn>=1.0.20261020",
+            "pnnx>=20261020",
+            "MNN>=3.6.1",
+        ],
         "dev": [
             "scikit-image>=0.25",
             TRITON,

@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 from sprfast import devices, environment
-from sprfast.bench import peers, scenarios, timing
+from sprfast.bench import arrivals, audits, peers, scenarios, timing
 from sprfast.bench.peers import BASELINE, TOLERANCES, Candidate, Maps
-from sprfast.errors import InputError
+from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+LINE_MARGIN = 1.25  # of the period over the slowest candidate's p90, where no period is given
+SERVER_MARGIN = 4.0  # of the latency bound over the slowest candidate's p90, where no bound is given
+LEAST_FRAMES = 10  # of a line
+AUDIT_SHARE = 0.2  # of the time for a scenario
+TRIALS = 10  # of a Server search, about
 IMAGE_SEED = 0
 TIMED = (
     "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of noise are outside; "
     "build and first calls are apart"
 )
+
+KEYS = (*(scenario.key for scenario in scenarios.ALL), "line", "server")  # of a candidate's figures
 
 Progress = Callable[[int, int], None]
 
@@ -35,6 +42,8 @@ def run(
     size: int | None = None,
     batch: int = 16,
     seconds: float = 30.0,
+    period: float | None = None,
+    bound: float | None = None,
     device: str | torch.device | None = None,
     candidates: Sequence[Candidate] | None = None,
     on_progress: Progress | None = None,
@@ -42,13 +51,15 @@ def run(
     """Measure all candidates on the same images and noise.
 
     A candidate gets speed figures only after its maps, for one image and for the Offline query, were
-    those of the plain definition. Ctrl-C ends the run early: the report then holds the whole rounds
-    measured so far and `"complete": false`.
+    those of the plain definition; one that cannot run here is listed with the reason. Ctrl-C ends the
+    run early: the report then holds the whole rounds measured so far and `"complete": false`.
 
     Args:
         size: pixels, both sides of the network's input; None takes the model's.
         batch: images of an Offline query.
         seconds: time for each scenario, over all candidates; a few rounds are measured whatever they cost.
+        period: of Line, in seconds; None takes 1.25 times the slowest candidate's SingleStream p90.
+        bound: of Server's p99, in seconds; None takes 4 times that p90.
         device: as in `devices.resolve`.
         candidates: None takes those of the device, see `peers.candidates`.
         on_progress: called with (done, total), in seconds of measuring.
@@ -57,29 +68,31 @@ def run(
         The report: see `report`.
 
     Raises:
-        InputError: size, batch or seconds is out of range.
+        InputError: size, batch, seconds, period or bound is out of range.
         BackendError: the device cannot be used here.
     """
     size = model.preprocessing.size if size is None else size
     for name, value, least in (("size", size, 16), ("batch", batch, 1)):
         if value < least:
             raise InputError(f"{name}: {value} is not allowed, expected at least {least}")
-    if not 0 < seconds < math.inf:
-        raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
+    for name, given in (("seconds", seconds), ("period", period), ("bound", bound)):
+        if given is not None and not 0 < given < math.inf:
+            raise InputError(f"{name}: {given} is not allowed, expected a positive number")
     chosen = devices.resolve(device)
     candidates = peers.candidates(chosen) if candidates is None else candidates
     report = _header(model, size, batch, seconds, chosen, candidates)
     samples = _samples(batch, size, chosen)
     measured: dict[str, list[timing.Round]] = {scenario.key: [] for scenario in scenarios.ALL}
+    progress = on_progress or (lambda done, total: None)
     with contextlib.suppress(KeyboardInterrupt):
         maps = _prepare(model, samples, candidates, report["candidates"])
-        _measure(maps, samples, seconds, measured, on_progress or (lambda done, total: None))
+        try:
+            _measure(maps, samples, seconds, measured, report["candidates"], progress)
+        finally:
+            _summarise(measured, batch, report["candidates"])
+        if maps:
+            _by_the_clock(maps, samples, seconds, period, bound, report["candidates"], progress)
         report["complete"] = True
-    for scenario in scenarios.ALL:
-        for name in measured[scenario.key][0] if measured[scenario.key] else ():
-            entry = report["candidates"][name]
-            entry[scenario.key] = scenario.summary(measured[scenario.key], name, BASELINE, batch)
-            entry["status"] = "measured"
     return report
 
 
@@ -132,8 +145,8 @@ def _header(model: Model, size: int, batch: int, seconds: float, device: torch.d
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
     given = {"description": candidate.description, "precision": candidate.precision, "tolerance": TOLERANCES[candidate.precision]}
-    figures = ("build_s", "first_image_s", "first_batch_s", "parity", *(scenario.key for scenario in scenarios.ALL))
-    return {**given, "status": "not measured", **dict.fromkeys(figures)}
+    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *KEYS)
+    return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
 
 
 def _samples(count: int, size: int, device: torch.device) -> Tensor:
@@ -153,7 +166,11 @@ def _prepare(model: Model, samples: Tensor, candidates: Sequence[Candidate], ent
     passed = {}
     for candidate in candidates:
         entry = entries[candidate.name]
-        entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, device_noise, device), device)
+        try:
+            entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, device_noise, device), device)
+        except BackendError as error:
+            entry |= {"status": "unavailable", "reason": str(error)}
+            continue
         entry["first_image_s"], single = timing.timed(functools.partial(maps, samples[:1]), device)
         entry["first_batch_s"], many = timing.timed(functools.partial(maps, samples), device)
         entry["parity"] = {
@@ -168,12 +185,60 @@ def _prepare(model: Model, samples: Tensor, candidates: Sequence[Candidate], ent
 
 
 def _measure(
-    candidates: dict[str, Maps], samples: Tensor, seconds: float, measured: dict[str, list[timing.Round]], on_progress: Progress
+    candidates: dict[str, Maps],
+    samples: Tensor,
+    seconds: float,
+    measured: dict[str, list[timing.Round]],
+    entries: dict[str, Any],
+    on_progress: Progress,
 ) -> None:
-    """Fill `measured` with the rounds of every scenario, each as soon as it is whole."""
+    """Fill `measured` with the rounds of every interleaved scenario, each as soon as it is whole; then the audits."""
     share = math.ceil(seconds)
+    audited = {name: audits.Outputs(maps) for name, maps in candidates.items()}
     for index, scenario in enumerate(scenarios.ALL):
         started = time.perf_counter()
-        for times in scenario.rounds(candidates, samples, seconds):
+        for times in scenario.rounds(audited, samples, seconds):
             measured[scenario.key].append(times)
-            on_progress(index * share + min(share, int(time.perf_counter() - started)), len(scenarios.ALL) * share)
+            query = functools.partial(scenario.query, samples, len(measured[scenario.key]) - 1)
+            for outputs in audited.values():
+                outputs.after(scenario.key, query)
+            on_progress(index * share + min(share, int(time.perf_counter() - started)), len(KEYS) * share)
+    for name, maps in candidates.items():
+        again = audits.repeated(maps, samples, AUDIT_SHARE * seconds / len(candidates))
+        entries[name]["audits"] = {"outputs": audited[name].result(), "repeated_image": again}
+
+
+def _summarise(measured: dict[str, list[timing.Round]], batch: int, entries: dict[str, Any]) -> None:
+    """The figures of the rounds that are whole."""
+    for scenario in scenarios.ALL:
+        for name in measured[scenario.key][0] if measured[scenario.key] else ():
+            entries[name][scenario.key] = scenario.summary(measured[scenario.key], name, BASELINE, batch)
+            entries[name]["status"] = "measured"
+
+
+def _by_the_clock(
+    candidates: dict[str, Maps],
+    samples: Tensor,
+    seconds: float,
+    period: float | None,
+    bound: float | None,
+    entries: dict[str, Any],
+    on_progress: Progress,
+) -> None:
+    """Line and Server, one candidate after another."""
+    slowest = 1e-3 * max(entries[name]["single_stream"]["p90_ms"] for name in candidates)
+    period, bound = period or LINE_MARGIN * slowest, bound or SERVER_MARGIN * slowest
+    share, clock = seconds / len(candidates), arrivals.WallClock()
+    for index, (name, maps) in enumerate(candidates.items()):
+
+        def answer(queries: Sequence[int], maps: Maps = maps) -> None:
+            timing.timed(lambda: maps(samples[[query % samples.shape[0] for query in queries]]), samples.device)
+
+        frames = max(LEAST_FRAMES, int(share / period))
+        entries[name]["line"] = arrivals.line(answer, clock, period=period, frames=frames)
+        rate = 5e2 / entries[name]["single_stream"]["p50_ms"]  # half of what one query after another takes
+        if TRIALS * arrivals.LEAST_QUERIES / rate <= share:
+            most = samples.shape[0]
+            entries[name]["server"] = arrivals.server(answer, clock, bound=bound, start=rate, seconds=share / TRIALS, most=most)
+        done = (len(scenarios.ALL) + 2.0 * (index + 1) / len(candidates)) * math.ceil(seconds)
+        on_progress(int(done), len(KEYS) * math.ceil(seconds))

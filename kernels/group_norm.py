@@ -1,6 +1,6 @@
 """GroupNorm of a convolution's output: statistics in chunks, the affine that follows from them, and one pass for small maps.
 
-Statistics are shifted sums (the shift is a channel's first pixel), merged by Chan's formula (Chan,
+Statistics are shifted sums (the shift is a channel's first pixel, or the mean of its first block), merged by Chan's formula (Chan,
 Golub & LeVeque 1983) in a fixed order with one writer a slot: never E[x²] - E[x]², no atomics. The
 convolution's bias is added here, in float32, instead of in a pass of its own.
 """
@@ -46,9 +46,8 @@ def store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C: tl.co
 
 
 @triton.jit
-def _shifted_sums(p_map, o_c, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
-    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on."""
-    b_shift = tl.load(p_map + first * stride + o_c).to(tl.float32)  # [C]
+def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
+    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as `b_shift` [C] is near the mean."""
     b_sum = tl.zeros([BLOCK, C], tl.float32)
     b_squares = tl.zeros([BLOCK, C], tl.float32)
     for i in range(BLOCKS):
@@ -80,7 +79,9 @@ def _group_statistics_kernel(
     i_chunk, i_n = tl.program_id(0), tl.program_id(1)
     o_c = tl.arange(0, C)
     p_map = p_raw + sample_offset(i_n, pixels * C)
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, i_chunk * BLOCK * BLOCKS, pixels, C, C, BLOCK, BLOCKS)
+    first = i_chunk * BLOCK * BLOCKS
+    b_shift = tl.load(p_map + first * C + o_c).to(tl.float32)  # an outlier of one chunk is lost among the others
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, pixels, C, C, BLOCK, BLOCKS)
     b_mean, b_m2 = merge_channels(b_mean + tl.load(p_bias + o_c), b_m2, count, C, GROUPS)
     store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
 
@@ -150,7 +151,10 @@ def _group_norm_swish_kernel(
     i_c, i_n = tl.program_id(0), tl.program_id(1)
     o_c = i_c * C + tl.arange(0, C)
     p_map = p_raw + sample_offset(i_n, pixels * CHANNELS)
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
+    o_p = tl.arange(0, BLOCK)
+    b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=(o_p < pixels)[:, None], other=0.0).to(tl.float32)
+    b_shift = tl.sum(b_x, axis=0) / tl.minimum(pixels, BLOCK)
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
     b_bias = tl.load(p_bias + o_c)
     b_mean, b_m2 = merge_channels(b_mean + b_bias, b_m2, count, C, GROUPS)
     b_rstd = 1.0 / tl.sqrt_rn(b_m2 / (count * (C // GROUPS)) + eps)  # [GROUPS]

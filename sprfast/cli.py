@@ -226,25 +226,65 @@ def parity(
     raise typer.Exit(0 if report.passed else 1)
 
 
-@app.command(epilog="Example: sprfast bench screw.safetensors -o report.json")
-def bench(
+class _RunByDefault(typer.core.TyperGroup):
+    """`bench MODEL` means `bench run MODEL`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+bench = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Measure a model beside two peers (sprfast bench MODEL); compare two reports.",
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("run", epilog="Example: sprfast bench screw.safetensors --period 100ms -o report.json")
+def bench_run(
     model: ModelPath,
     size: Annotated[int | None, typer.Option(help="Pixels at the network's input.  [default: the model's]")] = None,
     batch: Annotated[int, typer.Option(help="Images of an Offline query.")] = 16,
     seconds: Annotated[float, typer.Option(help="Time for each scenario, over all candidates.")] = 60.0,
+    period: Annotated[str | None, typer.Option(help="Of Line, for example 100ms.  [default: 1.25 x the slowest candidate's p90]")] = None,
+    latency_bound: Annotated[str | None, typer.Option(help="Of Server's p99.  [default: 4 x the slowest candidate's p90]")] = None,
+    libraries: Annotated[
+        bool, typer.Option("--libraries", help="Also torch.compile, onnxruntime, OpenVINO, ncnn and MNN, where installed.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report here (JSON).")] = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Throughput and latency beside two peers in the same run, with parity; MLPerf-style, not an MLPerf result."""
+    """MLPerf's scenarios and a line's, beside peers in the same run, with parity and audits; MLPerf-style, not an MLPerf result."""
     from sprfast import commands
     from sprfast.bench import report
 
-    document = commands.bench(model, size, batch, seconds, device, output)
+    given = {"period": period, "bound": latency_bound}
+    times = {name: console.seconds(text) if text else None for name, text in given.items()}
+    document = commands.bench(model, size, batch, seconds, device, output, libraries=libraries, **times)
     console.emit(document, json_, lambda: report.table(document))
     if not document["complete"]:
         raise typer.Exit(130)
-    raise typer.Exit(1 if any(entry["status"] == "failed" for entry in document["candidates"].values()) else 0)
+    raise typer.Exit(1 if report.failures(document) else 0)
+
+
+@bench.command("compare", epilog="Example: sprfast bench compare before.json after.json --regression 0.1")
+def bench_compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="A report that `bench` wrote.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="A later one of the same work.")],
+    regression: Annotated[float, typer.Option(help="Share of a speed that may be lost.")] = 0.1,
+    json_: Json = False,
+) -> None:
+    """Speed of one report relative to another, with 95 % intervals; exit 1 on a regression."""
+    from sprfast.bench import compare
+
+    comparison = compare.compare(compare.load(old), compare.load(new), regression=regression)
+    console.emit(comparison.to_json(), json_, comparison.table)
+    raise typer.Exit(1 if comparison.regressions else 0)
 
 
 @app.command(epilog="Example: sprfast kernels --arch sm_80,sm_90")

@@ -85,7 +85,22 @@ def test_single_stream_sends_one_sample_a_query_and_offline_all_of_them():
         seen.append([])
         rounds = scenario.rounds({"A": lambda x: seen[-1].append(x[:, 0, 0, 0].tolist())}, samples, seconds=1e-9)
         assert len(list(rounds)) == scenario.minimum_rounds
-    assert seen == [[[0.0], [1.0], [2.0]], [[0.0, 1.0, 2.0]] * 2]
+    assert seen == [[[0.0], [1.0], [2.0]], [[0.0, 1.0, 2.0]] * 3]
+
+
+def test_multi_stream_sends_eight_samples_a_query_in_turn():
+    samples = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 3, 16, 16)
+    assert scenarios.MULTI_STREAM.query(samples, 0)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert scenarios.MULTI_STREAM.query(samples, 1)[:, 0, 0, 0].tolist() == [2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_early_stopping_is_an_upper_bound_that_short_runs_lack():
+    assert timing.upper_percentile(range(43), 90) is None  # 0.9^43 is above 1 %
+    assert timing.upper_percentile(range(44), 90) == 43
+    assert timing.upper_percentile(range(458), 99) is None
+    assert timing.upper_percentile(range(459), 99) == 458
+    many = timing.upper_percentile(range(10_000), 90)
+    assert 9000 < many < 9100
 
 
 def test_figures_of_known_times():
@@ -127,7 +142,7 @@ def test_building_the_peers_leaves_the_model_as_it_was(model):
 
 
 def test_report_has_figures_environment_and_parity_of_every_candidate(model, document):
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["complete"] is True
     assert document["note"] == "MLPerf-style, not an MLPerf result"
     assert document["model"]["sha256"] == model.sha256
@@ -226,12 +241,12 @@ def test_interrupt_while_building_leaves_a_partial_report(model):
     assert "INTERRUPTED" in _rendered(document)
 
 
-def test_progress_counts_up_to_the_time_of_both_scenarios(model):
+def test_progress_counts_up_to_the_time_of_all_scenarios(model):
     seen = []
     cases.run(model, batch=1, seconds=0.3, device="cpu", on_progress=lambda done, total: seen.append((done, total)))
-    assert {total for _, total in seen} == {2}
+    assert {total for _, total in seen} == {5}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert all(0 <= done <= 2 for done, _ in seen)
+    assert all(0 <= done <= 5 for done, _ in seen)
 
 
 @pytest.mark.parametrize(
@@ -293,3 +308,16 @@ def test_on_cuda_the_kernels_are_compared_too_each_with_the_tolerance_of_its_pre
     kernels = {name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None}
     assert {(each.name, each.precision) for each in found[3:]} == {(f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")}
     assert peers.candidates(CPU) == peers.CANDIDATES
+
+
+def test_a_candidate_that_cannot_run_here_is_listed_with_the_reason(model):
+    def build(model, noise, device):
+        raise BackendError("nosuch is not installed")
+
+    document = cases.run(model, batch=1, seconds=0.01, device="cpu", candidates=[peers.CANDIDATES[2], peers.Candidate("nosuch", "", build)])
+    entry = document["candidates"]["nosuch"]
+    assert (entry["status"], entry["reason"], entry["offline"]) == ("unavailable", "nosuch is not installed", None)
+    assert document["candidates"]["eager"]["status"] == "measured"
+    text = _rendered(document)
+    assert "nosuch: unavailable, nosuch is not installed" in text
+    assert report.failures(document) == []

@@ -1,0 +1,119 @@
+"""The network with everything fixed folded into constants, as modules and as an ONNX file, and what converters need."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sprfast import scoring, sde, unet
+from sprfast.errors import BackendError
+from sprfast.model_file import Model
+
+INPUT, OUTPUTS = "image", ("error_map", "anomaly_map")  # names in the ONNX file
+
+
+class FixedNetwork(nn.Module):
+    """`ScoreUNet.scaled_score` for draws at fixed times (D,): (D, 3, H, W) to (D, 3, H, W), without the time-embedding network."""
+
+    def __init__(self, model: Model, t: Tensor) -> None:
+        super().__init__()
+        self.network = unet.from_weights(model.network, model.weights)
+        e = F.silu(self.network.embed(t))
+        for name, module in list(self.network.named_children()):
+            if isinstance(module, unet.Dense):
+                setattr(self.network, name, _Constant(module(e)))
+        self.network.embed = _Constant(e)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The undivided output of the network."""
+        return self.network.scaled_score(x, x)  # no module looks at the times any more
+
+
+class _Constant(nn.Module):
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.value
+
+
+class ImageMaps(nn.Module):
+    """Both maps of one image: (1, 3, H, W) to (1, 1, H, W) and (1, 1, 256, 256). All draws of all levels are one batch of D."""
+
+    z: Tensor  # (D, 3, H, W)
+    std: Tensor  # (D, 1, 1, 1)
+    scale: Tensor  # (D, 1, 1, 1)
+    rows: Tensor  # (256, H)
+    columns: Tensor  # (256, W)
+
+    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+        super().__init__()
+        levels, weights = model.schedule.levels, model.schedule.weights
+        draws = [(level.t, weight / (3 * level.draws)) for level, weight in zip(levels, weights, strict=True) for _ in range(level.draws)]
+        self.network = FixedNetwork(model, torch.tensor([t for t, _ in draws]))
+        self.register_buffer("z", torch.cat([z[:, 0] for z in noise]))
+        self.register_buffer("std", torch.tensor([sde.std(t) for t, _ in draws])[:, None, None, None])
+        self.register_buffer("scale", torch.tensor([scale for _, scale in draws])[:, None, None, None])
+        for name, size in zip(("rows", "columns"), self.z.shape[2:], strict=True):
+            self.register_buffer(name, scoring.smoothing_matrix(size, self.z.device))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Error map and anomaly map."""
+        r = self.std * (self.network(x + self.std * self.z) + self.z)
+        errors = (self.scale * r.square()).sum(dim=(0, 1), keepdim=True)
+        return errors, self.rows @ errors @ self.columns.mT
+
+
+@contextlib.contextmanager
+def exported(model: Model, noise: Sequence[Tensor]) -> Iterator[Path]:
+    """`ImageMaps` as an ONNX file, alone in a folder that is deleted afterwards."""
+    maps = ImageMaps(model, noise).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "maps.onnx")
+        with quiet():
+            program = torch.onnx.export(maps, (maps.z[:1],), input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False)
+            assert program is not None
+            program.save(path)
+        yield path
+
+
+def convert(command: Sequence[str], folder: str | Path) -> None:
+    """Run a converter in `folder`; BackendError with the end of what it printed where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        printed = (done.stdout + done.stderr).strip()
+        raise BackendError(f"the converter {Path(command[0]).name} ended with {done.returncode}: {printed[-300:]}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the libraries print on standard output, from C too, and without the exporters' warnings."""
+    flush = ctypes.CDLL(None).fflush
+    logger = logging.getLogger("torch.onnx")
+    level, kept = logger.level, os.dup(1)
+    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        flush(None)
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            flush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+            logger.setLevel(level)

@@ -1,0 +1,52 @@
+"""The maps through MNN."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprfast.bench.libraries.graph import INPUT, OUTPUTS, convert, exported, quiet
+from sprfast.model_file import Model
+
+_WINOGRAD_MEMORY_LEVEL = 3  # number of the hint; its values are 0, no Winograd, to 3, all tiles
+_THREAD_NUMBER = 4  # number of the session's information, an int handed out as the bits of a float
+
+
+class Mnn:
+    """A session of MNN on the CPU in its high precision, without its largest Winograd tiles: they put the maps outside the tolerance."""
+
+    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+        with exported(model, noise) as path, quiet():
+            import MNN
+
+            # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting use to MNN's makers.
+            converter = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", "-f", "ONNX", "--bizCode", "sprfast"]
+            convert([*converter, "--modelFile", str(path), "--MNNModel", f"{path}.mnn"], path.parent)
+            self._interpreter = MNN.Interpreter(f"{path}.mnn")
+            self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, 2)
+            self._session = self._interpreter.createSession({"backend": "CPU", "precision": "high", "numThread": torch.get_num_threads()})
+        self._input = self._interpreter.getSessionInput(self._session, INPUT)
+        outputs = [self._interpreter.getSessionOutput(self._session, name) for name in OUTPUTS]
+        self._outputs = [(output, _mnn_tensor(np.empty(output.getShape(), np.float32))) for output in outputs]
+        self.threads = int(np.float32(self._interpreter.getSessionInfo(self._session, _THREAD_NUMBER)).view(np.int32))
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As `libraries.Runner`."""
+        self._input.copyFrom(_mnn_tensor(image.numpy()))
+        self._interpreter.runSession(self._session)
+        for output, host in self._outputs:
+            output.copyToHostTensor(host)
+        errors, anomalies = (torch.tensor(host.getNumpyData()) for _, host in self._outputs)  # its arrays do not own their memory
+        return errors, anomalies
+
+
+def _mnn_tensor(values: np.ndarray) -> Any:
+    """An MNN.Tensor with a copy of (N, C, H, W) float32 values."""
+    import MNN
+
+    return MNN.Tensor(values.shape, MNN.Halide_Type_Float, values, MNN.Tensor_DimensionType_Caffe)
