@@ -15,6 +15,7 @@ from sprfast.backends import triton
 from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
+from sprfast.plan import fold
 
 if TYPE_CHECKING:
     from sprfast.kernels.compile_report import Compiled
@@ -68,11 +69,11 @@ def compile_all(architectures: list[str], precisions: list[str], size: int) -> K
         raise InputError(f"--arch: {error}") from error
     network = NetworkConfig()
     weights = {name: torch.zeros(shape) for name, shape in unet.parameter_shapes(network).items()}
-    model = Model(network, Schedule(), Preprocessing(size=size), weights)
+    plan = fold(Model(network, Schedule(), Preprocessing(size=size), weights))
     compiled: list[Compiled] = []
     with console.counter("compiling") as on_done:
         for index, capability in enumerate(capabilities):
-            launches = [each for precision in precisions for each in triton.launches(model, precision, 1, size, size, capability)]  # type: ignore[arg-type]
+            launches = [each for precision in precisions for each in triton.launches(plan, precision, 1, size, size, capability)]  # type: ignore[arg-type]
             compiled += compile_report.compile_launches(launches, capability)
             on_done(index + 1, len(capabilities))
     return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))

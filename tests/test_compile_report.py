@@ -18,14 +18,15 @@ from sprfast.backends.triton import launches
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.kernels.compile_report import compile_launches, problems, rows
 from sprfast.model_file import Model
+from sprfast.plan import fold
 from sprfast.unet import ScoreUNet
 
 config = NetworkConfig()
 weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
-model = Model(config, Schedule((Level(1e-3, 3),)), Preprocessing(), weights)
+plan = fold(Model(config, Schedule((Level(1e-3, 3),)), Preprocessing(), weights))
 
 def named(name, precision="bfloat16", capability=90):
-    return next(each for each in launches(model, precision, 1, 192, 192, capability) if each.name == name)
+    return next(each for each in launches(plan, precision, 1, 192, 192, capability) if each.name == name)
 """
 
 
@@ -43,7 +44,7 @@ def test_no_shipped_kernel_has_a_problem(capability):
     """192x192 images, one and sixteen, on the published network; one 16-bit type stands for both."""
     reports, found, table = compiled(f"""
 every = [each for precision in ("bfloat16", "float32") for images in (1, 16)
-         for each in launches(model, precision, images, 192, 192, {capability})]
+         for each in launches(plan, precision, images, 192, 192, {capability})]
 reports = compile_launches(every, {capability})
 print(json.dumps([[each.to_json() for each in reports], problems(reports), rows(reports)]))
 """)
@@ -116,7 +117,7 @@ class NoDevice:
 
 triton.runtime.driver.set_active(NoDevice())
 same = []
-for each in [*launches(model, "bfloat16", 1, 200, 151, 90)[-2:], named("affine_swish"), named("group_affine")]:
+for each in [*launches(plan, "bfloat16", 1, 200, 151, 90)[-2:], named("affine_swish"), named("group_affine")]:
     given = {**each.arguments, **each.constants}
     runs = each.kernel.run(*(given[name] for name in each.kernel.arg_names), grid=each.grid, warmup=True, num_warps=each.warps)
     same.append(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"] == runs.asm["ptx"])

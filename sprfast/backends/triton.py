@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sprfast.kernels.launch import Launch
 
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Convolution = Callable[[Tensor, Tensor], Tensor]
 
 _NOT_INSTALLED = "Triton is not installed; it comes with the CUDA build of torch on Linux, or: pip install triton"
 
@@ -203,12 +202,13 @@ def network_on(model: Model, device: torch.device, precision: Precision, benchma
         raise BackendError("backend triton: TRITON_INTERPRET is set, which runs kernels on the CPU; unset it, or use --device cpu")
     if not _interpreted() and device.type != "cuda":
         raise BackendError(f"backend triton: cannot run on {device}; use a CUDA device, or set TRITON_INTERPRET=1 for slow checks on a CPU")
+    plan = fold(model)
     with refusing():
-        launches(model, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
-    return FusedUNet(fold(model), device, STORAGE[precision], benchmark=benchmark)
+        launches(plan, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
+    return FusedUNet(plan, device, STORAGE[precision], benchmark=benchmark)
 
 
-def launches(model: Model, precision: Precision, images: int, height: int, width: int, capability: int) -> list[Launch]:
+def launches(plan: InferencePlan, precision: Precision, images: int, height: int, width: int, capability: int) -> list[Launch]:
     """Every launch that scoring `images` images takes on this compute capability (90 for 9.0), without running any.
 
     Raises:
@@ -217,7 +217,7 @@ def launches(model: Model, precision: Precision, images: int, height: int, width
     from sprfast.kernels.launch import recorded
 
     meta = torch.device("meta")
-    network = FusedUNet(fold(model), meta, STORAGE[precision])
+    network = FusedUNet(plan, meta, STORAGE[precision])
     with torch.inference_mode(), recorded(capability) as recording:
         x = torch.empty(images, 3, height, width, dtype=torch.float32, device=meta)
         z = torch.empty(network.draws, 1, 3, height, width, dtype=torch.float32, device=meta)
