@@ -26,8 +26,9 @@ lint: $(READY)
 	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p sprfast
 
 # Micro-benchmarks: on the CUDA device where there is one, else in Triton's interpreter, whose times mean nothing.
+# Before a change: make bench ARGS=--benchmark-save=before; after it: make bench ARGS="--benchmark-compare --benchmark-compare-fail=median:10%".
 bench: $(READY)
-	$(BIN)/python -m pytest bench/micro
+	$(BIN)/python -m pytest bench/micro $(ARGS)
 
 # What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs NumPy < 2.4.
 test-oldest-triton:

@@ -31,11 +31,12 @@ setup(
         "matplotlib>=3.9",
         "typer>=0.15",
         "rich>=13",
+        "jinja2>=3.1",
     ],
     extras_require={
         "demo": ["scikit-image>=0.25"],
         "triton": [TRITON],
-        "bench": ["pytest-benchmark>=5"],
+        "bench": ["pytest-benchmark>=5", "mlcommons-loadgen>=6", "nvidia-ml-py>=12"],
         "peers": [
             "onnx>=1.23",
             "onnxscript>=0.7",
@@ -50,6 +51,7 @@ setup(
             TRITON,
             "pytest>=8",
             "pytest-benchmark>=5",
+            "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "ruff==0.17.6",

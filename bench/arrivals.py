@@ -21,6 +21,8 @@ SPIN = 1e-3  # seconds before a due time in which the clock is watched: sleep is
 TICK = 1e-9  # seconds: rounding of a sum of times
 RATE_PRECISION = 1.05  # ratio of an invalid to a valid rate at which the search ends
 LEAST_QUERIES = 20  # of a Server trial
+LEAST_BOUNDS = 10.0  # latency bounds that a Server trial lasts: in a shorter one a growing queue would not show
+TRIALS = 10  # of a Server search, about
 
 
 class Clock(Protocol):
@@ -119,13 +121,14 @@ def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds:
     Args:
         bound: seconds.
         start: queries a second that the search begins with.
-        seconds: of one trial, which has at least `LEAST_QUERIES` queries.
+        seconds: of one trial, which lasts at least `LEAST_BOUNDS` latency bounds and has at least `LEAST_QUERIES` queries.
         most: queries that the system answers in one call.
 
     Returns:
         Plain figures; `queries_per_s` is null if even a hundredth of `start` is too much.
     """
     trials: list[dict[str, Any]] = []
+    seconds = max(seconds, LEAST_BOUNDS * bound)
 
     def holds(rate: float) -> bool:
         queries = max(LEAST_QUERIES, math.ceil(rate * seconds))
@@ -139,6 +142,11 @@ def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds:
     few = min(trial["queries"] for trial in trials)
     note = f"at least {few} queries a trial" + ("; below 100 the p99 is the slowest" if few < 100 else "")
     return {"queries_per_s": rate, "bound_ms": 1e3 * bound, "most_in_a_call": most, "trials": trials, "note": note}
+
+
+def search_seconds(bound: float, start: float, seconds: float) -> float:
+    """About how long `server` takes with these arguments."""
+    return TRIALS * max(seconds, LEAST_BOUNDS * bound, LEAST_QUERIES / start)
 
 
 def highest_rate(holds: Callable[[float], bool], start: float) -> float | None:

@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sprfast.bench import timing
-from sprfast.bench.peers import Maps
+from sprfast.bench.work import Answer, Work
 
 SAMPLED = 3  # queries a scenario whose outputs are compared, at most
 SHARE = 0.2  # of the queries, until so many are
@@ -27,29 +26,33 @@ class Outputs:
     """Compares outputs of timed queries with untimed ones, for one candidate over all scenarios.
 
     Args:
-        maps: the candidate.
+        work: what the candidate does.
+        answer: the candidate.
         seed: chooses the queries.
     """
 
-    def __init__(self, maps: Maps, seed: int = 0) -> None:
-        self._maps = maps
+    def __init__(self, work: Work, answer: Answer, seed: int = 0) -> None:
+        self._work, self._answer = work, answer
         self._random = random.Random(seed)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Sequence[int], Any] | None = None
         self._compared: dict[str, int] = {}
         self._equal = True
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The candidate's maps, remembered until the next call."""
-        self._last = self._maps(x)
-        return self._last
+    def __call__(self, indices: Sequence[int]) -> Any:
+        """The candidate's answer for these samples, remembered until the next call."""
+        returned = self._answer(self._work.take(indices))
+        self._last = indices, returned
+        return returned
 
-    def after(self, scenario: str, query: Callable[[], Tensor]) -> None:
+    def after(self, scenario: str) -> None:
         """To be called after a timed query, outside of the time: perhaps do it again and compare bit for bit."""
         done = self._compared.get(scenario, 0)
         if self._last is None or done == SAMPLED or (done and self._random.random() > SHARE):
             return
-        timed = [part.clone() for part in self._last]  # the next call may write into them
-        self._equal &= all(map(torch.equal, timed, self._maps(query())))
+        indices, returned = self._last
+        timed = {name: value.clone() for name, value in self._work.results(returned).items()}  # the next call may write into them
+        again = self._work.results(self._answer(self._work.take(indices)))
+        self._equal &= all(torch.equal(timed[name], again[name]) for name in timed)
         self._compared[scenario] = done + 1
 
     def result(self) -> dict[str, Any]:
@@ -57,22 +60,22 @@ class Outputs:
         return {"compared": sum(self._compared.values()), "passed": self._equal}
 
 
-def repeated(maps: Maps, samples: Tensor, seconds: float) -> dict[str, Any] | None:
+def repeated(work: Work, answer: Answer, seconds: float) -> dict[str, Any] | None:
     """Time of distinct images over that of one image repeated, the two taking turns; None for fewer than two images.
 
     Args:
-        samples: (N, 3, H, W).
+        work: what the candidate does.
+        answer: the candidate.
         seconds: for both; `ROUNDS` rounds are made whatever they cost.
     """
-    if samples.shape[0] < 2:
+    if len(work) < 2:
         return None
 
     def distinct(index: int) -> object:
-        first = 1 + index % (samples.shape[0] - 1)
-        return maps(samples[first : first + 1])
+        return answer(work.take([1 + index % (len(work) - 1)]))
 
-    calls = {"distinct": distinct, "repeated": lambda index: maps(samples[:1])}
-    measured = list(timing.rounds(calls, samples.device, seconds, ROUNDS))
+    calls = {"distinct": distinct, "repeated": lambda index: answer(work.take([0]))}
+    measured = list(timing.rounds(calls, work.device, seconds, ROUNDS))
     ratios = [times["distinct"] / times["repeated"] for times in measured]
     quartiles = {f"p{q}": timing.percentile(ratios, q) for q in (25, 50, 75)}
     return {"ratio": quartiles, "rounds": len(measured), "allowed": ALLOWED, "passed": quartiles["p25"] <= ALLOWED}

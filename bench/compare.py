@@ -10,12 +10,8 @@ independent and cannot see what differs from one run to the next. The allowed re
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-import reprlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +20,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench import cases, scenarios
+from sprfast.bench import scenarios
 from sprfast.errors import InputError
 
 RESAMPLES = 4000
@@ -34,24 +30,7 @@ FEWEST_ROUNDS = 5  # of a bootstrap: with fewer, its percentiles are the extreme
 Array = npt.NDArray[np.float64]
 
 _SCENARIOS = {scenario.key: scenario.name for scenario in scenarios.ALL}
-_FIELDS: dict[tuple[str, ...], type] = {
-    ("complete",): bool,
-    ("environment",): dict,
-    ("model", "sha256"): str,
-    ("model", "network"): dict,
-    ("model", "schedule"): dict,
-    ("input", "height"): int,
-    ("input", "width"): int,
-    ("input", "samples"): int,
-    ("device",): str,
-    ("timed",): str,
-    ("baseline",): str,
-    ("candidates",): dict,
-}
-_KINDS = {bool: "true or false", dict: "an object", str: "a string", int: "a whole number", list: "a list", float: "a number"}
-_SECONDS = (1e-12, 1e12)  # beyond any query; keeps every ratio finite
-_WANTED = "give a report that `sprfast bench` of this version wrote"
-_VOLATILE = ("date_utc", "load_average")  # never the same twice; the table tells them apart from what differs
+_VOLATILE = ("date_utc", "load_average", "cpu_mhz", "clocks_mhz")  # never the same twice; the table tells them apart from what differs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,26 +92,6 @@ class Comparison:
             remark = _remark(row, self.regression)
             result.add_row(Text(row.candidate), _SCENARIOS[row.scenario], _short(row.speed), interval, counts, remark)
         return result
-
-
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The report in a file, with all that `compare` needs in it.
-
-    Raises:
-        InputError: the file is missing, is not JSON, has another schema version than this sprfast writes,
-            or a field of it is missing or no good; the message names file and field.
-    """
-    try:
-        report = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}); {_WANTED}") from error
-    try:
-        _validate(report)
-    except InputError as error:
-        raise InputError(f"{path}: {error}; {_WANTED}") from None
-    return report  # type: ignore[no-any-return]
 
 
 def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed: int = 0) -> Comparison:
@@ -299,12 +258,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
-    environment = {name: value for name, value in report["environment"].items() if name not in _VOLATILE}
-    return {**environment, "device": report["device"], "model sha256": report["model"]["sha256"][:12], "input": report["input"]}
+    given = {name: report[name] for name in ("device", "driver", "input")}
+    return {**report["environment"], **given, "model sha256": report["model"]["sha256"][:12]}
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
+        if name in _VOLATILE:
+            continue
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
@@ -314,56 +275,3 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _run(report: dict[str, Any]) -> str:
     environment = report["environment"]
     return f"{environment.get('date_utc')}, load {environment.get('load_average')} at the start"
-
-
-def _validate(report: Any) -> None:
-    version = _field(report, ("schema_version",), int)
-    if version != cases.SCHEMA_VERSION:
-        raise InputError(f"schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION}")
-    for path, kind in _FIELDS.items():
-        _field(report, path, kind)
-    for name in report["candidates"]:
-        _validate_candidate(report, name)
-    for name, entry in report["candidates"].items():
-        _validate_turns(entry, report["candidates"].get(report["baseline"]), name)
-
-
-def _validate_candidate(report: dict[str, Any], name: str) -> None:
-    given = ("candidates", name)
-    for key, kind in (("status", str), ("precision", str), ("tolerance", float)):
-        _field(report, (*given, key), kind)
-    for check in _field(report, (*given, "parity"), dict, null=True) or ():
-        _field(report, (*given, "parity", check, "passed"), bool)
-    for key in _SCENARIOS:
-        if _field(report, (*given, key), dict, null=True) is None:
-            continue
-        _field(report, (*given, key, "rounds"), bool)
-        seconds = _field(report, (*given, key, "seconds"), list)
-        least, most = _SECONDS
-        wrong = [value for value in seconds if type(value) not in {int, float} or not least < value < most]
-        if wrong or not seconds:
-            shown = reprlib.repr(wrong[0]) if wrong else "an empty list"
-            raise InputError(f"{'.'.join((*given, key, 'seconds'))}: {shown} is not allowed, only positive numbers, at least one")
-
-
-def _validate_turns(entry: dict[str, Any], baseline: dict[str, Any] | None, name: str) -> None:
-    """In rounds, entry i of every candidate is of round i."""
-    for key in _SCENARIOS:
-        if baseline and entry[key] and baseline[key] and entry[key]["rounds"]:
-            counts = [len(each[key]["seconds"]) for each in (entry, baseline)]
-            if counts[0] != counts[1]:
-                raise InputError(f"candidates.{name}.{key}.seconds: {counts[0]} rounds, but the baseline has {counts[1]}")
-
-
-def _field(document: Any, path: tuple[str, ...], kind: type, *, null: bool = False) -> Any:
-    """The value at `path`, of type `kind`, or null where that is allowed."""
-    value = document
-    for depth, name in enumerate(path):
-        if not isinstance(value, dict) or name not in value:
-            raise InputError(f"{'.'.join(path[: depth + 1])}: is missing")
-        value = value[name]
-    kinds = {int, float} if kind is float else {kind}  # not bool, which is an int too
-    good = (null and value is None) or (type(value) in kinds and (kind is not float or math.isfinite(value)))
-    if not good:
-        raise InputError(f"{'.'.join(path)}: {reprlib.repr(value)} is not allowed, only {_KINDS[kind]}{' or null' if null else ''}")
-    return value

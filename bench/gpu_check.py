@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sprfast import devices, environment
-from sprfast.bench import gpu_report, report
+from sprfast.bench import gpu_report, report_file
 from sprfast.errors import InputError, SprfastError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,13 +95,13 @@ def check(folder: Path, dry_run: bool, minutes: float) -> int:
         "minutes": minutes,
         "steps": [],
     }
-    report.write(document, folder / "summary.json")
+    report_file.write(document, folder / "summary.json")
     for name, share in SHARES.items():
         limit = min(share * 60.0 * minutes, deadline - time.monotonic())
         document["steps"].append(_run(name, folder, dry_run, limit))
-        report.write(document, folder / "summary.json")
+        report_file.write(document, folder / "summary.json")
     document |= gpu_report.summary(folder)
-    report.write(document, folder / "summary.json")
+    report_file.write(document, folder / "summary.json")
     gpu_report.show(document)
     return int(any(each["status"] == "failed" for each in document["steps"]))
 
@@ -117,7 +117,7 @@ def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
     size = (scale.size, scale.size)
 
     def save(document: dict[str, Any]) -> None:
-        report.write(document, folder / f"{name}.json")
+        report_file.write(document, folder / f"{name}.json")
 
     problems: list[str] = []
     if name == "operators":

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast import backends, scoring, sde, unet
+from sprfast.backends.eager import EagerBackend
 from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
 Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
+# (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network alone.
+Network = Callable[[Tensor], Tensor]
 BASELINE = "published"
 # Relative errors of the maps that a candidate may have, by the precision of its convolutions.
 TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
@@ -31,6 +34,9 @@ class Candidate:
     description: str
     build: Callable[[Model, Sequence[Tensor], torch.device], Maps]  # model and its noise (one (K, 1, 3, H, W) a level), on the device
     precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
+    # model, times (D,) of the draws, device; None where the network cannot be run apart from what surrounds it
+    network: Callable[[Model, Tensor, torch.device], Network] | None = None
+    ours: bool = False  # one of our backends
 
 
 def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
@@ -71,6 +77,32 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
     return maps
 
 
+def plain_network(model: Model, times: Tensor, device: torch.device, memory_format: torch.memory_format) -> Network:
+    """The network of `plain`: all draws of all images in one batch."""
+    network = _network(model, device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    times = times.to(device)
+
+    @torch.inference_mode()
+    def scores(x: Tensor) -> Tensor:
+        return network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0])).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+
+    return scores
+
+
+def published_network(model: Model, times: Tensor, device: torch.device) -> Network:
+    """The network of `published`: one pass a draw. Its output, divided by std, is multiplied again for comparison."""
+    network = _network(model, device)
+    _split_swish(network)
+    levels = [(torch.full((1,), float(t), device=device), sde.std(float(t))) for t in times]
+
+    @torch.no_grad()
+    def scores(x: Tensor) -> Tensor:
+        draws = zip(levels, x.unbind(1), strict=True)
+        return torch.stack([network(images, t.expand(images.shape[0])) * std for (t, std), images in draws], dim=1)
+
+    return scores
+
+
 def published_tf32(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
     """`published` with PyTorch's default for cuDNN, which the script does not change: convolutions may be TensorFloat-32."""
     inner = published(model, noise, device)
@@ -80,6 +112,17 @@ def published_tf32(model: Model, noise: Sequence[Tensor], device: torch.device) 
             return inner(x)
 
     return maps
+
+
+def published_tf32_network(model: Model, times: Tensor, device: torch.device) -> Network:
+    """The network of `published_tf32`."""
+    inner = published_network(model, times, device)
+
+    def scores(x: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+            return inner(x)
+
+    return scores
 
 
 def bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device, compiler: Callable[..., Any] | None = None) -> Maps:
@@ -141,6 +184,21 @@ def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Seq
     return build
 
 
+def eager_network(model: Model, times: Tensor, device: torch.device) -> Network:
+    """The network of our backend eager: on a CPU image by image, on CUDA all at once and without TensorFloat-32."""
+    network = EagerBackend(model, device).network
+    times = times.to(device)
+
+    @torch.inference_mode()
+    def scores(x: Tensor) -> Tensor:
+        if device.type == "cpu":
+            return torch.stack([network.scaled_score(draws, times) for draws in x])
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0])).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+
+    return scores
+
+
 class _Swish(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(x)
@@ -163,13 +221,15 @@ CANDIDATES = (
         "the published pipeline: float32, contiguous, one pass a draw, x * sigmoid(x), division and multiplication by std, "
         "upsampling and 31x31 average pooling",
         published,
+        network=published_network,
     ),
     Candidate(
         "channels_last",
         "the plain definition: network in channels-last, all draws in one batch",
         functools.partial(plain, memory_format=torch.channels_last),
+        network=functools.partial(plain_network, memory_format=torch.channels_last),
     ),
-    Candidate("eager", "sprfast, backend eager", backend("eager")),
+    Candidate("eager", "sprfast, backend eager", backend("eager"), network=eager_network, ours=True),
 )
 
 
@@ -181,14 +241,14 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
     if device.type != "cuda":
         return CANDIDATES
     defaults = [
-        dataclasses.replace(CANDIDATES[0], build=published_tf32, precision="tf32"),
+        dataclasses.replace(CANDIDATES[0], build=published_tf32, network=published_tf32_network, precision="tf32"),
         dataclasses.replace(CANDIDATES[1], precision="tf32"),
         CANDIDATES[2],
     ]
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     names = [name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None]
     kernels = [
-        Candidate(f"{name}_{precision}", f"sprfast, backend {name}, {precision}", backend(name, precision), precision)
+        Candidate(f"{name}_{precision}", f"sprfast, backend {name}, {precision}", backend(name, precision), precision, ours=True)
         for name in names
         for precision in precisions
     ]

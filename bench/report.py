@@ -1,46 +1,38 @@
-"""A bench report as a file and as a table.
-
-A report is what `cases.run` returns: plain JSON values, `schema_version` first. For each candidate
-it has `status` ("measured", "failed" where its maps are not the definition's, "unavailable" with the
-reason, "not measured" where the run was interrupted before), the times of building and of the first calls, `parity`, and for
-each scenario the figures or null.
-"""
+"""A bench report, as `report_file` has it, as tables in a terminal."""
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from sprfast import files
+from sprfast.bench import drivers, recommend
 
-
-def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the report as JSON.
-
-    Raises:
-        InputError: the file cannot be written; an old file stays as it was.
-    """
-    files.write_bytes(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+_SCENARIOS = ("offline", "single_stream", "multi_stream", "line", "server")  # in the order of the notes
+_SETUP = ("build_s", "first_image_s", "first_batch_s")
 
 
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal, in tables of one line a candidate; fits 80 columns."""
-    return Group(_streams(report), _by_the_clock(report), *_notes(report))
+    return Group(_streams(report), _by_the_clock(report), _hardware(report), recommend.table(report), *_notes(report))
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """One sentence for each candidate with wrong maps or a failed audit."""
+    """One sentence for each candidate with wrong maps or a failed audit, and for a period that is not held."""
     found = []
     for name, entry in report["candidates"].items():
         if entry["status"] == "failed":
             found.append(f"{name}: its maps are not the definition's (tolerance {entry['tolerance']:g}), so it has no speed")
         failed = [audit for audit, result in (entry["audits"] or {}).items() if result and not result["passed"]]
         found += [f"{name}: FAILED the audit {audit.replace('_', ' ')}" for audit in failed]
+    chosen = report["recommendation"]
+    if chosen and chosen["candidate"] is None:
+        found.append(chosen["reason"])
+    if chosen and chosen["line"] and chosen["line"]["late"] + chosen["line"]["dropped"]:
+        found.append(f"the recommended setting did NOT keep a period of {chosen['period_ms']:.4g} ms on the line's clock")
     return found
 
 
@@ -52,7 +44,7 @@ def _streams(report: dict[str, Any]) -> Table:
     headings = ("Offline\nimages/s", f"x {baseline}\n(min-max)", "Single\np50 ms", "Stream\np90 ms", "\np99 ms", "relative\nerror")
     result = _empty(headings, title)
     for name, entry in report["candidates"].items():
-        result.add_row(name, *_offline(entry, baseline), *_single_stream(entry), _error(entry))
+        result.add_row(_name(name, entry), *_offline(entry, baseline), *_single_stream(entry), _error(entry))
     return result
 
 
@@ -65,8 +57,23 @@ def _by_the_clock(report: dict[str, Any]) -> Table:
         cells.append("-" if server is None else "none" if server["queries_per_s"] is None else f"{server['queries_per_s']:.4g}")
         cells += [str(line[key]) for key in ("late", "dropped", "frames")] if line else ["-"] * 3
         cells += [f"{line[key]:.4g}" for key in ("p99_ms", "jitter_ms")] if line else ["-"] * 2
-        result.add_row(name, *cells)
+        result.add_row(_name(name, entry), *cells)
     return result
+
+
+def _hardware(report: dict[str, Any]) -> Table:
+    headings = ("build\ns", "first\nimage s", "\nbatch s", "% of\nmatmul", "\ncopy", "memory\nMiB", "energy\nJ/image")
+    result = _empty(headings, None)
+    for name, entry in report["candidates"].items():
+        found = entry["hardware"] or {}
+        figures = [entry[key] for key in _SETUP] + [found.get(key) for key in ("percent_of_matmul", "percent_of_copy")]
+        figures += [(found.get("peak_memory_mib") or {}).get("allocated"), found.get("joules_per_image")]
+        result.add_row(_name(name, entry), *("-" if value is None else f"{value:.3g}" for value in figures))
+    return result
+
+
+def _name(name: str, entry: dict[str, Any]) -> Text:
+    return Text(name, style={"failed": "strike", "unavailable": "dim"}.get(entry["status"], ""))
 
 
 def _empty(headings: tuple[str, ...], title: str | None) -> Table:
@@ -80,7 +87,7 @@ def _empty(headings: tuple[str, ...], title: str | None) -> Table:
 def _offline(entry: dict[str, Any], baseline: str) -> tuple[str, str]:
     figures = entry["offline"]
     if figures is None:
-        return (entry["status"] if entry["status"] in ("failed", "unavailable") else "-"), "-"
+        return {"failed": "struck out", "unavailable": "unavailable"}.get(entry["status"], "-"), "-"
     ratio = figures[f"ratio_to_{baseline}"]
     relative = "-" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
     return f"{figures['images_per_s']:.4g}", relative
@@ -96,37 +103,32 @@ def _single_stream(entry: dict[str, Any]) -> tuple[str, str, str]:
 def _error(entry: dict[str, Any]) -> str:
     if entry["parity"] is None:
         return "-"
-    errors = [check[name][norm] for check in entry["parity"].values() for name in ("error_map", "anomaly_map") for norm in check[name]]
+    results = [result for check in entry["parity"].values() for name, result in check.items() if name != "passed"]
+    errors = [error for result in results for error in result.values()]
     return "not finite" if None in errors else f"{max(errors):.1e}"
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    machine, entries = report["environment"], report["candidates"]
+    machine, entries = report["environment"], report["candidates"].values()
     device = machine["devices"][report["device"]]["name"]
     notes = [f"{device}, {machine['torch_threads']} threads, load {machine['load_average']} at the start"]
-    notes.append(f"images: {report['input']['images']}")
-    notes += failures(report)
-    for name, entry in entries.items():
-        if entry["reason"]:
-            notes.append(f"{name}: {entry['status']}, {entry['reason']}")
-        if entry["first_batch_s"] is not None:
-            times = " / ".join(f"{entry[key]:.3g}" for key in ("build_s", "first_image_s", "first_batch_s"))
-            notes.append(f"{name}: build / first image / first batch {times} s")
-    offline = [entry["offline"] for entry in entries.values() if entry["offline"]]
+    notes += [f"timed: {report['timed']}", f"images: {report['input']['images']}", *failures(report)]
+    notes += [f"{name}: {entry['status']}, {entry['reason']}" for name, entry in report["candidates"].items() if entry["reason"]]
+    first = {key: next((entry[key] for entry in entries if entry[key]), None) for key in drivers.KEYS}
+    offline, single_stream, multi_stream, line, server = (first[scenario] for scenario in _SCENARIOS)
     if offline:
-        notes.append(f"Offline: median of {offline[0]['queries']} queries of {offline[0]['samples_per_query']} images")
-    single_stream = [entry["single_stream"] for entry in entries.values() if entry["single_stream"]]
+        notes.append(f"Offline: median of {offline['queries']} queries of {offline['samples_per_query']} images")
     if single_stream:
-        notes.append(f"SingleStream: {single_stream[0]['note']}")
-    multi_stream = [entry["multi_stream"] for entry in entries.values() if entry["multi_stream"]]
+        notes.append(f"SingleStream: {single_stream['note']}")
     if multi_stream:
-        notes.append(f"MultiStream, 8 images a query: {multi_stream[0]['note']}")
-    lines = [entry["line"] for entry in entries.values() if entry["line"]]
-    if lines:
-        notes.append(f"Line: a frame every {lines[0]['period_ms']:.4g} ms, late after {lines[0]['deadline_ms']:.4g} ms from its trigger")
-    servers = [entry["server"] for entry in entries.values() if entry["server"]]
-    if servers:
-        notes.append(f"Server: highest Poisson rate with p99 within {servers[0]['bound_ms']:.4g} ms; {servers[0]['note']}")
-    elif lines:
-        notes.append("Server: not measured, a search takes longer than the time for a scenario")
+        notes.append(f"MultiStream, 8 images a query: {multi_stream['note']}")
+    if line:
+        notes.append(f"Line: a frame every {line['period_ms']:.4g} ms, late after {line['deadline_ms']:.4g} ms from its trigger")
+        notes.append(_server_note(server))
     return [*notes, report["note"]]
+
+
+def _server_note(server: dict[str, Any] | None) -> str:
+    if server is None:
+        return "Server: not measured, a search takes longer than the time for a scenario"
+    return f"Server: highest Poisson rate with p99 within {server['bound_ms']:.4g} ms; {server['note']}"

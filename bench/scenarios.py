@@ -11,10 +11,9 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from sprfast.bench import timing
-from sprfast.bench.peers import Maps
 
 MULTI_STREAM_SAMPLES = 8  # of a query
 NOTE = "MLPerf-style, not an MLPerf result"
@@ -27,23 +26,25 @@ class Scenario:
     name: str  # MLPerf's
     key: str  # in a report
     minimum_rounds: int
-    query: Callable[[Tensor, int], Tensor]  # samples (N, 3, H, W) and the number of the query to images (B, 3, H, W)
+    query: Callable[[int, int], Sequence[int]]  # number of samples and of the query, to the indices of its samples
     figures: Callable[[Sequence[float], int], dict[str, Any]]  # seconds of every query and N to figures
 
-    def rounds(self, candidates: Mapping[str, Maps], samples: Tensor, seconds: float) -> Iterator[timing.Round]:
+    def rounds(
+        self, answers: Mapping[str, Callable[[Sequence[int]], object]], samples: int, device: torch.device, seconds: float
+    ) -> Iterator[timing.Round]:
         """Interleaved rounds; in each, every candidate answers the same query.
 
         Args:
-            candidates: by name.
-            samples: (N, 3, H, W), on the device that the candidates run on.
+            answers: the candidates by name; each is given the indices of the samples of a query.
+            samples: how many there are.
+            device: that the candidates run on.
             seconds: time for all candidates together.
         """
 
-        def answering(maps: Maps) -> Callable[[int], object]:
-            return lambda index: maps(self.query(samples, index))
+        def answering(answer: Callable[[Sequence[int]], object]) -> Callable[[int], object]:
+            return lambda index: answer(self.query(samples, index))
 
-        calls = {name: answering(maps) for name, maps in candidates.items()}
-        return timing.rounds(calls, samples.device, seconds, self.minimum_rounds)
+        return timing.rounds({name: answering(answer) for name, answer in answers.items()}, device, seconds, self.minimum_rounds)
 
     def summary(self, measured: Sequence[timing.Round], name: str, baseline: str, samples: int) -> dict[str, Any]:
         """The figures of candidate `name`, with its speed relative to `baseline`."""
@@ -51,17 +52,16 @@ class Scenario:
         return self.figures(seconds, samples) | {"rounds": True, f"ratio_to_{baseline}": timing.ratio(measured, baseline, name)}
 
 
-def _one_sample(samples: Tensor, index: int) -> Tensor:
-    first = index % samples.shape[0]
-    return samples[first : first + 1]
+def _one_sample(samples: int, index: int) -> Sequence[int]:
+    return [index % samples]
 
 
-def _eight_samples(samples: Tensor, index: int) -> Tensor:
-    return samples[[(MULTI_STREAM_SAMPLES * index + i) % samples.shape[0] for i in range(MULTI_STREAM_SAMPLES)]]
+def _eight_samples(samples: int, index: int) -> Sequence[int]:
+    return [(MULTI_STREAM_SAMPLES * index + i) % samples for i in range(MULTI_STREAM_SAMPLES)]
 
 
-def _all_samples(samples: Tensor, index: int) -> Tensor:
-    return samples
+def _all_samples(samples: int, index: int) -> Sequence[int]:
+    return range(samples)
 
 
 def _latency(seconds: Sequence[float], samples: int) -> dict[str, Any]:

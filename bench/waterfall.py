@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sprfast import environment, scoring
-from sprfast.bench import peers, scenarios, timing
+from sprfast.bench import hardware, peers, scenarios, timing
 from sprfast.bench.operators import Save
 from sprfast.bench.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.model_file import Model
@@ -159,7 +158,7 @@ def _built(
     entry: dict[str, Any],
 ) -> Maps | None:
     """The candidate, warmed up and checked; None if its maps are wrong."""
-    before = _held(x.device)
+    before = hardware.held(x.device)
     entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, x.device), x.device)
     entry["first_call_s"], given = timing.timed(functools.partial(maps, x), x.device)
     entry["parity"] = parity((given[0][ends], given[1][ends]), truth, TOLERANCES[candidate.precision])
@@ -167,7 +166,8 @@ def _built(
         entry |= {"status": "failed", "reason": "its maps are not the definition's"}
         return None
     maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
-    entry["memory"] = _memory(maps, x, before)
+    peak = hardware.peak_memory(functools.partial(maps, x), x.device, before)
+    entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
     return maps
 
 
@@ -182,27 +182,6 @@ def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance
         found[name] = None if difference is None else float(difference.norm() / expected.double().norm())
     passed = all(error is not None and error <= tolerance for error in found.values())
     return {"relative_rms": found, "tolerance": tolerance, "passed": passed}
-
-
-def _held(device: torch.device) -> tuple[int, int]:
-    """Bytes allocated and reserved on a CUDA device, after what is not used was given back; zeros on a CPU."""
-    if device.type != "cuda":
-        return 0, 0
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-
-
-def _memory(maps: Maps, x: Tensor, before: tuple[int, int]) -> dict[str, float] | None:
-    """Peaks of one warm call, above what was held before the candidate was built: weights, workspace and graphs count."""
-    if x.device.type != "cuda":
-        return None
-    _held(x.device)
-    torch.cuda.reset_peak_memory_stats(x.device)
-    maps(x)
-    torch.cuda.synchronize(x.device)
-    peaks = torch.cuda.max_memory_allocated(x.device), torch.cuda.max_memory_reserved(x.device)
-    return {f"{name}_mib": (peak - held) / 2**20 for name, peak, held in zip(("allocated", "reserved"), peaks, before, strict=True)}
 
 
 def _add_figures(entries: dict[str, dict[str, Any]], images: int, floor: float | None) -> None:

@@ -293,45 +293,6 @@ def parity_table(report: Report) -> Table:
     return table
 
 
-def bench(
-    path: Path,
-    size: int | None,
-    batch: int,
-    seconds: float,
-    device: str | None,
-    output: Path | None,
-    period: float | None = None,
-    bound: float | None = None,
-    libraries: bool = False,
-) -> dict[str, Any]:
-    """The bench report, also written to `output`; with `libraries`, beside other inference libraries."""
-    from sprfast import devices
-    from sprfast.bench import cases, peers, report
-
-    model = model_file.load(path)
-    candidates = peers.candidates(devices.resolve(device))
-    if libraries:
-        from sprfast.bench.libraries import CANDIDATES
-
-        candidates += CANDIDATES
-    with console.counter("measuring") as on_progress:
-        document = cases.run(
-            model,
-            size=size,
-            batch=batch,
-            seconds=seconds,
-            period=period,
-            bound=bound,
-            device=device,
-            candidates=candidates,
-            on_progress=on_progress,
-        )
-    if output:
-        report.write(document, output)
-        console.say(f"report: {output}")
-    return document
-
-
 def describe(model: Model, path: Path) -> dict[str, Any]:
     """Everything a model file holds but the weights."""
     return {

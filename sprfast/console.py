@@ -55,12 +55,17 @@ def seconds(text: str) -> float:
 
 
 @contextlib.contextmanager
-def counter(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; call what it yields with (done, total)."""
+def counter(description: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; call what it yields with (done, total), and what is going on where that changes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True) as progress:
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
         task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+        def update(done: int, total: int, what: str = description) -> None:
+            progress.update(task, completed=done, total=total, description=what)
+
+        yield update
 
 
 @contextlib.contextmanager

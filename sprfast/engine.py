@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sprfast import backends, images, model_file
+from sprfast.backends import Backend
 from sprfast.config import Precision
 from sprfast.errors import InputError
 from sprfast.images import ChannelOrder
@@ -74,13 +75,23 @@ def load(
 
 
 class Engine:
-    """Scores images with one model on one backend; safe to call from several threads."""
+    """Scores images with one model on one backend; safe to call from several threads.
+
+    Args:
+        model: what is computed.
+        backend: "auto", one of `backends.NAMES`, or an object that computes this model's maps, with a device of its own.
+        device: as in `load`, for a backend given by name.
+        precision: as in `load`, for a backend given by name.
+
+    Raises:
+        BackendError: the backend or device cannot run here.
+    """
 
     def __init__(
-        self, model: Model, backend: str = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
+        self, model: Model, backend: str | Backend = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
     ) -> None:
         self.model = model
-        self._backend = backends.create(backend, model, device, precision)
+        self._backend = backends.create(backend, model, device, precision) if isinstance(backend, str) else backend
         self._noise = functools.lru_cache(maxsize=8)(self._noise_bank)
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 import sprfast
+from sprfast.errors import BackendError
 
 _GIB = 2**30
 
@@ -37,6 +40,7 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
         "platform": platform.platform(),
         "cpu": _cpu_name(),
+        "cpu_mhz": _cpu_mhz(),  # now, mean of the cores
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -56,6 +60,29 @@ def version(package: str) -> str | None:
         return None
 
 
+@contextlib.contextmanager
+def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """The module `pynvml`, ready, and its handle of a CUDA device, to ask the driver of NVIDIA.
+
+    The device is found by its UUID: indices of CUDA and of the driver differ under CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        BackendError: nvidia-ml-py is not installed, or the driver does not answer, here or in the body.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        raise BackendError("nvidia-ml-py is not installed: run pip install 'sprfast[bench]'") from None
+    try:
+        pynvml.nvmlInit()
+        try:
+            yield pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise BackendError(f"the driver of {device} does not answer by NVML: {error}") from error
+
+
 def _all_devices() -> list[torch.device]:
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
 
@@ -69,16 +96,45 @@ def _describe_device(device: torch.device) -> dict[str, Any]:
         "memory_gib": round(properties.total_memory / _GIB, 1),
         "compute_capability": f"{properties.major}.{properties.minor}",
         "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        **_from_driver(device),
+    }
+
+
+def _from_driver(device: torch.device) -> dict[str, Any]:
+    def asked(question: Callable[[Any, Any], Any]) -> Any:
+        try:
+            with nvml(device) as (library, handle):
+                return question(library, handle)
+        except BackendError:
+            return None
+
+    def clock(kind: str) -> Any:
+        return asked(lambda library, handle: library.nvmlDeviceGetClockInfo(handle, getattr(library, kind)))
+
+    return {
+        "driver": asked(lambda library, handle: library.nvmlSystemGetDriverVersion()),
+        "power_limit_w": asked(lambda library, handle: library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),  # from milliwatts
+        "clocks_mhz": {"sm": clock("NVML_CLOCK_SM"), "memory": clock("NVML_CLOCK_MEM")},  # now: of an idle device they are low
     }
 
 
 def _cpu_name() -> str | None:
+    names = _cpu_info("model name")
+    return names[0] if names else platform.processor() or platform.machine() or None
+
+
+def _cpu_mhz() -> int | None:
+    clocks = [float(value) for value in _cpu_info("cpu MHz")]
+    return round(sum(clocks) / len(clocks)) if clocks else None
+
+
+def _cpu_info(field: str) -> list[str]:
+    """What Linux says of each core; nothing elsewhere, or where the processor has no such field."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or None
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    except OSError:
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
 
 
 def _memory_gib() -> float | None:

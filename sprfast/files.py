@@ -42,6 +42,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     _sync_folder(target.parent)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether `atomic_write` could begin.
+
+    Raises:
+        InputError: the file could not be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: cannot be written (it is a folder)")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """`atomic_write` of a whole content."""
     with atomic_write(path) as stream:

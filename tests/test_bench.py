@@ -12,7 +12,7 @@ from rich.console import Console
 
 import sprfast.bench
 from sprfast import backends, environment, scoring, unet
-from sprfast.bench import cases, peers, report, scenarios, timing
+from sprfast.bench import cases, peers, report, report_file, scenarios, timing, work
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def document(model):
-    return cases.run(model, batch=3, seconds=0.05, device="cpu")
+    return cases.run(model, cases.Options(batch=3, seconds=0.05, device="cpu"))
 
 
 def _rendered(document, width=80):
@@ -79,19 +79,17 @@ def test_ratio_is_the_median_of_the_ratios_within_each_round():
 
 
 def test_single_stream_sends_one_sample_a_query_and_offline_all_of_them():
-    samples = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 3, 16, 16)
     seen = []
     for scenario in (scenarios.SINGLE_STREAM, scenarios.OFFLINE):
         seen.append([])
-        rounds = scenario.rounds({"A": lambda x: seen[-1].append(x[:, 0, 0, 0].tolist())}, samples, seconds=1e-9)
+        rounds = scenario.rounds({"A": lambda indices: seen[-1].append(list(indices))}, 3, CPU, seconds=1e-9)
         assert len(list(rounds)) == scenario.minimum_rounds
-    assert seen == [[[0.0], [1.0], [2.0]], [[0.0, 1.0, 2.0]] * 3]
+    assert seen == [[[0], [1], [2]], [[0, 1, 2]] * 3]
 
 
 def test_multi_stream_sends_eight_samples_a_query_in_turn():
-    samples = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 3, 16, 16)
-    assert scenarios.MULTI_STREAM.query(samples, 0)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert scenarios.MULTI_STREAM.query(samples, 1)[:, 0, 0, 0].tolist() == [2, 0, 1, 2, 0, 1, 2, 0]
+    assert scenarios.MULTI_STREAM.query(3, 0) == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert scenarios.MULTI_STREAM.query(3, 1) == [2, 0, 1, 2, 0, 1, 2, 0]
 
 
 def test_early_stopping_is_an_upper_bound_that_short_runs_lack():
@@ -128,8 +126,9 @@ def test_every_candidate_computes_the_definition(model, candidate, size):
     network = unet.from_weights(model.network, model.weights)
     with torch.no_grad():
         errors = scoring.error_map(network, x, model.schedule, noise)
-        truth = errors, scoring.anomaly_map(errors)
-    check = cases.parity(candidate.build(model, noise, CPU)(x), truth, 1e-4)
+        truth = {"error_map": errors, "anomaly_map": scoring.anomaly_map(errors)}
+    given = dict(zip(truth, candidate.build(model, noise, CPU)(x), strict=True))
+    check = work.parity(given, truth, 1e-4)
     assert check["passed"]
     assert max(check["error_map"].values()) < 1e-5
 
@@ -142,7 +141,7 @@ def test_building_the_peers_leaves_the_model_as_it_was(model):
 
 
 def test_report_has_figures_environment_and_parity_of_every_candidate(model, document):
-    assert document["schema_version"] == 3
+    assert document["schema_version"] == 4
     assert document["complete"] is True
     assert document["note"] == "MLPerf-style, not an MLPerf result"
     assert document["model"]["sha256"] == model.sha256
@@ -163,11 +162,11 @@ def test_report_has_figures_environment_and_parity_of_every_candidate(model, doc
 def test_report_survives_json_and_is_replaced_whole(document, tmp_path):
     path = tmp_path / "report.json"
     path.write_text("old")
-    report.write(document, path)
+    report_file.write(document, path)
     assert json.loads(path.read_text()) == document
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(InputError, match="cannot be written"):
-        report.write(document, tmp_path / "absent" / "report.json")
+        report_file.write(document, tmp_path / "absent" / "report.json")
 
 
 def test_table_fits_a_terminal_and_shows_every_figure(document):
@@ -193,7 +192,7 @@ def test_table_fits_a_terminal_and_shows_every_figure(document):
     ],
 )
 def test_wrong_maps_get_no_speed(model, change):
-    document = cases.run(model, batch=2, seconds=0.01, device="cpu", candidates=[peers.CANDIDATES[0], _wrong(change)])
+    document = cases.run(model, cases.Options(batch=2, seconds=0.01, device="cpu"), candidates=[peers.CANDIDATES[0], _wrong(change)])
     wrong, right = document["candidates"]["wrong"], document["candidates"]["published"]
     assert wrong["status"] == "failed"
     assert wrong["offline"] is None
@@ -202,12 +201,12 @@ def test_wrong_maps_get_no_speed(model, change):
     assert document["complete"]
     json.dumps(document, allow_nan=False)
     line = next(line for line in _rendered(document).splitlines() if line.strip().startswith("wrong "))
-    assert "failed" in line
+    assert "struck out" in line
 
 
 def test_without_the_baseline_there_is_speed_but_no_ratio(model):
     broken = dataclasses.replace(_wrong(lambda errors, anomalies: (-errors, anomalies)), name="published")
-    document = cases.run(model, batch=1, seconds=0.01, device="cpu", candidates=[broken, peers.CANDIDATES[2]])
+    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[broken, peers.CANDIDATES[2]])
     assert document["candidates"]["eager"]["offline"]["ratio_to_published"] is None
     assert document["candidates"]["eager"]["offline"]["images_per_s"] > 0
     _rendered(document)
@@ -216,25 +215,26 @@ def test_without_the_baseline_there_is_speed_but_no_ratio(model):
 def test_interrupt_while_measuring_leaves_a_partial_report(model, tmp_path):
     calls = []
 
-    def interrupt(done, total):
-        calls.append((done, total))
-        if len(calls) == 2:
+    def interrupt(done, total, what):
+        calls.append(what)
+        if calls.count("SingleStream") == 3:  # once before the first round
             raise KeyboardInterrupt
 
-    document = cases.run(model, batch=2, seconds=30.0, device="cpu", on_progress=interrupt)
+    document = cases.run(model, cases.Options(batch=2, seconds=30.0, device="cpu"), on_progress=interrupt)
     assert document["complete"] is False
     for entry in document["candidates"].values():
         assert entry["single_stream"]["queries"] == 2
         assert entry["offline"] is None
     assert "INTERRUPTED" in _rendered(document)
-    report.write(document, tmp_path / "report.json")
+    report_file.write(document, tmp_path / "report.json")
 
 
 def test_interrupt_while_building_leaves_a_partial_report(model):
     def build(model, noise, device):
         raise KeyboardInterrupt
 
-    document = cases.run(model, batch=1, device="cpu", candidates=[*peers.CANDIDATES[:1], peers.Candidate("slow", "for the test", build)])
+    candidates = [*peers.CANDIDATES[:1], peers.Candidate("slow", "for the test", build)]
+    document = cases.run(model, cases.Options(batch=1, device="cpu"), candidates=candidates)
     assert document["complete"] is False
     assert [entry["status"] for entry in document["candidates"].values()] == ["not measured", "not measured"]
     assert document["candidates"]["published"]["parity"]["batch"]["passed"]
@@ -243,10 +243,13 @@ def test_interrupt_while_building_leaves_a_partial_report(model):
 
 def test_progress_counts_up_to_the_time_of_all_scenarios(model):
     seen = []
-    cases.run(model, batch=1, seconds=0.3, device="cpu", on_progress=lambda done, total: seen.append((done, total)))
-    assert {total for _, total in seen} == {5}
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert all(0 <= done <= 5 for done, _ in seen)
+    options = cases.Options(batch=1, seconds=0.3, device="cpu")
+    cases.run(model, options, on_progress=lambda done, total, what: seen.append((done, total, what)))
+    assert {total for _, total, _ in seen} == {6}
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+    assert all(0 <= done <= 6 for done, *_ in seen)
+    assert [what for *_, what in seen][:3] == ["building published", "building channels_last", "building eager"]
+    assert {"SingleStream", "MultiStream", "Offline", "Line and Server, eager"} <= {what for *_, what in seen}
 
 
 @pytest.mark.parametrize(
@@ -262,19 +265,19 @@ def test_progress_counts_up_to_the_time_of_all_scenarios(model):
 )
 def test_options_out_of_range_are_input_errors(model, options, message):
     with pytest.raises(InputError, match=message):
-        cases.run(model, **{"device": "cpu"} | options)
+        cases.run(model, cases.Options(**{"device": "cpu"} | options))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_a_driver_is_a_backend_error(model):
     with pytest.raises(BackendError, match="cuda"):
-        cases.run(model, device="cuda")
+        cases.run(model, cases.Options(device="cuda"))
 
 
 def test_bench_leaves_torch_as_it_was(model):
     threads, grad, tf32 = torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cudnn.allow_tf32
     state = torch.get_rng_state()
-    cases.run(model, batch=1, seconds=0.01, device="cpu")
+    cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"))
     assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.backends.cudnn.allow_tf32) == (threads, grad, tf32)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -314,7 +317,8 @@ def test_a_candidate_that_cannot_run_here_is_listed_with_the_reason(model):
     def build(model, noise, device):
         raise BackendError("nosuch is not installed")
 
-    document = cases.run(model, batch=1, seconds=0.01, device="cpu", candidates=[peers.CANDIDATES[2], peers.Candidate("nosuch", "", build)])
+    candidates = [peers.CANDIDATES[2], peers.Candidate("nosuch", "", build)]
+    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=candidates)
     entry = document["candidates"]["nosuch"]
     assert (entry["status"], entry["reason"], entry["offline"]) == ("unavailable", "nosuch is not installed", None)
     assert document["candidates"]["eager"]["status"] == "measured"

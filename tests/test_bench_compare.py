@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from sprfast.bench import cases, compare, peers, report, scenarios
+from sprfast.bench import cases, compare, peers, report_file, scenarios
 from sprfast.errors import InputError
 
 NAMES = {scenario.key: scenario.name for scenario in scenarios.ALL}
@@ -38,6 +38,7 @@ def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
         "input": {"height": 192, "width": 192, "samples": 16},
         "device": "cpu",
         "timed": "tensor to map",
+        "driver": "rounds",
         "baseline": "published",
         "candidates": candidates,
     }
@@ -326,11 +327,11 @@ def test_table_says_when_there_is_no_regression_and_takes_no_name_for_markup(pai
 
 def test_a_report_is_read_as_it_was_written(tmp_path, pair):
     path = tmp_path / "report.json"
-    report.write(pair[0], path)
-    assert compare.load(path) == pair[0]
+    report_file.write(pair[0], path)
+    assert report_file.load(path) == pair[0]
     pair[0]["candidates"]["eager"] |= {"status": "not measured", "parity": None, **dict.fromkeys(KEYS)}
-    report.write(pair[0], path)
-    assert compare.load(str(path)) == pair[0]
+    report_file.write(pair[0], path)
+    assert report_file.load(str(path)) == pair[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b'{"schema_version": 1' + b"0" * 5000 + b"}"])
@@ -338,14 +339,14 @@ def test_what_is_not_json_is_refused(tmp_path, content):
     path = tmp_path / "old.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"old\.json: is not JSON"):
-        compare.load(path)
+        report_file.load(path)
 
 
 def test_a_missing_file_a_folder_and_a_document_that_is_no_object_are_refused(tmp_path):
     (tmp_path / "old.json").write_text("[1]")
     for path, message in (("absent.json", "cannot be read"), (".", "cannot be read"), ("old.json", "schema_version: is missing")):
         with pytest.raises(InputError, match=f"{(tmp_path / path).name}: {message}"):
-            compare.load(tmp_path / path)
+            report_file.load(tmp_path / path)
 
 
 REQUIRED = (
@@ -360,17 +361,17 @@ REQUIRED = (
 def test_a_missing_field_and_one_of_another_kind_are_named(tmp_path, pair, path):
     for value, message in (("1e-4" if path.endswith("tolerance") else -0.5, r"[.a-z0-9]*: "), (..., ": is missing")):
         change(pair[0], path, value)
-        report.write(pair[0], tmp_path / "old.json")
+        report_file.write(pair[0], tmp_path / "old.json")
         with pytest.raises(InputError, match=rf"old\.json: {path}{message}"):
-            compare.load(tmp_path / "old.json")
+            report_file.load(tmp_path / "old.json")
 
 
 @pytest.mark.parametrize("version", [1, cases.SCHEMA_VERSION - 1, cases.SCHEMA_VERSION + 1])
 def test_another_schema_version_is_refused_and_both_are_named(tmp_path, pair, version):
     pair[0]["schema_version"] = version
-    report.write(pair[0], tmp_path / "old.json")
+    report_file.write(pair[0], tmp_path / "old.json")
     with pytest.raises(InputError, match=rf"old\.json: schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION};"):
-        compare.load(tmp_path / "old.json")
+        report_file.load(tmp_path / "old.json")
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, -math.inf, True, None, "0.1", [], 10**400, 1e-300])
@@ -378,22 +379,22 @@ def test_a_time_that_is_no_positive_number_is_named(tmp_path, pair, value):
     pair[0]["candidates"]["eager"]["offline"]["seconds"][7] = value
     (tmp_path / "old.json").write_text(json.dumps(pair[0]))
     with pytest.raises(InputError, match=r"old\.json: candidates\.eager\.offline\.seconds: .* is not allowed, only positive numbers"):
-        compare.load(tmp_path / "old.json")
+        report_file.load(tmp_path / "old.json")
 
 
 def test_no_times_and_rounds_that_do_not_pair_are_named(tmp_path, pair):
     for seconds, message in (([], "an empty list is not allowed"), ([0.1] * 29, "29 rounds, but the baseline has 30")):
         document = copy.deepcopy(pair[0])
         document["candidates"]["eager"]["offline"]["seconds"] = seconds
-        report.write(document, tmp_path / "old.json")
+        report_file.write(document, tmp_path / "old.json")
         with pytest.raises(InputError, match=rf"old\.json: candidates\.eager\.offline\.seconds: {message}"):
-            compare.load(tmp_path / "old.json")
+            report_file.load(tmp_path / "old.json")
 
 
 def test_two_runs_of_the_same_code_are_no_regression(small_model, tmp_path):
     for name in ("old.json", "new.json"):
-        document = cases.run(small_model, batch=2, seconds=0.5, device="cpu", candidates=peers.CANDIDATES[::2])
-        report.write(document, tmp_path / name)
-    found = compare.compare(compare.load(tmp_path / "old.json"), compare.load(tmp_path / "new.json"), regression=0.3)
+        document = cases.run(small_model, cases.Options(batch=2, seconds=0.5, device="cpu"), candidates=peers.CANDIDATES[::2])
+        report_file.write(document, tmp_path / name)
+    found = compare.compare(report_file.load(tmp_path / "old.json"), report_file.load(tmp_path / "new.json"), regression=0.3)
     assert found.regressions == []
     assert len(found.rows) == 2 * len(KEYS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sprfast import unet
-from sprfast.bench import cases, libraries, peers
+from sprfast.bench import libraries, peers, work
 from sprfast.bench.libraries import graph
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError
@@ -15,10 +15,10 @@ from sprfast.noise import noise_bank
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CANDIDATES = {candidate.name: candidate for candidate in libraries.CANDIDATES}
 RUNNERS = {
-    "onnxruntime": libraries.OnnxRuntime,
-    "openvino": libraries.OpenVino,
-    "ncnn": libraries.Ncnn,
-    "mnn": libraries.Mnn,
+    "onnxruntime": lambda *given: libraries.OnnxRuntime(graph.maps_graph(*given)),
+    "openvino": lambda *given: libraries.OpenVino(graph.maps_graph(*given)),
+    "ncnn": libraries.NcnnMaps,
+    "mnn": lambda *given: libraries.Mnn(graph.maps_graph(*given)),
 }
 
 
@@ -38,40 +38,40 @@ def _needs(name):
         pytest.skip(reason)
 
 
-def _images(size):
-    return torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
-
-
-def _check(name, model, size):
-    """Maps of one and of three images are the definition's, one image's the same alone and among others."""
-    noise = noise_bank(model.schedule, size, size, model.noise_seed)
-    before, x = model.sha256, _images(size)
-    truth = peers.plain(model, noise, CPU, torch.contiguous_format)(x)
-    maps = CANDIDATES[name].build(model, noise, CPU)
-    many, single = maps(x), maps(x[1:2])
-    check = cases.parity(many, truth, peers.TOLERANCES[CANDIDATES[name].precision])
+def _check(name, model, timed, size):
+    """Results of one and of three images are the definition's, one image's the same alone and among others."""
+    pixels = torch.rand(3, 3, size, size + 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    done = work.WORKS[timed](model, work.Images(pixels, "random"), CPU)
+    before = model.sha256
+    answer = done.build(CANDIDATES[name])
+    truth = done.truth(range(3))
+    many, single, again = (done.results(answer(done.take(indices))) for indices in (range(3), [1], range(3)))
+    check = work.parity(many, truth, peers.TOLERANCES[CANDIDATES[name].precision])
     assert check["passed"], check
-    assert max(max(errors.values()) for errors in (check["error_map"], check["anomaly_map"])) < 1e-5
-    assert all(torch.equal(a[1:2], b) for a, b in zip(many, single, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(many, maps(x), strict=True))  # nothing of the first answer was overwritten or kept
+    limit = {"maps": 1e-5, "network": 3e-5}[timed]  # maps have the noise added, which has no error
+    assert max(error for result in truth for error in check[result].values()) < limit
+    for result in truth:
+        assert torch.equal(many[result][1:2], single[result])
+        assert torch.equal(many[result], again[result])  # nothing of the first answer was overwritten or kept
     assert model.sha256 == before
 
 
-@pytest.mark.parametrize("size", [32, 35])  # 35: the decoder pads
+@pytest.mark.parametrize(("timed", "size"), [("maps", 32), ("maps", 35), ("network", 35)])  # 35: the decoder pads
 @pytest.mark.parametrize("name", RUNNERS)
-def test_library_computes_the_definition_and_leaves_nothing_behind(name, size, model, tmp_path, monkeypatch, capfd):
+def test_library_computes_the_definition_and_leaves_nothing_behind(name, timed, size, model, tmp_path, monkeypatch, capfd):
     _needs(name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    _check(name, model, size)
+    _check(name, model, timed, size)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
 
 
-def test_torch_compile_computes_the_definition(model):
+@pytest.mark.parametrize("timed", ["maps", "network"])
+def test_torch_compile_computes_the_definition(timed, model):
     _needs("torch_compile")
     # One level is half as much to compile.
     one_level = Model(model.network, Schedule((Level(1e-3, 2),)), model.preprocessing, model.weights, noise_seed=5)
-    _check("torch_compile", one_level, 32)
+    _check("torch_compile", one_level, timed, 32)
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -95,6 +95,9 @@ def test_library_that_is_not_installed_is_listed_with_what_to_install(name, modu
     assert "pip install 'sprfast[peers]'" in reason
     with pytest.raises(BackendError) as raised:
         CANDIDATES[name].build(model, noise_bank(model.schedule, 32, 32, 0), CPU)
+    assert str(raised.value) == reason
+    with pytest.raises(BackendError) as raised:
+        CANDIDATES[name].network(model, graph.draw_times(model.schedule), CPU)
     assert str(raised.value) == reason
 
 

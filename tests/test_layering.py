@@ -25,7 +25,7 @@ LAYERS = (
     ("parity", "evaluation"),
     ("bench",),
     ("console",),
-    ("commands", "kernel_report"),
+    ("commands", "bench_commands", "kernel_report"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -8,19 +8,21 @@ is built, and the files of the conversion are deleted again.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from sprfast.bench.libraries.graph import Graph, maps_graph, network_graph
 from sprfast.bench.libraries.mnn import Mnn
-from sprfast.bench.libraries.ncnn import Ncnn
+from sprfast.bench.libraries.ncnn import Ncnn, NcnnMaps
 from sprfast.bench.libraries.onnxruntime import OnnxRuntime
 from sprfast.bench.libraries.openvino import OpenVino
-from sprfast.bench.libraries.torch_compile import TorchCompile, compiler_missing
-from sprfast.bench.peers import Candidate, Maps
+from sprfast.bench.libraries.torch_compile import compiled_maps, compiled_network, compiler_missing
+from sprfast.bench.peers import Candidate, Maps, Network
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
@@ -34,14 +36,14 @@ _MODULES: dict[str, tuple[str, ...]] = {
 
 
 class Runner(Protocol):
-    """One model in one library, for images of the noise's size, with the threads that torch has when it is made."""
+    """A graph in one library, for inputs of one shape, with the threads that torch has when it is made."""
 
     threads: int  # as the library itself tells
 
-    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None: ...
-
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, 3, H, W) float32 to the error map (1, 1, H, W) and the anomaly map (1, 1, 256, 256)."""
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Float32 to float32: (1, 3, H, W) to the error map (1, 1, H, W) and the anomaly map (1, 1, 256, 256), or the D draws of
+        an image (D, 3, H, W) to the network's undivided output of the same shape.
+        """
         ...
 
 
@@ -55,31 +57,71 @@ def unavailable(name: str, device: torch.device) -> str | None:
     return f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'" if missing else None
 
 
-def _candidate(name: str, description: str, runner: type[Runner]) -> Candidate:
-    """A candidate whose `build` raises BackendError with the reason where the library cannot run."""
+def _candidate(
+    name: str,
+    description: str,
+    maps_runner: Callable[[Model, Sequence[Tensor]], Runner],
+    network_runner: Callable[[Model, Tensor, Sequence[int]], Runner],
+) -> Candidate:
+    """A candidate whose `build` and `network` raise BackendError with the reason where the library cannot run.
+
+    Args:
+        maps_runner: given a model and its noise.
+        network_runner: given a model, the times (D,) of the draws and the shape (D, 3, H, W). As the shape is
+            known with the first images, that call converts the network.
+    """
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-        reason = unavailable(name, device)
-        if reason:
-            raise BackendError(reason)
-        run = runner(model, noise)
+        _require(name, device)
+        run = maps_runner(model, noise)
 
         @torch.inference_mode()
         def maps(x: Tensor) -> tuple[Tensor, Tensor]:
             if device.type == "cuda":
-                return run(x)
-            errors, anomalies = zip(*(run(x[i : i + 1]) for i in range(len(x))), strict=True)
-            return torch.cat(errors), torch.cat(anomalies)
+                errors, anomaly_maps = run(x)
+                return errors, anomaly_maps
+            parts = zip(*(run(image[None]) for image in x), strict=True)
+            errors, anomaly_maps = map(torch.cat, parts)
+            return errors, anomaly_maps
 
         return maps
 
-    return Candidate(name, description, build)
+    def network(model: Model, times: Tensor, device: torch.device) -> Network:
+        _require(name, device)
+        runner = functools.cache(functools.partial(network_runner, model, times.to(device)))
+
+        def scores(x: Tensor) -> Tensor:
+            run = runner(x.shape[1:])
+            with torch.inference_mode():
+                if device.type == "cuda":
+                    return run(x.flatten(0, 1))[0].view_as(x)
+                return torch.stack([run(draws)[0] for draws in x])
+
+        return scores
+
+    return Candidate(name, description, build, network=network)
+
+
+def _of_graph(name: str, description: str, runner: Callable[[Graph], Runner]) -> Candidate:
+    def maps_runner(model: Model, noise: Sequence[Tensor]) -> Runner:
+        return runner(maps_graph(model, noise))
+
+    def network_runner(model: Model, times: Tensor, shape: Sequence[int]) -> Runner:
+        return runner(network_graph(model, times, shape))
+
+    return _candidate(name, description, maps_runner, network_runner)
+
+
+def _require(name: str, device: torch.device) -> None:
+    reason = unavailable(name, device)
+    if reason:
+        raise BackendError(reason)
 
 
 CANDIDATES = (
-    _candidate("torch_compile", "torch.compile of the plain definition in channels-last, default mode", TorchCompile),
-    _candidate("onnxruntime", "onnxruntime, CPU provider, one graph from image to maps", OnnxRuntime),
-    _candidate("openvino", "OpenVINO, CPU plugin, latency hint, one graph from image to maps", OpenVino),
-    _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", Ncnn),
-    _candidate("mnn", "MNN, high precision, one graph from image to maps", Mnn),
+    _candidate("torch_compile", "torch.compile of the plain definition in channels-last, default mode", compiled_maps, compiled_network),
+    _of_graph("onnxruntime", "onnxruntime, CPU provider, an image with all its draws in one graph", OnnxRuntime),
+    _of_graph("openvino", "OpenVINO, CPU plugin, latency hint, an image with all its draws in one graph", OpenVino),
+    _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),
+    _of_graph("mnn", "MNN, high precision, an image with all its draws in one graph", Mnn),
 )

@@ -1,15 +1,16 @@
-"""The network with everything fixed folded into constants, as modules and as an ONNX file, and what converters need."""
+"""What the libraries run, as modules with everything fixed folded into constants and as ONNX files, and what converters need."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import logging
 import os
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast import scoring, sde, unet
+from sprfast.config import Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
-INPUT, OUTPUTS = "image", ("error_map", "anomaly_map")  # names in the ONNX file
+INPUT = "input"  # name in the ONNX file
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """What a library is given."""
+
+    module: nn.Module
+    example: Tensor  # an input; all have its shape
+    outputs: tuple[str, ...]  # names in the ONNX file
 
 
 class FixedNetwork(nn.Module):
@@ -60,14 +71,13 @@ class ImageMaps(nn.Module):
     rows: Tensor  # (256, H)
     columns: Tensor  # (256, W)
 
-    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+    def __init__(self, schedule: Schedule, noise: Sequence[Tensor], network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        levels, weights = model.schedule.levels, model.schedule.weights
-        draws = [(level.t, weight / (3 * level.draws)) for level, weight in zip(levels, weights, strict=True) for _ in range(level.draws)]
-        self.network = FixedNetwork(model, torch.tensor([t for t, _ in draws]))
+        self.network = network  # of the draws: (D, 3, H, W) to (D, 3, H, W)
+        draws = [(level, weight) for level, weight in zip(schedule.levels, schedule.weights, strict=True) for _ in range(level.draws)]
         self.register_buffer("z", torch.cat([z[:, 0] for z in noise]))
-        self.register_buffer("std", torch.tensor([sde.std(t) for t, _ in draws])[:, None, None, None])
-        self.register_buffer("scale", torch.tensor([scale for _, scale in draws])[:, None, None, None])
+        self.register_buffer("std", torch.tensor([sde.std(level.t) for level, _ in draws])[:, None, None, None])
+        self.register_buffer("scale", torch.tensor([weight / (3 * level.draws) for level, weight in draws])[:, None, None, None])
         for name, size in zip(("rows", "columns"), self.z.shape[2:], strict=True):
             self.register_buffer(name, scoring.smoothing_matrix(size, self.z.device))
 
@@ -78,14 +88,31 @@ class ImageMaps(nn.Module):
         return errors, self.rows @ errors @ self.columns.mT
 
 
+def draw_times(schedule: Schedule) -> Tensor:
+    """(D,) float32: the time of every draw, those of the first level first."""
+    return torch.tensor([level.t for level in schedule.levels for _ in range(level.draws)])
+
+
+def maps_graph(model: Model, noise: Sequence[Tensor]) -> Graph:
+    """From image to maps in one graph: `ImageMaps` around `FixedNetwork`."""
+    maps = ImageMaps(model.schedule, noise, FixedNetwork(model, draw_times(model.schedule)))
+    return Graph(maps.eval(), maps.z[:1], ("error_map", "anomaly_map"))
+
+
+def network_graph(model: Model, times: Tensor, shape: Sequence[int]) -> Graph:
+    """`FixedNetwork` alone, for draws of `shape` (D, 3, H, W)."""
+    return Graph(FixedNetwork(model, times).eval(), torch.zeros(*shape), ("scaled_score",))
+
+
 @contextlib.contextmanager
-def exported(model: Model, noise: Sequence[Tensor]) -> Iterator[Path]:
-    """`ImageMaps` as an ONNX file, alone in a folder that is deleted afterwards."""
-    maps = ImageMaps(model, noise).eval()
+def exported(graph: Graph) -> Iterator[Path]:
+    """The graph as an ONNX file, alone in a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "maps.onnx")
+        path = Path(folder, "graph.onnx")
         with quiet():
-            program = torch.onnx.export(maps, (maps.z[:1],), input_names=[INPUT], output_names=OUTPUTS, dynamo=True, verbose=False)
+            program = torch.onnx.export(
+                graph.module, (graph.example,), input_names=[INPUT], output_names=graph.outputs, dynamo=True, verbose=False
+            )
             assert program is not None
             program.save(path)
         yield path

@@ -1,17 +1,15 @@
-"""The maps through MNN."""
+"""A graph through MNN."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sprfast.bench.libraries.graph import INPUT, OUTPUTS, convert, exported, quiet
-from sprfast.model_file import Model
+from sprfast.bench.libraries.graph import INPUT, Graph, convert, exported, quiet
 
 _WINOGRAD_MEMORY_LEVEL = 3  # number of the hint; its values are 0, no Winograd, to 3, all tiles
 _THREAD_NUMBER = 4  # number of the session's information, an int handed out as the bits of a float
@@ -20,8 +18,8 @@ _THREAD_NUMBER = 4  # number of the session's information, an int handed out as 
 class Mnn:
     """A session of MNN on the CPU in its high precision, without its largest Winograd tiles: they put the maps outside the tolerance."""
 
-    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
-        with exported(model, noise) as path, quiet():
+    def __init__(self, graph: Graph) -> None:
+        with exported(graph) as path, quiet():
             import MNN
 
             # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting use to MNN's makers.
@@ -31,18 +29,17 @@ class Mnn:
             self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, 2)
             self._session = self._interpreter.createSession({"backend": "CPU", "precision": "high", "numThread": torch.get_num_threads()})
         self._input = self._interpreter.getSessionInput(self._session, INPUT)
-        outputs = [self._interpreter.getSessionOutput(self._session, name) for name in OUTPUTS]
+        outputs = [self._interpreter.getSessionOutput(self._session, name) for name in graph.outputs]
         self._outputs = [(output, _mnn_tensor(np.empty(output.getShape(), np.float32))) for output in outputs]
         self.threads = int(np.float32(self._interpreter.getSessionInfo(self._session, _THREAD_NUMBER)).view(np.int32))
 
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """As `libraries.Runner`."""
-        self._input.copyFrom(_mnn_tensor(image.numpy()))
+        self._input.copyFrom(_mnn_tensor(x.numpy()))
         self._interpreter.runSession(self._session)
         for output, host in self._outputs:
             output.copyToHostTensor(host)
-        errors, anomalies = (torch.tensor(host.getNumpyData()) for _, host in self._outputs)  # its arrays do not own their memory
-        return errors, anomalies
+        return tuple(torch.tensor(host.getNumpyData()) for _, host in self._outputs)  # its arrays do not own their memory
 
 
 def _mnn_tensor(values: np.ndarray) -> Any:

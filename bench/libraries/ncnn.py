@@ -1,4 +1,4 @@
-"""The maps through ncnn."""
+"""The network through ncnn, and the maps around it by torch."""
 
 from __future__ import annotations
 
@@ -10,44 +10,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprfast import scoring, sde
-from sprfast.bench.libraries.graph import FixedNetwork, convert, quiet
+from sprfast.bench.libraries.graph import FixedNetwork, ImageMaps, convert, draw_times, quiet
 from sprfast.model_file import Model
 
 
 class Ncnn:
-    """A network of ncnn for each sigma level, converted by pnnx: Winograd on, everything of less than 32 bits off."""
+    """A network of ncnn for each time, converted by pnnx: Winograd on, everything of less than 32 bits off. One draw after the other."""
 
-    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
-        self._levels = [
-            (_ncnn(model, level.t, z[0]), sde.std(level.t), weight / (3 * level.draws), z[:, 0])
-            for level, weight, z in zip(model.schedule.levels, model.schedule.weights, noise, strict=True)
-        ]
-        self.threads: int = self._levels[0][0].opt.num_threads
+    def __init__(self, model: Model, times: Tensor, shape: Sequence[int]) -> None:
+        networks = {t: _ncnn(model, t, shape[1:]) for t in dict.fromkeys(times.tolist())}
+        self._networks = [networks[t] for t in times.tolist()]
+        self.threads: int = self._networks[0].opt.num_threads
 
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """As `libraries.Runner`."""
         import ncnn
 
-        errors = torch.zeros_like(image[:, :1])
-        for network, std, scale, draws in self._levels:
-            for x, z in zip(image + std * draws, draws, strict=True):
-                extractor = network.create_extractor()
-                extractor.input("in0", ncnn.Mat(x.numpy()))
-                f = torch.from_numpy(np.array(extractor.extract("out0")[1]))
-                errors += scale * (std * (f + z)).square().sum(0)
-        return errors, scoring.anomaly_map(errors)
+        outputs = []
+        for network, draw in zip(self._networks, x, strict=True):
+            extractor = network.create_extractor()
+            extractor.input("in0", ncnn.Mat(draw.numpy()))
+            outputs.append(torch.from_numpy(np.array(extractor.extract("out0")[1])))
+        return (torch.stack(outputs),)
 
 
-def _ncnn(model: Model, t: float, example: Tensor) -> Any:
-    """An ncnn.Net: the network at time `t`, for single images of the shape of `example` (1, 3, H, W)."""
+class NcnnMaps:
+    """`ImageMaps` around `Ncnn`."""
+
+    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+        times = draw_times(model.schedule)
+        network = Ncnn(model, times, (len(times), *noise[0].shape[2:]))
+        self._maps = ImageMaps(model.schedule, noise, lambda x: network(x)[0])
+        self.threads = network.threads
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As `libraries.Runner`."""
+        maps: tuple[Tensor, Tensor] = self._maps(x)
+        return maps
+
+
+def _ncnn(model: Model, t: float, shape: Sequence[int]) -> Any:
+    """An ncnn.Net: the network at time `t`, for single images of `shape` (3, H, W)."""
     import ncnn
     import pnnx
 
     with tempfile.TemporaryDirectory() as folder, quiet():
+        example = torch.zeros(1, *shape)
         torch.jit.trace(FixedNetwork(model, torch.tensor([t])), example).save(f"{folder}/network.pt")  # type: ignore[no-untyped-call]
-        shape = ",".join(map(str, example.shape))
-        convert([pnnx.EXEC_PATH, "network.pt", f"inputshape=[{shape}]", "fp16=0"], folder)
+        given = ",".join(map(str, example.shape))
+        convert([pnnx.EXEC_PATH, "network.pt", f"inputshape=[{given}]", "fp16=0"], folder)
         network = ncnn.Net()
         for option in dir(network.opt):
             if option.startswith(("use_fp16", "use_bf16", "use_int8")):

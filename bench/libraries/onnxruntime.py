@@ -1,29 +1,25 @@
-"""The maps through onnxruntime."""
+"""A graph through onnxruntime."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sprfast.bench.libraries.graph import INPUT, OUTPUTS, exported
-from sprfast.model_file import Model
+from sprfast.bench.libraries.graph import INPUT, Graph, exported
 
 
 class OnnxRuntime:
     """A session of onnxruntime's CPU provider, with all its graph optimisations."""
 
-    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+    def __init__(self, graph: Graph) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        with exported(model, noise) as path:
+        with exported(graph) as path:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.threads: int = self._session.get_session_options().intra_op_num_threads
 
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """As `libraries.Runner`."""
-        errors, anomalies = self._session.run(OUTPUTS, {INPUT: image.numpy()})
-        return torch.from_numpy(errors), torch.from_numpy(anomalies)
+        return tuple(torch.from_numpy(output) for output in self._session.run(None, {INPUT: x.numpy()}))

@@ -19,6 +19,7 @@ class EagerBackend:
     On a CPU a batch is worked off image by image: the feature maps of one image stay in the caches,
     and an image scores the same bits alone and among others. On a CUDA device the batch goes through
     as one; convolution algorithms then depend on its size, and scores agree to rounding only.
+    `network` is the network as it is run, channels-last.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
@@ -27,8 +28,8 @@ class EagerBackend:
         self.device = device
         self._schedule = model.schedule
         weights = {name: value.to(device, copy=True) for name, value in model.weights.items()}
-        self._network = unet.from_weights(model.network, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for module in self._network.modules():
+        self.network = unet.from_weights(model.network, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in self.network.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = True
 
@@ -48,7 +49,7 @@ class EagerBackend:
             # cuDNN's default is TensorFloat-32; the flag belongs to the process, so it is off for as short as possible
             cudnn = torch.backends.cudnn
             with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
-                return scoring.error_map(self._network, x, self._schedule, noise)
+                return scoring.error_map(self.network, x, self._schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
-        images = [scoring.error_map(self._network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]
+        images = [scoring.error_map(self.network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]
         return torch.cat(images)

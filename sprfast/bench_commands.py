@@ -1,0 +1,90 @@
+"""What the commands of `sprfast bench` do, between the measurements and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from sprfast import console, data, devices, files, model_file
+from sprfast.bench import cases, page, peers, report, report_file
+from sprfast.errors import InputError
+
+SECONDS = 60.0  # a scenario
+QUICK_SECONDS = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where the images come from; all None means random ones."""
+
+    images: Path | None = None  # a folder
+    data: Path | None = None  # a data set or a category, with labelled test images
+    category: str | None = None
+
+
+def run(path: Path, options: cases.Options, names: list[str] | None, sources: Sources, output: Path | None) -> dict[str, Any]:
+    """The bench report, also written to `output`, with its page beside it.
+
+    Args:
+        path: the model file.
+        options: what to measure; `paths` and `labelled` are taken from `sources`.
+        names: candidates to measure; None takes all, or ours alone for a recommendation.
+        sources: images and labelled data.
+        output: a JSON file.
+
+    Raises:
+        InputError: a name is not known, or a file cannot be used.
+    """
+    if output:
+        if output.suffix != ".json":
+            raise InputError(f"--output {output}: give a name that ends with .json; the page is written beside it as .html")
+        for each in (output, output.with_suffix(".html")):
+            files.check_writable(each)
+    model = model_file.load(path)
+    candidates = _chosen(devices.resolve(options.device), names, options.margin is not None)
+    preprocessing = dataclasses.replace(model.preprocessing, size=options.size or model.preprocessing.size)
+    paths = data.image_files([sources.images]) if sources.images else None
+    labelled = data.load_category(sources.data, sources.category, preprocessing) if sources.data else None
+    if labelled and paths is None:
+        paths = [sample.path for sample in labelled.test]
+    options = dataclasses.replace(options, paths=paths, labelled=labelled)
+    with console.counter("measuring") as on_progress:
+        document = cases.run(model, options, candidates=candidates, on_progress=on_progress)
+    if output:
+        report_file.write(document, output)
+        page.write(document, output.with_suffix(".html"))
+        console.say(f"report: {output} and {output.with_suffix('.html')}")
+    return document
+
+
+def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], RenderableType]:
+    """A report that was written before, and its table; with `page_path`, the page is written there.
+
+    Raises:
+        InputError: the file is not a report of this version, or is damaged, or the page cannot be written.
+    """
+    document = report_file.load(path)
+    try:
+        table = report.table(document)
+        if page_path:
+            page.write(document, page_path)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path}: is damaged, or not a report that `sprfast bench` wrote ({type(error).__name__}: {error})") from error
+    if page_path:
+        console.say(f"page: {page_path}")
+    return document, table
+
+
+def _chosen(device: Any, names: list[str] | None, only_ours: bool) -> tuple[peers.Candidate, ...]:
+    from sprfast.bench import libraries
+
+    known = {each.name: each for each in (*peers.candidates(device), *libraries.CANDIDATES)}
+    if names is None:
+        return tuple(each for each in known.values() if each.ours or not only_ours)
+    for name in names:
+        if name not in known:
+            raise InputError(f"--candidates: {name!r} is not known, choose from {', '.join(known)}")
+    return tuple(each for name, each in known.items() if name in names)
