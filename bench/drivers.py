@@ -16,7 +16,7 @@ KEYS = (*(scenario.key for scenario in scenarios.ALL), "line", "server")  # of a
 LINE_MARGIN = 1.25  # of the period over the slowest candidate's p90, where no period is given
 SERVER_MARGIN = 4.0  # of the latency bound over the slowest candidate's p90, where no bound is given
 LEAST_FRAMES = 10  # of a line
-SEARCH_SHARE = 2.5  # of the time for a scenario, what a Server search of one candidate may take
+SEARCH_SHARE = 4.0  # of the time for a scenario, what a Server search of one candidate may take
 
 Entries = dict[str, dict[str, Any]]  # the candidates of a report
 Tell = Callable[[int, float, str], None]  # number of the scenario, the share of it that is done, what is going on

@@ -7,6 +7,7 @@ not an MLPerf result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,13 +27,14 @@ class Scenario:
     name: str  # MLPerf's
     key: str  # in a report
     minimum_rounds: int
+    turn: int  # queries of a candidate before the next one has its turn
     query: Callable[[int, int], Sequence[int]]  # number of samples and of the query, to the indices of its samples
     figures: Callable[[Sequence[float], int], dict[str, Any]]  # seconds of every query and N to figures
 
     def rounds(
         self, answers: Mapping[str, Callable[[Sequence[int]], object]], samples: int, device: torch.device, seconds: float
     ) -> Iterator[timing.Round]:
-        """Interleaved rounds; in each, every candidate answers the same query.
+        """Interleaved rounds; in each, every candidate answers the same query. A turn begins with one sample that is not timed.
 
         Args:
             answers: the candidates by name; each is given the indices of the samples of a query.
@@ -44,7 +46,9 @@ class Scenario:
         def answering(answer: Callable[[Sequence[int]], object]) -> Callable[[int], object]:
             return lambda index: answer(self.query(samples, index))
 
-        return timing.rounds({name: answering(answer) for name, answer in answers.items()}, device, seconds, self.minimum_rounds)
+        calls = {name: answering(answer) for name, answer in answers.items()}
+        settle = {name: functools.partial(answer, [0]) for name, answer in answers.items()}
+        return timing.rounds(calls, device, seconds, self.minimum_rounds, turn=self.turn, settle=settle)
 
     def summary(self, measured: Sequence[timing.Round], name: str, baseline: str, samples: int) -> dict[str, Any]:
         """The figures of candidate `name`, with its speed relative to `baseline`."""
@@ -89,7 +93,7 @@ def _throughput(seconds: Sequence[float], samples: int) -> dict[str, Any]:
 
 
 # In the first two the next query comes when the last has been answered.
-SINGLE_STREAM = Scenario("SingleStream", "single_stream", 3, _one_sample, _latency)
-MULTI_STREAM = Scenario("MultiStream", "multi_stream", 3, _eight_samples, _latency)
-OFFLINE = Scenario("Offline", "offline", 3, _all_samples, _throughput)  # all samples in one query
+SINGLE_STREAM = Scenario("SingleStream", "single_stream", 3, 4, _one_sample, _latency)
+MULTI_STREAM = Scenario("MultiStream", "multi_stream", 3, 1, _eight_samples, _latency)
+OFFLINE = Scenario("Offline", "offline", 3, 1, _all_samples, _throughput)  # all samples in one query
 ALL = (SINGLE_STREAM, MULTI_STREAM, OFFLINE)

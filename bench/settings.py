@@ -100,19 +100,21 @@ def measure(
             have no figures and the reason.
     """
     into |= {"points": [], "failed": []}
-    calls: dict[tuple[str, int, int], Callable[[int], object]] = {}
+    calls: dict[tuple[str, int, int], Callable[[int, int], object]] = {}  # of a batch and the number of a query
     for draws in sorted({draws for _, draws in points}):
         work = kind(variant(model, draws), given, device)
         truth = work.truth([0])
         batches = [size for size, count in points if count == draws]
         for candidate in candidates:
             on_progress(0.0, f"settings: building {candidate.name}, {plural(draws, 'draw')}")
-            calls |= {(candidate.name, *point): call for point, call in _ready(work, truth, candidate, batches, draws, into["failed"])}
+            calls |= _ready(work, truth, candidate, batches, draws, into["failed"])
     order = {str(key): key for name in (each.name for each in candidates) for key in ((name, *point) for point in points) if key in calls}
+    timed = {name: functools.partial(calls[key], key[1]) for name, key in order.items()}
+    settle = {name: functools.partial(calls[key], 1, 0) for name, key in order.items()}
     measured: list[timing.Round] = []
     started = time.perf_counter()
     try:
-        for times in timing.rounds({name: calls[key] for name, key in order.items()}, device, seconds, ROUNDS):
+        for times in timing.rounds(timed, device, seconds, ROUNDS, settle=settle):
             measured.append(times)
             done = min((time.perf_counter() - started) / seconds, len(measured) / ROUNDS)
             on_progress(min(1.0, done), f"settings: {plural(len(order), 'point')}")
@@ -156,20 +158,22 @@ def plural(count: int, noun: str) -> str:
 
 def _ready(
     work: Work, truth: dict[str, Tensor], candidate: Candidate, batches: Sequence[int], draws: int, failed: list[dict[str, Any]]
-) -> Iterator[tuple[tuple[int, int], Callable[[int], object]]]:
-    """The points that can be timed; the others go to `failed`."""
+) -> dict[tuple[str, int, int], Callable[[int, int], object]]:
+    """Queries of the points that can be timed; the others go to `failed`."""
     point = {"candidate": candidate.name, "batch": None, "draws": draws}
     try:
         answer = work.build(candidate)
     except BackendError as error:
         failed.append({**point, "reason": str(error)})
-        return
+        return {}
+    ready = {}
     for batch in sorted(batches, reverse=True):  # the smaller ones then fit into the memory of the largest
         reason = _fault(work, answer, batch, truth, TOLERANCES[candidate.precision])
         if reason:
             failed.append({**point, "batch": batch, "reason": reason})
         else:
-            yield (batch, draws), functools.partial(query, work, answer, batch)
+            ready[candidate.name, batch, draws] = functools.partial(query, work, answer)
+    return ready
 
 
 def _fault(work: Work, answer: Answer, batch: int, truth: dict[str, Tensor], tolerance: float) -> str | None:

@@ -33,25 +33,42 @@ def timed(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
     return time.perf_counter() - started, outcome
 
 
-def rounds(calls: Mapping[str, Callable[[int], object]], device: torch.device, budget: float, minimum: int) -> Iterator[Round]:
+def rounds(
+    calls: Mapping[str, Callable[[int], object]],
+    device: torch.device,
+    budget: float,
+    minimum: int,
+    *,
+    turn: int = 1,
+    settle: Mapping[str, Callable[[], object]] | None = None,
+) -> Iterator[Round]:
     """Interleaved measurement A B C A B C ...: a drift of the machine hits all candidates alike.
 
-    Each round calls every candidate once, in the order given, with the number of the round. A round
-    is yielded when it is whole, so an interrupt loses only the round in progress.
+    In each round every candidate is called with the number of the round, in the order given. A round is
+    yielded when it is whole, so an interrupt loses only the rounds in progress.
 
     Args:
         calls: what to time, by candidate.
         budget: seconds; no round begins that would not fit, by the length of the last one.
         minimum: rounds that are measured whatever they cost.
+        turn: calls of a candidate before the next one has its turn; so many rounds go on at once.
+        settle: of each candidate, called untimed at the start of its turn. Threads of the candidate before
+            it may still be spinning, which can take a first call of some milliseconds to twice its time.
     """
     if not calls:
         return
     started = time.perf_counter()
-    for index in itertools.count():
+    for first in itertools.count(step=turn):
         begun = time.perf_counter()
-        yield {name: timed(functools.partial(call, index), device)[0] for name, call in calls.items()}
+        seconds: list[Round] = [{} for _ in range(turn)]
+        for name, call in calls.items():
+            if settle:
+                timed(settle[name], device)
+            for index in range(turn):
+                seconds[index][name], _ = timed(functools.partial(call, first + index), device)
+        yield from seconds
         now = time.perf_counter()
-        if index + 1 >= minimum and (now - started) + (now - begun) > budget:
+        if first + turn >= minimum and (now - started) + (now - begun) > budget:
             return
 
 

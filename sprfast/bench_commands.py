@@ -13,7 +13,7 @@ from sprfast.bench import cases, page, peers, report, report_file
 from sprfast.errors import InputError
 
 SECONDS = 60.0  # a scenario
-QUICK_SECONDS = 8.0
+QUICK_SECONDS = 15.0
 
 
 @dataclasses.dataclass(frozen=True)

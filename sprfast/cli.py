@@ -252,7 +252,7 @@ def bench_run(
     seconds: Annotated[float | None, typer.Option(help="Time for each scenario, over all candidates.  [default: 60]")] = None,
     period: Annotated[str | None, typer.Option(help="Of Line, for example 100ms.  [default: 1.25 x the slowest candidate's p90]")] = None,
     latency_bound: Annotated[str | None, typer.Option(help="Of Server's p99.  [default: 4 x the slowest candidate's p90]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="8 seconds for each scenario instead of 60.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="15 seconds for each scenario instead of 60.")] = False,
     candidates: Annotated[str | None, typer.Option(help="Names with commas, as in the report.  [default: all]")] = None,
     timed: Annotated[str, typer.Option(help="network; maps: from tensor to map; file: from image file to verdict.")] = "maps",
     images: Annotated[Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")] = None,

@@ -169,9 +169,10 @@ def test_every_point_does_its_own_work_once_before_the_rounds(small_model, given
     measured(small_model, given, [spy], [(1, 2), (2, 2), (1, 4)])
     assert [each for each in seen if isinstance(each, int)] == [2, 4]  # one build a number of draws
     sizes = [each[:2] for each in seen if isinstance(each, tuple)]
-    assert sizes == [(2, 2), (1, 2), (1, 4)] + [(1, 2), (2, 2), (1, 4)] * settings.ROUNDS
+    turns = [(1, 2), (1, 2), (1, 2), (2, 2), (1, 4), (1, 4)]  # each begins with one image that is not timed
+    assert sizes == [(2, 2), (1, 2), (1, 4)] + turns * settings.ROUNDS
     first = given.pixels[:, 0, 0, 0].tolist()
-    assert [each[2] for each in seen[-3 * settings.ROUNDS :: 3]] == [first[index % 3] for index in range(settings.ROUNDS)]
+    assert [each[2] for each in seen[1 - 6 * settings.ROUNDS :: 6]] == [first[index % 3] for index in range(settings.ROUNDS)]
 
 
 @pytest.mark.parametrize(
