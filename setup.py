@@ -7,6 +7,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
+LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'"  # where it has wheels
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 setup(
@@ -32,11 +33,12 @@ setup(
         "typer>=0.15",
         "rich>=13",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
     ],
     extras_require={
         "demo": ["scikit-image>=0.25"],
         "triton": [TRITON],
-        "bench": ["pytest-benchmark>=5", "mlcommons-loadgen>=6", "nvidia-ml-py>=12"],
+        "bench": ["pytest-benchmark>=5", LOADGEN, "nvidia-ml-py>=12"],
         "peers": [
             "onnx>=1.23",
             "onnxscript>=0.7",
@@ -51,7 +53,7 @@ setup(
             TRITON,
             "pytest>=8",
             "pytest-benchmark>=5",
-            "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            LOADGEN,
             "pytest-timeout>=2.3",
             "hypothesis>=6.100",
             "ruff==0.17.6",

@@ -14,7 +14,6 @@ from sprfast.bench.page_template import HTML
 from sprfast.bench.plots import Series, number, shortest
 from sprfast.bench.settings import plural
 
-_OPTIONAL = ("driver", "ceilings", "settings", "recommendation")  # a report may lack them
 _STEPS = ("channels_last",)  # of the waterfall, between the baseline and our backends
 _EARLY_STOPPING = (
     "The bound is the smallest latency seen that the percentile exceeds with a probability of at most 1 %, as MLPerf's early stopping: "
@@ -73,7 +72,6 @@ def render(document: dict[str, Any]) -> str:
     """
     import jinja2
 
-    document = dict.fromkeys(_OPTIONAL) | document
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     given, machine, entries = document["input"], document["environment"], document["candidates"]
     draws = plural(sum(level["draws"] for level in document["model"]["schedule"]["levels"]), "draw")
@@ -237,12 +235,12 @@ def _by_the_clock(entries: Entries) -> list[Part]:
 
 
 def _conditions(document: dict[str, Any]) -> list[Part]:
-    run = {key: document[key] for key in ("schema_version", "device", "work", "seconds_per_scenario", "baseline")}
-    driver, model = document["driver"] or "not stated", document["model"]
+    run = {key: document[key] for key in ("schema_version", "device", "work", "driver", "seconds_per_scenario", "baseline")}
+    model = document["model"]
     levels = [f"t = {level['t']:g}: {plural(level['draws'], 'draw')}, weight {level['weight']:g}" for level in model["schedule"]["levels"]]
     schedule = {**model["schedule"], "levels": "; ".join(levels)}
     return [
-        Part("Run", page_tables.facts({**run, "driver": driver, **document["input"]})),
+        Part("Run", page_tables.facts({**run, **document["input"]})),
         Part("Model", page_tables.facts({**model, "schedule": schedule})),
         Part("Scenarios", page_tables.facts(dict(DEFINITIONS))),
         Part("Candidates", page_tables.facts({name: entry["description"] for name, entry in document["candidates"].items()})),

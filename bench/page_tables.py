@@ -49,7 +49,7 @@ class Table:
 def measured(entries: Entries, key: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Name, entry and figures `key` of the candidates that have them; one with wrong maps has none, whatever the report holds."""
     for name, entry in entries.items():
-        if entry["status"] == "measured" and entry.get(key):
+        if entry["status"] == "measured" and entry[key]:
             yield name, entry, entry[key]
 
 
@@ -96,7 +96,7 @@ def notes(document: dict[str, Any]) -> list[str]:
 def setting_notes(settings: dict[str, Any] | None) -> list[str]:
     """The points that could not be timed with the reason, and what the sweeps are."""
     found = []
-    for row in settings.get("failed", ()) if settings else ():
+    for row in settings["failed"] if settings else ():
         call = "" if row["batch"] is None else f", {plural(row['batch'], 'image')} a call"
         found.append(f"{row['candidate']}, {plural(row['draws'], 'draw')}{call}: left out, {row['reason']}")
     if settings and "note" in settings:

@@ -166,7 +166,7 @@ def _ready(
     except BackendError as error:
         failed.append({**point, "reason": str(error)})
         return {}
-    ready = {}
+    ready: dict[tuple[str, int, int], Callable[[int, int], object]] = {}
     for batch in sorted(batches, reverse=True):  # the smaller ones then fit into the memory of the largest
         reason = _fault(work, answer, batch, truth, TOLERANCES[candidate.precision])
         if reason:

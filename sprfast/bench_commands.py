@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import RenderableType
 
 from sprfast import console, data, devices, files, model_file
@@ -78,10 +79,10 @@ def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], Renderable
     return document, table
 
 
-def _chosen(device: Any, names: list[str] | None, only_ours: bool) -> tuple[peers.Candidate, ...]:
+def _chosen(device: torch.device, names: list[str] | None, only_ours: bool) -> tuple[peers.Candidate, ...]:
     from sprfast.bench import libraries
 
-    known = {each.name: each for each in (*peers.candidates(device), *libraries.CANDIDATES)}
+    known = {each.name: each for each in (*peers.candidates(device), *libraries.candidates(device))}
     if names is None:
         return tuple(each for each in known.values() if each.ours or not only_ours)
     for name in names:

@@ -112,6 +112,8 @@ def test_torch_compile_without_a_compiler_says_so(model, monkeypatch):
 def test_all_libraries_are_listed_and_but_for_torch_compile_run_on_the_cpu_only():
     assert list(CANDIDATES) == ["torch_compile", *RUNNERS]
     assert {candidate.precision for candidate in CANDIDATES.values()} == {"float32"}
+    on_cuda = {each.name: each.precision for each in libraries.candidates(CUDA)}
+    assert on_cuda == {**dict.fromkeys(RUNNERS, "float32"), "torch_compile": "tf32"}
     for name in RUNNERS:
         assert libraries.unavailable(name, CUDA) == f"{name} is measured on the CPU only, not on cuda:0"
 

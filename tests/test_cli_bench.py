@@ -109,6 +109,16 @@ def test_show_prints_the_table_of_a_report_and_writes_its_page(run, written, tmp
     assert json.loads(run("show", written, "--json")[1]) == report_file.load(written)
 
 
+@pytest.mark.parametrize("document", ["README.md", "bench/RESULTS.md"])
+def test_the_published_table_is_what_the_command_prints(run, monkeypatch, document):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("show", ROOT / "bench" / "results" / "xeon-2core-192.json")
+    text = (ROOT / document).read_text()
+    table = next(block for block in text.split("```") if "candidate      images/s" in block)
+    printed = [line.rstrip() for line in out.splitlines()]
+    assert [line for line in table.splitlines() if line not in printed] == []
+
+
 def test_show_refuses_a_damaged_report_in_one_line(run, written, tmp_path):
     document = json.loads(written.read_text())
     del document["environment"]["devices"]

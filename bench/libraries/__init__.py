@@ -8,6 +8,7 @@ is built, and the files of the conversion are deleted again.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -125,3 +126,10 @@ CANDIDATES = (
     _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),
     _of_graph("mnn", "MNN, high precision, an image with all its draws in one graph", Mnn),
 )
+
+
+def candidates(device: torch.device) -> tuple[Candidate, ...]:
+    """`CANDIDATES`; torch.compile runs with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions."""
+    if device.type != "cuda":
+        return CANDIDATES
+    return tuple(dataclasses.replace(each, precision="tf32") if each.name == "torch_compile" else each for each in CANDIDATES)
