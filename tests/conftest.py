@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast import threshold
+from sprfast import cli, model_file, threshold
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.model_file import Model
 from sprfast.unet import ScoreUNet
@@ -57,3 +58,24 @@ def pictures(tmp_path_factory):
         contrast = 0.25 * (index + 1)
         PIL.Image.fromarray((random.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(path)
     return paths
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sprfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def model_path(small_model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model_file.save(path, small_model)
+    return path

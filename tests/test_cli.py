@@ -13,32 +13,11 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast import backends, cli, console, model_file
+from sprfast import backends, console, model_file
 from sprfast.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--batch-size", "2", "--workers", "0"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sprfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def model_path(small_model, tmp_path):
-    path = tmp_path / "model.safetensors"
-    model_file.save(path, small_model)
-    return path
 
 
 @pytest.fixture

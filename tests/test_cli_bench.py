@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sprfast import bench_commands, cli, model_file
+from sprfast import bench_commands, model_file
 from sprfast.bench import cases, drivers, peers, report, report_file
 
 ROOT = Path(__file__).parent.parent
@@ -18,24 +18,9 @@ FEW = ["--candidates", "published,eager", "--batch", "2", "--device", "cpu"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(run):
     """Run a bench command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sprfast", "bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def model_path(small_model, tmp_path):
-    path = tmp_path / "model.safetensors"
-    model_file.save(path, small_model)
-    return path
+    return lambda *arguments: run("bench", *arguments)
 
 
 @pytest.fixture(scope="module")
