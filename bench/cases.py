@@ -36,7 +36,7 @@ class Options:
 
     size: int | None = None  # pixels at the network's input; None takes the model's
     batch: int = 16  # images of an Offline query
-    seconds: float = 30.0  # for each scenario, over all candidates; a few rounds are measured whatever they cost
+    seconds: float = 60.0  # for each scenario, over all candidates; a few rounds are measured whatever they cost
     period: float | None = None  # of Line, in seconds; None takes 1.25 times the slowest candidate's SingleStream p90
     bound: float | None = None  # of Server's p99, in seconds; None takes 4 times that p90
     device: str | torch.device | None = None  # as in `devices.resolve`

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench import scenarios
+from sprfast.bench import recommend, report, scenarios
 from sprfast.bench.plots import number, shortest
 from sprfast.bench.settings import plural
 
@@ -95,13 +95,7 @@ def notes(document: dict[str, Any]) -> list[str]:
 
 def setting_notes(settings: dict[str, Any] | None) -> list[str]:
     """The points that could not be timed with the reason, and what the sweeps are."""
-    found = []
-    for row in settings["failed"] if settings else ():
-        call = "" if row["batch"] is None else f", {plural(row['batch'], 'image')} a call"
-        found.append(f"{row['candidate']}, {plural(row['draws'], 'draw')}{call}: left out, {row['reason']}")
-    if settings and "note" in settings:
-        found.append(settings["note"])
-    return found
+    return [*map(recommend.left_out, settings["failed"]), settings["note"]] if settings else []
 
 
 def parity(entries: Entries) -> Table | None:
@@ -245,11 +239,7 @@ def _kind(entry: dict[str, Any]) -> str:
 
 
 def _largest(entry: dict[str, Any]) -> str:
-    if not entry["parity"]:
-        return NONE
-    results = [result for check in entry["parity"].values() for name, result in check.items() if name != "passed"]
-    errors = [error for result in results for error in result.values()]
-    return _error(None if None in errors else max(errors))
+    return _error(report.largest_error(entry["parity"])) if entry["parity"] else NONE
 
 
 def _error(value: float | None) -> str:

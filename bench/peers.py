@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sprfast import backends, scoring, sde, unet
 from sprfast.backends.eager import EagerBackend
-from sprfast.config import Precision
+from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
 
@@ -22,6 +22,7 @@ Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
 # (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network alone.
 Network = Callable[[Tensor], Tensor]
 BASELINE = "published"
+T = TypeVar("T")
 # Relative errors of the maps that a candidate may have, by the precision of its convolutions.
 TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
 
@@ -37,6 +38,11 @@ class Candidate:
     # model, times (D,) of the draws, device; None where the network cannot be run apart from what surrounds it
     network: Callable[[Model, Tensor, torch.device], Network] | None = None
     ours: bool = False  # one of our backends
+
+
+def draw_times(schedule: Schedule) -> Tensor:
+    """(D,) float32: the time of every draw, those of the first level first."""
+    return torch.tensor([level.t for level in schedule.levels for _ in range(level.draws)])
 
 
 def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
@@ -103,26 +109,23 @@ def published_network(model: Model, times: Tensor, device: torch.device) -> Netw
     return scores
 
 
-def published_tf32(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-    """`published` with PyTorch's default for cuDNN, which the script does not change: convolutions may be TensorFloat-32."""
-    inner = published(model, noise, device)
+def _with_tf32(build: Callable[..., Callable[[Tensor], T]]) -> Callable[..., Callable[[Tensor], T]]:
+    """The same with PyTorch's default for cuDNN, which the script does not change: convolutions may be TensorFloat-32."""
 
-    def maps(x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-            return inner(x)
+    def built(*given: Any) -> Callable[[Tensor], T]:
+        inner = build(*given)
 
-    return maps
+        def run(x: Tensor) -> T:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+                return inner(x)
+
+        return run
+
+    return built
 
 
-def published_tf32_network(model: Model, times: Tensor, device: torch.device) -> Network:
-    """The network of `published_tf32`."""
-    inner = published_network(model, times, device)
-
-    def scores(x: Tensor) -> Tensor:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-            return inner(x)
-
-    return scores
+published_tf32 = _with_tf32(published)
+published_tf32_network = _with_tf32(published_network)
 
 
 def bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device, compiler: Callable[..., Any] | None = None) -> Maps:

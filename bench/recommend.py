@@ -20,7 +20,6 @@ from sprfast.bench.work import Images, Work
 from sprfast.data import Category
 from sprfast.model_file import Model
 
-MARGIN = 0.2  # of the time in which a batch comes that its slowest call leaves free
 AUROC_TIE = 1e-3  # a smaller difference on one set of test images says nothing
 LEAST_QUERIES = 10  # of a check on the line
 _NOTE = (
@@ -171,7 +170,7 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     if found and found["points"]:
         parts += [_batch_sweep(found), _draws_sweep(found)]
     if found:
-        parts += [Text(_left_out(row)) for row in found["failed"]]
+        parts += [Text(left_out(row)) for row in found["failed"]]
         parts.append(Text(f"settings: {found['note']}"))
     return Group(*parts, *(Text(line) for line in (_words(chosen) if chosen else ())))
 
@@ -280,7 +279,8 @@ def _speed(point: Point) -> list[str]:
     return [f"{point['p50_ms']:.4g}", f"{point['p99_ms']:.4g}", f"{point['images_per_s']['median']:.4g}"]
 
 
-def _left_out(row: Mapping[str, Any]) -> str:
+def left_out(row: Mapping[str, Any]) -> str:
+    """A point that could not be timed, and why."""
     where = "" if row["batch"] is None else f", {plural(row['batch'], 'image')} a call"
     return f"{row['candidate']}, {plural(row['draws'], 'draw')}{where}: left out, {row['reason']}"
 

@@ -36,6 +36,13 @@ def failures(report: dict[str, Any]) -> list[str]:
     return found
 
 
+def largest_error(parity: dict[str, Any]) -> float | None:
+    """Of all results of a candidate's checks; None if one is not finite."""
+    results = [result for check in parity.values() for name, result in check.items() if name != "passed"]
+    errors = [error for result in results for error in result.values()]
+    return None if None in errors else max(errors)
+
+
 def _streams(report: dict[str, Any]) -> Table:
     given, baseline = report["input"], report["baseline"]
     schedule = report["model"]["schedule"]["levels"]
@@ -103,9 +110,8 @@ def _single_stream(entry: dict[str, Any]) -> tuple[str, str, str]:
 def _error(entry: dict[str, Any]) -> str:
     if entry["parity"] is None:
         return "-"
-    results = [result for check in entry["parity"].values() for name, result in check.items() if name != "passed"]
-    errors = [error for result in results for error in result.values()]
-    return "not finite" if None in errors else f"{max(errors):.1e}"
+    error = largest_error(entry["parity"])
+    return "not finite" if error is None else f"{error:.1e}"
 
 
 def _notes(report: dict[str, Any]) -> list[str]:

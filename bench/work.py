@@ -148,12 +148,12 @@ class TensorToMap(Work):
 
     def results(self, returned: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256)."""
-        return {"error_map": returned[0], "anomaly_map": returned[1]}
+        return _named(*returned)
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """As `Work.truth`."""
         plain = peers.plain(self.model, self._bank, torch.device("cpu"), torch.contiguous_format)
-        return self.results(plain(_rows(self.given.pixels, indices)))
+        return _named(*plain(_rows(self.given.pixels, indices)))
 
 
 class FileToVerdict(TensorToMap):
@@ -185,12 +185,7 @@ class FileToVerdict(TensorToMap):
         if failed:
             raise InputError(f"bench: an image could not be scored: {failed[0]}")
         maps = ([result.error_map for result in returned], [result.anomaly_map for result in returned])
-        return super().results(tuple(torch.from_numpy(np.stack(each)[:, None]) for each in maps))  # type: ignore[arg-type]
-
-    def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As `Work.truth`."""
-        plain = peers.plain(self.model, self._bank, torch.device("cpu"), torch.contiguous_format)
-        return TensorToMap.results(self, plain(_rows(self.given.pixels, indices)))
+        return _named(*(torch.from_numpy(np.stack(each)[:, None]) for each in maps))  # type: ignore[arg-type]
 
 
 class NetworkOnly(Work):
@@ -207,7 +202,7 @@ class NetworkOnly(Work):
         draws = [sde.std(level.t) * z[:, 0] for level, z in zip(model.schedule.levels, self._bank, strict=True)]
         self._perturbed = given.pixels[:, None] + torch.cat(draws)
         self._samples = self._perturbed.to(device)
-        self.times = torch.tensor([level.t for level in model.schedule.levels for _ in range(level.draws)])  # (D,)
+        self.times = peers.draw_times(model.schedule)
 
     def take(self, indices: Sequence[int]) -> Tensor:
         """(B, D, 3, H, W): D draws of an image, those of the first level first."""
@@ -247,6 +242,10 @@ class _MapsBackend:
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `backends.Backend.maps`, with the candidate's own noise, which is the same."""
         return self._maps(x.to(self.device))
+
+
+def _named(errors: Tensor, anomaly_maps: Tensor) -> dict[str, Tensor]:
+    return {"error_map": errors, "anomaly_map": anomaly_maps}
 
 
 def _rows(samples: Tensor, indices: Sequence[int]) -> Tensor:

@@ -13,8 +13,7 @@ from sprfast import console, data, devices, files, model_file
 from sprfast.bench import cases, page, peers, report, report_file
 from sprfast.errors import InputError
 
-SECONDS = 60.0  # a scenario
-QUICK_SECONDS = 15.0
+QUICK_SECONDS = 15.0  # a scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +45,13 @@ def run(path: Path, options: cases.Options, names: list[str] | None, sources: So
             files.check_writable(each)
     model = model_file.load(path)
     candidates = _chosen(devices.resolve(options.device), names, options.margin is not None)
+    if options.margin is not None and not any(each.ours for each in candidates):
+        raise InputError("a recommendation is among sprfast's own backends: name one of them in --candidates")
     preprocessing = dataclasses.replace(model.preprocessing, size=options.size or model.preprocessing.size)
     paths = data.image_files([sources.images]) if sources.images else None
     labelled = data.load_category(sources.data, sources.category, preprocessing) if sources.data else None
+    if labelled and not labelled.test:
+        raise InputError(f"--data {sources.data}: category {labelled.name} has no test images")
     if labelled and paths is None:
         paths = [sample.path for sample in labelled.test]
     options = dataclasses.replace(options, paths=paths, labelled=labelled)

@@ -274,7 +274,7 @@ def bench_run(
     options = cases.Options(
         size=size,
         batch=batch,
-        seconds=seconds if seconds is not None else bench_commands.QUICK_SECONDS if quick else bench_commands.SECONDS,
+        seconds=seconds if seconds is not None else bench_commands.QUICK_SECONDS if quick else cases.Options.seconds,
         period=console.seconds(period) if period else None,
         bound=console.seconds(latency_bound) if latency_bound else None,
         device=device,

@@ -97,7 +97,7 @@ def test_library_that_is_not_installed_is_listed_with_what_to_install(name, modu
         CANDIDATES[name].build(model, noise_bank(model.schedule, 32, 32, 0), CPU)
     assert str(raised.value) == reason
     with pytest.raises(BackendError) as raised:
-        CANDIDATES[name].network(model, graph.draw_times(model.schedule), CPU)
+        CANDIDATES[name].network(model, peers.draw_times(model.schedule), CPU)
     assert str(raised.value) == reason
 
 

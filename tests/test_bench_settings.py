@@ -7,6 +7,7 @@ import math
 import numpy as np
 import PIL.Image
 import pytest
+import simulated
 import torch
 from rich.console import Console
 
@@ -332,22 +333,9 @@ def test_where_nothing_holds_the_reason_says_what_would(points, reason):
     assert {result[key] for key in setting} == {None}
 
 
-class Simulated:
-    """Time that passes only when somebody waits or works."""
-
-    def __init__(self):
-        self.time = 0.0
-
-    def now(self):
-        return self.time
-
-    def sleep_until(self, moment):
-        self.time = max(self.time, moment)
-
-
 @pytest.mark.parametrize(("service", "late"), [(0.3, 0), (0.39, 0), (0.41, 25)])
 def test_verify_counts_the_batches_that_are_late(service, late):
-    clock, seen = Simulated(), []
+    clock, seen = simulated.Clock(), []
 
     def answer(index):
         seen.append(index)
@@ -382,7 +370,7 @@ def test_section_without_a_period_measures_the_cross_and_recommends_nothing(smal
 
 
 def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, given, category, monkeypatch):
-    monkeypatch.setattr(arrivals, "WallClock", Simulated)
+    monkeypatch.setattr(arrivals, "WallClock", simulated.Clock)
     told = []
     into = section(small_model, given, {}, labelled=category, period=50.0, seconds=0.01, on_progress=lambda *each: told.append(each))
     found, setting = into["settings"], into["recommendation"]

@@ -1,6 +1,7 @@
 """`sprfast bench` as its users meet it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_real_images_from_file_to_verdict(run, model_path, pictures):
         (["--driver", "car"], "driver: 'car'"),
         (["--recommend"], "--period"),
         (["--recommend", "--period", "10ms", "--margin", "1"], "margin: 1"),
+        (["--recommend", "--period", "10ms", "--candidates", "published"], "--candidates"),
         (["--period", "soon"], "soon"),
         (["-o", "report.txt"], "report.txt"),
         (["-o", "nowhere/report.json"], "report.json"),
@@ -83,6 +85,15 @@ def test_bad_input_is_one_line_before_anything_is_measured(run, model_path, argu
     assert names in err
     assert len(err.strip().splitlines()) == 1
     assert time.monotonic() - started < 30
+
+
+def test_labelled_data_without_test_images_are_refused(run, model_path, pictures, tmp_path):
+    good = tmp_path / "nut" / "train" / "good"
+    good.mkdir(parents=True)
+    shutil.copy(pictures[0], good)
+    code, out, err = run(model_path, "--data", tmp_path, "--category", "nut")
+    assert (code, out) == (2, "")
+    assert "nut has no test images" in err
 
 
 def test_show_prints_the_table_of_a_report_and_writes_its_page(run, written, tmp_path):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast import scoring, sde, unet
+from sprfast.bench.peers import draw_times
 from sprfast.config import Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
@@ -86,11 +87,6 @@ class ImageMaps(nn.Module):
         r = self.std * (self.network(x + self.std * self.z) + self.z)
         errors = (self.scale * r.square()).sum(dim=(0, 1), keepdim=True)
         return errors, self.rows @ errors @ self.columns.mT
-
-
-def draw_times(schedule: Schedule) -> Tensor:
-    """(D,) float32: the time of every draw, those of the first level first."""
-    return torch.tensor([level.t for level in schedule.levels for _ in range(level.draws)])
 
 
 def maps_graph(model: Model, noise: Sequence[Tensor]) -> Graph:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprfast.bench.libraries.graph import FixedNetwork, ImageMaps, convert, draw_times, quiet
+from sprfast.bench.libraries.graph import FixedNetwork, ImageMaps, convert, quiet
+from sprfast.bench.peers import draw_times
 from sprfast.model_file import Model
 
 
