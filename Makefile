@@ -10,7 +10,7 @@ TORCH := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; 
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test lint bench test-oldest-triton clean
+.PHONY: demo test lint bench test-oldest-triton test-sanitizers clean
 
 demo: $(READY)
 	$(BIN)/sprfast demo
@@ -38,10 +38,19 @@ test-oldest-triton:
 	$(VENV)-oldest-triton/bin/python -m pip install --quiet --constraint $(VENV)-oldest-triton/constraints.txt --editable '.[dev]' triton==$(OLDEST_TRITON) 'numpy<2.4'
 	$(VENV)-oldest-triton/bin/python -m pytest tests/test_kernels.py tests/test_kernel_launch.py tests/test_self_test.py tests/test_kernels_gpu.py tests/test_compile_report.py tests/test_backends.py
 
-clean:
-	rm -rf build $(VENV) $(VENV)-oldest-triton *.egg-info .pytest_cache .mypy_cache .ruff_cache
+# The CPU kernels with every access to memory and all arithmetic checked, in a copy of the package.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover
+test-sanitizers: $(READY)
+	rm -rf build/sanitizers
+	CFLAGS="-g $(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitizers --build-lib build/sanitizers
+	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast_cpu.so
+	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/test_cpu_kernels.py
 
-$(READY): setup.py pyproject.toml constraints.txt Makefile
+clean:
+	rm -rf build $(VENV) $(VENV)-oldest-triton *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sprfast needs Python 3.10 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --retries 1 --no-deps $(TORCH)

@@ -1,14 +1,94 @@
-"""Packaging: `sprfast`, and the top-level folders `kernels` and `bench` as `sprfast.kernels` and `sprfast.bench`."""
+"""Packaging: `sprfast`, the folders `kernels` and `bench` as `sprfast.kernels` and `sprfast.bench`, and the library of the CPU kernels."""
 
+import os
 import re
+import shlex
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
 LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'"  # where it has wheels
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
+
+CPU_KERNELS = "sprfast.kernels.cpu"
+FLAGS = "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden -Wall -Wextra"
+INSTRUCTION_SETS = {
+    "generic": "",
+    "avx2": "-mavx2 -mfma",
+    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
+}
+
+
+class BuildCpuKernels(build_ext):
+    """The CPU kernels as one library: operators.cpp compiled for each instruction set, and dispatch.cpp.
+
+    Where it cannot be built the install goes on without it, and a text file in its place says why.
+    CXX (or CC), CPPFLAGS, CFLAGS, CXXFLAGS and LDFLAGS are taken from the environment.
+    """
+
+    def run(self):
+        """Build into the source folder where `--inplace` or an editable install asks for it."""
+        source = self.get_finalized_command("build_py").get_package_dir(CPU_KERNELS)
+        folder = Path(source) if self.inplace else Path(self.build_lib, *CPU_KERNELS.split("."))
+        folder.mkdir(parents=True, exist_ok=True)
+        library, reason = folder / "libsprfast_cpu.so", folder / "libsprfast_cpu.txt"
+        library.unlink(missing_ok=True)
+        reason.unlink(missing_ok=True)
+        try:
+            self.build(source, library)
+        except (OSError, subprocess.CalledProcessError) as error:
+            lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
+            why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
+            reason.write_text(why, "utf-8")
+            remedy = "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install sprfast again"
+            print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
+
+    def build(self, source, library):
+        """Compile all at once, then link.
+
+        Raises:
+            OSError: there is no compiler.
+            subprocess.CalledProcessError: it refuses; stderr says why.
+        """
+        given = {name: os.environ.get(name, "") for name in ("CPPFLAGS", "CFLAGS", "CXXFLAGS", "LDFLAGS")}
+        compiler = os.environ.get("CXX") or os.environ.get("CC") or "c++"
+        compiling = "{compiler} {CPPFLAGS} {CFLAGS} {CXXFLAGS}".format(compiler=compiler, **given)
+        # as-needed: C++'s standard library, of which nothing is used, must not be loaded ahead of the one that torch wants
+        linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS} -shared -fopenmp -Wl,--as-needed".format(compiler=compiler, **given)
+
+        x86 = self.plat_name.endswith(("x86_64", "amd64"))
+        sets = INSTRUCTION_SETS if x86 else {"generic": ""}
+        units = {name: f"{source}/operators.cpp -DSPR_SET={name} {flags}" for name, flags in sets.items()}
+        units["dispatch"] = f"{source}/dispatch.cpp {'-DSPR_X86' if x86 else ''}"
+        objects = {name: f"{self.build_temp}/{name}.o" for name in units}
+        os.makedirs(self.build_temp, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, [f"{compiling} {FLAGS} {unit} -c -o {objects[name]}" for name, unit in units.items()]))
+        _run(f"{linking} {' '.join(objects.values())} -o {library}")
+
+    def get_ext_filename(self, fullname):
+        """Without a tag of the Python, which it does not depend on."""
+        return os.path.join(*fullname.split(".")) + ".so"
+
+
+class PlatformWheel(bdist_wheel):
+    """A wheel for every Python of the platform: the library does not use Python's C interface."""
+
+    def get_tag(self):
+        """Python, ABI and platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+def _run(command):
+    print(command)
+    print(subprocess.run(shlex.split(command), stderr=subprocess.PIPE, text=True, check=True).stderr, end="")
+
 
 setup(
     name="sprfast",
@@ -20,8 +100,17 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
-    packages=["sprfast", "sprfast.backends", "sprfast.kernels", "sprfast.bench", "sprfast.bench.libraries"],
+    packages=["sprfast", "sprfast.backends", "sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"],
     package_data={"sprfast": ["py.typed"]},
+    ext_modules=[
+        Extension(
+            f"{CPU_KERNELS}.libsprfast_cpu",
+            sources=["kernels/cpu/operators.cpp", "kernels/cpu/dispatch.cpp"],
+            depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("kernels/cpu/*.h"))],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
     install_requires=[
         "torch>=2.11",
         "numpy>=2.0",

@@ -14,13 +14,13 @@ import torch
 
 from sprfast import devices, environment
 from sprfast.bench import audits, drivers, hardware, loadgen, peers, recommend, scenarios, timing
-from sprfast.bench.peers import BASELINE, TOLERANCES, Candidate
+from sprfast.bench.peers import BASELINE, Candidate
 from sprfast.bench.work import WORKS, Answer, Work, file_images, parity, random_images
 from sprfast.data import Category
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 AUDIT_SHARE = 0.2  # of the time for a scenario
 
 Progress = Callable[[int, int, str], None]
@@ -165,6 +165,7 @@ def _header(work: Work, options: Options, candidates: Sequence[Candidate]) -> di
         "device": str(work.device),
         "work": work.name,
         "timed": work.timed,
+        "truth": peers.TRUTH,
         "driver": "rounds" if options.driver == "rounds" else f"mlcommons-loadgen {loadgen.version()}",
         "seconds_per_scenario": options.seconds,
         "baseline": BASELINE,
@@ -180,7 +181,7 @@ def _unmeasured(candidate: Candidate) -> dict[str, Any]:
         "description": candidate.description,
         "ours": candidate.ours,
         "precision": candidate.precision,
-        "tolerance": TOLERANCES[candidate.precision],
+        "tolerance": candidate.tolerance,
     }
     figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware")
     return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}

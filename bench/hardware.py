@@ -99,7 +99,8 @@ def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
 def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> tuple[float, float]:
     """How much of the ceilings a speed is: percent of the matrix product's rate, and of the copy's.
 
-    More than 100 percent of the copy's is possible where maps stay in a cache between two convolutions.
+    More than 100 percent of the copy's is possible where maps stay in a cache between two convolutions, and of the
+    matrix product's where convolutions multiply less than direct ones, as Winograd's do.
 
     Args:
         ceilings: as `ceilings` returns them.

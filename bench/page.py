@@ -89,7 +89,7 @@ def render(document: dict[str, Any]) -> str:
             Section("Summary", [Part(table=page_tables.summary(document))], page_tables.notes(document)),
             Section("Throughput and latency", _speed(document)),
             Section("Batch size, draws and accuracy", _settings(document), page_tables.setting_notes(document["settings"])),
-            Section("Errors and audits", _correctness(entries)),
+            Section("Errors and audits", _correctness(document)),
             Section("Ceilings, memory and energy", *_hardware(document)),
             Section("Server and Line", _by_the_clock(entries)),
             Section("Percentiles as upper bounds", [_table("", page_tables.early_stopping(entries), "no latencies", _EARLY_STOPPING)]),
@@ -202,8 +202,9 @@ def _trade_off(settings: dict[str, Any], times: Sequence[Series], recommendation
     return _plot(title, plots.trade_off, lines, "no AUROC is defined on these images", caption)
 
 
-def _correctness(entries: Entries) -> list[Part]:
-    caption = "Errors relative to the plain definition in float32 on the CPU: rms over rms, maximum over maximum."
+def _correctness(document: dict[str, Any]) -> list[Part]:
+    entries = document["candidates"]
+    caption = f"Errors relative to {document['truth']}: rms over rms, maximum over maximum."
     return [
         _table("Errors against the definition", page_tables.parity(entries), "no candidate was compared", caption),
         _table("Audits", page_tables.audits(entries), "no audit was made"),

@@ -1,4 +1,7 @@
-"""What a bench compares: our backends, the published pipeline, and the plain definition in channels-last, in bfloat16, compiled."""
+"""What a bench compares: our backends, the published pipeline, and the plain definition in channels-last, in bfloat16, compiled.
+
+Also the truth that all of them are compared with.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from sprfast import backends, scoring, sde, unet
 from sprfast.backends.eager import EagerBackend
 from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
+from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
 
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
@@ -22,8 +26,9 @@ Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
 # (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network alone.
 Network = Callable[[Tensor], Tensor]
 BASELINE = "published"
+TRUTH = "the plain definition in float64 on the CPU"  # `Definition`
 T = TypeVar("T")
-# Relative errors of the maps that a candidate may have, by the precision of its convolutions.
+# Relative errors that a candidate's maps may have, by the precision of its convolutions.
 TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
 
 
@@ -38,6 +43,37 @@ class Candidate:
     # model, times (D,) of the draws, device; None where the network cannot be run apart from what surrounds it
     network: Callable[[Model, Tensor, torch.device], Network] | None = None
     ours: bool = False  # one of our backends
+    own_tolerance: float | None = None  # in place of that of `precision`
+
+    @property
+    def tolerance(self) -> float:
+        """The relative error that its maps may have."""
+        return TOLERANCES[self.precision] if self.own_tolerance is None else self.own_tolerance
+
+
+class Definition:
+    """The definition in float64 on the CPU, whatever computes beside it: the truth that results are compared with.
+
+    A network as `scoring.ScoreNetwork`. Samples go through it one by one, since PyTorch's float64 convolution takes
+    nine times the memory of its input.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._network = unet.from_weights(model.network, {name: value.double() for name, value in model.weights.items()})
+        self._schedule = model.schedule
+
+    @torch.inference_mode()
+    def scaled_score(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network's undivided output for (N, 3, H, W) at the times (N,)."""
+        samples = zip(x.double(), t.double(), strict=True)
+        return torch.cat([self._network.scaled_score(image[None], time[None]) for image, time in samples])
+
+    @torch.inference_mode()
+    def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Error maps and anomaly maps of (B, 3, H, W) images; `noise` is one (K, 1, 3, H, W) tensor a level."""
+        errors = scoring.error_map(self, x.double(), self._schedule, [z.double() for z in noise])
+        rows, columns = (scoring.smoothing_matrix(size, x.device).double() for size in x.shape[2:])
+        return errors, rows @ errors @ columns.mT
 
 
 def draw_times(schedule: Schedule) -> Tensor:
@@ -46,7 +82,7 @@ def draw_times(schedule: Schedule) -> Tensor:
 
 
 def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
-    """The definition as it is written, with the network in `memory_format`; the truth that parity is measured against is contiguous."""
+    """The definition as it is written, with the network in `memory_format`."""
     network = _network(model, device).to(memory_format=memory_format)  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -236,13 +272,20 @@ CANDIDATES = (
 )
 
 
+def cpu() -> Candidate:
+    """Our backend cpu, which names its instruction set; where it cannot run, building it raises BackendError with the reason."""
+    reason = backends.unavailable("cpu")
+    chosen = "" if reason else f", {library.instruction_set()}"
+    return Candidate("cpu", f"sprfast, backend cpu: our CPU kernels{chosen}", backend("cpu"), ours=True)
+
+
 def candidates(device: torch.device) -> tuple[Candidate, ...]:
-    """What `sprfast bench` compares on this device; on CUDA also the kernels, in the precisions that they are meant for.
+    """What `sprfast bench` compares on this device, with our kernels for it; on CUDA in the precisions that they are meant for.
 
     The peers run with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions.
     """
     if device.type != "cuda":
-        return CANDIDATES
+        return (*CANDIDATES, cpu())
     defaults = [
         dataclasses.replace(CANDIDATES[0], build=published_tf32, network=published_tf32_network, precision="tf32"),
         dataclasses.replace(CANDIDATES[1], precision="tf32"),

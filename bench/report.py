@@ -94,7 +94,7 @@ def _empty(headings: tuple[str, ...], title: str | None) -> Table:
 def _offline(entry: dict[str, Any], baseline: str) -> tuple[str, str]:
     figures = entry["offline"]
     if figures is None:
-        return {"failed": "struck out", "unavailable": "unavailable"}.get(entry["status"], "-"), "-"
+        return "struck out" if entry["status"] == "failed" else "-", "-"
     ratio = figures[f"ratio_to_{baseline}"]
     relative = "-" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
     return f"{figures['images_per_s']:.4g}", relative
@@ -118,7 +118,8 @@ def _notes(report: dict[str, Any]) -> list[str]:
     machine, entries = report["environment"], report["candidates"].values()
     device = machine["devices"][report["device"]]["name"]
     notes = [f"{device}, {machine['torch_threads']} threads, load {machine['load_average']} at the start"]
-    notes += [f"timed: {report['timed']}", f"images: {report['input']['images']}", *failures(report)]
+    notes += [f"timed: {report['timed']}", f"images: {report['input']['images']}", f"errors: relative to {report['truth']}"]
+    notes += failures(report)
     notes += [f"{name}: {entry['status']}, {entry['reason']}" for name, entry in report["candidates"].items() if entry["reason"]]
     first = {key: next((entry[key] for entry in entries if entry[key]), None) for key in drivers.KEYS}
     offline, single_stream, multi_stream, line, server = (first[scenario] for scenario in _SCENARIOS)

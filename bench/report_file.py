@@ -25,6 +25,7 @@ _FIELDS: dict[tuple[str, ...], type] = {
     ("input", "samples"): int,
     ("device",): str,
     ("timed",): str,
+    ("truth",): str,
     ("driver",): str,
     ("baseline",): str,
     ("candidates",): dict,

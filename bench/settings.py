@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sprfast import evaluation
 from sprfast.bench import timing
-from sprfast.bench.peers import TOLERANCES, Candidate
+from sprfast.bench.peers import Candidate
 from sprfast.bench.work import Answer, Images, Work, parity
 from sprfast.config import Schedule
 from sprfast.data import Category
@@ -168,7 +168,7 @@ def _ready(
         return {}
     ready: dict[tuple[str, int, int], Callable[[int, int], object]] = {}
     for batch in sorted(batches, reverse=True):  # the smaller ones then fit into the memory of the largest
-        reason = _fault(work, answer, batch, truth, TOLERANCES[candidate.precision])
+        reason = _fault(work, answer, batch, truth, candidate.tolerance)
         if reason:
             failed.append({**point, "batch": batch, "reason": reason})
         else:

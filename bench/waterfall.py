@@ -52,7 +52,7 @@ def measure(
     """Every candidate at every batch size, the batches in the order given.
 
     Within a batch the candidates take turns on the same images and noise. One whose maps are not the
-    definition's (float32, on the CPU) has no speed; one that cannot be built, or not in time, is
+    definition's (float64, on the CPU) has no speed; one that cannot be built, or not in time, is
     listed with the reason.
 
     Args:
@@ -122,7 +122,7 @@ def _build(
     """Build, warm up and check every candidate; those that passed, by name, in the order given."""
     deadline = time.monotonic() + seconds
     ends = sorted({0, x.shape[0] - 1})  # a truth for every image would take longer than the measurement
-    truth = peers.plain(model, noise, torch.device("cpu"), torch.contiguous_format)(x[ends])
+    truth = peers.Definition(model).maps(x[ends], noise)
     device_noise, device_x = [z.to(device) for z in noise], x.to(device)
     passed: dict[str, Maps] = {}
     for each in sorted(candidates, key=lambda each: each.name == COMPILED):  # last: it gets the time that the others leave
@@ -161,7 +161,7 @@ def _built(
     before = hardware.held(x.device)
     entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, x.device), x.device)
     entry["first_call_s"], given = timing.timed(functools.partial(maps, x), x.device)
-    entry["parity"] = parity((given[0][ends], given[1][ends]), truth, TOLERANCES[candidate.precision])
+    entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
     if not entry["parity"]["passed"]:
         entry |= {"status": "failed", "reason": "its maps are not the definition's"}
         return None

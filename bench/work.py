@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprfast import images, sde, unet
+from sprfast import images, sde
 from sprfast.bench import peers
 from sprfast.bench.peers import Candidate, Maps
 from sprfast.config import Preprocessing
@@ -122,7 +122,7 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The results by the plain definition in float32, on the CPU whatever the device: a GPU's convolutions may be TensorFloat-32."""
+        """The results by `peers.Definition`: in float64, on the CPU whatever the device."""
 
 
 class TensorToMap(Work):
@@ -152,8 +152,7 @@ class TensorToMap(Work):
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """As `Work.truth`."""
-        plain = peers.plain(self.model, self._bank, torch.device("cpu"), torch.contiguous_format)
-        return _named(*plain(_rows(self.given.pixels, indices)))
+        return _named(*peers.Definition(self.model).maps(_rows(self.given.pixels, indices), self._bank))
 
 
 class FileToVerdict(TensorToMap):
@@ -218,10 +217,9 @@ class NetworkOnly(Work):
         """(B, D, 3, H, W)."""
         return {"scaled_score": returned}
 
-    @torch.inference_mode()
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """As `Work.truth`."""
-        network = unet.from_weights(self.model.network, self.model.weights)
+        network = peers.Definition(self.model)
         return self.results(torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)]))
 
 

@@ -10,7 +10,8 @@ import torch
 from rich.console import RenderableType
 
 from sprfast import console, data, devices, files, model_file
-from sprfast.bench import cases, page, peers, report, report_file
+from sprfast.bench import cases, layers, libraries, page, report, report_file
+from sprfast.bench.peers import Candidate
 from sprfast.errors import InputError
 
 QUICK_SECONDS = 15.0  # a scenario
@@ -64,6 +65,18 @@ def run(path: Path, options: cases.Options, names: list[str] | None, sources: So
     return document
 
 
+def measure_layers(path: Path, size: int | None, batch: int, seconds: float) -> dict[str, Any]:
+    """The report of `layers.measure` on random images, at the model's size where `size` is None.
+
+    Raises:
+        InputError: a value is out of range, or the model file cannot be used.
+        BackendError: backend cpu cannot run here.
+    """
+    options = cases.Options(size=size, batch=batch, seconds=seconds)
+    model = model_file.load(path)
+    return layers.measure(model, options.size or model.preprocessing.size, options.batch, options.seconds)
+
+
 def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], RenderableType]:
     """A report that was written before, and its table; with `page_path`, the page is written there.
 
@@ -82,13 +95,6 @@ def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], Renderable
     return document, table
 
 
-def _chosen(device: torch.device, names: list[str] | None, only_ours: bool) -> tuple[peers.Candidate, ...]:
-    from sprfast.bench import libraries
-
-    known = {each.name: each for each in (*peers.candidates(device), *libraries.candidates(device))}
-    if names is None:
-        return tuple(each for each in known.values() if each.ours or not only_ours)
-    for name in names:
-        if name not in known:
-            raise InputError(f"--candidates: {name!r} is not known, choose from {', '.join(known)}")
-    return tuple(each for name, each in known.items() if name in names)
+def _chosen(device: torch.device, names: list[str] | None, only_ours: bool) -> tuple[Candidate, ...]:
+    candidates = libraries.chosen(device, names)
+    return tuple(each for each in candidates if each.ours) if names is None and only_ours else candidates

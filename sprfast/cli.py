@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from sprfast import __version__, console
+from sprfast.cli_bench import bench
 from sprfast.errors import InputError, SprfastError
+from sprfast.options import Category, Device, Json, ModelPath
 
 app = typer.Typer(
     add_completion=False,
@@ -25,12 +27,8 @@ app = typer.Typer(
     help="Score-based anomaly detection for production lines.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `train` or `import` wrote.")]
-BackendName = Annotated[str, typer.Option(help="auto, or a backend that `doctor` lists.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.  [default: cuda where there is one]")]
+BackendName = Annotated[str, typer.Option(help="auto (cpu on a CPU where that is built, else eager), or a backend that `doctor` lists.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")]
-Category = Annotated[str | None, typer.Option(help="A category of DATA, or 'all'; absent: DATA is the category itself.")]
 Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
 SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
 BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 8 to 16.")]
@@ -226,96 +224,7 @@ def parity(
     raise typer.Exit(0 if report.passed else 1)
 
 
-class _RunByDefault(typer.core.TyperGroup):
-    """`bench MODEL` means `bench run MODEL`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-bench = typer.Typer(
-    cls=_RunByDefault,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Measure a model beside its peers (sprfast bench MODEL); show a report; compare two.",
-)
 app.add_typer(bench, name="bench")
-
-
-@bench.command("run", epilog="Example: sprfast bench screw.safetensors --period 100ms -o report.json")
-def bench_run(
-    model: ModelPath,
-    size: Annotated[int | None, typer.Option(help="Pixels at the network's input.  [default: the model's]")] = None,
-    batch: Annotated[int, typer.Option(help="Images of an Offline query.")] = 16,
-    seconds: Annotated[float | None, typer.Option(help="Time for each scenario, over all candidates.  [default: 60]")] = None,
-    period: Annotated[str | None, typer.Option(help="Of Line, for example 100ms.  [default: 1.25 x the slowest candidate's p90]")] = None,
-    latency_bound: Annotated[str | None, typer.Option(help="Of Server's p99.  [default: 4 x the slowest candidate's p90]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="15 seconds for each scenario instead of 60.")] = False,
-    candidates: Annotated[str | None, typer.Option(help="Names with commas, as in the report.  [default: all]")] = None,
-    timed: Annotated[str, typer.Option(help="network; maps: from tensor to map; file: from image file to verdict.")] = "maps",
-    images: Annotated[Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")] = None,
-    category: Category = None,
-    driver: Annotated[str, typer.Option(help="rounds: candidates take turns; loadgen: MLPerf's LoadGen, one after another.")] = "rounds",
-    recommend: Annotated[bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")] = False,
-    margin: Annotated[float, typer.Option(help="Share of the period that a recommended setting leaves free.")] = 0.2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (.json), its page beside it (.html).")] = None,
-    device: Device = None,
-    json_: Json = False,
-) -> None:
-    """MLPerf's scenarios and a line's, beside peers in the same run, with parity and audits; MLPerf-style, not an MLPerf result."""
-    from sprfast import bench_commands
-    from sprfast.bench import cases, report
-
-    if quick and seconds is not None:
-        raise InputError("bench: give either --quick or --seconds")
-    options = cases.Options(
-        size=size,
-        batch=batch,
-        seconds=seconds if seconds is not None else bench_commands.QUICK_SECONDS if quick else cases.Options.seconds,
-        period=console.seconds(period) if period else None,
-        bound=console.seconds(latency_bound) if latency_bound else None,
-        device=device,
-        timed=timed,
-        driver=driver,
-        margin=margin if recommend else None,
-    )
-    names = candidates.split(",") if candidates else None
-    document = bench_commands.run(model, options, names, bench_commands.Sources(images, data, category), output)
-    console.emit(document, json_, lambda: report.table(document))
-    if not document["complete"]:
-        raise typer.Exit(130)
-    raise typer.Exit(1 if report.failures(document) else 0)
-
-
-@bench.command("show", epilog="Example: sprfast bench show report.json --page report.html")
-def bench_show(
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that `bench` wrote.")],
-    page: Annotated[Path | None, typer.Option(help="Write its page here (HTML).")] = None,
-    json_: Json = False,
-) -> None:
-    """Print a report again, or make its page."""
-    from sprfast import bench_commands
-
-    document, table = bench_commands.show(report, page)
-    console.emit(document, json_, lambda: table)
-
-
-@bench.command("compare", epilog="Example: sprfast bench compare before.json after.json --regression 0.1")
-def bench_compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="A report that `bench` wrote.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="A later one of the same work.")],
-    regression: Annotated[float, typer.Option(help="Share of a speed that may be lost.")] = 0.1,
-    json_: Json = False,
-) -> None:
-    """Speed of one report relative to another, with 95 % intervals; exit 1 on a regression."""
-    from sprfast.bench import compare, report_file
-
-    comparison = compare.compare(report_file.load(old), report_file.load(new), regression=regression)
-    console.emit(comparison.to_json(), json_, comparison.table)
-    raise typer.Exit(1 if comparison.regressions else 0)
 
 
 @app.command(epilog="Example: sprfast kernels --arch sm_80,sm_90")

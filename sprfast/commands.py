@@ -163,6 +163,7 @@ def evaluations_table(evaluations: list[Evaluation]) -> RenderableType:
 class Prediction:
     """What `predict` found, image by image."""
 
+    backend: str  # in use
     rows: list[dict[str, Any]]
     interrupted: bool
 
@@ -172,12 +173,12 @@ class Prediction:
         return {verdict.value: sum(row["verdict"] == verdict.value for row in self.rows) for verdict in Verdict}
 
     def to_json(self) -> dict[str, Any]:
-        """The rows and their counts."""
-        return {"complete": not self.interrupted, "counts": self.counts, "results": self.rows}
+        """The rows, their counts, and what computed them."""
+        return {"complete": not self.interrupted, "backend": self.backend, "counts": self.counts, "results": self.rows}
 
     def table(self) -> Table:
         """One line an image."""
-        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items()) + f"; backend {self.backend}"
         table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=counts)
         for row in self.rows:
             score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
@@ -210,7 +211,7 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
     if output:
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         files.write_bytes(output / "results.jsonl", lines.encode())
-    return Prediction(rows, interrupted)
+    return Prediction(engine.backend, rows, interrupted)
 
 
 def _prediction_row(source: Path, result: Result) -> dict[str, Any]:
@@ -242,14 +243,16 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
 def calibrate(path: Path, good: Path | None, false_reject_rate: float, threshold: float | None, runtime: Runtime) -> dict[str, Any]:
     """Store a threshold in the model file: from good images, or the one given."""
     model = model_file.load(path)
+    used: dict[str, Any] = {}
     if good is None:
         assert threshold is not None  # the command line asks for one of the two
         chosen = manual_threshold(threshold)
     else:
         engine = runtime.engine(model)
+        used["backend"] = engine.backend
         chosen = conformal_threshold(good_scores(engine, data.image_files([good])), false_reject_rate)
     model_file.save(path, dataclasses.replace(model, threshold=chosen))
-    return {"model": str(path), "threshold": chosen.to_json()}
+    return {"model": str(path), "threshold": chosen.to_json(), **used}
 
 
 def good_scores(engine: Engine, paths: list[Path]) -> list[float]:
@@ -310,8 +313,9 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
 
 
 def doctor() -> dict[str, Any]:
-    """Versions and devices, and for each backend whether it can run."""
+    """Versions and devices, for each backend whether it can run, and what "auto" is."""
     from sprfast import backends, environment
 
     reasons = {name: backends.unavailable(name) for name in backends.NAMES}
-    return environment.describe() | {"backends": {name: reason or "can run" for name, reason in reasons.items()}}
+    listed = {name: reason or "can run" for name, reason in reasons.items()}
+    return environment.describe() | {"backends": listed, "backend_auto": backends.choose("auto")}

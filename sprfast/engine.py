@@ -63,7 +63,7 @@ def load(
     """An engine for the model file at `path`.
 
     Args:
-        backend: "auto" or one of `backends.NAMES`.
+        backend: "auto" (see `backends.choose`) or one of `backends.NAMES`.
         device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is one.
         precision: see `backends.create`; a threshold holds for the precision it was calibrated in.
 
@@ -91,8 +91,17 @@ class Engine:
         self, model: Model, backend: str | Backend = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
     ) -> None:
         self.model = model
-        self._backend = backends.create(backend, model, device, precision) if isinstance(backend, str) else backend
+        if isinstance(backend, str):
+            self._name = backends.choose(backend, device, precision)
+            self._backend = backends.create(self._name, model, device, precision)
+        else:
+            self._name, self._backend = type(backend).__name__, backend
         self._noise = functools.lru_cache(maxsize=8)(self._noise_bank)
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use, for "auto" the one that was chosen; of an object, its class."""
+        return self._name
 
     @property
     def device(self) -> torch.device:

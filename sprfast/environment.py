@@ -17,6 +17,7 @@ import torch
 
 import sprfast
 from sprfast.errors import BackendError
+from sprfast.kernels.cpu import library as cpu_library
 
 _GIB = 2**30
 
@@ -42,6 +43,7 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cpu_mhz": _cpu_mhz(),  # now, mean of the cores
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_kernels": _cpu_kernels(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
@@ -115,6 +117,18 @@ def _from_driver(device: torch.device) -> dict[str, Any]:
         "driver": asked(lambda library, handle: library.nvmlSystemGetDriverVersion()),
         "power_limit_w": asked(lambda library, handle: library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),  # from milliwatts
         "clocks_mhz": {"sm": clock("NVML_CLOCK_SM"), "memory": clock("NVML_CLOCK_MEM")},  # now: of an idle device they are low
+    }
+
+
+def _cpu_kernels() -> dict[str, Any] | str:
+    """How the CPU kernels run, or why they do not."""
+    reason = cpu_library.unavailable()
+    if reason:
+        return reason
+    return {
+        "instruction_set": cpu_library.instruction_set(),
+        "available": list(cpu_library.available()),
+        "threads": torch.get_num_threads(),
     }
 
 

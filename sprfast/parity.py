@@ -14,7 +14,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sprfast import backends, scoring, unet
+from sprfast import backends, devices, scoring, sde, unet
 from sprfast.config import Level, NetworkConfig, Precision, Preprocessing, Schedule
 from sprfast.engine import Engine
 from sprfast.errors import InputError
@@ -41,6 +41,7 @@ GOLDEN_MAP_TOLERANCE = 1e-6  # absolute, of anomaly maps and pred_scores
 IMAGES_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 3e-2}
 
 _GOLDEN_NETWORK = NetworkConfig()
+_SHIFT = 4.0  # of the noise in one channel, larger than the golden networks' outputs
 _Arrays = dict[str, Tensor]
 
 
@@ -71,7 +72,7 @@ class Row:
 class Report:
     """The outcome of a parity check."""
 
-    backend: str  # as asked for
+    backend: str  # its name, for "auto" the one that was chosen
     precision: Precision
     device: str  # where it ran
     images: int  # compared
@@ -92,8 +93,7 @@ class Report:
 def check_golden(folder: str | os.PathLike[str], backend: str = "eager", device: str | torch.device | None = None) -> Report:
     """Run every case of `folder`/golden.json in float32 and compare with the outputs stored beside it.
 
-    A backend yields maps only. So the scores s(x, t) are those of the definition's network on
-    the CPU, whatever the backend; error map, anomaly map and pred_score are the backend's.
+    All is computed by the backend. It yields maps only, so its scores s(x, t) are worked out from error maps.
 
     Args:
         folder: golden.json and one .npz file a case.
@@ -108,18 +108,16 @@ def check_golden(folder: str | os.PathLike[str], backend: str = "eager", device:
     cases = _cases(document)
     stored = {name: _arrays(Path(folder), name, case) for name, case in cases.items()}
     weights = golden_weights(document)
-    network = unet.from_weights(_GOLDEN_NETWORK, weights)
-    runners: dict[int, backends.Backend] = {}  # by number of draws
+
+    def create(t: float, draws: int) -> backends.Backend:
+        return backends.create(backend, Model(_GOLDEN_NETWORK, Schedule((Level(t, draws),)), Preprocessing(), weights), device)
+
     rows: list[Row] = []
     for name, case in cases.items():
-        draws = case["iterations"]
-        if draws not in runners:
-            model = Model(_GOLDEN_NETWORK, Schedule((Level(GOLDEN_T, draws),)), Preprocessing(), weights)
-            runners[draws] = backends.create(backend, model, device)
-        rows += _score_rows(name, network, case["t"], stored[name])
-        rows += _map_rows(name, runners[draws], stored[name])
+        rows += _score_rows(name, create, case["t"], stored[name])
+        rows += _map_rows(name, create(GOLDEN_T, case["iterations"]), stored[name])
     images = sum(case["batch"] for case in cases.values())
-    return Report(backend, "float32", str(next(iter(runners.values())).device), images, tuple(rows))
+    return Report(backends.choose(backend, device), "float32", str(devices.resolve(device)), images, tuple(rows))
 
 
 def golden_weights(document: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -191,7 +189,7 @@ def check_images(
         _correlation_row(scores, expected_scores),
         _flips_row(model, scores, expected_scores),
     )
-    return Report(backend, precision, str(engine.device), len(paths), rows)
+    return Report(engine.backend, precision, str(engine.device), len(paths), rows)
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -277,14 +275,32 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
 
 
 @torch.inference_mode()
-def _score_rows(name: str, network: unet.ScoreUNet, times: Sequence[float], arrays: _Arrays) -> list[Row]:
-    x = arrays["x"]
+def _score_rows(name: str, create: Callable[[float, int], backends.Backend], times: Sequence[float], arrays: _Arrays) -> list[Row]:
     rows = []
     for index, t in enumerate(times):
-        score = network(x, torch.full((x.shape[0],), t))
-        error = _relative_rms(score, arrays[f"score_t{index}"])
-        rows.append(Row(name, f"score at t = {t}, relative RMS error", error, GOLDEN_RMS_TOLERANCE))
+        error = _relative_rms(_scores(create(t, 1), t, arrays["x"]), arrays[f"score_t{index}"])
+        rows.append(Row(name, f"score at t = {t} (from error maps), relative RMS error", error, GOLDEN_RMS_TOLERANCE))
     return rows
+
+
+def _scores(backend: backends.Backend, t: float, x: Tensor) -> Tensor:
+    """s(x, t) of the network that a backend runs: (B, 3, H, W) float64.
+
+    The error map of one draw z is std²/3·|f + z|² with f = std·s, summed over channels. Where the image is x - std·z
+    the network reads x for every z. So z = 0, and a constant z in one channel after the other, give f by differences.
+
+    Args:
+        backend: of one draw at t.
+        x: (B, 3, H, W).
+    """
+    std = sde.std(t)
+    z = torch.zeros(4, *x.shape)
+    for channel in range(3):
+        z[1 + channel, :, channel] = _SHIFT
+    errors = backend.maps((x - std * z).flatten(0, 1), [z.flatten(0, 1)[None]])[0]
+    squares = errors.cpu().double().reshape(4, len(x), *x.shape[2:]) * (3 / std**2)
+    f = (squares[1:] - squares[0] - _SHIFT**2) / (2 * _SHIFT)
+    return f.transpose(0, 1) / std
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 
 from sprfast import cli, model_file, threshold
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
 from sprfast.unet import ScoreUNet
 
@@ -58,6 +59,15 @@ def pictures(tmp_path_factory):
         contrast = 0.25 * (index + 1)
         PIL.Image.fromarray((random.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(path)
     return paths
+
+
+@pytest.fixture
+def without_cpu_kernels(monkeypatch):
+    """The CPU kernels cannot run; the reason."""
+    monkeypatch.setenv(library.VARIABLE, "nosuch")
+    library.instruction_set.cache_clear()
+    yield library.unavailable()
+    library.instruction_set.cache_clear()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from sprfast.noise import noise_bank
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 PRECISIONS = ("float32", "float16", "bfloat16")
 FUSED = ("triton", "cuda_graph")
+ON_CUDA = ("eager", *FUSED)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def relative_rms(got, expected):
     return float((got.double().cpu() - expected.double().cpu()).norm() / expected.double().cpu().norm())
 
 
-@pytest.mark.parametrize("name", backends.NAMES)
+@pytest.mark.parametrize("name", ON_CUDA)
 def test_golden_outputs(name, golden_folder):
     report = parity.check_golden(golden_folder, name, "cuda")
     assert report.passed, [row for row in report.rows if not row.passed]
@@ -122,7 +123,7 @@ def test_threads_with_streams_of_their_own_while_graphs_are_captured(name, model
 
 def test_global_tf32_flags_change_nothing(model):
     x, noise = images(2), bank(model)
-    for name in backends.NAMES:
+    for name in ON_CUDA:
         backend = backends.create(name, model, "cuda")
         expected = backend.maps(x, noise)
         before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

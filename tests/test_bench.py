@@ -15,6 +15,7 @@ from sprfast import backends, environment, scoring, unet
 from sprfast.bench import cases, peers, report, report_file, scenarios, timing, work
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
+from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 
@@ -139,9 +140,11 @@ def test_note_of_a_long_run_calls_no_percentile_the_slowest():
     assert scenarios.SINGLE_STREAM.summary(measured, "A", "published", 1)["note"] == "percentiles by nearest rank from 200 queries"
 
 
-@pytest.mark.parametrize("candidate", peers.CANDIDATES, ids=lambda candidate: candidate.name)
+@pytest.mark.parametrize("candidate", peers.candidates(CPU), ids=lambda candidate: candidate.name)
 @pytest.mark.parametrize("size", [(32, 32), (35, 50)])
 def test_every_candidate_computes_the_definition(model, candidate, size):
+    if candidate.name == "cpu" and library.unavailable():
+        pytest.skip(library.unavailable())
     noise = noise_bank(model.schedule, *size, model.noise_seed)
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     network = unet.from_weights(model.network, model.weights)
@@ -162,15 +165,16 @@ def test_building_the_peers_leaves_the_model_as_it_was(model):
 
 
 def test_report_has_figures_environment_and_parity_of_every_candidate(model, document):
-    assert document["schema_version"] == 4
+    assert document["schema_version"] == 5
+    assert document["truth"] == "the plain definition in float64 on the CPU"
     assert document["complete"] is True
     assert document["note"] == "MLPerf-style, not an MLPerf result"
     assert document["model"]["sha256"] == model.sha256
     assert document["environment"]["torch"] == torch.__version__
     assert (document["input"]["height"], document["input"]["samples"]) == (32, 3)
     assert "random" in document["input"]["images"]
-    assert list(document["candidates"]) == ["published", "channels_last", "eager"]
-    for entry in document["candidates"].values():
+    assert list(document["candidates"]) == ["published", "channels_last", "eager", "cpu"]
+    for entry in (entry for name, entry in document["candidates"].items() if name != "cpu" or library.unavailable() is None):
         assert entry["status"] == "measured"
         assert all(check["passed"] for check in entry["parity"].values())
         assert all(entry[key] > 0 for key in ("build_s", "first_image_s", "first_batch_s"))
@@ -195,6 +199,9 @@ def test_table_fits_a_terminal_and_shows_every_figure(document):
     assert "…" not in text
     for name, entry in document["candidates"].items():
         line = next(line for line in text.splitlines() if line.strip().startswith(f"{name} "))
+        if entry["status"] == "unavailable":
+            assert f"{name}: unavailable, " in text
+            continue
         assert f"{entry['offline']['images_per_s']:.4g}" in line
         assert all(f"{entry['single_stream'][key]:.4g}" in line for key in ("p50_ms", "p90_ms", "p99_ms"))
     assert "not an MLPerf result" in text
@@ -241,7 +248,8 @@ def test_interrupt_while_measuring_leaves_a_partial_report(model, tmp_path):
         if calls.count("SingleStream") == 3:  # once before the first round
             raise KeyboardInterrupt
 
-    document = cases.run(model, cases.Options(batch=2, seconds=30.0, device="cpu"), on_progress=interrupt)
+    options = cases.Options(batch=2, seconds=30.0, device="cpu")
+    document = cases.run(model, options, candidates=peers.CANDIDATES, on_progress=interrupt)
     assert document["complete"] is False
     for entry in document["candidates"].values():
         assert entry["single_stream"]["queries"] == 2
@@ -331,7 +339,28 @@ def test_on_cuda_the_kernels_are_compared_too_each_with_the_tolerance_of_its_pre
     assert {each.precision for each in found} <= peers.TOLERANCES.keys()
     kernels = {name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None}
     assert {(each.name, each.precision) for each in found[3:]} == {(f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")}
-    assert peers.candidates(CPU) == peers.CANDIDATES
+    assert [each.name for each in peers.candidates(CPU)] == [*(each.name for each in peers.CANDIDATES), "cpu"]
+
+
+def test_backend_cpu_names_its_instruction_set():
+    if library.unavailable():
+        pytest.skip(library.unavailable())
+    assert library.instruction_set() in peers.cpu().description
+    assert peers.cpu().ours
+
+
+def test_backend_cpu_is_listed_with_the_reason_where_it_cannot_run(model, without_cpu_kernels):
+    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[peers.cpu()])
+    entry = document["candidates"]["cpu"]
+    assert (entry["status"], entry["reason"]) == ("unavailable", f"backend cpu: {without_cpu_kernels}")
+    assert entry["description"] == "sprfast, backend cpu: our CPU kernels"
+
+
+def test_a_candidate_may_have_a_tolerance_of_its_own(model):
+    loose = dataclasses.replace(_wrong(lambda errors, anomalies: (errors * 1.001, anomalies * 1.001)), own_tolerance=3e-3)
+    entry = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[loose])["candidates"]["wrong"]
+    assert (entry["status"], entry["precision"], entry["tolerance"]) == ("measured", "float32", 3e-3)
+    assert report.largest_error(entry["parity"]) == pytest.approx(1e-3, rel=0.01)
 
 
 def test_a_candidate_that_cannot_run_here_is_listed_with_the_reason(model):

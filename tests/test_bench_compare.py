@@ -38,6 +38,7 @@ def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
         "input": {"height": 192, "width": 192, "samples": 16},
         "device": "cpu",
         "timed": "tensor to map",
+        "truth": "the definition",
         "driver": "rounds",
         "baseline": "published",
         "candidates": candidates,
@@ -351,7 +352,7 @@ def test_a_missing_file_a_folder_and_a_document_that_is_no_object_are_refused(tm
 
 REQUIRED = (
     *("schema_version", "complete", "environment", "model", "model.sha256", "model.network", "model.schedule"),
-    *("input.height", "input.width", "input.samples", "device", "timed", "baseline", "candidates"),
+    *("input.height", "input.width", "input.samples", "device", "timed", "truth", "baseline", "candidates"),
     *(f"candidates.eager.{name}" for name in ("status", "precision", "tolerance", "parity", "parity.batch.passed")),
     *(f"candidates.eager.{name}" for name in ("offline", "offline.seconds", "offline.rounds")),
 )

@@ -111,6 +111,7 @@ def synthetic():
         "device": "cpu",
         "work": "maps",
         "timed": "from tensor to map",
+        "truth": peers.TRUTH,
         "driver": "rounds",
         "seconds_per_scenario": 30.0,
         "baseline": "published",

@@ -7,11 +7,12 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast import images, sde, unet
+from sprfast import images, scoring, sde, unet
 from sprfast.bench import cases, peers, work
 from sprfast.config import Level, Preprocessing, Schedule
 from sprfast.engine import Engine
 from sprfast.errors import InputError
+from sprfast.noise import noise_bank
 from sprfast.threshold import Verdict, manual
 
 CPU = torch.device("cpu")
@@ -45,6 +46,20 @@ def test_every_candidate_does_every_work_like_the_definition(model, paths, kind,
     for indices in ([1], [0, 2], range(3)):
         found = work.parity(doing.results(answer(doing.take(indices))), doing.truth(indices), TOLERANCE)
         assert found["passed"], found
+
+
+def test_the_truth_is_the_definition_in_float64(model, paths):
+    given = files(model, paths, 2)
+    doing = work.TensorToMap(model, given, CPU)
+    network = unet.from_weights(model.network, {name: value.double() for name, value in model.weights.items()})
+    noise = [z.double() for z in noise_bank(model.schedule, *given.pixels.shape[2:], model.noise_seed)]
+    with torch.no_grad():
+        errors = scoring.error_map(network, given.pixels.double(), model.schedule, noise)
+    truth = doing.truth([0, 1])
+    torch.testing.assert_close(truth["error_map"], errors, rtol=1e-12, atol=0.0)
+    resized = torch.nn.functional.interpolate(errors, (256, 256), mode="bilinear", align_corners=False)
+    expected = torch.nn.functional.avg_pool2d(resized, 31, stride=1, padding=15)
+    torch.testing.assert_close(truth["anomaly_map"], expected, rtol=1e-6, atol=0.0)  # the matrices are float32
 
 
 def test_the_network_is_given_perturbed_images_and_its_own_times(model, paths):

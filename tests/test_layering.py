@@ -24,9 +24,10 @@ LAYERS = (
     ("training",),
     ("parity", "evaluation"),
     ("bench",),
-    ("console",),
+    ("console", "options"),
     ("commands", "bench_commands", "kernel_report"),
     ("demo",),
+    ("cli_bench",),
     ("cli",),
     ("__main__",),
 )
@@ -87,6 +88,12 @@ def test_importing_does_not_import_torch(name):
     module = name if name == "sprfast" else f"sprfast.{name}"
     heavy = "'torch', 'matplotlib', 'sklearn', 'skimage', 'scipy'"
     assert output_of(f"import sys, {module}; print(sorted({{{heavy}}} & set(sys.modules)))", ROOT) == "[]\n"
+
+
+def test_the_cpu_kernels_need_neither_torch_nor_triton():
+    names = ", ".join(f"sprfast.{name}" for name in sorted(MODULES) if name.startswith("kernels.cpu") and name != "kernels.cpu.reference")
+    assert "sprfast.kernels.cpu.library" in names
+    assert output_of(f"import sys, {names}; print(sorted({{'torch', 'triton', 'scipy'}} & set(sys.modules)))", ROOT) == "[]\n"
 
 
 def test_importing_has_no_side_effects(tmp_path):

@@ -17,14 +17,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sprfast.bench import peers
 from sprfast.bench.libraries.graph import Graph, maps_graph, network_graph
-from sprfast.bench.libraries.mnn import Mnn
+from sprfast.bench.libraries.mnn import ALL_TILES, SMALL_TILES, Mnn
 from sprfast.bench.libraries.ncnn import Ncnn, NcnnMaps
 from sprfast.bench.libraries.onnxruntime import OnnxRuntime
 from sprfast.bench.libraries.openvino import OpenVino
 from sprfast.bench.libraries.torch_compile import compiled_maps, compiled_network, compiler_missing
 from sprfast.bench.peers import Candidate, Maps, Network
-from sprfast.errors import BackendError
+from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 
 # What is imported for each library, beside torch.
@@ -33,7 +34,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "ncnn": ("ncnn", "pnnx"),
     "mnn": ("onnx", "onnxscript", "MNN"),
+    "mnn_normal": ("onnx", "onnxscript", "MNN"),
 }
+_ALL_TILES_TOLERANCE = 3e-3  # of MNN as it comes: above float32's, so that its speed is shown with the error that it costs
 
 
 class Runner(Protocol):
@@ -124,7 +127,19 @@ CANDIDATES = (
     _of_graph("onnxruntime", "onnxruntime, CPU provider, an image with all its draws in one graph", OnnxRuntime),
     _of_graph("openvino", "OpenVINO, CPU plugin, latency hint, an image with all its draws in one graph", OpenVino),
     _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),
-    _of_graph("mnn", "MNN, high precision, an image with all its draws in one graph", Mnn),
+    _of_graph(
+        "mnn",
+        "MNN, high precision without the largest Winograd tiles, an image with all its draws in one graph",
+        functools.partial(Mnn, precision="high", tiles=SMALL_TILES),
+    ),
+    dataclasses.replace(
+        _of_graph(
+            "mnn_normal",
+            "MNN as it comes: normal precision, all Winograd tiles, an image with all its draws in one graph",
+            functools.partial(Mnn, precision="normal", tiles=ALL_TILES),
+        ),
+        own_tolerance=_ALL_TILES_TOLERANCE,
+    ),
 )
 
 
@@ -133,3 +148,16 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
     if device.type != "cuda":
         return CANDIDATES
     return tuple(dataclasses.replace(each, precision="tf32") if each.name == "torch_compile" else each for each in CANDIDATES)
+
+
+def chosen(device: torch.device, names: Sequence[str] | None = None) -> tuple[Candidate, ...]:
+    """All that `sprfast bench` knows on this device, or of that what has one of these names.
+
+    Raises:
+        InputError: a name is not known.
+    """
+    known = {each.name: each for each in (*peers.candidates(device), *candidates(device))}
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"--candidates: {name!r} is not known, choose from {', '.join(known)}")
+    return tuple(each for name, each in known.items() if names is None or name in names)

@@ -11,14 +11,22 @@ from torch import Tensor
 
 from sprfast.bench.libraries.graph import INPUT, Graph, convert, exported, quiet
 
-_WINOGRAD_MEMORY_LEVEL = 3  # number of the hint; its values are 0, no Winograd, to 3, all tiles
+_WINOGRAD_MEMORY_LEVEL = 3  # number of the hint
+ALL_TILES = 3  # its values are 0, no Winograd, to 3, MNN's default
+SMALL_TILES = 2
 _THREAD_NUMBER = 4  # number of the session's information, an int handed out as the bits of a float
 
 
 class Mnn:
-    """A session of MNN on the CPU in its high precision, without its largest Winograd tiles: they put the maps outside the tolerance."""
+    """A session of MNN on the CPU.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: what to run.
+        precision: MNN's "high" or "normal", which on x86 processors give the same bits.
+        tiles: `SMALL_TILES` or `ALL_TILES`; the largest Winograd tiles are the fastest, and put the maps outside float32's tolerance.
+    """
+
+    def __init__(self, graph: Graph, precision: str, tiles: int) -> None:
         with exported(graph) as path, quiet():
             import MNN
 
@@ -26,8 +34,9 @@ class Mnn:
             converter = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", "-f", "ONNX", "--bizCode", "sprfast"]
             convert([*converter, "--modelFile", str(path), "--MNNModel", f"{path}.mnn"], path.parent)
             self._interpreter = MNN.Interpreter(f"{path}.mnn")
-            self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, 2)
-            self._session = self._interpreter.createSession({"backend": "CPU", "precision": "high", "numThread": torch.get_num_threads()})
+            self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, tiles)
+            config = {"backend": "CPU", "precision": precision, "numThread": torch.get_num_threads()}
+            self._session = self._interpreter.createSession(config)
         self._input = self._interpreter.getSessionInput(self._session, INPUT)
         outputs = [self._interpreter.getSessionOutput(self._session, name) for name in graph.outputs]
         self._outputs = [(output, _mnn_tensor(np.empty(output.getShape(), np.float32))) for output in outputs]

@@ -21,7 +21,7 @@ def test_end_to_end(
     size = model.preprocessing.size
     noise = noise_bank(model.schedule, size, size, model.noise_seed)
     x = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-    truth = peers.plain(model, noise, torch.device("cpu"), torch.contiguous_format)(x)
+    truth = peers.Definition(model).maps(x, noise)
     try:
         maps = candidate.build(model, [z.to(device) for z in noise], device)
     except BackendError as error:

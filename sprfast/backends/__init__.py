@@ -16,9 +16,10 @@ from torch import Tensor
 from sprfast import devices
 from sprfast.config import Precision
 from sprfast.errors import BackendError, InputError
+from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
 
-_CLASSES = {"eager": "EagerBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
+_CLASSES = {"eager": "EagerBackend", "cpu": "CpuBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
 NAMES = tuple(_CLASSES)
 
 
@@ -48,9 +49,10 @@ class Backend(Protocol):
 
 
 def create(name: str, model: Model, device: str | torch.device | None = None, precision: Precision = "float32") -> Backend:
-    """The backend `name` for `model`; "auto" is eager, until another has been measured on hardware.
+    """The backend `name` for `model`.
 
     Args:
+        name: one of `NAMES`, or "auto" for what `choose` gives.
         device: a torch device; None takes CUDA where there is one, else the CPU.
         precision: of stored feature maps and of the convolutions; the 16-bit ones change scores by the
             error that `sprfast parity --precision` reports.
@@ -59,13 +61,25 @@ def create(name: str, model: Model, device: str | torch.device | None = None, pr
         InputError: no backend or precision has this name.
         BackendError: the backend or device cannot run here.
     """
-    chosen = "eager" if name == "auto" else name
+    chosen = choose(name, device, precision)
     reason = unavailable(chosen)
     if reason:
         raise BackendError(f"backend {chosen}: {reason}")
     if precision not in get_args(Precision):
         raise InputError(f"precision: {precision!r} is not known, choose from {', '.join(get_args(Precision))}")
     return _class(chosen)(model, devices.resolve(device), precision)
+
+
+def choose(name: str, device: str | torch.device | None = None, precision: Precision = "float32") -> str:
+    """The backend that `name` stands for: "auto" is cpu in float32 on a CPU where its kernels are built, else eager; others are themselves.
+
+    Raises:
+        InputError, BackendError: of the device, as `create`.
+    """
+    if name != "auto":
+        return name
+    own = precision == "float32" and devices.resolve(device).type == "cpu" and library.built()
+    return "cpu" if own else "eager"
 
 
 def unavailable(name: str) -> str | None:

@@ -1,0 +1,25 @@
+// Which instruction sets this build has, and which of them this processor can run.
+#include <string.h>
+
+#include "interface.h"
+
+extern "C" {
+const int32_t spr_interface_version = SPR_INTERFACE_VERSION;
+
+extern const struct spr_operators spr_operators_generic;
+#ifdef SPR_X86
+extern const struct spr_operators spr_operators_avx2, spr_operators_avx512;
+#endif
+
+const struct spr_operators* spr_operators(const char* instruction_set) {
+    if (!strcmp(instruction_set, "generic")) return &spr_operators_generic;
+#ifdef SPR_X86
+    __builtin_cpu_init();
+    if (!strcmp(instruction_set, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &spr_operators_avx2;
+    if (!strcmp(instruction_set, "avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return &spr_operators_avx512;
+#endif
+    return nullptr;
+}
+}

@@ -1,0 +1,97 @@
+// The C interface of the CPU kernels.
+//
+// Feature maps are float32, channels-last (sample, row, column, channel), contiguous, with a multiple of 32
+// channels; images, noise and error maps are planar. Sample n is draw n % draws of image n / draws. No pointer
+// needs any alignment beyond that of a float. Nothing here allocates, and nothing is kept between calls:
+// `space` is scratch memory of as many floats as the function of the same name with `_space` says.
+// Results depend neither on `threads` nor on the other samples of a call.
+#pragma once
+
+#include <stdint.h>
+
+#define SPR_INTERFACE_VERSION 1  // of everything below
+
+enum spr_source_kind {
+    SPR_ACTIVATION = 0,  // swish(a·raw + b) + embedding
+    SPR_POOLED = 1,      // its 2x2 maximum; the source has at least twice as many rows and columns
+    SPR_UPSAMPLED = 2,   // its bilinear upsampling by 2 (align_corners), zero beyond
+};
+
+// What a convolution reads: another convolution's raw output, activated on the way.
+struct spr_source {
+    const float* raw;        // (samples, height, width, channels)
+    const float* affine;     // (samples, 2, channels): a and b of the normalisation
+    const float* embedding;  // (draws, channels) or null
+    int32_t channels, height, width, kind;
+};
+
+// A 3x3 convolution with zero padding of one pixel, and the GroupNorm (eps 1e-5) behind it.
+struct spr_conv3x3 {
+    int32_t samples, draws;
+    int32_t height, width;  // of input and output
+    int32_t channels_in, channels_out, groups;
+    const float* weight;               // packed
+    const float *bias, *gamma, *beta;  // (channels_out): bias of the convolution, scale and shift of the normalisation
+};
+
+// The first convolution, of image + std·noise.
+struct spr_perturb_conv3x3 {
+    int32_t images, draws;
+    int32_t height, width;
+    int32_t channels_out, groups;
+    int32_t noise_images;              // 1: all images share the noise; else `images`
+    const float* image;                // (images, 3, height, width)
+    const float* noise;                // (draws, noise_images, 3, height, width)
+    const float* std;                  // (draws)
+    const float* weight;               // (27, channels_out): row 9·channel + 3·(dy + 1) + dx + 1
+    const float *bias, *gamma, *beta;  // as in spr_conv3x3
+};
+
+// Activation, 1x1 convolution, residual, square, mean over channels and weighted sum over draws.
+struct spr_head {
+    int32_t images, draws;
+    int32_t height, width, channels;
+    int32_t noise_images;  // as in spr_perturb_conv3x3
+    const float* raw;      // (images·draws, height, width, channels)
+    const float* affine;   // (images·draws, 2, channels)
+    const float* weight;   // (3, channels)
+    const float* bias;     // (draws, 3)
+    const float* noise;    // (draws, noise_images, 3, height, width)
+    const float* scale;    // (draws)
+};
+
+// The operators as compiled for one instruction set.
+struct spr_operators {
+    // (channels_out, channels_in, 3, 3) to 36·channels_in·channels_out floats, computed in double.
+    void (*pack_conv3x3)(const float* weight, int32_t channels_in, int32_t channels_out, float* packed);
+    int64_t (*conv3x3_space)(const struct spr_conv3x3*, int32_t threads);
+    // The channels of the sources, one source after the other, are those of the input. raw: (samples, height, width,
+    // channels_out), without the bias; affine: (samples, 2, channels_out), normalisation of raw with the bias folded in.
+    void (*conv3x3)(const struct spr_conv3x3*, const struct spr_source* sources, float* raw, float* affine, float* space,
+                    int32_t threads);
+    int64_t (*perturb_conv3x3_space)(const struct spr_perturb_conv3x3*, int32_t threads);
+    // raw: (images·draws, height, width, channels_out); raw and affine as of conv3x3.
+    void (*perturb_conv3x3)(const struct spr_perturb_conv3x3*, float* raw, float* affine, float* space, int32_t threads);
+    // errors: (images, height, width): sum over draws d and channels of scale_d·(weight·activation + bias_d + noise_d)².
+    void (*head)(const struct spr_head*, float* errors, int32_t threads);
+    int64_t (*anomaly_map_space)(int32_t images, int32_t height, int32_t width, int32_t size);
+    // maps = rows · errors · columnsᵀ; errors: (images, height, width), rows: (size, height), columns: (size, width),
+    // maps: (images, size, size).
+    // Zeros at both ends of a row of `rows` or `columns` cost nothing.
+    void (*anomaly_map)(int32_t images, int32_t height, int32_t width, int32_t size, const float* errors, const float* rows,
+                        const float* columns, float* maps, float* space, int32_t threads);
+    // x·sigmoid(x) as all of them compute it.
+    void (*swish)(const float* x, float* y, int64_t count);
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#define SPR_EXPORTED __attribute__((visibility("default")))
+// Of the library; to be compared with SPR_INTERFACE_VERSION before anything is called.
+extern SPR_EXPORTED const int32_t spr_interface_version;
+// The operators for "avx512", "avx2" or "generic"; null where this processor or this build has not got them.
+SPR_EXPORTED const struct spr_operators* spr_operators(const char* instruction_set);
+#ifdef __cplusplus
+}
+#endif
