@@ -25,7 +25,7 @@ LEARNING_RATE = 1e-3  # ten times the published one: a training of minutes inste
 BATCH_SIZE = 8
 FALSE_REJECT_RATE = 0.05
 BENCH_SECONDS = 8.0  # a scenario
-CANDIDATES = ["published", "channels_last", "eager"]  # no other library, so that the demo stays short
+CANDIDATES = ["published", "channels_last", "eager", "cpu"]  # no other library, so that the demo stays short
 
 
 @dataclasses.dataclass(frozen=True)
