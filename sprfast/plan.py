@@ -10,6 +10,7 @@ the last of them, and the factors std(t) around the score, fold into the 1x1 hea
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,14 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> InferencePlan:
         per_draw(network.dense_u4) @ weight.mT + bias,
         torch.tensor(scale, dtype=dtype).repeat_interleave(counts),
     )
+
+
+def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what runs a plan takes them."""
+    shared = all(z.shape[1] == 1 for z in noise)
+    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
+    z = draws[0] if len(draws) == 1 else torch.cat(draws)
+    return x.to(device).contiguous(), z.to(device).contiguous()
 
 
 def _block(module: nn.Module, embedding: Tensor | None) -> Block:

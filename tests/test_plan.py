@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sprfast import plan, scoring, sde, unet
-from sprfast.backends.triton import FusedUNet, inputs
+from sprfast.backends.triton import FusedUNet
 from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.kernels import reference
 from sprfast.noise import noise_bank
@@ -20,7 +20,7 @@ SCHEDULES = {
 def through_references(model, x, noise):
     """The plan in float64 through the operators' references."""
     network = FusedUNet(plan.fold(model, torch.float64), CPU, torch.float64, operators=reference)
-    x, z = inputs(x, noise, CPU)
+    x, z = plan.inputs(x, noise, CPU)
     return network.error_map(x, z, network.workspace(x.shape[0], *x.shape[2:]))
 
 

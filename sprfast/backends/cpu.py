@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from sprfast import scoring
-from sprfast.backends.triton import inputs
 from sprfast.config import Precision
 from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library, operators
 from sprfast.kernels.cpu.operators import Floats, Kind, Source, empty
 from sprfast.model_file import Model
-from sprfast.plan import BLOCKS, InferencePlan, fold
+from sprfast.plan import BLOCKS, InferencePlan, fold, inputs
 
 SAMPLES = 6  # of a pass: enough to keep all threads busy in the deepest maps
 MIN_SIZE = 16  # pixels: what four halvings leave a pixel of

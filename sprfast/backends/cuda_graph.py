@@ -18,6 +18,7 @@ from sprfast import scoring
 from sprfast.backends import triton
 from sprfast.config import Precision
 from sprfast.model_file import Model
+from sprfast.plan import inputs
 
 BUCKETS = (1, 2, 4, 8, 16, 32)  # images; beyond 32 a GPU gains nothing more
 MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they share their memory
@@ -50,7 +51,7 @@ class CudaGraphBackend:
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `backends.Backend.maps`; the result's memory is the caller's, and ready on the caller's stream."""
-        x, z = triton.inputs(x, noise, self.device)
+        x, z = inputs(x, noise, self.device)
         images, _, height, width = x.shape
         with self._lock, triton.refusing(), triton.on(self.device):
             errors = x.new_empty((images, 1, height, width))

@@ -22,7 +22,7 @@ from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.kernels import reference
 from sprfast.model_file import Model
-from sprfast.plan import Block, ConvNorm, InferencePlan, fold
+from sprfast.plan import Block, ConvNorm, InferencePlan, fold, inputs
 
 if TYPE_CHECKING:
     from sprfast.kernels.launch import Launch
@@ -223,14 +223,6 @@ def launches(plan: InferencePlan, precision: Precision, images: int, height: int
         z = torch.empty(network.draws, 1, 3, height, width, dtype=torch.float32, device=meta)
         network.maps(x, z, network.workspace(images, height, width))
     return recording
-
-
-def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as the kernels take them."""
-    shared = all(z.shape[1] == 1 for z in noise)
-    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
-    z = draws[0] if len(draws) == 1 else torch.cat(draws)
-    return x.to(device).contiguous(), z.to(device).contiguous()
 
 
 def missing() -> str | None:
