@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sprfast.backends.triton import STORAGE, FusedUNet
 from sprfast.config import Precision
+from sprfast.folding import fold
 from sprfast.kernels import reference
 from sprfast.model_file import Model
-from sprfast.plan import fold
 
 Arguments = dict[str, Any]  # by the reference's names
 

@@ -16,16 +16,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from sprfast import environment, scoring
-from sprfast.backends.cpu import CpuUNet, Layer
+from sprfast import environment
 from sprfast.bench.settings import plural
 from sprfast.bench.work import random_images
+from sprfast.cpu_network import CpuUNet, Layer
 from sprfast.errors import BackendError
+from sprfast.folding import fold
 from sprfast.kernels.cpu import library, operators, reference
 from sprfast.kernels.cpu.operators import Floats
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
-from sprfast.plan import ConvNorm, InferencePlan, fold
+from sprfast.plan import Array, ConvNorm, InferencePlan
+from sprfast.smoothing import MAP_SIZE
 
 SCHEMA_VERSION = 1
 CALLS = 5  # at least
@@ -66,7 +68,7 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     z = torch.cat(noise_bank(model.schedule, size, size, model.noise_seed)).numpy()
     convolutions = network.layers(size, size)
     head = Layer("head", model.network.base_width, 3, size, size)
-    layers = [*convolutions, head, Layer("anomaly map", 1, 1, scoring.MAP_SIZE, scoring.MAP_SIZE)]
+    layers = [*convolutions, head, Layer("anomaly map", 1, 1, MAP_SIZE, MAP_SIZE)]
     errors = _errors(network, watched, _norms(plan, convolutions), x[:1], z)
     calls, wholes = _times(network, watched, len(layers), x, z, seconds)
     samples = images * plan.draws
@@ -147,7 +149,7 @@ def _times(network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats
 
 
 @torch.inference_mode()
-def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm], x: Floats, z: Floats) -> list[tuple[float, float | None]]:
+def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats) -> list[tuple[float, float | None]]:
     """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on its first draw, of the rest on all."""
     found: list[tuple[float, float | None]] = []
     exact: Exact = {}
@@ -170,13 +172,13 @@ def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm], x: Float
     return found
 
 
-def _perturb_conv3x3(norm: ConvNorm, image: Floats, noise: Floats, std: Floats, *rest: Any) -> tuple[Tensor, Tensor]:
+def _perturb_conv3x3(norm: ConvNorm[Array], image: Floats, noise: Floats, std: Floats, *rest: Any) -> tuple[Tensor, Tensor]:
     """Raw output and affine of the first draw."""
-    first = (_double(image), _double(noise[:1]), _double(std[:1]), reference.pack_perturb(norm.weight.double()))
+    first = (_double(image), _double(noise[:1]), _double(std[:1]), reference.pack_perturb(_double(norm.weight)))
     return reference.perturb_conv3x3(*first, *_double_norm(norm), rest[4])
 
 
-def _conv3x3(norm: ConvNorm, exact: Exact, sources: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+def _conv3x3(norm: ConvNorm[Array], exact: Exact, sources: Any, *rest: Any) -> tuple[Tensor, Tensor]:
     """The same, of what is in `exact` where that has the source."""
     groups, raw = rest[4], rest[6]
     inputs = []
@@ -184,7 +186,7 @@ def _conv3x3(norm: ConvNorm, exact: Exact, sources: Any, *rest: Any) -> tuple[Te
         read = exact.get(source.raw.ctypes.data) or (_double(source.raw[:1]), _double(source.affine[:1]))
         embedding = None if source.embedding is None else _double(source.embedding[:1])
         inputs.append(reference.Source(*read, embedding, source.kind))
-    return reference.conv3x3(inputs, norm.weight.double(), *_double_norm(norm), groups, *raw.shape[1:3])
+    return reference.conv3x3(inputs, _double(norm.weight), *_double_norm(norm), groups, *raw.shape[1:3])
 
 
 def _head(*given: Any) -> tuple[Floats, Tensor]:
@@ -214,11 +216,11 @@ def _double(values: Floats) -> Tensor:
     return torch.from_numpy(values).double()
 
 
-def _double_norm(norm: ConvNorm) -> tuple[Tensor, Tensor, Tensor]:
-    return norm.bias.double(), norm.gamma.double(), norm.beta.double()
+def _double_norm(norm: ConvNorm[Array]) -> tuple[Tensor, Tensor, Tensor]:
+    return _double(norm.bias), _double(norm.gamma), _double(norm.beta)
 
 
-def _norms(plan: InferencePlan, convolutions: Sequence[Layer]) -> list[ConvNorm]:
+def _norms(plan: InferencePlan, convolutions: Sequence[Layer]) -> list[ConvNorm[Array]]:
     places = (layer.name.split(".") for layer in convolutions)
     return [getattr(plan.blocks[block], place) for block, place in places]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from sprfast import scoring
 from sprfast.bench.calls import Arguments, Call, results, size
 from sprfast.kernels import reference
+from sprfast.smoothing import BOX_SIZE, MAP_SIZE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +151,7 @@ def perturb_conv_norm_swish(
 
 def anomaly_map(errors: Tensor) -> tuple[Tensor, ...]:
     """Upsampling and 31x31 average."""
-    size, box = scoring.MAP_SIZE, scoring.BOX_SIZE
+    size, box = MAP_SIZE, BOX_SIZE
     resized = F.interpolate(errors, (size, size), mode="bilinear", align_corners=False)
     return (F.avg_pool2d(resized, box, stride=1, padding=box // 2),)
 

@@ -20,6 +20,7 @@ from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
+from sprfast.smoothing import BOX_SIZE, MAP_SIZE
 
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
 Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -113,8 +114,8 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
                 n = z * std
                 restored = network(x + n, t) * std**2 + n
                 errors += weight / level.draws * (restored**2).mean(1, keepdim=True)
-        resized = F.interpolate(errors, (scoring.MAP_SIZE, scoring.MAP_SIZE), mode="bilinear", align_corners=False)
-        return errors, F.avg_pool2d(resized, scoring.BOX_SIZE, stride=1, padding=scoring.BOX_SIZE // 2)
+        resized = F.interpolate(errors, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
+        return errors, F.avg_pool2d(resized, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)
 
     return maps
 

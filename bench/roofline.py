@@ -12,14 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from sprfast import environment, unet
+from sprfast.backends import inputs
 from sprfast.backends.triton import STORAGE, FusedUNet
 from sprfast.bench import timing
 from sprfast.bench.operators import Save, copying
 from sprfast.config import NetworkConfig, Precision
+from sprfast.folding import fold
 from sprfast.kernels import reference
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
-from sprfast.plan import fold, inputs
 
 SCHEMA_VERSION = 1
 CONVOLUTIONS = ("conv2d", "convolution", "cudnn_convolution")  # of torch.ops.aten

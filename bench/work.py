@@ -18,10 +18,11 @@ from sprfast import images, sde
 from sprfast.bench import peers
 from sprfast.bench.peers import Candidate, Maps
 from sprfast.config import Preprocessing
-from sprfast.engine import Engine, Result
+from sprfast.engine import Engine
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
+from sprfast.prediction import Result
 
 SEED = 0  # of random images
 Answer = Callable[[Any], Any]  # what `Work.take` gives, to what `Work.results` reads

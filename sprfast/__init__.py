@@ -12,14 +12,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sprfast.engine import Engine, Result, load
+    from sprfast.engine import Engine, load
+    from sprfast.prediction import Result
     from sprfast.threshold import Verdict
     from sprfast.training import train
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "Result", "Verdict", "__version__", "load", "train"]
 
-_HOMES = {"Engine": "engine", "Result": "engine", "load": "engine", "Verdict": "threshold", "train": "training"}
+_HOMES = {"Engine": "engine", "Result": "prediction", "load": "engine", "Verdict": "threshold", "train": "training"}
 
 # In a checkout that is not installed, `kernels` and `bench` lie beside this folder instead of inside it.
 _here = os.path.dirname(os.path.abspath(__file__))

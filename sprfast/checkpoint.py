@@ -63,7 +63,8 @@ class TrainingState:
         path = checkpoint_path(output)
         if not path.exists():
             raise InputError(f"{path}: there is no checkpoint to resume from; start without --resume")
-        tensors, document = archive.read(path, kind="checkpoint")
+        arrays, document = archive.read(path, kind="checkpoint")
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         _require_same_recipe(path, document.get("recipe"), recipe.to_json())
         state = cls(recipe, device)
         state.network.load_state_dict(_part(tensors, "network."))
@@ -90,7 +91,8 @@ class TrainingState:
             held = self.optimizer.state.get(value) or _empty_moments(value)
             tensors |= {f"optimizer.{moment}.{name}": moments for moment, moments in held.items()}
         document = {"recipe": recipe.to_json(), "step": self.step, "seconds": seconds}
-        archive.write(checkpoint_path(output), tensors, document, kind="checkpoint")
+        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        archive.write(checkpoint_path(output), arrays, document, kind="checkpoint")
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights; it warms up as (1 + step) / (10 + step) up to `decay`."""

@@ -13,11 +13,12 @@ from rich.table import Column, Table
 
 from sprfast import console, data, figure, files, images, metrics, model_file
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.engine import MAX_BATCH, Engine, Result
+from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
+from sprfast.prediction import MAX_BATCH, Result
 from sprfast.processes import is_first
 from sprfast.threshold import Verdict
 from sprfast.threshold import calibrate as conformal_threshold

@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sprfast.errors import InputError
 
+GROUPS = 32  # of every GroupNorm in the network
+
 SizePolicy = Literal["fit", "stretch", "refuse"]
 AlphaPolicy = Literal["refuse", "composite"]
 OrientationPolicy = Literal["exif", "ignore"]

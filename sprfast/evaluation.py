@@ -11,9 +11,10 @@ import numpy as np
 
 from sprfast import figure, images, metrics
 from sprfast.data import Category, Sample
-from sprfast.engine import MAX_BATCH, Engine, Result
+from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.metrics import Metric
+from sprfast.prediction import MAX_BATCH, Result
 from sprfast.threshold import Verdict
 
 FIGURE_COLUMNS = 8

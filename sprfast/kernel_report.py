@@ -14,8 +14,8 @@ from sprfast import console, environment, unet
 from sprfast.backends import triton
 from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
+from sprfast.folding import fold
 from sprfast.model_file import Model
-from sprfast.plan import fold
 
 if TYPE_CHECKING:
     from sprfast.kernels.compile_report import Compiled

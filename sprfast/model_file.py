@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprfast import archive
+from sprfast import archive, manifest
 from sprfast.config import NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, ModelFileError
+from sprfast.manifest import PathLike
 from sprfast.threshold import Threshold
 from sprfast.unet import parameter_shapes
-
-PathLike = str | os.PathLike[str]
 
 _PUBLISHED_PREPROCESSING = Preprocessing()
 _PUBLISHED_SCHEDULE = Schedule()
@@ -82,7 +80,7 @@ def save(path: PathLike, model: Model) -> None:
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
-    archive.write(path, model.weights, document, kind="model")
+    archive.write(path, {name: value.detach().cpu().numpy() for name, value in model.weights.items()}, document, kind="model")
 
 
 def load(path: PathLike) -> Model:
@@ -98,14 +96,14 @@ def load(path: PathLike) -> Model:
     threshold = document.get("threshold")
     try:
         return Model(
-            network=NetworkConfig.from_json(archive.field(path, document, "network", dict)),
-            schedule=Schedule.from_json(archive.field(path, document, "schedule", dict)),
-            preprocessing=Preprocessing.from_json(archive.field(path, document, "preprocessing", dict)),
-            weights=weights,
-            noise_seed=archive.field(path, document, "noise_seed", int),
+            network=NetworkConfig.from_json(manifest.field(path, document, "network", dict)),
+            schedule=Schedule.from_json(manifest.field(path, document, "schedule", dict)),
+            preprocessing=Preprocessing.from_json(manifest.field(path, document, "preprocessing", dict)),
+            weights={name: torch.from_numpy(array) for name, array in weights.items()},
+            noise_seed=manifest.field(path, document, "noise_seed", int),
             threshold=None if threshold is None else Threshold.from_json(threshold),
-            provenance=archive.field(path, document, "provenance", dict),
-            certificates=tuple(archive.field(path, document, "certificates", list)),
+            provenance=manifest.field(path, document, "provenance", dict),
+            certificates=tuple(manifest.field(path, document, "certificates", list)),
         )
     except InputError as error:
         raise ModelFileError(f"{path}: {error}") from error
@@ -128,7 +126,7 @@ def import_checkpoint(
         ModelFileError: the file is missing, damaged, holds anything but tensors, or its keys,
             shapes, dtypes (float32) or values (finite) are not those of the network.
     """
-    content = archive.file_bytes(path)
+    content = manifest.file_bytes(path)
     state = _state_dict(path, content)
     try:
         network = _inferred_network(state)
@@ -152,9 +150,9 @@ def _state_dict(path: PathLike, content: bytes) -> dict[str, Tensor]:
         raise ModelFileError(f"{path}: holds {type(state).__name__}, expected a state dict (names to tensors)")
     for name, value in state.items():
         if not isinstance(name, str):
-            raise ModelFileError(f"{path}: the state dict has the key {archive.quoted(name)}, expected names only")
+            raise ModelFileError(f"{path}: the state dict has the key {manifest.quoted(name)}, expected names only")
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise ModelFileError(f"{path}: {archive.quoted(name)} is {type(value).__name__}, expected a dense tensor")
+            raise ModelFileError(f"{path}: {manifest.quoted(name)} is {type(value).__name__}, expected a dense tensor")
     if all(name.startswith(_PARALLEL_PREFIX) for name in state):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in state.items()}
     return dict(state)
@@ -164,7 +162,7 @@ def _unpickled(path: PathLike, content: bytes) -> Any:
     try:
         # PyTorch does not look at the checksums of its own format
         if content.startswith(b"PK") and (damaged := zipfile.ZipFile(io.BytesIO(content)).testzip()) is not None:
-            raise ValueError(f"the checksum of {archive.quoted(damaged)} is wrong")
+            raise ValueError(f"the checksum of {manifest.quoted(damaged)} is wrong")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(f"{path}: not a state dict of tensors; other pickles could run code and are never loaded") from error
@@ -177,7 +175,7 @@ def _inferred_network(state: Mapping[str, Tensor]) -> NetworkConfig:
     first, frequencies = "inc.double_conv.0.weight", "embed.0.W"
     for name in (first, frequencies):
         if name not in state or state[name].ndim == 0:
-            raise InputError(f"weight {archive.quoted(name)} is missing or has no dimension")
+            raise InputError(f"weight {manifest.quoted(name)} is missing or has no dimension")
     return NetworkConfig(base_width=state[first].shape[0], embedding_dim=2 * state[frequencies].shape[0])
 
 
@@ -185,12 +183,12 @@ def _check_weights(weights: Mapping[str, Tensor], network: NetworkConfig) -> Non
     """Exact keys, shapes and float32, all finite."""
     shapes = parameter_shapes(network)
     for name in sorted(shapes.keys() ^ weights.keys()):
-        raise InputError(f"weight {archive.quoted(name)} is {'missing' if name in shapes else 'not one of the network'}")
+        raise InputError(f"weight {manifest.quoted(name)} is {'missing' if name in shapes else 'not one of the network'}")
     for name, shape in shapes.items():
         tensor = weights[name]
         if tuple(tensor.shape) != shape:
-            raise InputError(f"weight {archive.quoted(name)} has shape {tuple(tensor.shape)}, expected {shape}")
+            raise InputError(f"weight {manifest.quoted(name)} has shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.dtype != torch.float32:
-            raise InputError(f"weight {archive.quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
+            raise InputError(f"weight {manifest.quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"weight {archive.quoted(name)} holds NaN or infinity, expected finite numbers")
+            raise InputError(f"weight {manifest.quoted(name)} holds NaN or infinity, expected finite numbers")

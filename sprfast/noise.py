@@ -1,37 +1,17 @@
-"""Frozen noise: the standard-normal draws z of every sigma level, a function of the seed alone.
-
-The same draws perturb every image, so a score depends neither on the batch an image is in nor on
-the device. Draws come from numpy's legacy generator, whose stream is guaranteed never to change.
-"""
+"""Frozen noise as torch tensors."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from sprfast.config import Schedule
+from sprfast.draws import draws
 
 
 def noise_bank(schedule: Schedule, height: int, width: int, seed: int) -> list[torch.Tensor]:
-    """One tensor of draws a level, to be broadcast over the images of a batch.
-
-    Draw k of level l depends on (seed, l, k, height, width) only: asking for more draws keeps the
-    first ones. With `schedule.antithetic`, draws 2j and 2j + 1 are z and -z.
+    """`draws.draws` as one tensor a level, to be broadcast over the images of a batch.
 
     Returns:
         for each level a float32 tensor (K, 1, 3, height, width) on the CPU.
     """
-    bank = []
-    for index, level in enumerate(schedule.levels):
-        if schedule.antithetic:
-            half = [_draw(seed, index, k, height, width) for k in range(level.draws // 2)]
-            draws = [signed for z in half for signed in (z, -z)]
-        else:
-            draws = [_draw(seed, index, k, height, width) for k in range(level.draws)]
-        bank.append(torch.from_numpy(np.stack(draws)[:, None]))
-    return bank
-
-
-def _draw(seed: int, level: int, k: int, height: int, width: int) -> np.ndarray:
-    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, level, k])))
-    return generator.standard_normal((3, height, width)).astype(np.float32)
+    return [torch.from_numpy(z[:, None]) for z in draws(schedule, height, width, seed)]

@@ -25,20 +25,19 @@ from torch import Tensor
 
 from sprfast import backends, devices, scoring, sde, unet
 from sprfast.config import Level, NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.contract import TOLERANCE
 from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.files import confined
 from sprfast.images import load_image
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
+from sprfast.smoothing import MAP_SIZE
 from sprfast.threshold import verdict
 
 GOLDEN_T = 1e-3  # the sigma level of every golden error map
 GOLDEN_RMS_TOLERANCE = 1e-5  # relative RMS, of scores and error maps
 GOLDEN_MAP_TOLERANCE = 1e-6  # absolute, of anomaly maps and pred_scores
-# Relative, of error maps and pred_scores. What 16-bit storage costs depends on the model, so that its
-# verdicts are what counts; these limits are several times what the golden weights show.
-IMAGES_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 3e-2}
 
 _GOLDEN_NETWORK = NetworkConfig()
 _SHIFT = 4.0  # of the noise in one channel, larger than the golden networks' outputs
@@ -172,7 +171,7 @@ def check_images(
     if not paths:
         raise InputError("parity: no images were given, at least one is needed")
     engine = Engine(model, backend, device, precision)
-    limit = IMAGES_TOLERANCE[precision]
+    limit = TOLERANCE[precision]
     network = unet.from_weights(model.network, model.weights)
     errors, scores, expected_scores = [], [], []
     for path in paths:
@@ -260,7 +259,7 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
         **{f"score_t{index}": (batch, 3, height, width) for index in range(len(case["t"]))},
         "z": (draws, batch, 3, height, width),
         "error_map": (batch, 1, height, width),
-        "heatmap": (batch, 1, scoring.MAP_SIZE, scoring.MAP_SIZE),
+        "heatmap": (batch, 1, MAP_SIZE, MAP_SIZE),
         "image_score": (batch,),
     }
     try:

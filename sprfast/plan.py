@@ -5,40 +5,48 @@ the last of them, and the factors std(t) around the score, fold into the 1x1 hea
 
     r = std·(f + z),  f = W·(h + c) + b = W·h + (W·c + b)
     error map = sum over draws of weight·std² / (3·K) · sum over channels of (f + z)²
+
+A plan is numpy arrays: what runs it (our kernels on any device, an ONNX graph) needs no PyTorch for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import numpy as np
+import numpy.typing as npt
 
-from sprfast import sde, unet
-from sprfast.model_file import Model
+from sprfast.config import GROUPS, NetworkConfig
+from sprfast.errors import InputError
 
 BLOCKS = ("inc", "down1", "down2", "down3", "down4", "up1", "up2", "up3", "up4")
+SKIPS = {"up1": "down3", "up2": "down2", "up3": "down1", "up4": "inc"}  # what a block reads beside the upsampled map
+HALVINGS = {"inc": 0, "down1": 1, "down2": 2, "down3": 3, "down4": 4, "up1": 3, "up2": 2, "up3": 1, "up4": 0}  # of the image's sides
+MIN_SIZE = 16  # pixels: what four halvings leave a pixel of
+
+Array = npt.NDArray[np.floating[Any]]
+T = TypeVar("T")  # an array, here or on a device
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ConvNorm:
+class ConvNorm(Generic[T]):
     """A 3x3 convolution with bias, and the GroupNorm behind it."""
 
-    weight: Tensor  # (out, in, 3, 3)
-    bias: Tensor  # (out,)
-    gamma: Tensor  # (out,), scale of the normalisation
-    beta: Tensor  # (out,), its shift
+    weight: T  # (out, in, 3, 3)
+    bias: T  # (out,)
+    gamma: T  # (out,), scale of the normalisation
+    beta: T  # (out,), its shift
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Block:
+class Block(Generic[T]):
     """Two convolutions with their normalisations, and what is added behind the second swish."""
 
-    first: ConvNorm
-    second: ConvNorm
-    embedding: Tensor | None  # (D, out) for D draws; None where it is folded into the head
+    first: ConvNorm[T]
+    second: ConvNorm[T]
+    embedding: T | None  # (D, out) for D draws; None where it is folded into the head
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,62 +55,75 @@ class InferencePlan:
 
     base_width: int
     groups: int  # of every GroupNorm
-    blocks: dict[str, Block]  # by `BLOCKS`
-    std: Tensor  # (D,), standard deviation of the perturbation
-    head_weight: Tensor  # (3, base_width)
-    head_bias: Tensor  # (D, 3), with the last embedding
-    scale: Tensor  # (D,), weight of the level · std² / (3 · its draws)
+    blocks: dict[str, Block[Array]]  # by `BLOCKS`
+    std: Array  # (D,), standard deviation of the perturbation
+    head_weight: Array  # (3, base_width)
+    head_bias: Array  # (D, 3), with the last embedding
+    scale: Array  # (D,), weight of the level · std² / (3 · its draws)
 
     @property
     def draws(self) -> int:
         """D: network passes an image."""
-        return self.std.shape[0]
+        return len(self.std)
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Everything but `base_width` and `groups`, by names such as `down1.first.weight`."""
+        arrays = {name: getattr(self, name) for name in _LOOSE}
+        for name, block in self.blocks.items():
+            for place, norm in (("first", block.first), ("second", block.second)):
+                arrays |= {f"{name}.{place}.{field.name}": getattr(norm, field.name) for field in dataclasses.fields(norm)}
+            if block.embedding is not None:
+                arrays[f"{name}.embedding"] = block.embedding
+        return arrays
 
 
-@torch.inference_mode()
-def fold(model: Model, dtype: torch.dtype = torch.float32) -> InferencePlan:
-    """The plan of `model`, on the CPU in `dtype`, in memory of its own.
+_LOOSE = ("std", "head_weight", "head_bias", "scale")
 
-    The embeddings are computed as the network computes them in `dtype`; in float64 the plan is the
-    definition to rounding.
+
+def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array]) -> InferencePlan:
+    """The plan of `to_arrays`, for a network of this width and this number of draws.
+
+    Raises:
+        InputError: an array is missing, unknown, or not float32 of the shape that it must have.
     """
-    network = unet.from_weights(model.network, {name: value.to(dtype, copy=True) for name, value in model.weights.items()})
-    levels = model.schedule.levels
-    counts = torch.tensor([level.draws for level in levels])
-    e = F.silu(network.embed(torch.tensor([level.t for level in levels], dtype=dtype)))
+    expected = shapes(network, draws)
+    for name in sorted(expected.keys() ^ arrays.keys()):
+        raise InputError(f"array {name!r} is {'missing' if name in expected else 'not one of a plan'}")
+    for name, shape in expected.items():
+        if arrays[name].shape != shape or arrays[name].dtype != np.float32:
+            raise InputError(f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}, expected float32 {shape}")
+    norm_fields = [field.name for field in dataclasses.fields(ConvNorm)]
 
-    def per_draw(dense: nn.Module) -> Tensor:
-        vectors: Tensor = dense(e)  # (levels, channels, 1, 1)
-        return vectors.flatten(1).repeat_interleave(counts, dim=0)
+    def norm(place: str) -> ConvNorm[Array]:
+        return ConvNorm(*(arrays[f"{place}.{field}"] for field in norm_fields))
 
-    blocks = {}
+    blocks = {name: Block(norm(f"{name}.first"), norm(f"{name}.second"), arrays.get(f"{name}.embedding")) for name in BLOCKS}
+    return InferencePlan(network.base_width, GROUPS, blocks, *(arrays[name] for name in _LOOSE))
+
+
+def shapes(network: NetworkConfig, draws: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a plan."""
+    width = network.base_width
+    found: dict[str, tuple[int, ...]] = {"std": (draws,), "head_weight": (3, width), "head_bias": (draws, 3), "scale": (draws,)}
     for name in BLOCKS:
-        dense = getattr(network, "dense_in" if name == "inc" else f"dense_{name[0]}{name[-1]}")
-        blocks[name] = _block(getattr(network, name), None if name == "up4" else per_draw(dense))
-    weight, bias = (getattr(network.outc.conv, name) for name in ("weight", "bias"))
-    weight = weight.flatten(1)
-    std = [sde.std(level.t) for level in levels]
-    scale = [share * s**2 / (3 * level.draws) for share, s, level in zip(model.schedule.weights, std, levels, strict=True)]
-    return InferencePlan(
-        model.network.base_width,
-        unet.GROUPS,
-        blocks,
-        torch.tensor(std, dtype=dtype).repeat_interleave(counts),
-        weight,
-        per_draw(network.dense_u4) @ weight.mT + bias,
-        torch.tensor(scale, dtype=dtype).repeat_interleave(counts),
-    )
+        middle, out = (factor * width for factor in _WIDTHS[name][1:])
+        for place, before, after in (("first", _WIDTHS[name][0] * width or 3, middle), ("second", middle, out)):
+            found[f"{name}.{place}.weight"] = (after, before, 3, 3)
+            found |= {f"{name}.{place}.{field}": (after,) for field in ("bias", "gamma", "beta")}
+        if name != BLOCKS[-1]:
+            found[f"{name}.embedding"] = (draws, out)
+    return found
 
 
-def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what runs a plan takes them."""
-    shared = all(z.shape[1] == 1 for z in noise)
-    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
-    z = draws[0] if len(draws) == 1 else torch.cat(draws)
-    return x.to(device).contiguous(), z.to(device).contiguous()
-
-
-def _block(module: nn.Module, embedding: Tensor | None) -> Block:
-    double = next(part for part in module.modules() if isinstance(part, unet.DoubleConv)).double_conv
-    pairs = [ConvNorm(double[i].weight, double[i].bias, double[i + 1].weight, double[i + 1].bias) for i in (0, 3)]  # type: ignore[arg-type]
-    return Block(pairs[0], pairs[1], embedding)
+# Channels into a block, between its convolutions and out of it, in base widths; 0: the image's three.
+_WIDTHS = {
+    "inc": (0, 1, 1),
+    "down1": (1, 2, 2),
+    "down2": (2, 4, 4),
+    "down3": (4, 8, 8),
+    "down4": (8, 8, 8),
+    "up1": (16, 8, 4),
+    "up2": (8, 4, 2),
+    "up3": (4, 2, 1),
+    "up4": (2, 1, 1),
+}

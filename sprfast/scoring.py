@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast import sde
+from sprfast import sde, smoothing
 from sprfast.config import Schedule
-
-MAP_SIZE = 256  # pixels, both sides of an anomaly map
-BOX_SIZE = 31  # pixels, both sides of the averaging window
 
 
 class ScoreNetwork(Protocol):
@@ -70,7 +66,7 @@ def error_map(network: ScoreNetwork, x: Tensor, schedule: Schedule, noise: Seque
 def anomaly_map(errors: Tensor) -> Tensor:
     """The heat map: bilinear to 256x256 (align_corners=False), then a 31x31 mean (zero padding counts).
 
-    Both steps are linear and separable, so they are one small matrix on each side: A_H · E · A_Wᵀ.
+    As one small matrix on each side, A_H · E · A_Wᵀ: see `smoothing`.
 
     Args:
         errors: (B, 1, H, W) float32 error maps.
@@ -91,8 +87,5 @@ def image_score(anomaly_maps: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # the matrix is kept, and a caller may want gradients
 def smoothing_matrix(size: int, device: torch.device) -> Tensor:
-    """(256, size) float32: bilinear resampling followed by the box filter, along one axis. Shared by all callers: not to be written."""
-    unit = torch.eye(size, dtype=torch.float64)[:, None, :]  # (size, 1, size)
-    resampled = F.interpolate(unit, size=MAP_SIZE, mode="linear", align_corners=False)
-    smoothed = F.avg_pool1d(resampled, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)
-    return smoothed[:, 0].mT.contiguous().to(device, torch.float32)
+    """`smoothing.smoothing_matrix` on a device. Shared by all callers: not to be written."""
+    return torch.tensor(smoothing.smoothing_matrix(size), device=device)

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast import sde
-from sprfast.config import NetworkConfig
+from sprfast.config import GROUPS, NetworkConfig
 
-GROUPS = 32  # of every GroupNorm
 FOURIER_SCALE = 30.0  # standard deviation of the fixed frequencies W
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sprfast import backends, parity, scoring, unet
+from sprfast import backends, contract, parity, scoring, unet
 from sprfast.backends import cuda_graph
 from sprfast.backends.eager import EagerBackend
 from sprfast.config import Level, NetworkConfig, Schedule
@@ -86,7 +86,7 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
     errors, anomaly_maps = create(name, small_model, precision=precision).maps(x, noise)
     assert errors.dtype == anomaly_maps.dtype == torch.float32
     error = relative_rms(errors, definition(small_model, x, noise))
-    assert 1e-6 < error <= parity.IMAGES_TOLERANCE[precision]
+    assert 1e-6 < error <= contract.TOLERANCE[precision]
 
 
 def test_backend_smooths_its_error_maps(name, small_model):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sprfast import backends, parity, scoring, unet
+from sprfast import backends, contract, parity, scoring, unet
 from sprfast.backends import cuda_graph
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.noise import noise_bank
@@ -50,7 +50,7 @@ def test_real_size_against_the_definition(name, precision, model):
     network = unet.from_weights(model.network, model.weights)
     with torch.inference_mode():
         expected = scoring.error_map(network, x.cpu(), model.schedule, [z.cpu() for z in noise])
-    limit = 1e-5 if precision == "float32" else parity.IMAGES_TOLERANCE[precision]
+    limit = 1e-5 if precision == "float32" else contract.TOLERANCE[precision]
     assert relative_rms(errors, expected) <= limit
     assert relative_rms(anomaly_maps, scoring.anomaly_map(expected)) <= limit
 

@@ -18,7 +18,7 @@ from sprfast.backends.triton import launches
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.kernels.compile_report import compile_launches, problems, rows
 from sprfast.model_file import Model
-from sprfast.plan import fold
+from sprfast.folding import fold
 from sprfast.unet import ScoreUNet
 
 config = NetworkConfig()

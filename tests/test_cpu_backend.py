@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from sprfast import backends, parity, scoring, unet
-from sprfast.backends.cpu import SAMPLES, CpuBackend, CpuUNet
+from sprfast.backends.cpu import CpuBackend
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.cpu_network import SAMPLES, CpuUNet
 from sprfast.engine import Engine
 from sprfast.errors import BackendError, InputError
+from sprfast.folding import fold
 from sprfast.kernels.cpu import library, operators
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
-from sprfast.plan import fold
 from sprfast.unet import ScoreUNet
 
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))

@@ -9,9 +9,10 @@ import torch
 
 import sprfast
 from sprfast import backends, model_file, noise, scoring, threshold, unet
-from sprfast.engine import MAX_BATCH, Engine
+from sprfast.engine import Engine
 from sprfast.errors import BackendError, ModelFileError
 from sprfast.images import load_image
+from sprfast.prediction import MAX_BATCH
 from sprfast.threshold import Verdict
 
 

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[1]
 # modules of one layer do not import each other, those of one package do.
 LAYERS = (
     ("errors", "kernels"),
-    ("files", "config", "devices"),
-    ("sde", "images", "archive", "threshold", "metrics", "environment", "processes"),
-    ("unet",),
+    ("files", "config", "devices", "manifest"),
+    ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
+    ("unet", "prediction", "cpu_network", "contract", "onnx_file", "graph"),
     ("scoring", "noise", "figure", "data", "scenes"),
     ("model_file", "loader", "checkpoint"),
-    ("plan",),
+    ("folding",),
     ("backends",),
     ("engine",),
     ("training",),

@@ -1,11 +1,15 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from sprfast import plan, scoring, sde, unet
+from sprfast.backends import inputs
 from sprfast.backends.triton import FusedUNet
 from sprfast.config import Level, NetworkConfig, Schedule
+from sprfast.errors import InputError
+from sprfast.folding import fold
 from sprfast.kernels import reference
 from sprfast.noise import noise_bank
 
@@ -19,8 +23,8 @@ SCHEDULES = {
 
 def through_references(model, x, noise):
     """The plan in float64 through the operators' references."""
-    network = FusedUNet(plan.fold(model, torch.float64), CPU, torch.float64, operators=reference)
-    x, z = plan.inputs(x, noise, CPU)
+    network = FusedUNet(fold(model, torch.float64), CPU, torch.float64, operators=reference)
+    x, z = inputs(x, noise, CPU)
     return network.error_map(x, z, network.workspace(x.shape[0], *x.shape[2:]))
 
 
@@ -57,7 +61,7 @@ def test_folding_changes_nothing_at_full_width(small_model):
 
 def test_a_plan_has_one_row_a_draw(small_model):
     schedule = SCHEDULES["levels-of-different-draws-and-weights"]
-    folded = plan.fold(dataclasses.replace(small_model, schedule=schedule))
+    folded = fold(dataclasses.replace(small_model, schedule=schedule))
     assert folded.draws == 6
     times = [1e-3] * 2 + [0.3] + [1.0] * 3
     assert folded.std.tolist() == pytest.approx([sde.std(t) for t in times], rel=1e-6)
@@ -70,19 +74,44 @@ def test_a_plan_has_one_row_a_draw(small_model):
             assert block.embedding is None  # it is in the head's bias
         else:
             assert block.embedding.shape == (6, block.second.weight.shape[0])
-            assert torch.equal(block.embedding[0], block.embedding[1])
-            assert not torch.equal(block.embedding[0], block.embedding[2])
+            assert np.array_equal(block.embedding[0], block.embedding[1])
+            assert not np.array_equal(block.embedding[0], block.embedding[2])
 
 
 def test_a_plan_is_contiguous_float32_on_the_cpu_and_apart_from_the_model(small_model):
-    folded = plan.fold(small_model)
-    own = {value.data_ptr() for value in small_model.weights.values()}
-    tensors = [folded.std, folded.scale, folded.head_weight, folded.head_bias]
+    folded = fold(small_model)
+    own = [value.numpy() for value in small_model.weights.values()]
+    arrays = [folded.std, folded.scale, folded.head_weight, folded.head_bias]
     for block in folded.blocks.values():
         for norm in (block.first, block.second):
-            tensors += [norm.weight, norm.bias, norm.gamma, norm.beta]
-    for tensor in tensors:
-        assert tensor.dtype == torch.float32
-        assert tensor.device == CPU
-        assert tensor.is_contiguous()
-        assert tensor.data_ptr() not in own
+            arrays += [norm.weight, norm.bias, norm.gamma, norm.beta]
+    for array in arrays:
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+        assert not any(np.shares_memory(array, value) for value in own)
+
+
+def test_arrays_make_the_plan_again(small_model):
+    folded = fold(small_model)
+    again = plan.from_arrays(small_model.network, 2, folded.to_arrays())
+    assert (again.base_width, again.groups, again.draws, tuple(again.blocks)) == (folded.base_width, folded.groups, 2, plan.BLOCKS)
+    arrays = again.to_arrays()
+    assert {name: array.shape for name, array in arrays.items()} == plan.shapes(small_model.network, 2)
+    for name, array in folded.to_arrays().items():
+        assert arrays[name] is array
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda arrays: arrays.pop("up2.second.gamma"), "'up2.second.gamma' is missing"),
+        (lambda arrays: arrays.update(extra=arrays["std"]), "'extra' is not one of a plan"),
+        (lambda arrays: arrays.update(std=arrays["std"].astype(np.float64)), r"'std' is float64 \(2,\), expected float32 \(2,\)"),
+        (lambda arrays: arrays.update(scale=arrays["scale"][:1]), r"'scale' is float32 \(1,\), expected float32 \(2,\)"),
+    ],
+)
+def test_arrays_that_are_no_plan_are_refused(small_model, change, match):
+    arrays = fold(small_model).to_arrays()
+    change(arrays)
+    with pytest.raises(InputError, match=match):
+        plan.from_arrays(small_model.network, 2, arrays)

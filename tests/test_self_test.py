@@ -8,9 +8,9 @@ from kernel_cases import OPERATORS, Shape, arguments
 
 from sprfast import kernels
 from sprfast.backends.triton import FusedUNet, network_on
+from sprfast.folding import fold
 from sprfast.kernels import launch
 from sprfast.kernels.self_test import SelfTest, SelfTestError, relative_rms
-from sprfast.plan import fold
 
 CPU = torch.device("cpu")
 SHAPE = Shape(32, 6, 8, images=2, draws=2)

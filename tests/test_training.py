@@ -193,7 +193,7 @@ def test_divergence_stops_with_the_last_good_state_kept(paths, output, weight, w
     train(paths, output, on_step=stop_after(2))
     checkpoint = checkpoint_path(output)
     tensors, document = archive.read(checkpoint, kind="checkpoint")
-    tensors["network.outc.conv.weight"].fill_(weight)
+    tensors["network.outc.conv.weight"].fill(weight)
     archive.write(checkpoint, tensors, document, kind="checkpoint")
     good = checkpoint.read_bytes()
     with pytest.raises(CheckFailedError, match=what) as caught:
@@ -209,7 +209,7 @@ def test_divergence_stops_with_the_last_good_state_kept(paths, output, weight, w
 def test_divergence_in_the_last_step_writes_no_model(paths, output):
     train(paths, output, steps=3, on_step=stop_after(2))
     tensors, document = archive.read(checkpoint_path(output), kind="checkpoint")
-    tensors["network.outc.conv.weight"].fill_(1e14)
+    tensors["network.outc.conv.weight"].fill(1e14)
     archive.write(checkpoint_path(output), tensors, document, kind="checkpoint")
     with pytest.raises(CheckFailedError, match="step 3"):
         train(paths, output, steps=3, resume=True)

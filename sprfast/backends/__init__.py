@@ -91,6 +91,14 @@ def unavailable(name: str) -> str | None:
     return _class(name).unavailable()
 
 
+def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what runs a plan takes them."""
+    shared = all(z.shape[1] == 1 for z in noise)
+    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
+    z = draws[0] if len(draws) == 1 else torch.cat(draws)
+    return x.to(device).contiguous(), z.to(device).contiguous()
+
+
 def _class(name: str) -> type[Backend]:
     if name not in _CLASSES:
         raise InputError(f"backend: {name!r} is not known, choose from auto, {', '.join(NAMES)}")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sprfast import scoring
-from sprfast.backends import triton
+from sprfast.backends import inputs, triton
 from sprfast.config import Precision
 from sprfast.model_file import Model
-from sprfast.plan import inputs
+from sprfast.smoothing import MAP_SIZE
 
 BUCKETS = (1, 2, 4, 8, 16, 32)  # images; beyond 32 a GPU gains nothing more
 MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they share their memory
@@ -55,7 +55,7 @@ class CudaGraphBackend:
         images, _, height, width = x.shape
         with self._lock, triton.refusing(), triton.on(self.device):
             errors = x.new_empty((images, 1, height, width))
-            anomaly_maps = x.new_empty((images, 1, scoring.MAP_SIZE, scoring.MAP_SIZE))
+            anomaly_maps = x.new_empty((images, 1, MAP_SIZE, MAP_SIZE))
             caller = torch.cuda.current_stream()
             self._stream.wait_stream(caller)
             with torch.cuda.stream(self._stream):

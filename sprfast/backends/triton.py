@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sprfast import kernels, scoring
+from sprfast.backends import inputs
 from sprfast.config import Precision
 from sprfast.errors import BackendError
+from sprfast.folding import fold
 from sprfast.kernels import reference
 from sprfast.model_file import Model
-from sprfast.plan import Block, ConvNorm, InferencePlan, fold, inputs
+from sprfast.plan import Array, Block, ConvNorm, InferencePlan
 
 if TYPE_CHECKING:
     from sprfast.kernels.launch import Launch
@@ -66,7 +68,7 @@ class FusedUNet:
     """A plan on a device, run through the operators of `sprfast.kernels`.
 
     Args:
-        plan: on the CPU.
+        plan: in float32.
         device: where it runs.
         storage: type of the feature maps and of the convolutions' weights.
         operators: `sprfast.kernels`, or anything with its functions, such as `kernels.reference`.
@@ -82,9 +84,9 @@ class FusedUNet:
         self._groups = plan.groups
         self._convolve = _convolution(device, benchmark)
         self._blocks = {name: _moved(block, device, storage) for name, block in plan.blocks.items()}
-        self._first = reference.pack_weight(plan.blocks["inc"].first.weight).to(device)
-        self._head_weight, self._head_bias = plan.head_weight.to(device), plan.head_bias.to(device)
-        self._std, self._scale = plan.std.to(device), plan.scale.to(device)
+        self._first = reference.pack_weight(torch.tensor(plan.blocks["inc"].first.weight)).to(device)
+        self._head_weight, self._head_bias = (torch.tensor(value, device=device) for value in (plan.head_weight, plan.head_bias))
+        self._std, self._scale = (torch.tensor(value, device=device) for value in (plan.std, plan.scale))
         self.draws = plan.draws
         self._tested: set[tuple[int, int]] = set()
         self._channels = tuple(plan.base_width * factor for factor in (1, 2, 4, 8, 8))  # by resolution, H down to H // 16
@@ -155,7 +157,7 @@ class FusedUNet:
         checking.maps(x, z, self.workspace(1, height, width))
         self._tested.add((height, width))
 
-    def _double(self, block: Block, x: Tensor, activation: Tensor) -> tuple[Tensor, Tensor]:
+    def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor) -> tuple[Tensor, Tensor]:
         """Both convolutions of a block; the second one's raw output with the affine of its normalisation."""
         raw, norm = self._convolve(x, block.first.weight), block.first
         if raw.shape[2] * raw.shape[3] <= reference.ONE_PASS_PIXELS:
@@ -165,7 +167,7 @@ class FusedUNet:
             self._operators.affine_swish(raw, affine, activation)
         return self._second(block, activation)
 
-    def _second(self, block: Block, activation: Tensor) -> tuple[Tensor, Tensor]:
+    def _second(self, block: Block[Tensor], activation: Tensor) -> tuple[Tensor, Tensor]:
         raw, norm = self._convolve(activation, block.second.weight), block.second
         return raw, self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups)
 
@@ -278,12 +280,12 @@ def _convolution(device: torch.device, benchmark: bool) -> Callable[[Tensor, Ten
     return lambda x, weight: F.conv2d(x, weight, padding=1).contiguous(memory_format=torch.channels_last)
 
 
-def _moved(block: Block, device: torch.device, storage: torch.dtype) -> Block:
+def _moved(block: Block[Array], device: torch.device, storage: torch.dtype) -> Block[Tensor]:
     """On the device, the convolutions' weights in the storage type and channels-last."""
 
-    def moved(norm: ConvNorm) -> ConvNorm:
-        weight = norm.weight.to(device, storage, memory_format=torch.channels_last)
-        return ConvNorm(weight, norm.bias.to(device), norm.gamma.to(device), norm.beta.to(device))
+    def moved(norm: ConvNorm[Array]) -> ConvNorm[Tensor]:
+        weight = torch.tensor(norm.weight).to(device, storage, memory_format=torch.channels_last)
+        return ConvNorm(weight, *(torch.tensor(value, device=device) for value in (norm.bias, norm.gamma, norm.beta)))
 
-    embedding = None if block.embedding is None else block.embedding.to(device)
+    embedding = None if block.embedding is None else torch.tensor(block.embedding, device=device)
     return Block(moved(block.first), moved(block.second), embedding)

@@ -1,0 +1,37 @@
+"""Frozen noise: the standard-normal draws z of every sigma level, a function of the seed alone.
+
+The same draws perturb every image, so a score depends neither on the batch an image is in nor on
+the device. Draws come from numpy's legacy generator, whose stream is guaranteed never to change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sprfast.config import Schedule
+
+
+def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.NDArray[np.float32]]:
+    """One array of draws a level.
+
+    Draw k of level l depends on (seed, l, k, height, width) only: asking for more draws keeps the
+    first ones. With `schedule.antithetic`, draws 2j and 2j + 1 are z and -z.
+
+    Returns:
+        for each level (K, 3, height, width).
+    """
+    bank = []
+    for index, level in enumerate(schedule.levels):
+        if schedule.antithetic:
+            half = [_draw(seed, index, k, height, width) for k in range(level.draws // 2)]
+            of_level = [signed for z in half for signed in (z, -z)]
+        else:
+            of_level = [_draw(seed, index, k, height, width) for k in range(level.draws)]
+        bank.append(np.stack(of_level))
+    return bank
+
+
+def _draw(seed: int, level: int, k: int, height: int, width: int) -> npt.NDArray[np.float32]:
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, level, k])))
+    return generator.standard_normal((3, height, width)).astype(np.float32)
