@@ -19,11 +19,12 @@ test: lint
 	$(BIN)/python -m pytest
 
 # The folders kernels and bench are installed as sprfast.kernels and sprfast.bench; mypy sees them so through a tree of links.
+# TensorRT's signatures are those of version 11.4; tests/test_tensorrt_types.py has them of 10.13 too.
 lint: $(READY)
 	$(BIN)/ruff check .
 	rm -rf build/typed && mkdir -p build/typed/sprfast
 	ln -s $(CURDIR)/sprfast/* $(CURDIR)/kernels $(CURDIR)/bench build/typed/sprfast/
-	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p sprfast
+	cd build/typed && MYPYPATH=$(CURDIR)/tests/typings/tensorrt-11.4 $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p sprfast
 
 # Micro-benchmarks: on the CUDA device where there is one, else in Triton's interpreter, whose times mean nothing.
 # Before a change: make bench ARGS=--benchmark-save=before; after it: make bench ARGS="--benchmark-compare --benchmark-compare-fail=median:10%".

@@ -14,6 +14,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
 LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'"  # where it has wheels
+TENSORRT_RTX = "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
+CUDA_BINDINGS = "cuda-bindings>=13; sys_platform == 'linux'"
+ONNX = ["onnx>=1.23", "onnxruntime>=1.32"]
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 CPU_KERNELS = "sprfast.kernels.cpu"
@@ -100,7 +103,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
-    packages=["sprfast", "sprfast.backends", "sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"],
+    packages=[
+        *("sprfast", "sprfast.backends", "sprfast.runtimes"),
+        *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"),
+    ],
     package_data={"sprfast": ["py.typed"]},
     ext_modules=[
         Extension(
@@ -127,11 +133,14 @@ setup(
     extras_require={
         "demo": ["scikit-image>=0.25"],
         "triton": [TRITON],
+        "onnx": ONNX,
+        "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
+        "tensorrt-rtx": ["onnx>=1.23", TENSORRT_RTX, CUDA_BINDINGS],
+        "pycuda": ["pycuda>=2024.1"],  # used in place of cuda-bindings where it is installed
         "bench": ["pytest-benchmark>=5", LOADGEN, "nvidia-ml-py>=12"],
         "peers": [
-            "onnx>=1.23",
+            *ONNX,
             "onnxscript>=0.7",
-            "onnxruntime>=1.32",
             "openvino>=2026.4",
             "ncnn>=1.0.20261020",
             "pnnx>=20261020",
@@ -140,6 +149,9 @@ setup(
         "dev": [
             "scikit-image>=0.25",
             TRITON,
+            *ONNX,
+            TENSORRT_RTX,
+            CUDA_BINDINGS,
             "pytest>=8",
             "pytest-benchmark>=5",
             LOADGEN,

@@ -97,15 +97,27 @@ def read(path: PathLike, *, kind: Kind) -> tuple[dict[str, Array], dict[str, Any
     return tensors, field(path, manifest, "document", dict)
 
 
+def kind(path: PathLike) -> str:
+    """What a file that `write` made calls itself; `read` checks that it is so.
+
+    Raises:
+        ModelFileError: the file is missing, foreign or damaged.
+    """
+    return field(path, parsed(path, _signed_text(path, _header(path, file_bytes(path)))), "kind", str)
+
+
 def _manifest(path: PathLike, content: bytes, kind: Kind) -> dict[str, Any]:
     """The manifest of a file's content, after every check that needs no tensor data."""
     entries = _header(path, content)
-    text = field(path, field(path, entries, "__metadata__", dict), _ENTRY, str)
-    manifest = verified(path, text, kind)
+    manifest = verified(path, _signed_text(path, entries), kind)
     for name, entry in entries.items():
         if name != "__metadata__" and (not isinstance(entry, dict) or str(entry.get("dtype")) not in _DTYPES):
             raise ModelFileError(f"{path}: the header says no allowed dtype of tensor {quoted(name)}, allowed are {_allowed_dtypes()}")
     return manifest
+
+
+def _signed_text(path: PathLike, entries: Mapping[str, Any]) -> str:
+    return field(path, field(path, entries, "__metadata__", dict), _ENTRY, str)
 
 
 def _header(path: PathLike, content: bytes) -> dict[str, Any]:

@@ -29,6 +29,7 @@ app = typer.Typer(
 
 BackendName = Annotated[str, typer.Option(help="auto (cpu on a CPU where that is built, else eager), or a backend that `doctor` lists.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")]
+ModelOrExport = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or an export of one.")]
 Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
 SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
 BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 8 to 16.")]
@@ -129,14 +130,15 @@ def evaluate(
 ) -> None:
     """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind of defect."""
     from sprfast import commands
+    from sprfast.predict_commands import Runtime
 
     schedule = _schedule(level) if level else None
-    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, commands.Runtime(backend, device, precision)), json_)
+    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, Runtime(backend, device, precision)), json_)
 
 
 @app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")
 def predict(
-    model: ModelPath,
+    model: ModelOrExport,
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
     backend: BackendName = "auto",
@@ -145,9 +147,9 @@ def predict(
     json_: Json = False,
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
-    from sprfast import commands
+    from sprfast import predict_commands
 
-    run = commands.predict(model, paths, output, commands.Runtime(backend, device, precision))
+    run = predict_commands.predict(model, paths, output, predict_commands.Runtime(backend, device, precision))
     console.emit(run.to_json(), json_, run.table)
     if run.interrupted:
         raise typer.Exit(130)
@@ -178,17 +180,17 @@ def import_(
 
 
 @app.command(epilog="Example: sprfast info screw.safetensors")
-def info(model: ModelPath, json_: Json = False) -> None:
-    """What a model file holds, after checking every hash in it."""
-    from sprfast import commands, model_file
+def info(model: ModelOrExport, json_: Json = False) -> None:
+    """What a model file or an export holds, after checking every hash in it."""
+    from sprfast import commands
 
-    summary = commands.describe(model_file.load(model), model)
-    console.emit(summary, json_, lambda: console.fields_table(summary))
+    summary = commands.info(model)
+    console.emit(summary, json_, lambda: commands.info_table(summary))
 
 
 @app.command(epilog="Example: sprfast calibrate screw.safetensors held-back-good --false-reject-rate 0.01")
 def calibrate(
-    model: ModelPath,
+    model: ModelOrExport,
     good: Annotated[Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")] = None,
     false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
@@ -197,20 +199,22 @@ def calibrate(
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Set the model's threshold from held-back good images by the conformal quantile, or by hand."""
+    """Set the threshold of a model or an export from held-back good images by the conformal quantile, or by hand."""
     from sprfast import commands
+    from sprfast.predict_commands import Runtime
 
     if (good is None) == (threshold is None):
         raise InputError("calibrate: give either GOOD_DIR or --threshold")
-    summary = commands.calibrate(model, good, false_reject_rate, threshold, commands.Runtime(backend, device, precision))
+    summary = commands.calibrate(model, good, false_reject_rate, threshold, Runtime(backend, device, precision))
     console.emit(summary, json_, lambda: console.fields_table(summary))
 
 
-@app.command(epilog="Example: sprfast parity screw.safetensors --images line --backend eager")
+@app.command(epilog="Example: sprfast parity screw.safetensors --images line --backend onnxruntime")
 def parity(
     model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A model file, with --images.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images to send through backend and definition.")] = None,
     golden: Annotated[Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")] = None,
+    export: Annotated[Path | None, typer.Option(help="An export of MODEL that is to be compared, instead of a backend.")] = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
@@ -218,10 +222,30 @@ def parity(
 ) -> None:
     """Compare a backend with the definition, or with outputs of the published code; exit 1 beyond tolerance."""
     from sprfast import commands
+    from sprfast.predict_commands import Runtime
 
-    report = commands.parity(model, images, golden, commands.Runtime(backend, device, precision))
+    report = commands.parity(model, images, golden, export, Runtime(backend, device, precision))
     console.emit(report.to_json(), json_, lambda: commands.parity_table(report))
     raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command(epilog="Example: sprfast export screw.safetensors --to onnx -o screw.onnx")
+def export(
+    model: ModelPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    to: Annotated[str, typer.Option(help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), or plan (our CPU kernels).")],
+    size: Annotated[str | None, typer.Option(help="Pixels at the network's input, N or HEIGHTxWIDTH.  [default: the model's]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a call that the graph is fixed to.  [default: any]")] = None,
+    precision: PrecisionName = "float32",
+    quantize: Annotated[str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")] = None,
+    json_: Json = False,
+) -> None:
+    """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1, and no file, where it does not."""
+    from sprfast import export_commands
+
+    summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images)
+    console.emit(summary, json_, lambda: export_commands.table(summary))
 
 
 app.add_typer(bench, name="bench")

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 
-from sprfast import console, data, figure, files, images, metrics, model_file
+from sprfast import console, data, export_commands, export_file, files, images, metrics, model_file
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
-from sprfast.prediction import MAX_BATCH, Result
+from sprfast.predict_commands import Runtime
+from sprfast.prediction import MAX_BATCH, Predictor
 from sprfast.processes import is_first
-from sprfast.threshold import Verdict
 from sprfast.threshold import calibrate as conformal_threshold
 from sprfast.threshold import manual as manual_threshold
 
@@ -28,19 +27,6 @@ if TYPE_CHECKING:
     from sprfast.parity import Report
 
 ALL = "all"  # the --category that means every one
-
-
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-    """What runs a model: as `Engine` takes it."""
-
-    backend: str = "auto"
-    device: str | None = None
-    precision: Any = "float32"  # checked by `backends.create`
-
-    def engine(self, model: Model) -> Engine:
-        """An engine for `model`."""
-        return Engine(model, self.backend, self.device, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +111,8 @@ def evaluate(
         figure_path.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in data.list_categories(root) if everything else [category]:
-        model = model_file.load(files.confined(path, f"{name}.safetensors") if everything else path)
-        engine = runtime.engine(dataclasses.replace(model, schedule=schedule or model.schedule))
-        evaluation = evaluated(engine, data.load_category(root, name, model.preprocessing))
+        engine = _opened(files.confined(path, f"{name}.safetensors") if everything else path, schedule, runtime)
+        evaluation = evaluated(engine, data.load_category(root, name, engine.preprocessing))
         if figure_path:
             target = files.confined(figure_path, f"{name}.png") if everything else figure_path
             write_figure(evaluation, engine, target)
@@ -136,7 +121,16 @@ def evaluate(
     return evaluations
 
 
-def evaluated(engine: Engine, category: data.Category) -> Evaluation:
+def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predictor:
+    """An engine or a runner, with other sigma levels where they are given."""
+    if schedule is None:
+        return runtime.open(path)
+    if export_file.kind(path) != "model":
+        raise InputError("--level: an export has the sigma levels that it was exported with")
+    return runtime.engine(dataclasses.replace(model_file.load(path), schedule=schedule))
+
+
+def evaluated(engine: Predictor, category: data.Category) -> Evaluation:
     """`evaluation.evaluate` with a progress bar."""
     with console.counter(f"evaluating {category.name}") as on_image:
         return evaluate_category(engine, category, on_image)
@@ -160,103 +154,25 @@ def evaluations_table(evaluations: list[Evaluation]) -> RenderableType:
     return console.metrics_table(rows | {"mean": metrics.mean(list(rows.values()))}, f"{len(rows)} categories, in percent")
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What `predict` found, image by image."""
-
-    backend: str  # in use
-    rows: list[dict[str, Any]]
-    interrupted: bool
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images by verdict."""
-        return {verdict.value: sum(row["verdict"] == verdict.value for row in self.rows) for verdict in Verdict}
-
-    def to_json(self) -> dict[str, Any]:
-        """The rows, their counts, and what computed them."""
-        return {"complete": not self.interrupted, "backend": self.backend, "counts": self.counts, "results": self.rows}
-
-    def table(self) -> Table:
-        """One line an image."""
-        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items()) + f"; backend {self.backend}"
-        table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=counts)
-        for row in self.rows:
-            score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
-            table.add_row(row["path"], score, row["verdict"], row.get("reason", ""))
-        return table
-
-
-def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> Prediction:
-    """Score image files; with `output`, write results.jsonl and an overlay for each scored image."""
-    model = model_file.load(path)
-    engine = runtime.engine(model)
-    paths = data.image_files(sources)
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    names: set[str] = set()
-    interrupted = False
-    with console.counter("predicting") as on_image:
-        try:
-            for first in range(0, len(paths), MAX_BATCH):
-                chunk = paths[first : first + MAX_BATCH]
-                for source, result in zip(chunk, engine.predict(chunk), strict=True):
-                    row = _prediction_row(source, result)
-                    if output and result.anomaly_map is not None:
-                        row["overlay"] = _write_overlay(output, names, source, result, model.preprocessing)
-                    rows.append(row)
-                on_image(len(rows), len(paths))
-        except KeyboardInterrupt:
-            interrupted = True
-    if output:
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        files.write_bytes(output / "results.jsonl", lines.encode())
-    return Prediction(engine.backend, rows, interrupted)
-
-
-def _prediction_row(source: Path, result: Result) -> dict[str, Any]:
-    row = {
-        "path": images.display_name(source),
-        "pred_score": None if result.pred_score != result.pred_score else result.pred_score,
-        "verdict": result.verdict.value,
-        "threshold": result.threshold,
-        "milliseconds": round(result.milliseconds, 3),
-    }
-    return row | ({"reason": result.reason} if result.reason else {})
-
-
-def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:
-    """Write the overlay under the image's own name; where two share one, with its folder's name before it, then numbered."""
-    stem = images.display_name(source.stem)[:60]
-    name = stem
-    if name.casefold() in names:
-        stem = name = f"{images.display_name(source.absolute().parent.name)[:60]}-{stem}"
-    while name.casefold() in names:
-        name = f"{stem}-{len(names)}"
-    names.add(name.casefold())
-    assert result.anomaly_map is not None  # the caller checks
-    target = files.confined(output, f"{name}.png")
-    figure.save_png(target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.threshold))
-    return target.name
-
-
 def calibrate(path: Path, good: Path | None, false_reject_rate: float, threshold: float | None, runtime: Runtime) -> dict[str, Any]:
-    """Store a threshold in the model file: from good images, or the one given."""
-    model = model_file.load(path)
+    """Store a threshold in a model file or an export: from good images, or the one given."""
     used: dict[str, Any] = {}
     if good is None:
         assert threshold is not None  # the command line asks for one of the two
         chosen = manual_threshold(threshold)
     else:
-        engine = runtime.engine(model)
+        engine = runtime.open(path)
         used["backend"] = engine.backend
         chosen = conformal_threshold(good_scores(engine, data.image_files([good])), false_reject_rate)
-    model_file.save(path, dataclasses.replace(model, threshold=chosen))
+    if export_file.kind(path) == "model":
+        model_file.save(path, dataclasses.replace(model_file.load(path), threshold=chosen))
+    else:
+        exported = export_file.read(path)
+        export_file.write(path, dataclasses.replace(exported, contract=dataclasses.replace(exported.contract, threshold=chosen)))
     return {"model": str(path), "threshold": chosen.to_json(), **used}
 
 
-def good_scores(engine: Engine, paths: list[Path]) -> list[float]:
+def good_scores(engine: Predictor, paths: list[Path]) -> list[float]:
     """The score of each good image.
 
     Raises:
@@ -274,17 +190,22 @@ def good_scores(engine: Engine, paths: list[Path]) -> list[float]:
     return scores
 
 
-def parity(model: Path | None, folder: Path | None, golden: Path | None, runtime: Runtime) -> Report:
+def parity(model: Path | None, folder: Path | None, golden: Path | None, exported: Path | None, runtime: Runtime) -> Report:
     """A parity report: against golden outputs, or against the definition on the images of a folder."""
     from sprfast import parity as checks
 
-    if golden is not None and model is None and folder is None:
+    if golden is not None and model is None and folder is None and exported is None:
         if runtime.precision != "float32":
             raise InputError(f"--precision {runtime.precision}: the golden outputs are float32; check 16-bit storage with MODEL --images")
         return checks.check_golden(golden, runtime.backend, runtime.device)
     if golden is None and model is not None and folder is not None:
-        return checks.check_images(model_file.load(model), data.image_files([folder]), runtime.backend, runtime.device, runtime.precision)
-    raise InputError("parity: give either --golden DIR, or MODEL and --images DIR")
+        paths = data.image_files([folder])
+        if exported is not None:
+            from sprfast import export
+
+            return export.check(model_file.load(model), runtime.runner(exported), paths)
+        return checks.check_images(model_file.load(model), paths, runtime.backend, runtime.device, runtime.precision)
+    raise InputError("parity: give either --golden DIR, or MODEL and --images DIR, and with these --export FILE for an export of it")
 
 
 def parity_table(report: Report) -> Table:
@@ -295,6 +216,13 @@ def parity_table(report: Report) -> Table:
         value = (row.reason or "-") if row.value is None else f"{row.value:.3g}"
         table.add_row(row.case, row.quantity, value, "-" if row.limit is None else f"{row.limit:.3g}", "ok" if row.passed else "FAILED")
     return table
+
+
+def info(path: Path) -> dict[str, Any]:
+    """Everything that a model file or an export holds but the network itself."""
+    if export_file.kind(path) == "model":
+        return describe(model_file.load(path), path)
+    return export_commands.describe(path, export_file.read(path).contract)
 
 
 def describe(model: Model, path: Path) -> dict[str, Any]:
@@ -313,10 +241,15 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
     }
 
 
-def doctor() -> dict[str, Any]:
-    """Versions and devices, for each backend whether it can run, and what "auto" is."""
-    from sprfast import backends, environment
+def info_table(summary: dict[str, Any]) -> Table:
+    """What `info` gives, for a person."""
+    return console.fields_table(summary) if "model" in summary else export_commands.table(summary)
 
-    reasons = {name: backends.unavailable(name) for name in backends.NAMES}
-    listed = {name: reason or "can run" for name, reason in reasons.items()}
-    return environment.describe() | {"backends": listed, "backend_auto": backends.choose("auto")}
+
+def doctor() -> dict[str, Any]:
+    """Versions and devices, for each backend and for each runtime of exports whether it can run, and what "auto" is."""
+    from sprfast import backends, environment, runner
+
+    listed = {name: backends.unavailable(name) or "can run" for name in backends.NAMES}
+    exports = {name: runner.unavailable(name) or "can run" for name in runner.BACKENDS}
+    return environment.describe() | {"backends": listed, "backend_auto": backends.choose("auto"), "exports": exports}

@@ -7,8 +7,8 @@ gives for it. Whoever loads an export computes that map first and compares.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
+import re
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,14 +17,23 @@ import numpy.typing as npt
 from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.manifest import FORMAT_VERSION
+from sprfast.plan import MIN_SIZE
 from sprfast.threshold import Threshold
 
 Map = npt.NDArray[np.float32]
 Quantization = Literal["int8", "float8"]
 
+MAX_BATCH = 4096  # images a call that an export may be fixed to
+
 # Relative RMS error of error maps and relative error of scores. What 16-bit storage costs depends on the model, so
 # that its verdicts are what counts; these limits are several times what the golden weights show.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 3e-2}
+QUANTIZED_TOLERANCE: dict[Quantization, float] = {"int8": 0.2, "float8": 0.2}
+
+
+def tolerance(precision: Precision, quantization: Quantization | None) -> float:
+    """The relative errors that are allowed."""
+    return max(TOLERANCE[precision], QUANTIZED_TOLERANCE[quantization] if quantization else 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,9 +47,11 @@ class Probe:
         """The relative RMS error of `error_map` (H, W) against the definition's.
 
         Raises:
-            BackendError: it is beyond the tolerance or not a number; the message begins with `who`.
+            BackendError: it is beyond the tolerance, not a number or of another shape; the message begins with `who`.
         """
         expected = self.error_map.astype(np.float64)
+        if error_map.shape != expected.shape:
+            raise BackendError(f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}")
         error = float(np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean()))
         if not error <= self.tolerance:
             raise BackendError(
@@ -86,6 +97,15 @@ class Contract:
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
 
+    def require_size(self, size: tuple[int, ...], name: str) -> None:
+        """Raise InputError, which begins with `name`, where the export does not take network inputs of this (height, width)."""
+        if self.size is not None and self.size != size:
+            got, allowed = ("x".join(map(str, each)) for each in (size, self.size))
+            raise InputError(
+                f"{name}: {got} pixels (height x width) at the network's input, this export takes {allowed} only; "
+                f"export with --size {got}, or train with the size policy 'stretch'"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
         error_map = np.ascontiguousarray(self.probe.error_map, "<f4")
@@ -118,24 +138,24 @@ class Contract:
         try:
             size, batch = document["size"], document["batch"]
             threshold = document["threshold"]
-            return cls(
-                network=NetworkConfig.from_json(document["network"]),
-                schedule=Schedule.from_json(document["schedule"]),
-                preprocessing=Preprocessing.from_json(document["preprocessing"]),
+            contract = cls(
+                network=_part("network", NetworkConfig, document["network"]),
+                schedule=_part("schedule", Schedule, document["schedule"]),
+                preprocessing=_part("preprocessing", Preprocessing, document["preprocessing"]),
                 noise_seed=_integer("noise_seed", document["noise_seed"], 0, 2**32 - 1),
-                threshold=None if threshold is None else Threshold.from_json(threshold),
-                model_sha256=str(document["model_sha256"]),
+                threshold=None if threshold is None else _part("threshold", Threshold, threshold),
+                model_sha256=_sha256("model_sha256", document["model_sha256"]),
                 precision=_one_of("precision", document["precision"], get_args(Precision)),
                 quantization=_one_of("quantization", document["quantization"], (None, *get_args(Quantization))),
                 size=None if size is None else _size("size", size),
-                batch=None if batch is None else _integer("batch", batch, 1, 4096),
+                batch=None if batch is None else _integer("batch", batch, 1, MAX_BATCH),
                 probe=_probe(document["probe"]),
-                certificates=tuple(document["certificates"]),
+                certificates=_objects("certificates", document["certificates"]),
             )
         except KeyError as error:
             raise InputError(f"field {error} is missing") from error
-        except (TypeError, ValueError, binascii.Error) as error:
-            raise InputError(f"a field is of another form than expected ({error})") from error
+        contract.require_size(contract.probe.error_map.shape, "probe")
+        return contract
 
 
 def document_of(contract: Contract, kind: str) -> dict[str, Any]:
@@ -143,18 +163,44 @@ def document_of(contract: Contract, kind: str) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "kind": kind, **contract.to_json()}
 
 
+def _part(name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold], value: Any) -> Any:
+    try:
+        return kind.from_json(value)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def _probe(document: Any) -> Probe:
-    height, width = _size("probe.shape", document["shape"])
-    error_map = np.frombuffer(base64.b64decode(document["error_map"], validate=True), "<f4").reshape(height, width)
-    tolerance = float(document["tolerance"])
-    if not (0.0 < tolerance < 1.0 and np.isfinite(error_map).all() and error_map.any()):
-        raise InputError("probe: expected a tolerance in (0, 1) and a map of finite numbers, not all zero")
+    if not isinstance(document, dict):
+        raise InputError(f"probe: expected an object, got {type(document).__name__}")
+    shape, tolerance = _size("probe.shape", document["shape"]), document["tolerance"]
+    try:
+        error_map = np.frombuffer(base64.b64decode(document["error_map"], validate=True), "<f4").reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"probe.error_map: expected base64 of {shape[0]} x {shape[1]} little-endian float32 numbers") from error
+    if not np.isfinite(error_map).all() or not error_map.any():
+        raise InputError("probe.error_map: expected finite numbers, not all of them 0")
+    if type(tolerance) is not float or not 0.0 < tolerance < 1.0:
+        raise InputError(f"probe.tolerance: {tolerance!r} is not allowed, expected a number between 0 and 1")
     return Probe(error_map.astype(np.float32), tolerance)
 
 
+def _sha256(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise InputError(f"{name}: {value!r} is not allowed, expected 64 hexadecimal digits")
+    return value
+
+
+def _objects(name: str, value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{name}: {value!r} is not allowed, expected a list of objects")
+    return tuple(value)
+
+
 def _size(name: str, value: Any) -> tuple[int, int]:
-    height, width = (_integer(name, side, 16, 2**16) for side in value)
-    return height, width
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{name}: {value!r} is not allowed, expected a height and a width")
+    return _integer(f"{name}[0]", value[0], MIN_SIZE, 2**16), _integer(f"{name}[1]", value[1], MIN_SIZE, 2**16)
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

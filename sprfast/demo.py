@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from sprfast import bench_commands, commands, console, data, model_file, scenes
+from sprfast import bench_commands, commands, console, data, model_file, predict_commands, scenes
 from sprfast.bench.cases import Options
 from sprfast.checkpoint import checkpoint_path
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
@@ -82,13 +82,13 @@ def run(folder: Path, seed: int) -> Outcome:
     )
     commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
-    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, commands.Runtime())["threshold"]
+    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, predict_commands.Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
     category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
     evaluation = commands.evaluated(engine, category)
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
-    commands.predict(model_path, sorted(set(defective)), predictions, commands.Runtime())
+    predict_commands.predict(model_path, sorted(set(defective)), predictions, predict_commands.Runtime())
     sources = bench_commands.Sources(data=folder / "data", category=scenes.CATEGORY)
     bench = bench_commands.run(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
     paths = {

@@ -32,6 +32,11 @@ def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.ND
     return bank
 
 
+def stacked(schedule: Schedule, height: int, width: int, seed: int) -> npt.NDArray[np.float32]:
+    """The draws of all levels (D, 3, height, width)."""
+    return np.concatenate(draws(schedule, height, width, seed))
+
+
 def _draw(seed: int, level: int, k: int, height: int, width: int) -> npt.NDArray[np.float32]:
     generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, level, k])))
     return generator.standard_normal((3, height, width)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Score a labelled category with an engine: metrics, metrics per kind of defect, and example columns."""
+"""Score a labelled category with an engine or a runner: metrics, metrics per kind of defect, and example columns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from sprfast import figure, images, metrics
 from sprfast.data import Category, Sample
-from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.metrics import Metric
-from sprfast.prediction import MAX_BATCH, Result
+from sprfast.prediction import MAX_BATCH, Predictor, Result
 from sprfast.threshold import Verdict
 
 FIGURE_COLUMNS = 8
@@ -23,7 +22,7 @@ _GOOD = "good"
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an engine makes of the test images of one category."""
+    """What an engine or a runner makes of the test images of one category."""
 
     category: str
     metrics: dict[str, Metric]  # over all test images
@@ -52,10 +51,11 @@ def metrics_json(row: dict[str, Metric]) -> dict[str, Any]:
     return values | ({"undefined": undefined} if undefined else {})
 
 
-def evaluate(engine: Engine, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
+def evaluate(engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
     """Score every test image of `category`.
 
     Args:
+        engine: an `Engine` or a `Runner`.
         on_image: called with the number of images done and their total.
 
     Raises:
@@ -80,13 +80,13 @@ def evaluate(engine: Engine, category: Category, on_image: Callable[[int, int], 
         _row(samples, results),
         rows,
         len(samples),
-        (rejected, len(good)) if engine.model.threshold else None,
+        (rejected, len(good)) if engine.threshold else None,
         samples,
         tuple(results),
     )
 
 
-def write_figure(evaluation: Evaluation, engine: Engine, path: Path) -> None:
+def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
     """The figure of the paper's supplement: examples of each kind; input image, error map, ground truth."""
     columns = [_column(evaluation, engine, index) for index in _examples(evaluation)]
     figure.evaluation_figure(columns, path)
@@ -128,8 +128,8 @@ def _examples(evaluation: Evaluation) -> list[int]:
     return good + sorted(chosen, key=lambda i: evaluation.samples[i].kind)
 
 
-def _column(evaluation: Evaluation, engine: Engine, index: int) -> figure.Column:
+def _column(evaluation: Evaluation, engine: Predictor, index: int) -> figure.Column:
     sample, result = evaluation.samples[index], evaluation.results[index]
     assert result.error_map is not None  # evaluate() refuses images without one
-    picture = images.read_rgb(sample.path, engine.model.preprocessing)
+    picture = images.read_rgb(sample.path, engine.preprocessing)
     return figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample))

@@ -168,27 +168,49 @@ def check_images(
         InputError: there are no images, or one cannot be used.
         BackendError: the backend or device cannot run here.
     """
+    engine = Engine(model, backend, device, precision)
+    rows = image_rows(model, paths, engine.maps, TOLERANCE[precision])
+    return Report(engine.backend, precision, str(engine.device), len(paths), rows)
+
+
+@torch.inference_mode()
+def image_rows(
+    model: Model,
+    paths: Sequence[str | os.PathLike[str]],
+    maps: Callable[[Tensor], tuple[Tensor, Tensor]],
+    limit: float,
+    flips: float | None = 0.0,
+) -> tuple[Row, ...]:
+    """The comparison of `check_images` for anything that computes maps.
+
+    Args:
+        model: what defines them.
+        paths: at least one image file.
+        maps: from (B, 3, H, W) to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256).
+        limit: of relative errors.
+        flips: verdicts that may differ; None: any number.
+
+    Raises:
+        InputError: there are no images, or one cannot be used.
+    """
     if not paths:
         raise InputError("parity: no images were given, at least one is needed")
-    engine = Engine(model, backend, device, precision)
-    limit = TOLERANCE[precision]
     network = unet.from_weights(model.network, model.weights)
     errors, scores, expected_scores = [], [], []
     for path in paths:
         x = torch.from_numpy(load_image(path, model.preprocessing).pixels)[None]
         noise = noise_bank(model.schedule, x.shape[2], x.shape[3], model.noise_seed)
         expected = scoring.error_map(network, x, model.schedule, noise)
-        error_map, anomaly_map = engine.maps(x)
+        error_map, anomaly_map = maps(x)
         errors.append(_relative_rms(error_map, expected))
         scores.append(float(scoring.image_score(anomaly_map)))
         expected_scores.append(float(scoring.image_score(scoring.anomaly_map(expected))))
-    rows = (
+    return (
         Row("images", "error_map, largest relative RMS error", float(np.max(errors)), limit),
         Row("images", "pred_score, largest relative error", _relative(scores, expected_scores), limit),
         _correlation_row(scores, expected_scores),
-        _flips_row(model, scores, expected_scores),
+        _flips_row(model, scores, expected_scores, flips),
     )
-    return Report(engine.backend, precision, str(engine.device), len(paths), rows)
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -342,9 +364,9 @@ def _correlation_row(scores: Sequence[float], expected: Sequence[float]) -> Row:
     return Row("images", quantity, float(spearmanr(scores, expected).statistic), None)
 
 
-def _flips_row(model: Model, scores: Sequence[float], expected: Sequence[float]) -> Row:
+def _flips_row(model: Model, scores: Sequence[float], expected: Sequence[float], limit: float | None) -> Row:
     quantity = "verdicts that flip"
     if model.threshold is None:
         return Row("images", quantity, None, None, "the model has no threshold")
     flips = sum(verdict(a, model.threshold) is not verdict(b, model.threshold) for a, b in zip(scores, expected, strict=True))
-    return Row("images", quantity, float(flips), 0.0)
+    return Row("images", quantity, float(flips), limit)

@@ -61,7 +61,12 @@ class Predictor(abc.ABC):
     """
 
     def __init__(self, preprocessing: Preprocessing, threshold: Threshold | None) -> None:
-        self._preprocessing, self._threshold = preprocessing, threshold
+        self.preprocessing, self.threshold = preprocessing, threshold
+
+    @property
+    @abc.abstractmethod
+    def backend(self) -> str:
+        """Name of what computes the maps."""
 
     @abc.abstractmethod
     def _maps(self, x: Map) -> tuple[Map, Map]:
@@ -111,10 +116,10 @@ class Predictor(abc.ABC):
 
     def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
         """The network's input; InputError where the image cannot be used."""
-        return images.load_image(source, self._preprocessing, channel_order=channel_order)
+        return images.load_image(source, self.preprocessing, channel_order=channel_order)
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
-        threshold = self._threshold
+        threshold = self.threshold
         score = float(anomalies.max())
         decided = verdict(score, threshold)
         reason = None
@@ -123,5 +128,5 @@ class Predictor(abc.ABC):
         return Result(decided, score, threshold.value if threshold else None, anomalies, errors, size, milliseconds, reason)
 
     def _error(self, reason: str, milliseconds: float) -> Result:
-        threshold = self._threshold.value if self._threshold else None
+        threshold = self.threshold.value if self.threshold else None
         return Result(Verdict.ERROR, math.nan, threshold, None, None, None, milliseconds, reason)

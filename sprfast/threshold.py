@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 from sprfast.config import _Config, _require
 from sprfast.errors import InputError
 
+# Relative. The image that a threshold comes from lies below it by more than float32 backends differ, so that all of them pass it.
+CLEARANCE = 1e-4
+
 
 class Verdict(str, enum.Enum):
     """What becomes of a part; a part without a usable score or threshold is never passed."""
@@ -34,7 +37,7 @@ class Threshold(_Config):
     source: Literal["calibrated", "manual"]
     samples: int = 0  # good images it was calibrated on
     false_reject_rate: float = 0.0  # the rate asked for: what share of good parts may be rejected, in expectation
-    rank: int = 0  # value is the rank-th smallest of the samples' scores, counted from 1
+    rank: int = 0  # value is `CLEARANCE` above the rank-th smallest of the samples' scores, counted from 1
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.value), "value", self.value, "a finite number")
@@ -50,7 +53,7 @@ class Threshold(_Config):
 def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     """The split-conformal threshold: a fresh good image exceeds it with at most `false_reject_rate`.
 
-    It is the ceil((n + 1)(1 - rate))-th smallest score. The promise holds on average over calibration
+    It is the ceil((n + 1)(1 - rate))-th smallest score and `CLEARANCE`. The promise holds on average over calibration
     sets, for good images exchangeable with these n, none of which may have been trained on.
 
     Args:
@@ -76,7 +79,8 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     if rank > values.size:
         needed = math.ceil(1 / rate) - 1
         raise InputError(f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got {values.size}")
-    value = float(np.partition(values, rank - 1)[rank - 1])
+    score = float(np.partition(values, rank - 1)[rank - 1])
+    value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank)
 
 

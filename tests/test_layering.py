@@ -15,24 +15,31 @@ LAYERS = (
     ("errors", "kernels"),
     ("files", "config", "devices", "manifest"),
     ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
-    ("unet", "prediction", "cpu_network", "contract", "onnx_file", "graph"),
-    ("scoring", "noise", "figure", "data", "scenes"),
-    ("model_file", "loader", "checkpoint"),
-    ("folding",),
+    ("unet", "prediction", "cpu_network", "contract", "onnx_file"),
+    ("scoring", "noise", "figure", "data", "scenes", "graph", "runtimes", "export_file"),
+    ("model_file", "loader", "checkpoint", "runner", "quantization"),
+    ("folding", "probes"),
     ("backends",),
     ("engine",),
     ("training",),
     ("parity", "evaluation"),
+    ("export",),
     ("bench",),
     ("console", "options"),
-    ("commands", "bench_commands", "kernel_report"),
+    ("predict_commands", "export_commands", "bench_commands", "kernel_report"),
+    ("commands",),
     ("demo",),
     ("cli_bench",),
     ("cli",),
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-LIGHT = ("sprfast", "errors", "config", "files", "images", "data", "metrics", "threshold", "figure", "scenes", "cli")
+LIGHT = (
+    *("sprfast", "errors", "config", "files", "images", "data", "metrics", "threshold", "figure", "scenes", "cli"),
+    *("runner", "predict_commands", "cpu_network", "export_file", "graph", "quantization"),
+    *("runtimes", "runtimes.cpu", "runtimes.onnxruntime"),
+    *("runtimes.cuda", "runtimes.plan_cache", "runtimes.tensorrt", "runtimes.tensorrt_build", "runtimes.tensorrt_session"),
+)
 
 
 def modules():

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sprfast import export, runner
+from sprfast.export import Request
+
 ROOT = Path(__file__).parents[1]
 LIBRARY = "sprfast/kernels/cpu/libsprfast_cpu.so"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
@@ -58,7 +61,8 @@ def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
     assert platform != "any"
     names = zipfile.ZipFile(wheel).namelist()
     assert LIBRARY in names
-    assert {"sprfast/cli.py", "sprfast/kernels/cpu/operators.py", "sprfast/bench/__init__.py", "sprfast/py.typed"} <= set(names)
+    packages = {"sprfast/kernels/cpu/operators.py", "sprfast/bench/__init__.py", "sprfast/backends/eager.py", "sprfast/runtimes/cpu.py"}
+    assert {"sprfast/cli.py", "sprfast/py.typed", *packages} <= set(names)
     assert not [name for name in names if name.endswith((".cpp", ".h", ".txt", ".o")) and "dist-info" not in name]
 
 
@@ -75,6 +79,22 @@ x = np.linspace(-9, 9, 99, dtype=np.float32)
 np.testing.assert_allclose(operators.swish(x), x / (1 + np.exp(-x.astype(float))), rtol=1e-6)
 """
     run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site"), SPRFAST_INSTRUCTION_SET=instruction_set)
+
+
+@needs_compiler
+def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, pictures, tmp_path):
+    exported = tmp_path / "model"
+    export.export(small_model, exported, Request("plan"))
+    run([*PIP, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], tmp_path)
+    code = f"""
+import sys
+sys.modules["torch"] = None  # importing it fails
+from sprfast import runner
+assert runner.__file__.startswith({str(tmp_path)!r}), runner.__file__
+print(runner.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
+"""
+    score = float(run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site")))
+    assert score == runner.load(exported).predict(pictures[0]).pred_score
 
 
 @needs_compiler

@@ -15,7 +15,7 @@ from sprfast.threshold import Threshold, Verdict, calibrate, manual, verdict
 )
 def test_calibration_takes_the_conformal_rank(n, rate, rank):
     scores = np.random.default_rng(0).permutation(n) + 1.0
-    assert calibrate(scores, rate) == Threshold(float(rank), "calibrated", n, rate, rank)
+    assert calibrate(scores, rate) == Threshold(rank + 1e-4 * rank, "calibrated", n, rate, rank)
 
 
 @pytest.mark.parametrize("n", [9, 19, 29, 69, 99, 109, 199, 999, 9999])
@@ -43,8 +43,14 @@ def test_fresh_good_images_are_rejected_at_the_stated_rate():
 
 def test_all_equal_scores_pass_themselves():
     threshold = calibrate([0.7] * 50, 0.1)
-    assert threshold.value == 0.7
     assert verdict(0.7, threshold) is Verdict.PASS
+
+
+@pytest.mark.parametrize("score", [0.7, -0.7, 1e-30])
+def test_the_image_that_a_threshold_comes_from_passes_on_every_float32_backend(score):
+    threshold = calibrate([score] * 50, 0.1)
+    assert verdict(score + 0.5e-4 * abs(score), threshold) is Verdict.PASS
+    assert verdict(score + 2e-4 * abs(score), threshold) is Verdict.REJECT
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])

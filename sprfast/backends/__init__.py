@@ -19,7 +19,16 @@ from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library
 from sprfast.model_file import Model
 
-_CLASSES = {"eager": "EagerBackend", "cpu": "CpuBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
+_CLASSES = {
+    "eager": "EagerBackend",
+    "cpu": "CpuBackend",
+    "onnxruntime": "OnnxRuntimeBackend",
+    "triton": "TritonBackend",
+    "cuda_graph": "CudaGraphBackend",
+    "tensorrt": "TensorRtBackend",
+    "tensorrt_rtx": "TensorRtRtxBackend",
+}
+_FILES = {"tensorrt_rtx": "tensorrt"}  # where the module does not have the backend's name
 NAMES = tuple(_CLASSES)
 
 
@@ -102,4 +111,4 @@ def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Te
 def _class(name: str) -> type[Backend]:
     if name not in _CLASSES:
         raise InputError(f"backend: {name!r} is not known, choose from auto, {', '.join(NAMES)}")
-    return getattr(importlib.import_module(f"sprfast.backends.{name}"), _CLASSES[name])  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(f"sprfast.backends.{_FILES.get(name, name)}"), _CLASSES[name])  # type: ignore[no-any-return]

@@ -1,0 +1,188 @@
+"""The engine without PyTorch: an export in, and for each image a verdict, a score and an anomaly map out.
+
+    from sprfast import runner
+
+    with_onnx = runner.load("screw.onnx")
+    with_our_kernels = runner.load("screw.plan.safetensors")
+    result = with_onnx.predict(frame, channel_order="bgr")  # as `Engine.predict`
+
+What runs the network is imported when an export is opened, and never PyTorch.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from sprfast import draws, export_file, images, runtimes
+from sprfast.contract import Contract, probe_image
+from sprfast.errors import BackendError, InputError
+from sprfast.export_file import Export
+from sprfast.images import ChannelOrder
+from sprfast.manifest import PathLike
+from sprfast.prediction import Map, Predictor
+from sprfast.runtimes import Session
+
+if TYPE_CHECKING:
+    from sprfast.runtimes.tensorrt import Flavour, TensorRtSession
+
+BACKENDS = ("cpu", "onnxruntime", "tensorrt", "tensorrt_rtx")
+
+
+def load(
+    path: PathLike,
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Runner:
+    """A runner for a file that `sprfast export` wrote, which must compute the right error map of its probe image first.
+
+    Args:
+        backend: "auto", or one of `BACKENDS`. A plan runs on "cpu" only; an ONNX file on the others, "auto" being onnxruntime.
+        device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU.
+        threads: that compute on a CPU; None: `runtimes.default_threads`.
+        on_progress: of building a TensorRT plan: called with what is done, steps done and their number.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, foreign or from a newer version.
+        InputError: an argument is not allowed.
+        BackendError: the backend cannot run here, or computes wrong error maps.
+    """
+    return Runner(export_file.read(path), backend, device, threads, on_progress)
+
+
+def unavailable(backend: str) -> str | None:
+    """None where one of `BACKENDS` can run on this machine, else the reason and what to install."""
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from sprfast.runtimes import tensorrt
+
+        return tensorrt.unavailable(cast("Flavour", backend))
+    return importlib.import_module(f"sprfast.runtimes.{backend}").unavailable()  # type: ignore[no-any-return]
+
+
+class Runner(Predictor):
+    """Scores images with one export on one backend; safe to call from several threads. Arguments as of `load`."""
+
+    def __init__(
+        self,
+        export: Export,
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        contract = export.contract
+        super().__init__(contract.preprocessing, contract.threshold)
+        self.contract = contract
+        self._backend = _chosen(export, backend)
+        self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
+        self._noise = functools.lru_cache(maxsize=8)(self._draws)
+        self._session = _session(export, self._backend, self.device, threads, self._noise(*contract.probe.error_map.shape), on_progress)
+        self.probe_error = self._check()
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use, for "auto" the one that was chosen."""
+        return self._backend
+
+    def close(self) -> None:
+        """Release what the backend holds on a device; the runner cannot be used afterwards."""
+        if close := getattr(self._session, "close", None):
+            close()
+
+    def maps(self, x: Map) -> tuple[Map, Map]:
+        """Error maps and anomaly maps of network inputs of one size.
+
+        Args:
+            x: (B, 3, H, W) float32 in [-1, 1], contiguous.
+
+        Returns:
+            (B, 1, H, W) and (B, 1, 256, 256), float32.
+        """
+        return self._session.maps(x, self._noise(*x.shape[2:]))
+
+    _maps = maps
+
+    def _draws(self, height: int, width: int) -> Map:
+        contract = self.contract
+        return draws.stacked(contract.schedule, height, width, contract.noise_seed)
+
+    def _check(self) -> float:
+        """The probe's relative RMS error, which must be within its tolerance."""
+        probe = self.contract.probe
+        errors, _ = self.maps(probe_image(*probe.error_map.shape))
+        return probe.check(errors[0, 0], f"backend {self.backend}")
+
+    def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
+        image = super()._input(source, channel_order)
+        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
+        self.contract.require_size(image.pixels.shape[1:], name)
+        return image
+
+
+def _chosen(export: Export, backend: str) -> str:
+    """The backend that `backend` stands for, which must be one for this kind of export."""
+    if backend not in ("auto", *BACKENDS):
+        raise InputError(f"backend: {backend!r} is not known for an export, choose from auto, {', '.join(BACKENDS)}")
+    if export.plan is not None:
+        if backend not in ("auto", "cpu"):
+            raise InputError(f"backend: a plan runs on cpu, not {backend}; export the model with --to onnx or tensorrt for that")
+        return "cpu"
+    if backend == "cpu":
+        raise InputError("backend: cpu takes a plan, this is an ONNX file; export the model with --to plan for that")
+    return "onnxruntime" if backend == "auto" else backend
+
+
+def _session(
+    export: Export,
+    backend: str,
+    device: str,
+    threads: int | None,
+    noise: Map,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> Session:
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: {threads} is not allowed, expected at least 1")
+    count = threads or runtimes.default_threads()
+    if export.plan is not None:
+        from sprfast.runtimes.cpu import CpuSession
+
+        if device != "cpu":
+            raise BackendError(f"backend cpu: cannot run on {device}; use device cpu, or another backend")
+        return CpuSession(export.plan, count)
+    assert export.graph is not None  # an export has one of the two
+    if backend == "onnxruntime":
+        from sprfast.runtimes.onnxruntime import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(export.graph, device, count, export.contract.batch)
+    return _tensorrt_session(export.graph, export.contract, backend, device, noise, on_progress)
+
+
+def _tensorrt_session(
+    graph: bytes,
+    contract: Contract,
+    backend: str,
+    device: str,
+    noise: Map,
+    on_progress: Callable[[str, int, int], None] | None,
+) -> TensorRtSession:
+    from sprfast.runtimes import tensorrt
+
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index or "0").isdecimal():
+        raise BackendError(f"backend {backend}: cannot run on {device}; use device cuda or cuda:N")
+    return tensorrt.open_session(
+        graph,
+        flavour=cast("Flavour", backend),
+        probe=contract.probe,
+        noise=noise,
+        precision=contract.precision,
+        quantization=contract.quantization,
+        batch=contract.batch,
+        on_progress=on_progress,
+        device=int(index or 0),
+    )

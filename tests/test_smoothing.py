@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from sprfast.smoothing import BOX_SIZE, MAP_SIZE, smoothing_matrix
+
+
+@pytest.mark.parametrize("size", [16, 70, 255, 256, 257, 600])
+def test_a_row_is_a_mean_of_pixels_and_padding(size):
+    matrix = smoothing_matrix(size)
+    assert matrix.shape == (MAP_SIZE, size)
+    assert matrix.dtype == np.float32
+    assert matrix.min() >= 0.0
+    counts = np.minimum(np.arange(MAP_SIZE), BOX_SIZE // 2) + np.minimum(np.arange(MAP_SIZE)[::-1], BOX_SIZE // 2) + 1
+    np.testing.assert_allclose(matrix.sum(axis=1), counts / BOX_SIZE, rtol=1e-6)
+
+
+def test_a_map_of_256_pixels_is_averaged_only():
+    row = smoothing_matrix(MAP_SIZE)[100]
+    assert np.flatnonzero(row).tolist() == list(range(85, 116))
+    np.testing.assert_allclose(row[85:116], 1 / 31, rtol=1e-6)
+
+
+def test_the_matrix_that_all_share_cannot_be_written():
+    with pytest.raises(ValueError, match="read-only"):
+        smoothing_matrix(64)[0, 0] = 1.0
+    assert smoothing_matrix(64) is smoothing_matrix(64)
