@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
 LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'"  # where it has wheels
 TENSORRT_RTX = "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
-CUDA_BINDINGS = "cuda-bindings>=13; sys_platform == 'linux'"
+CUDA_BINDINGS = "cuda-bindings>=12.9; sys_platform == 'linux'"
 ONNX = ["onnx>=1.23", "onnxruntime>=1.32"]
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 

@@ -13,7 +13,7 @@ from sprfast import console, data, export_file, figure, files, images
 from sprfast.config import Preprocessing
 from sprfast.errors import InputError
 from sprfast.prediction import MAX_BATCH, Predictor, Result
-from sprfast.runner import Runner
+from sprfast.runner import Runner, TensorRtOptions
 from sprfast.threshold import Verdict
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ class Runtime:
         if self.precision != "float32":
             raise InputError(f"--precision {self.precision}: an export has the precision that it was exported in")
         with console.counter("building") as on_progress:
-            return Runner(
-                export_file.read(path), self.backend, self.device, on_progress=lambda what, done, total: on_progress(done, total, what)
-            )
+            tensorrt = TensorRtOptions(on_progress=lambda what, done, total: on_progress(done, total, what))
+            return Runner(export_file.read(path), self.backend, self.device, tensorrt=tensorrt)
 
     def open(self, path: Path) -> Predictor:
         """An engine for a model file, or a runner for an export."""

@@ -11,6 +11,7 @@ What runs the network is imported when an export is opened, and never PyTorch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from sprfast import draws, export_file, images, runtimes
-from sprfast.contract import Contract, probe_image
+from sprfast.contract import probe_image
 from sprfast.errors import BackendError, InputError
 from sprfast.export_file import Export
 from sprfast.images import ChannelOrder
@@ -32,12 +33,22 @@ if TYPE_CHECKING:
 BACKENDS = ("cpu", "onnxruntime", "tensorrt", "tensorrt_rtx")
 
 
+@dataclasses.dataclass(frozen=True)
+class TensorRtOptions:
+    """How TensorRT builds and runs."""
+
+    capture: bool = False  # replay each batch as a CUDA graph; needs cuda-bindings
+    shared_plan: bool = False  # without the weights, so that all models of one structure share it
+    workspace_bytes: int | None = None  # that a layer may use on the device; None: all there is
+    on_progress: Callable[[str, int, int], None] | None = None  # while a plan is built: what is done, steps done, their number
+
+
 def load(
     path: PathLike,
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    tensorrt: TensorRtOptions | None = None,
 ) -> Runner:
     """A runner for a file that `sprfast export` wrote, which must compute the right error map of its probe image first.
 
@@ -45,14 +56,14 @@ def load(
         backend: "auto", or one of `BACKENDS`. A plan runs on "cpu" only; an ONNX file on the others, "auto" being onnxruntime.
         device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU.
         threads: that compute on a CPU; None: `runtimes.default_threads`.
-        on_progress: of building a TensorRT plan: called with what is done, steps done and their number.
+        tensorrt: how TensorRT builds and runs; None: `TensorRtOptions()`.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
         InputError: an argument is not allowed.
         BackendError: the backend cannot run here, or computes wrong error maps.
     """
-    return Runner(export_file.read(path), backend, device, threads, on_progress)
+    return Runner(export_file.read(path), backend, device, threads, tensorrt)
 
 
 def unavailable(backend: str) -> str | None:
@@ -73,7 +84,7 @@ class Runner(Predictor):
         backend: str = "auto",
         device: str | None = None,
         threads: int | None = None,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        tensorrt: TensorRtOptions | None = None,
     ) -> None:
         contract = export.contract
         super().__init__(contract.preprocessing, contract.threshold)
@@ -81,7 +92,7 @@ class Runner(Predictor):
         self._backend = _chosen(export, backend)
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
         self._noise = functools.lru_cache(maxsize=8)(self._draws)
-        self._session = _session(export, self._backend, self.device, threads, self._noise(*contract.probe.error_map.shape), on_progress)
+        self._session = self._opened(export, threads, tensorrt or TensorRtOptions())
         self.probe_error = self._check()
 
     @property
@@ -111,6 +122,45 @@ class Runner(Predictor):
         contract = self.contract
         return draws.stacked(contract.schedule, height, width, contract.noise_seed)
 
+    def _opened(self, export: Export, threads: int | None, options: TensorRtOptions) -> Session:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads: {threads} is not allowed, expected at least 1")
+        count = threads or runtimes.default_threads()
+        if export.plan is not None:
+            from sprfast.runtimes.cpu import CpuSession
+
+            if self.device != "cpu":
+                raise BackendError(f"backend cpu: cannot run on {self.device}; use device cpu, or another backend")
+            return CpuSession(export.plan, count)
+        assert export.graph is not None  # an export has one of the two
+        if self._backend == "onnxruntime":
+            from sprfast.runtimes.onnxruntime import OnnxRuntimeSession
+
+            return OnnxRuntimeSession(export.graph, self.device, count, self.contract.batch)
+        return self._tensorrt_session(export.graph, options)
+
+    def _tensorrt_session(self, graph: bytes, options: TensorRtOptions) -> TensorRtSession:
+        from sprfast.runtimes import tensorrt
+
+        contract = self.contract
+        kind, _, index = self.device.partition(":")
+        if kind != "cuda" or not (index or "0").isdecimal():
+            raise BackendError(f"backend {self._backend}: cannot run on {self.device}; use device cuda or cuda:N")
+        return tensorrt.open_session(
+            graph,
+            flavour=cast("Flavour", self._backend),
+            probe=contract.probe,
+            noise=self._noise(*contract.probe.error_map.shape),
+            precision=contract.precision,
+            quantization=contract.quantization,
+            batch=contract.batch,
+            on_progress=options.on_progress,
+            device=int(index or 0),
+            workspace_bytes=options.workspace_bytes,
+            capture=options.capture,
+            stripped=options.shared_plan,
+        )
+
     def _check(self) -> float:
         """The probe's relative RMS error, which must be within its tolerance."""
         probe = self.contract.probe
@@ -135,54 +185,3 @@ def _chosen(export: Export, backend: str) -> str:
     if backend == "cpu":
         raise InputError("backend: cpu takes a plan, this is an ONNX file; export the model with --to plan for that")
     return "onnxruntime" if backend == "auto" else backend
-
-
-def _session(
-    export: Export,
-    backend: str,
-    device: str,
-    threads: int | None,
-    noise: Map,
-    on_progress: Callable[[str, int, int], None] | None,
-) -> Session:
-    if threads is not None and threads < 1:
-        raise InputError(f"threads: {threads} is not allowed, expected at least 1")
-    count = threads or runtimes.default_threads()
-    if export.plan is not None:
-        from sprfast.runtimes.cpu import CpuSession
-
-        if device != "cpu":
-            raise BackendError(f"backend cpu: cannot run on {device}; use device cpu, or another backend")
-        return CpuSession(export.plan, count)
-    assert export.graph is not None  # an export has one of the two
-    if backend == "onnxruntime":
-        from sprfast.runtimes.onnxruntime import OnnxRuntimeSession
-
-        return OnnxRuntimeSession(export.graph, device, count, export.contract.batch)
-    return _tensorrt_session(export.graph, export.contract, backend, device, noise, on_progress)
-
-
-def _tensorrt_session(
-    graph: bytes,
-    contract: Contract,
-    backend: str,
-    device: str,
-    noise: Map,
-    on_progress: Callable[[str, int, int], None] | None,
-) -> TensorRtSession:
-    from sprfast.runtimes import tensorrt
-
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not (index or "0").isdecimal():
-        raise BackendError(f"backend {backend}: cannot run on {device}; use device cuda or cuda:N")
-    return tensorrt.open_session(
-        graph,
-        flavour=cast("Flavour", backend),
-        probe=contract.probe,
-        noise=noise,
-        precision=contract.precision,
-        quantization=contract.quantization,
-        batch=contract.batch,
-        on_progress=on_progress,
-        device=int(index or 0),
-    )

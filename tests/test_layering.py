@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # modules of one layer do not import each other, those of one package do.
 LAYERS = (
     ("errors", "kernels"),
-    ("files", "config", "devices", "manifest"),
+    ("files", "config", "devices", "manifest", "protobuf"),
     ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
     ("unet", "prediction", "cpu_network", "contract", "onnx_file"),
     ("scoring", "noise", "figure", "data", "scenes", "graph", "runtimes", "export_file"),
