@@ -271,6 +271,8 @@ CANDIDATES = (
     ),
     Candidate("eager", "sprfast, backend eager", backend("eager"), network=eager_network, ours=True),
 )
+# "onnxruntime" is the peer, in `libraries`. The session opens with the first image, so that this counts as its first call.
+ONNX_PLAN = Candidate("onnx_plan", "sprfast, backend onnxruntime: the folded plan as an ONNX graph", backend("onnxruntime"), ours=True)
 
 
 def cpu() -> Candidate:
@@ -281,12 +283,12 @@ def cpu() -> Candidate:
 
 
 def candidates(device: torch.device) -> tuple[Candidate, ...]:
-    """What `sprfast bench` compares on this device, with our kernels for it; on CUDA in the precisions that they are meant for.
+    """What `sprfast bench` compares on this device, with our backends for it; on CUDA in the precisions that they are meant for.
 
     The peers run with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions.
     """
     if device.type != "cuda":
-        return (*CANDIDATES, cpu())
+        return (*CANDIDATES, cpu(), ONNX_PLAN)
     defaults = [
         dataclasses.replace(CANDIDATES[0], build=published_tf32, network=published_tf32_network, precision="tf32"),
         dataclasses.replace(CANDIDATES[1], precision="tf32"),

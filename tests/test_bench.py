@@ -2,6 +2,7 @@ import dataclasses
 import importlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 import sprfast.bench
 from sprfast import backends, environment, scoring, unet
-from sprfast.bench import cases, peers, report, report_file, scenarios, timing, work
+from sprfast.bench import cases, libraries, peers, report, report_file, scenarios, timing, work
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library
@@ -20,6 +21,7 @@ from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 
 CPU = torch.device("cpu")
+BACKENDS = {"cpu": "cpu", "onnx_plan": "onnxruntime"}  # of the candidates that cannot run everywhere
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +145,8 @@ def test_note_of_a_long_run_calls_no_percentile_the_slowest():
 @pytest.mark.parametrize("candidate", peers.candidates(CPU), ids=lambda candidate: candidate.name)
 @pytest.mark.parametrize("size", [(32, 32), (35, 50)])
 def test_every_candidate_computes_the_definition(model, candidate, size):
-    if candidate.name == "cpu" and library.unavailable():
-        pytest.skip(library.unavailable())
+    if reason := candidate.name in BACKENDS and backends.unavailable(BACKENDS[candidate.name]):
+        pytest.skip(reason)
     noise = noise_bank(model.schedule, *size, model.noise_seed)
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     network = unet.from_weights(model.network, model.weights)
@@ -173,8 +175,9 @@ def test_report_has_figures_environment_and_parity_of_every_candidate(model, doc
     assert document["environment"]["torch"] == torch.__version__
     assert (document["input"]["height"], document["input"]["samples"]) == (32, 3)
     assert "random" in document["input"]["images"]
-    assert list(document["candidates"]) == ["published", "channels_last", "eager", "cpu"]
-    for entry in (entry for name, entry in document["candidates"].items() if name != "cpu" or library.unavailable() is None):
+    assert list(document["candidates"]) == ["published", "channels_last", "eager", "cpu", "onnx_plan"]
+    can_run = {name for name in document["candidates"] if name not in BACKENDS or backends.unavailable(BACKENDS[name]) is None}
+    for entry in (document["candidates"][name] for name in can_run):
         assert entry["status"] == "measured"
         assert all(check["passed"] for check in entry["parity"].values())
         assert all(entry[key] > 0 for key in ("build_s", "first_image_s", "first_batch_s"))
@@ -339,7 +342,7 @@ def test_on_cuda_the_kernels_are_compared_too_each_with_the_tolerance_of_its_pre
     assert {each.precision for each in found} <= peers.TOLERANCES.keys()
     kernels = {name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None}
     assert {(each.name, each.precision) for each in found[3:]} == {(f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")}
-    assert [each.name for each in peers.candidates(CPU)] == [*(each.name for each in peers.CANDIDATES), "cpu"]
+    assert [each.name for each in peers.candidates(CPU)] == [*(each.name for each in peers.CANDIDATES), "cpu", "onnx_plan"]
 
 
 def test_backend_cpu_names_its_instruction_set():
@@ -354,6 +357,21 @@ def test_backend_cpu_is_listed_with_the_reason_where_it_cannot_run(model, withou
     entry = document["candidates"]["cpu"]
     assert (entry["status"], entry["reason"]) == ("unavailable", f"backend cpu: {without_cpu_kernels}")
     assert entry["description"] == "sprfast, backend cpu: our CPU kernels"
+
+
+def test_backend_onnxruntime_has_a_name_beside_that_of_the_plain_export():
+    plan, export = libraries.chosen(CPU, ["onnxruntime", "onnx_plan"])
+    assert (plan.name, plan.ours, export.name, export.ours) == ("onnx_plan", True, "onnxruntime", False)
+    assert plan.description == "sprfast, backend onnxruntime: the folded plan as an ONNX graph"
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
+def test_backend_onnxruntime_is_listed_with_what_to_install_where_it_cannot_run(module, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # so that it cannot be found
+    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[peers.ONNX_PLAN])
+    entry = document["candidates"]["onnx_plan"]
+    reason = f"backend onnxruntime: needs {module}, not installed here: run pip install 'sprfast[onnx]'"
+    assert (entry["status"], entry["reason"]) == ("unavailable", reason)
 
 
 def test_a_candidate_may_have_a_tolerance_of_its_own(model):

@@ -15,6 +15,7 @@ from sprfast.noise import noise_bank
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CANDIDATES = {candidate.name: candidate for candidate in libraries.CANDIDATES}
 RUNNERS = {
+    "onnx_unfolded": lambda *given: libraries.OnnxRuntime(graph.unfolded_graph(*given)),
     "onnxruntime": lambda *given: libraries.OnnxRuntime(graph.maps_graph(*given)),
     "openvino": lambda *given: libraries.OpenVino(graph.maps_graph(*given)),
     "ncnn": libraries.NcnnMaps,

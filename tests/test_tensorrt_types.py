@@ -86,16 +86,3 @@ def test_what_version_11_removed_is_noticed(check):
     code, said = check("11.4", *arguments)
     assert code == 1
     assert 'error: "type[BuilderFlag]" has no attribute "FP16"' in said
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_signatures_are_up_to_date(version, monkeypatch):
-    whole = ROOT.parent / "shared" / "typings" / f"tensorrt-{version}" / "tensorrt" / "__init__.pyi"
-    if not whole.is_file():
-        pytest.skip("the signatures of the whole API are not here")
-    monkeypatch.syspath_prepend(TYPINGS)
-    import trim
-
-    made = trim.trimmed(whole.read_text("utf-8"), *trim.used(path.read_text("utf-8") for path in trim.MODULES))
-    kept = (TYPINGS / f"tensorrt-{version}" / "tensorrt" / "__init__.pyi").read_text("utf-8")
-    assert kept == trim.HEADER.format(version=version) + made, "run python tests/typings/trim.py ../shared/typings"

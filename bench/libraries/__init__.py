@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sprfast.bench import peers
-from sprfast.bench.libraries.graph import Graph, maps_graph, network_graph
+from sprfast.bench.libraries.graph import Graph, maps_graph, network_graph, unfolded_graph
 from sprfast.bench.libraries.mnn import ALL_TILES, SMALL_TILES, Mnn
 from sprfast.bench.libraries.ncnn import Ncnn, NcnnMaps
 from sprfast.bench.libraries.onnxruntime import OnnxRuntime
@@ -30,6 +30,7 @@ from sprfast.model_file import Model
 
 # What is imported for each library, beside torch.
 _MODULES: dict[str, tuple[str, ...]] = {
+    "onnx_unfolded": ("onnx", "onnxscript", "onnxruntime"),
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "ncnn": ("ncnn", "pnnx"),
@@ -124,6 +125,12 @@ def _require(name: str, device: torch.device) -> None:
 
 CANDIDATES = (
     _candidate("torch_compile", "torch.compile of the plain definition in channels-last, default mode", compiled_maps, compiled_network),
+    _candidate(
+        "onnx_unfolded",
+        "onnxruntime, the published pipeline exported as it is written, an image with all its draws in one graph",
+        lambda model, noise: OnnxRuntime(unfolded_graph(model, noise)),
+        lambda model, times, shape: OnnxRuntime(network_graph(model, times, shape)),
+    ),
     _of_graph("onnxruntime", "onnxruntime, CPU provider, an image with all its draws in one graph", OnnxRuntime),
     _of_graph("openvino", "OpenVINO, CPU plugin, latency hint, an image with all its draws in one graph", OpenVino),
     _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),

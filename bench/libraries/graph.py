@@ -22,6 +22,7 @@ from sprfast.bench.peers import draw_times
 from sprfast.config import Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
+from sprfast.smoothing import BOX_SIZE, MAP_SIZE
 
 INPUT = "input"  # name in the ONNX file
 
@@ -75,10 +76,10 @@ class ImageMaps(nn.Module):
     def __init__(self, schedule: Schedule, noise: Sequence[Tensor], network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network  # of the draws: (D, 3, H, W) to (D, 3, H, W)
-        draws = [(level, weight) for level, weight in zip(schedule.levels, schedule.weights, strict=True) for _ in range(level.draws)]
         self.register_buffer("z", torch.cat([z[:, 0] for z in noise]))
-        self.register_buffer("std", torch.tensor([sde.std(level.t) for level, _ in draws])[:, None, None, None])
-        self.register_buffer("scale", torch.tensor([weight / (3 * level.draws) for level, weight in draws])[:, None, None, None])
+        std = [sde.std(level.t) for level in schedule.levels for _ in range(level.draws)]
+        self.register_buffer("std", torch.tensor(std)[:, None, None, None])
+        self.register_buffer("scale", _scales(schedule))
         for name, size in zip(("rows", "columns"), self.z.shape[2:], strict=True):
             self.register_buffer(name, scoring.smoothing_matrix(size, self.z.device))
 
@@ -87,6 +88,45 @@ class ImageMaps(nn.Module):
         r = self.std * (self.network(x + self.std * self.z) + self.z)
         errors = (self.scale * r.square()).sum(dim=(0, 1), keepdim=True)
         return errors, self.rows @ errors @ self.columns.mT
+
+
+class UnfoldedMaps(nn.Module):
+    """Both maps of one image by the published pipeline as it is written, all draws in one batch.
+
+    With the time-embedding network, division and multiplication by std, upsampling and average pooling in it.
+    """
+
+    z: Tensor  # (D, 3, H, W)
+    t: Tensor  # (D,)
+    scale: Tensor  # (D, 1, 1, 1)
+
+    def __init__(self, model: Model, noise: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.network = unet.from_weights(model.network, model.weights)
+        self.register_buffer("z", torch.cat([z[:, 0] for z in noise]))
+        self.register_buffer("t", draw_times(model.schedule))
+        self.register_buffer("scale", _scales(model.schedule))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Error map and anomaly map."""
+        std = sde.std(self.t)[:, None, None, None]
+        n = self.z * std
+        r = self.network(x + n, self.t) * std**2 + n
+        errors = (self.scale * r**2).sum(dim=(0, 1), keepdim=True)
+        resized = F.interpolate(errors, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
+        return errors, F.avg_pool2d(resized, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)
+
+
+def _scales(schedule: Schedule) -> Tensor:
+    """(D, 1, 1, 1): by which every draw's squares are multiplied before all are added up."""
+    shares = zip(schedule.levels, schedule.weights, strict=True)
+    return torch.tensor([weight / (3 * level.draws) for level, weight in shares for _ in range(level.draws)])[:, None, None, None]
+
+
+def unfolded_graph(model: Model, noise: Sequence[Tensor]) -> Graph:
+    """From image to maps in one graph: `UnfoldedMaps`."""
+    maps = UnfoldedMaps(model, noise).eval()
+    return Graph(maps, maps.z[:1], ("error_map", "anomaly_map"))
 
 
 def maps_graph(model: Model, noise: Sequence[Tensor]) -> Graph:

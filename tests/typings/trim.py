@@ -1,8 +1,9 @@
 """The signatures of TensorRT's Python API that sprfast uses, out of those of the whole API.
 
-    python tests/typings/trim.py ../shared/typings
+    python tests/typings/trim.py FOLDER
 
-writes `tensorrt-VERSION/tensorrt/__init__.pyi` beside this file for each version in that folder.
+writes `tensorrt-VERSION/tensorrt/__init__.pyi` beside this file for each version in FOLDER. Needed where a module of ours calls
+something new: mypy misses it in what is kept here.
 """
 
 import ast
