@@ -96,8 +96,13 @@ def _offline(entry: dict[str, Any], baseline: str) -> tuple[str, str]:
     if figures is None:
         return "struck out" if entry["status"] == "failed" else "-", "-"
     ratio = figures[f"ratio_to_{baseline}"]
-    relative = "-" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
+    relative = "-" if ratio is None else f"{_times(ratio['median'])} ({_times(ratio['min'])}-{_times(ratio['max'])})"
     return f"{figures['images_per_s']:.4g}", relative
+
+
+def _times(ratio: float) -> str:
+    """In four characters up to 99.9, so that the table keeps its width."""
+    return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}"
 
 
 def _single_stream(entry: dict[str, Any]) -> tuple[str, str, str]:

@@ -136,7 +136,7 @@ class Runner(Predictor):
         if self._backend == "onnxruntime":
             from sprfast.runtimes.onnxruntime import OnnxRuntimeSession
 
-            return OnnxRuntimeSession(export.graph, self.device, count, self.contract.batch)
+            return OnnxRuntimeSession(export.graph, self.device, count, self.contract.batch, self.contract.precision)
         return self._tensorrt_session(export.graph, options)
 
     def _tensorrt_session(self, graph: bytes, options: TensorRtOptions) -> TensorRtSession:

@@ -88,7 +88,7 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
     x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
     backend = create(name, small_model, precision=precision)
     if name == "onnxruntime" and precision == "bfloat16":
-        with pytest.raises(BackendError, match=r"onnxruntime.*bfloat16"):
+        with pytest.raises(BackendError, match="has no bfloat16 convolution on a CPU; use float16 or float32"):
             backend.maps(x, noise)
         return
     errors, anomaly_maps = backend.maps(x, noise)

@@ -197,6 +197,11 @@ def test_report_survives_json_and_is_replaced_whole(document, tmp_path):
         report_file.write(document, tmp_path / "absent" / "report.json")
 
 
+@pytest.mark.parametrize(("ratio", "text"), [(0.5, "0.50"), (9.994, "9.99"), (9.996, "10.0"), (12.34, "12.3"), (99.9, "99.9")])
+def test_ratios_have_one_width(ratio, text):
+    assert report._times(ratio) == text
+
+
 def test_table_fits_a_terminal_and_shows_every_figure(document):
     text = _rendered(document)
     assert "…" not in text

@@ -205,7 +205,13 @@ def test_a_provider_that_falls_back_is_an_error(exports):
         patch.setattr(onnxruntime_runtime, "PROVIDERS", providers)
         patch.setattr(onnxruntime_runtime, "_REMEDY", {"azure": "use the CPU"})
         with pytest.raises(BackendError, match="onnxruntime"):
-            onnxruntime_runtime.OnnxRuntimeSession(graph, "azure", 1, None)
+            onnxruntime_runtime.OnnxRuntimeSession(graph, "azure", 1, None, "float32")
+
+
+def test_what_the_cpu_provider_cannot_compute_is_said(small_model, tmp_path):
+    export.export(small_model, tmp_path / "a", Request("onnx", precision="bfloat16"))
+    with pytest.raises(BackendError, match="has no bfloat16 convolution on a CPU; use float16 or float32"):
+        runner.load(tmp_path / "a")
 
 
 def test_missing_libraries_say_what_to_install(exports, monkeypatch):

@@ -34,4 +34,4 @@ class OnnxRuntimeBackend(GraphBackend):
 
     def _open(self, plan: InferencePlan, height: int, width: int) -> Session:
         graph = onnx_model(plan, height, width, precision=self._precision, normalization="instance").SerializeToString()
-        return runtime.OnnxRuntimeSession(graph, str(self.device), torch.get_num_threads(), None)
+        return runtime.OnnxRuntimeSession(graph, str(self.device), torch.get_num_threads(), None, self._precision)

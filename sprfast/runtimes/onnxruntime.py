@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.runtimes import Floats
 
@@ -32,15 +33,18 @@ class OnnxRuntimeSession:
         device: "cpu", "cuda" or "cuda:N".
         threads: that compute, on the CPU.
         batch: images that the graph is fixed to; None: any number.
+        precision: that the graph stores feature maps in.
 
     Raises:
         BackendError: onnxruntime or its provider for the device is missing, took another provider than the one asked for, or refuses
             the graph.
     """
 
-    def __init__(self, graph: bytes, device: str, threads: int, batch: int | None) -> None:
+    def __init__(self, graph: bytes, device: str, threads: int, batch: int | None, precision: Precision) -> None:
         if reason := unavailable():
             raise BackendError(f"backend onnxruntime: {reason}")
+        if precision == "bfloat16" and device == "cpu":
+            raise BackendError("backend onnxruntime: has no bfloat16 convolution on a CPU; use float16 or float32")
         import onnxruntime
 
         kind, _, index = device.partition(":")
