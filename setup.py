@@ -17,6 +17,8 @@ LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine ==
 TENSORRT_RTX = "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
 CUDA_BINDINGS = "cuda-bindings>=12.9; sys_platform == 'linux'"
 ONNX = ["onnx>=1.23", "onnxruntime>=1.32"]
+TELEMETRY = "prometheus-client>=0.20"
+OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 CPU_KERNELS = "sprfast.kernels.cpu"
@@ -104,7 +106,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
     packages=[
-        *("sprfast", "sprfast.backends", "sprfast.runtimes"),
+        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources"),
         *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"),
     ],
     package_data={"sprfast": ["py.typed"]},
@@ -131,6 +133,9 @@ setup(
         "markupsafe>=2.1",
     ],
     extras_require={
+        "line": [TELEMETRY],
+        "opencv": [OPENCV],
+        "harvesters": ["harvesters>=1.4"],
         "demo": ["scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
@@ -152,6 +157,8 @@ setup(
             *ONNX,
             TENSORRT_RTX,
             CUDA_BINDINGS,
+            TELEMETRY,
+            OPENCV,
             "pytest>=8",
             "pytest-benchmark>=5",
             LOADGEN,

@@ -8,19 +8,31 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sprfast.engine import Engine, load
+    from sprfast.line import Answer, Line
     from sprfast.prediction import Result
     from sprfast.threshold import Verdict
     from sprfast.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Result", "Verdict", "__version__", "load", "train"]
+__all__ = ["Answer", "Engine", "Line", "Result", "Verdict", "__version__", "load", "train"]
 
-_HOMES = {"Engine": "engine", "Result": "prediction", "load": "engine", "Verdict": "threshold", "train": "training"}
+_HOMES = {
+    "Answer": "line",
+    "Engine": "engine",
+    "Line": "line",
+    "Result": "prediction",
+    "load": "engine",
+    "Verdict": "threshold",
+    "train": "training",
+}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # an application that sets up no logging sees none
 
 # In a checkout that is not installed, `kernels` and `bench` lie beside this folder instead of inside it.
 _here = os.path.dirname(os.path.abspath(__file__))

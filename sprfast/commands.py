@@ -169,7 +169,7 @@ def calibrate(path: Path, good: Path | None, false_reject_rate: float, threshold
     else:
         exported = export_file.read(path)
         export_file.write(path, dataclasses.replace(exported, contract=dataclasses.replace(exported.contract, threshold=chosen)))
-    return {"model": str(path), "threshold": chosen.to_json(), **used}
+    return {"model": str(path), "threshold": chosen.summary(), **used}
 
 
 def good_scores(engine: Predictor, paths: list[Path]) -> list[float]:
@@ -235,7 +235,7 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "schedule": model.schedule.to_json(),
         "noise_seed": model.noise_seed,
         "preprocessing": model.preprocessing.to_json(),
-        "threshold": model.threshold.to_json() if model.threshold else None,
+        "threshold": model.threshold.summary() if model.threshold else None,
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }

@@ -52,7 +52,8 @@ class Probe:
         expected = self.error_map.astype(np.float64)
         if error_map.shape != expected.shape:
             raise BackendError(f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}")
-        error = float(np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean()))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+            error = float(np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean()))
         if not error <= self.tolerance:
             raise BackendError(
                 f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed {self.tolerance:.3g}); "

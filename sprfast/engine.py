@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sprfast import backends, images, model_file
+from sprfast import backends, images, model_file, probes
 from sprfast.backends import Backend
 from sprfast.config import Precision
-from sprfast.errors import InputError
+from sprfast.contract import probe_image, tolerance
+from sprfast.errors import DeviceLostError, InputError, OutOfMemoryError
 from sprfast.images import ChannelOrder
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
-from sprfast.prediction import MAX_BATCH, Map, Predictor
+from sprfast.prediction import Map, Predictor
 
 
-def load(
-    path: str | os.PathLike[str], backend: str = "auto", device: str | None = None, precision: Precision = "float32"
-) -> Engine:
+def load(path: str | os.PathLike[str], backend: str = "auto", device: str | None = None, precision: Precision = "float32") -> Engine:
     """An engine for the model file at `path`.
 
     Args:
@@ -56,12 +57,14 @@ class Engine(Predictor):
     ) -> None:
         super().__init__(model.preprocessing, model.threshold)
         self.model = model
+        self._precision = precision
         if isinstance(backend, str):
             self._name = backends.choose(backend, device, precision)
             self._backend = backends.create(self._name, model, device, precision)
         else:
             self._name, self._backend = type(backend).__name__, backend
         self._noise = functools.lru_cache(maxsize=8)(self._noise_bank)
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @property
     def backend(self) -> str:
@@ -73,15 +76,30 @@ class Engine(Predictor):
         """Where the backend runs."""
         return self._backend.device
 
-    def warm_up(self, height: int, width: int, batches: Sequence[int] = (1, MAX_BATCH)) -> None:
-        """Do now what a first call does once: compile, tune and capture for images of this size.
+    @property
+    def precision(self) -> Precision:
+        """Of stored feature maps."""
+        return self._precision
 
-        Args:
-            height, width: pixels at the network's input.
-            batches: numbers of images in a call; the largest goes first, so that the others fit into its memory.
-        """
-        for count in sorted(batches, reverse=True):
-            self.maps(torch.zeros(count, 3, height, width))
+    @property
+    def model_sha256(self) -> str:
+        """As `Model.sha256`."""
+        return self.model.sha256
+
+    def self_test(self) -> float:
+        """As `Predictor.self_test`, at the model's own size."""
+        size = self.preprocessing.size
+        expected = probes.probe(self.model, size, size, tolerance(self.precision, None))
+        errors, _ = self.maps(torch.from_numpy(probe_image(size, size)))
+        return expected.check(errors[0, 0].numpy(), f"backend {self.backend}")
+
+    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
+        """As `Predictor.prepare`; for a CUDA device the copy to it is under way when this returns."""
+        image = self._image(source) if isinstance(source, Tensor) else super().prepare(source, channel_order)
+        if self._copies is None:
+            return image
+        with _device_errors(self.backend):
+            return _OnDevice.copied(image, self.device, self._copies)
 
     @torch.inference_mode()
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,24 +111,80 @@ class Engine(Predictor):
         Returns:
             (B, 1, H, W) and (B, 1, 256, 256), float32 on the CPU.
         """
-        errors, anomaly_maps = self._backend.maps(x, self._noise(x.shape[2], x.shape[3]))
-        return errors.cpu(), anomaly_maps.cpu()
+        self.require_own_process()
+        with _device_errors(self.backend):
+            errors, anomaly_maps = self._backend.maps(x, self._noise(x.shape[2], x.shape[3]))
+            return errors.cpu(), anomaly_maps.cpu()
 
     def _noise_bank(self, height: int, width: int) -> list[Tensor]:
         return [z.to(self.device) for z in noise_bank(self.model.schedule, height, width, self.model.noise_seed)]
 
-    def _maps(self, x: Map) -> tuple[Map, Map]:
-        errors, anomaly_maps = self.maps(torch.from_numpy(x))
+    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
+        on_device = [image for image in prepared if isinstance(image, _OnDevice)]
+        if on_device:
+            with _device_errors(self.backend):
+                x = torch.stack([image.when_copied() for image in on_device])
+        else:
+            x = torch.from_numpy(np.stack([image.pixels for image in prepared]))
+        errors, anomaly_maps = self.maps(x)
         return errors.numpy(), anomaly_maps.numpy()
 
-    def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
-        if not isinstance(source, Tensor):
-            return super()._input(source, channel_order)
-        dense = source.layout == torch.strided and not source.is_meta and source.is_floating_point()
-        if not dense or source.dim() != 3 or source.shape[0] != 3 or min(source.shape[1:]) < 16:
-            got = f"{source.layout} {source.dtype} {tuple(source.shape)} on {source.device}"
+    def _image(self, tensor: Tensor) -> images.Image:
+        dense = tensor.layout == torch.strided and not tensor.is_meta and tensor.is_floating_point()
+        if not dense or tensor.dim() != 3 or tensor.shape[0] != 3 or min(tensor.shape[1:]) < 16:
+            got = f"{tensor.layout} {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
             raise InputError(f"tensor: expected dense float (3, H, W) with H, W >= 16, got {got}")
-        pixels = source.detach().to("cpu", torch.float32).contiguous().numpy()
+        pixels = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
         if not (np.abs(pixels) <= 1.0).all():
             raise InputError("tensor: expected finite values in [-1, 1]")
-        return images.Image(pixels, (source.shape[1], source.shape[2]))
+        return images.Image(pixels, (tensor.shape[1], tensor.shape[2]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OnDevice(images.Image):
+    """A network's input whose copy to a CUDA device was queued on a stream of its own, beside what the device computes."""
+
+    tensor: Tensor  # (3, H, W) on the device
+    done: torch.cuda.Event
+
+    @classmethod
+    def copied(cls, image: images.Image, device: torch.device, stream: torch.cuda.Stream) -> _OnDevice:
+        """Queue the copy, from page-locked memory, without which it would not run beside anything."""
+        with torch.cuda.stream(stream):
+            pinned = torch.from_numpy(image.pixels).pin_memory()
+            tensor = pinned.to(device, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(stream)
+        return cls(image.pixels, image.source_size, tensor, done)
+
+    def when_copied(self) -> Tensor:
+        """The tensor, for use on the current stream."""
+        stream = torch.cuda.current_stream(self.tensor.device)
+        stream.wait_event(self.done)
+        self.tensor.record_stream(stream)
+        return self.tensor
+
+
+@contextlib.contextmanager
+def _device_errors(backend: str) -> Iterator[None]:
+    """PyTorch's errors of memory and device in our words; the allocator's cache is given back, for another try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(f"backend {backend}: {_first_line(error)}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"backend {backend}: {_first_line(error) or 'no memory'}") from error
+    except RuntimeError as error:  # AcceleratorError is one
+        line = _first_line(error)
+        if "can't allocate memory" in line:
+            raise OutOfMemoryError(f"backend {backend}: {line}") from error
+        if "CUDA error" in line:
+            raise DeviceLostError(
+                f"backend {backend}: {line}; the device cannot be used by this process any more, start a new one"
+            ) from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -28,3 +28,33 @@ class CheckFailedError(SprfastError):
     """A check that ran and did not hold: parity, a diverged training, a regression."""
 
     exit_code = 1
+
+
+class OutOfMemoryError(BackendError):
+    """The device has no memory for a batch; a smaller one may fit."""
+
+
+class DeviceLostError(BackendError):
+    """The device or its context is gone, and with it all that this process holds there; only a new process can go on."""
+
+
+class ScoreError(SprfastError):
+    """A score that is not a finite number, as when 16-bit feature maps overflow."""
+
+
+class CameraError(SprfastError):
+    """A camera that cannot be opened, or a trigger without a usable picture."""
+
+    exit_code = 3
+
+
+class OverloadedError(SprfastError):
+    """A frame that a full line did not take, or dropped for a newer one."""
+
+
+class DeadlineExceededError(SprfastError):
+    """A frame without an answer at its deadline; what comes later is discarded."""
+
+
+class ClosedError(SprfastError):
+    """A line that takes no frames any more, and the frames that it had not answered when it was closed."""

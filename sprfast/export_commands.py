@@ -36,7 +36,7 @@ def export(model: Path, output: Path, asked: Request, images: Path | None) -> di
 
 def describe(path: Path, contract: Contract) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    document = contract.to_json()
+    document = contract.to_json() | {"threshold": contract.threshold.summary() if contract.threshold else None}
     del document["probe"]["error_map"]
     return {"export": str(path), **document}
 

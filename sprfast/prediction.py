@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import logging
 import math
 import os
 import time
@@ -15,14 +16,16 @@ import numpy.typing as npt
 import PIL.Image
 
 from sprfast import images
-from sprfast.config import Preprocessing
-from sprfast.errors import InputError
+from sprfast.config import Precision, Preprocessing
+from sprfast.errors import BackendError, InputError, OutOfMemoryError
 from sprfast.images import ChannelOrder
 from sprfast.threshold import Threshold, Verdict, verdict
 
 Map = npt.NDArray[np.float32]
 Source = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any]
 MAX_BATCH = 16  # images a call of what computes maps
+
+_log = logging.getLogger("sprfast.prediction")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,15 +65,38 @@ class Predictor(abc.ABC):
 
     def __init__(self, preprocessing: Preprocessing, threshold: Threshold | None) -> None:
         self.preprocessing, self.threshold = preprocessing, threshold
+        self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
+        self._process = os.getpid()
 
     @property
     @abc.abstractmethod
     def backend(self) -> str:
         """Name of what computes the maps."""
 
+    @property
     @abc.abstractmethod
-    def _maps(self, x: Map) -> tuple[Map, Map]:
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images (B, 3, H, W) in [-1, 1], in memory of their own."""
+    def precision(self) -> Precision:
+        """Of stored feature maps."""
+
+    @property
+    @abc.abstractmethod
+    def model_sha256(self) -> str:
+        """Of the weights; see `model_file.Model.sha256`."""
+
+    @abc.abstractmethod
+    def self_test(self) -> float:
+        """Compute the error map of the probe image (`contract.probe_image`), which must be the definition's.
+
+        Returns:
+            Its relative RMS error.
+
+        Raises:
+            BackendError: it is beyond what the precision allows, or the backend failed.
+        """
+
+    @abc.abstractmethod
+    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images of one size, in memory of their own."""
 
     @overload
     def predict(self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None) -> list[Result]: ...
@@ -87,6 +113,9 @@ class Predictor(abc.ABC):
         Returns:
             A `Result`, or a list of them in the order given. A bad image never raises and never
             disturbs the others: its result has the verdict ERROR and the reason.
+
+        Raises:
+            BackendError: the backend failed, or this is a fork of the process in which it was made.
         """
         if isinstance(source, (list, tuple)):
             results: list[Result] = []
@@ -95,28 +124,82 @@ class Predictor(abc.ABC):
             return results
         return self._predict_chunk([source], channel_order)[0]
 
+    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
+        """The network's input, where the backend can take it; the first half of `predict`, which may run in threads beside the second.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        return images.load_image(source, self.preprocessing, channel_order=channel_order)
+
+    def score(self, prepared: Sequence[images.Image]) -> list[Result]:
+        """The second half of `predict`: a result for each image of `prepare`, in their order.
+
+        A batch for which the device has no memory goes in halves, from then on; an image has the same score.
+
+        Raises:
+            BackendError: the backend failed, or this is a fork of the process in which it was made.
+            OutOfMemoryError: there is no memory even for one image.
+        """
+        self.require_own_process()
+        started = time.perf_counter()
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(prepared):
+            by_shape.setdefault(image.pixels.shape, []).append(index)
+        maps: dict[int, tuple[Map, Map]] = {}
+        for waiting in by_shape.values():
+            while waiting:
+                batch = waiting[: self.batch_limit]
+                try:
+                    errors, anomalies = self._maps([prepared[index] for index in batch])
+                except OutOfMemoryError:
+                    if len(batch) == 1:
+                        raise
+                    self.batch_limit = min(self.batch_limit, len(batch) // 2)
+                    _log.warning("no memory for a batch of %d images: at most %d from now on", len(batch), self.batch_limit)
+                    continue
+                maps.update((index, (errors[row, 0], anomalies[row, 0])) for row, index in enumerate(batch))
+                del waiting[: len(batch)]
+        share = (time.perf_counter() - started) * 1e3 / max(1, len(prepared))
+        return [self._result(*maps[index], image.source_size, share) for index, image in enumerate(prepared)]
+
+    def error(self, reason: str, milliseconds: float = 0.0) -> Result:
+        """The result of an image that could not be scored."""
+        threshold = self.threshold.value if self.threshold else None
+        return Result(Verdict.ERROR, math.nan, threshold, None, None, None, milliseconds, reason)
+
+    def warm_up(self, height: int, width: int, batches: Sequence[int] = (1, MAX_BATCH)) -> None:
+        """Do now what a first call does once: compile, tune and capture for images of this size.
+
+        Args:
+            height, width: pixels at the network's input.
+            batches: numbers of images in a call; the largest goes first, so that the others fit into its memory.
+        """
+        blank = np.zeros((3, height, width), np.float32)
+        for count in sorted(batches, reverse=True):
+            self.score([images.Image(blank, (height, width))] * count)
+
+    def require_own_process(self) -> None:
+        """Raise BackendError in a fork of the process that made this: its threads and its device were not copied."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                f"this engine was made in process {self._process} and cannot be used in a fork of it: "
+                f"load the model in the process that uses it, or start that with multiprocessing's spawn"
+            )
+
     def _predict_chunk(self, sources: Sequence[Any], channel_order: ChannelOrder | None) -> list[Result]:
         started = time.perf_counter()
         results: dict[int, Result] = {}
-        inputs: dict[int, images.Image] = {}
+        prepared: dict[int, images.Image] = {}
         for index, source in enumerate(sources):
             try:
-                inputs[index] = self._input(source, channel_order)
+                prepared[index] = self.prepare(source, channel_order)
             except InputError as error:
-                results[index] = self._error(str(error), (time.perf_counter() - started) * 1e3)
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for index, image in inputs.items():
-            by_shape.setdefault(image.pixels.shape, []).append(index)
-        for indices in by_shape.values():
-            errors, anomalies = self._maps(np.stack([inputs[index].pixels for index in indices]))
-            share = (time.perf_counter() - started) * 1e3 / len(sources)
-            for row, index in enumerate(indices):
-                results[index] = self._result(errors[row, 0], anomalies[row, 0], inputs[index].source_size, share)
+                results[index] = self.error(str(error), (time.perf_counter() - started) * 1e3)
+        scored = self.score(list(prepared.values()))
+        share = (time.perf_counter() - started) * 1e3 / len(sources)
+        results |= {index: dataclasses.replace(result, milliseconds=share) for index, result in zip(prepared, scored, strict=True)}
         return [results[index] for index in range(len(sources))]
-
-    def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
-        """The network's input; InputError where the image cannot be used."""
-        return images.load_image(source, self.preprocessing, channel_order=channel_order)
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
         threshold = self.threshold
@@ -126,7 +209,3 @@ class Predictor(abc.ABC):
         if decided is Verdict.ERROR:
             reason = "the model has no threshold: run `sprfast calibrate`" if math.isfinite(score) else f"the score is {score}"
         return Result(decided, score, threshold.value if threshold else None, anomalies, errors, size, milliseconds, reason)
-
-    def _error(self, reason: str, milliseconds: float) -> Result:
-        threshold = self.threshold.value if self.threshold else None
-        return Result(Verdict.ERROR, math.nan, threshold, None, None, None, milliseconds, reason)

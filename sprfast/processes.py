@@ -1,13 +1,10 @@
-"""A training process among others: what torchrun's processes agree on, and the signals that stop them."""
+"""A training process among others: what torchrun's processes agree on."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,33 +51,3 @@ class ProcessGroup:
         shared = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(shared)
         return shared.item() / self.world_size
-
-
-class Stop:
-    """The signal that asked the training to stop, if any."""
-
-    signal: signal.Signals | None = None
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request; a second one acts as it did before."""
-    stop = Stop()
-    before: dict[signal.Signals, Any] = {}
-
-    def request(number: int, _: object) -> None:
-        stop.signal = signal.Signals(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            before[each] = signal.signal(each, request)
-    except ValueError:  # not the main thread: signals are the caller's affair
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

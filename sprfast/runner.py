@@ -15,10 +15,13 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from sprfast import draws, export_file, images, runtimes
+from sprfast.config import Precision
 from sprfast.contract import probe_image
 from sprfast.errors import BackendError, InputError
 from sprfast.export_file import Export
@@ -93,12 +96,22 @@ class Runner(Predictor):
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
         self._noise = functools.lru_cache(maxsize=8)(self._draws)
         self._session = self._opened(export, threads, tensorrt or TensorRtOptions())
-        self.probe_error = self._check()
+        self.probe_error = self.self_test()
 
     @property
     def backend(self) -> str:
         """Name of the backend in use, for "auto" the one that was chosen."""
         return self._backend
+
+    @property
+    def precision(self) -> Precision:
+        """Of stored feature maps."""
+        return self.contract.precision
+
+    @property
+    def model_sha256(self) -> str:
+        """Of the weights that the export was made from."""
+        return self.contract.model_sha256
 
     def close(self) -> None:
         """Release what the backend holds on a device; the runner cannot be used afterwards."""
@@ -114,9 +127,24 @@ class Runner(Predictor):
         Returns:
             (B, 1, H, W) and (B, 1, 256, 256), float32.
         """
+        self.require_own_process()
         return self._session.maps(x, self._noise(*x.shape[2:]))
 
-    _maps = maps
+    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
+        """As `Predictor.prepare`, for the size that the export takes."""
+        image = super().prepare(source, channel_order)
+        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
+        self.contract.require_size(image.pixels.shape[1:], name)
+        return image
+
+    def self_test(self) -> float:
+        """As `Predictor.self_test`."""
+        probe = self.contract.probe
+        errors, _ = self.maps(probe_image(*probe.error_map.shape))
+        return probe.check(errors[0, 0], f"backend {self.backend}")
+
+    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
+        return self.maps(np.stack([image.pixels for image in prepared]))
 
     def _draws(self, height: int, width: int) -> Map:
         contract = self.contract
@@ -160,18 +188,6 @@ class Runner(Predictor):
             capture=options.capture,
             stripped=options.shared_plan,
         )
-
-    def _check(self) -> float:
-        """The probe's relative RMS error, which must be within its tolerance."""
-        probe = self.contract.probe
-        errors, _ = self.maps(probe_image(*probe.error_map.shape))
-        return probe.check(errors[0, 0], f"backend {self.backend}")
-
-    def _input(self, source: Any, channel_order: ChannelOrder | None) -> images.Image:
-        image = super()._input(source, channel_order)
-        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        self.contract.require_size(image.pixels.shape[1:], name)
-        return image
 
 
 def _chosen(export: Export, backend: str) -> str:

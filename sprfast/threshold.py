@@ -6,16 +6,17 @@ import dataclasses
 import enum
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sprfast.config import _Config, _require
 from sprfast.errors import InputError
 
 # Relative. The image that a threshold comes from lies below it by more than float32 backends differ, so that all of them pass it.
 CLEARANCE = 1e-4
+MAX_SCORES = 1024  # that a threshold keeps of its calibration
 
 
 class Verdict(str, enum.Enum):
@@ -31,13 +32,15 @@ class Verdict(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Threshold(_Config):
-    """The highest score that passes, and how it was found. A manual threshold has zeros after `source`."""
+    """The highest score that passes, and how it was found. A manual threshold has zeros and no scores after `source`."""
 
     value: float  # in the units of the score
     source: Literal["calibrated", "manual"]
     samples: int = 0  # good images it was calibrated on
     false_reject_rate: float = 0.0  # the rate asked for: what share of good parts may be rejected, in expectation
     rank: int = 0  # value is `CLEARANCE` above the rank-th smallest of the samples' scores, counted from 1
+    # The samples' scores, ascending; of more than `MAX_SCORES`, that many evenly spaced in rank. Files of older versions have none.
+    scores: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.value), "value", self.value, "a finite number")
@@ -48,6 +51,26 @@ class Threshold(_Config):
         else:
             for name in ("samples", "false_reject_rate", "rank"):
                 _require(getattr(self, name) == 0, name, getattr(self, name), "0 for a manual threshold")
+        self._check_scores()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, of which `from_json` makes it again."""
+        return super().to_json() | {"scores": list(self.scores)}
+
+    def summary(self) -> dict[str, Any]:
+        """As `to_json`, to be looked at: of the scores their number, smallest, median and largest; None where there are none."""
+        if not self.scores:
+            return self.to_json() | {"scores": None}
+        span = {"minimum": self.scores[0], "median": float(np.median(self.scores)), "maximum": self.scores[-1]}
+        return self.to_json() | {"scores": {"stored": len(self.scores), **span}}
+
+    def _check_scores(self) -> None:
+        """The error names a score or a number of them, not all."""
+        number = len(self.scores)
+        expected = min(self.samples, MAX_SCORES)  # 0 for a manual threshold
+        _require(number in (0, expected), "scores", f"{number} scores", f"none or {expected}")
+        for before, score in zip((-math.inf, *self.scores), self.scores, strict=False):
+            _require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
 
 
 def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
@@ -81,7 +104,15 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
         raise InputError(f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got {values.size}")
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
-    return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank)
+    return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))
+
+
+def _kept(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """What `Threshold.scores` holds of these."""
+    ascending = np.sort(values)
+    if values.size > MAX_SCORES:
+        ascending = ascending[np.arange(MAX_SCORES) * (values.size - 1) // (MAX_SCORES - 1)]
+    return tuple(ascending.tolist())
 
 
 def manual(value: float) -> Threshold:

@@ -23,7 +23,8 @@ from sprfast.checkpoint import Recipe, TrainingState, checkpoint_path
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.loader import CACHE_BYTES, BatchOrder, ImageDataset, batches
-from sprfast.processes import ProcessGroup, Stop, stop_signals
+from sprfast.processes import ProcessGroup
+from sprfast.signals import Stop, stop_signals
 from sprfast.unet import ScoreUNet
 
 _PUBLISHED = (NetworkConfig(), Preprocessing(), Schedule(), TrainingConfig())

@@ -9,6 +9,7 @@ import torch
 from sprfast import backends, contract, parity, scoring, unet
 from sprfast.backends import cuda_graph
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.engine import Engine
 from sprfast.noise import noise_bank
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -132,3 +133,14 @@ def test_global_tf32_flags_change_nothing(model):
             assert relative_rms(backend.maps(x, noise)[0], expected[0]) <= 1e-6
         finally:
             torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", ON_CUDA)
+def test_inputs_copied_ahead_from_several_threads_score_as_in_one_call(name, model):
+    engine = Engine(model, name, "cuda")
+    pictures = [image.cpu() for image in images(12)]
+    expected = [result.pred_score for result in engine.predict(pictures)]
+    assert engine.self_test() <= contract.TOLERANCE["float32"]
+    with ThreadPoolExecutor(4) as pool:
+        prepared = list(pool.map(engine.prepare, pictures))
+    assert [result.pred_score for result in engine.score(prepared)] == pytest.approx(expected, rel=1e-5)

@@ -28,7 +28,7 @@ def test_a_graph_is_an_ordinary_onnx_model_with_the_score_in_it(small_model, pic
     assert [value.name for value in session.get_outputs()] == ["error_map", "anomaly_map", "pred_score"]
     engine = Engine(small_model, "eager", "cpu")
     loaded = Runner(export_file.read(path))
-    x = np.stack([loaded._input(picture, None).pixels for picture in pictures])
+    x = np.stack([loaded.prepare(picture).pixels for picture in pictures])
     scores = session.run(["pred_score"], {"image": x, "noise": loaded._noise(32, 32)})[0]
     np.testing.assert_allclose(scores, [result.pred_score for result in engine.predict(pictures)], rtol=1e-5)
     assert contract.size == (32, 32)

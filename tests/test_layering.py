@@ -12,22 +12,22 @@ ROOT = Path(__file__).parents[1]
 # From low to high. A name stands for the module and, where it is a package, for all that is in it;
 # modules of one layer do not import each other, those of one package do.
 LAYERS = (
-    ("errors", "kernels"),
+    ("errors", "signals", "redaction", "kernels"),
     ("files", "config", "devices", "manifest", "protobuf"),
     ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
-    ("unet", "prediction", "cpu_network", "contract", "onnx_file"),
-    ("scoring", "noise", "figure", "data", "scenes", "graph", "runtimes", "export_file"),
-    ("model_file", "loader", "checkpoint", "runner", "quantization"),
+    ("unet", "prediction", "frames", "drift", "cpu_network", "contract", "onnx_file"),
+    ("scoring", "noise", "figure", "data", "scenes", "graph", "runtimes", "export_file", "health"),
+    ("model_file", "loader", "checkpoint", "runner", "quantization", "line", "telemetry", "sources"),
     ("folding", "probes"),
     ("backends",),
     ("engine",),
-    ("training",),
+    ("training", "soak"),
     ("parity", "evaluation"),
     ("export",),
     ("bench",),
     ("console", "options"),
     ("predict_commands", "export_commands", "bench_commands", "kernel_report"),
-    ("commands",),
+    ("commands", "soak_commands"),
     ("demo",),
     ("cli_bench",),
     ("cli",),
@@ -37,6 +37,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LIGHT = (
     *("sprfast", "errors", "config", "files", "images", "data", "metrics", "threshold", "figure", "scenes", "cli"),
     *("runner", "predict_commands", "cpu_network", "export_file", "graph", "quantization"),
+    *("line", "sources", "sources.stream", "sources.folder", "sources.simulated", "sources.opencv", "sources.harvesters", "telemetry", "signals", "drift"),
     *("runtimes", "runtimes.cpu", "runtimes.onnxruntime"),
     *("runtimes.cuda", "runtimes.plan_cache", "runtimes.tensorrt", "runtimes.tensorrt_build", "runtimes.tensorrt_session"),
 )

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from sprfast import model_file
+from sprfast.contract import Contract, Probe
 from sprfast.errors import InputError
-from sprfast.threshold import Threshold, Verdict, calibrate, manual, verdict
+from sprfast.threshold import MAX_SCORES, Threshold, Verdict, calibrate, manual, verdict
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from sprfast.threshold import Threshold, Verdict, calibrate, manual, verdict
 )
 def test_calibration_takes_the_conformal_rank(n, rate, rank):
     scores = np.random.default_rng(0).permutation(n) + 1.0
-    assert calibrate(scores, rate) == Threshold(rank + 1e-4 * rank, "calibrated", n, rate, rank)
+    assert calibrate(scores, rate) == Threshold(rank + 1e-4 * rank, "calibrated", n, rate, rank, tuple(np.arange(1.0, n + 1)))
 
 
 @pytest.mark.parametrize("n", [9, 19, 29, 69, 99, 109, 199, 999, 9999])
@@ -105,9 +107,68 @@ def test_a_non_finite_manual_threshold_is_an_input_error(value):
         manual(value)
 
 
-@pytest.mark.parametrize("threshold", [manual(-2.5), calibrate(np.linspace(0, 1, 99), 0.01)], ids=["manual", "calibrated"])
+@pytest.mark.parametrize("n", [1, 2, MAX_SCORES - 1, MAX_SCORES])
+def test_a_threshold_keeps_the_scores_it_comes_from(n):
+    scores = np.random.default_rng(n).gamma(2.0, size=n).astype(np.float32)
+    threshold = calibrate(scores, 0.5)
+    assert threshold.scores == tuple(sorted(map(float, scores)))
+    assert all(type(score) is float for score in threshold.scores)
+
+
+@pytest.mark.parametrize("n", [MAX_SCORES + 1, MAX_SCORES + 500, 5000, 123_457])
+def test_of_many_scores_it_keeps_some_evenly_spaced_in_rank(n):
+    ranks = np.array(calibrate(np.random.default_rng(0).permutation(n), 0.5).scores)  # a score is its own rank
+    assert (len(ranks), ranks[0], ranks[-1]) == (MAX_SCORES, 0, n - 1)
+    steps = np.diff(ranks)
+    assert steps.min() >= 1
+    assert steps.max() - steps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [manual(-2.5), calibrate(np.linspace(0, 1, 99), 0.01), calibrate(np.random.default_rng(0).random(3000), 0.01)],
+    ids=["manual", "calibrated", "on-many"],
+)
 def test_threshold_survives_json(threshold):
-    assert Threshold.from_json(json.loads(json.dumps(threshold.to_json()))) == threshold
+    document = threshold.to_json()
+    assert type(document["scores"]) is list
+    assert Threshold.from_json(json.loads(json.dumps(document))) == threshold
+
+
+def test_a_file_without_the_scores_still_loads():
+    document = calibrate(np.linspace(0, 1, 99), 0.01).to_json()
+    del document["scores"]
+    assert Threshold.from_json(document) == dataclasses.replace(calibrate(np.linspace(0, 1, 99), 0.01), scores=())
+
+
+def test_a_threshold_that_is_looked_at_does_not_list_its_scores():
+    threshold = calibrate(np.arange(3000.0), 0.01)
+    fields = threshold.to_json()
+    expected = {"stored": 1024, "minimum": 0.0, "median": float(np.median(threshold.scores)), "maximum": 2999.0}
+    assert threshold.summary() == fields | {"scores": expected}
+    assert manual(0.5).summary() == manual(0.5).to_json() | {"scores": None}
+    assert "2999" not in repr(threshold)
+
+
+def test_the_scores_are_stored_in_models_and_exports(small_model, tmp_path):
+    threshold = calibrate(np.random.default_rng(0).random(3000), 0.01)
+    model_file.save(tmp_path / "model", dataclasses.replace(small_model, threshold=threshold))
+    assert model_file.load(tmp_path / "model").threshold == threshold
+    scoring = (small_model.network, small_model.schedule, small_model.preprocessing, small_model.noise_seed)
+    probe = Probe(np.ones((32, 32), np.float32), 0.1)
+    contract = Contract(*scoring, threshold, small_model.sha256, "float32", None, None, None, probe)
+    assert Contract.from_json(json.loads(json.dumps(contract.to_json()))).threshold == threshold
+
+
+def test_calibrate_stores_the_scores_and_prints_what_they_span(run, model_path, pictures):
+    code, out, _ = run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.4", "--json")
+    assert code == 0
+    threshold, shown = model_file.load(model_path).threshold, json.loads(out)["threshold"]
+    assert len(threshold.scores) == 4
+    assert threshold.scores[threshold.rank - 1] * (1 + 1e-4) == pytest.approx(threshold.value, rel=1e-12)
+    assert shown == threshold.summary()
+    assert json.loads(run("info", model_path, "--json")[1])["threshold"] == shown
+    assert "threshold.scores.stored" in run("info", model_path)[1]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +183,15 @@ def test_threshold_survives_json(threshold):
         {"rank": 0},
         {"rank": 100},
         {"source": "manual"},
+        {"scores": [0.5]},
+        {"scores": [0.0] * 100},
+        {"scores": [0.5] * 98 + [0.4]},
+        {"scores": [math.nan] + [0.5] * 98},
+        {"scores": [0.5] * 98 + [math.inf]},
+        {"scores": [-math.inf] + [0.5] * 98},
+        {"scores": ["0.5"] * 99},
+        {"scores": 0.5},
+        {"source": "manual", "samples": 0, "false_reject_rate": 0.0, "rank": 0},
     ],
 )
 def test_a_threshold_that_contradicts_itself_is_an_input_error(change):

@@ -12,19 +12,23 @@ import ctypes
 import dataclasses
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sprfast.errors import BackendError
+from sprfast.errors import BackendError, DeviceLostError, OutOfMemoryError
 from sprfast.runtimes import Floats
 
 DRIVER = "libcuda.so.1"
 INSTALL = "pip install 'sprfast[tensorrt]' or 'sprfast[tensorrt-rtx]', or pip install pycuda"
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+_LOST = re.compile(  # in CUDA's texts of the errors that end a context
+    "illegal|misaligned|unspecified launch failure|timed out|uncorrectable|device-side assert|invalid program counter|hardware stack"
+)
 _RELEASE = Path("/sys/module/nvidia/version")  # of the kernel module, such as 580.95.05
 
 
@@ -223,7 +227,7 @@ class PycudaDevice(Device):
         try:
             yield
         except self._cuda.Error as error:
-            raise BackendError(f"CUDA: {error}") from error
+            raise _failure(str(error)) from error
 
 
 class BindingsDevice(Device):
@@ -310,8 +314,17 @@ class BindingsDevice(Device):
         error, *values = result
         if error != self._cuda.cudaError_t.cudaSuccess:
             _, text = self._cuda.cudaGetErrorString(error)
-            raise BackendError(f"CUDA: {text.decode(errors='replace')} ({error.name})")
+            raise _failure(f"{text.decode(errors='replace')} ({error.name})")
         return values[0] if values else None
+
+
+def _failure(text: str) -> BackendError:
+    """The error of a call, by CUDA's text: after some, nothing in this process can use the device any more."""
+    if "out of memory" in text:
+        return OutOfMemoryError(f"CUDA: {text}")
+    if _LOST.search(text):
+        return DeviceLostError(f"CUDA: {text}; the device cannot be used by this process any more, start a new one")
+    return BackendError(f"CUDA: {text}")
 
 
 def _driver() -> ctypes.CDLL:

@@ -1,0 +1,350 @@
+"""The pipeline: submit frames from any thread, and each is answered once, by its deadline."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from sprfast import drift, images
+from sprfast.errors import BackendError, ClosedError, InputError, OverloadedError, SprfastError
+from sprfast.frames import Frame, FrameFormat
+from sprfast.health import Health, ModelInfo, State, Tally
+from sprfast.images import ChannelOrder
+from sprfast.line import stages
+from sprfast.line.answer import Answer, Entry
+from sprfast.line.book import Book, Overflow
+from sprfast.prediction import MAX_BATCH, Predictor
+
+STALL = 10.0  # seconds of one call of the network after which `Line.health` says so
+EXIT_TIMEOUT = 2.0  # seconds that the end of the interpreter waits for a line
+
+_log = logging.getLogger("sprfast.line")
+_open_lines: weakref.WeakSet[Line] = weakref.WeakSet()
+
+
+class Line:
+    """Answers frames in the background; safe to call from several threads.
+
+    One thread runs the network, `workers` decode and resize beside it, one delivers. Frames that wait together are scored
+    together; each has the score that it has alone.
+
+    Args:
+        predictor: an `Engine` or a `Runner` with a threshold.
+        on_answer: called with every `Answer`, one at a time, on the line's own thread; what it raises is logged and counted.
+        in_order: deliver in the order of `submit`; an answer then waits for those before it, up to its own deadline.
+        capacity: frames that may be in the line.
+        overflow: what a frame meets for which there is no room: "block" waits for room up to `timeout`, after which the
+            frame is answered with ERROR; "reject" answers so at once; "drop_oldest" answers so the oldest frame that the
+            network has not begun, and takes the new one.
+        timeout: seconds of "block".
+        deadline: seconds from a frame's trigger, at which it is answered with ERROR if nothing else was delivered; None: none.
+        max_batch: frames that are scored together.
+        max_wait: seconds that an incomplete batch waits for more; 0: it runs as soon as the network is free.
+        workers: threads that decode and resize.
+        frame_format: the form of the camera's frames; one in another form is answered with ERROR. None: any form.
+        false_alarm_rate: of the watch for drift, in each window of `drift.WINDOW` parts that passed.
+
+    The model is tested in the background, while frames wait; `with Line(...) as line` and `wait_until_started` wait for that.
+
+    Raises:
+        InputError: an argument is not allowed, or the predictor has no threshold.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        on_answer: Callable[[Answer], object] | None = None,
+        *,
+        in_order: bool = False,
+        capacity: int = 64,
+        overflow: Overflow = "block",
+        timeout: float = 1.0,
+        deadline: float | None = None,
+        max_batch: int = MAX_BATCH,
+        max_wait: float = 0.0,
+        workers: int = 1,
+        frame_format: FrameFormat | None = None,
+        false_alarm_rate: float = drift.FALSE_ALARM_RATE,
+    ) -> None:
+        for name, value, most in (("capacity", capacity, 2**20), ("max_batch", max_batch, MAX_BATCH), ("workers", workers, 256)):
+            if type(value) is not int or not 1 <= value <= most:
+                raise InputError(f"{name}: {value!r} is not allowed, expected an integer from 1 to {most}")
+        for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
+            if not 0.0 <= seconds < math.inf:
+                raise InputError(f"{name}: {seconds!r} is not allowed, expected seconds, 0 or more")
+        _check_threshold(predictor)
+        self._deadline = _checked_deadline(deadline)
+        self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
+        self._book = Book(capacity, overflow, timeout, max_batch, in_order)
+        self._capacity = capacity
+        self._tally = Tally(drift.watch(predictor.threshold, rate=false_alarm_rate))
+        self._predictor = predictor
+        self._model = _model_info(predictor)
+        self._started = threading.Event()
+        self._network = stages.Network(self._book, max_wait)
+        self._process = os.getpid()
+        self._swapping = threading.Lock()
+        delivery = stages.Delivery(self._book, self._tally, lambda: self._predictor, on_answer)
+        self._threads = [
+            threading.Thread(target=self._run_network, name="sprfast-network", daemon=True),
+            threading.Thread(target=delivery.run, name="sprfast-delivery", daemon=True),
+            *(threading.Thread(target=self._prepare, name=f"sprfast-prepare-{index}", daemon=True) for index in range(workers)),
+        ]
+        _close_at_exit()
+        _open_lines.add(self)
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Line:
+        try:
+            self.wait_until_started()
+        except BaseException:
+            self.close(0.0)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def wait_until_started(self) -> None:
+        """Return when the model has passed its self-test and is warm.
+
+        Raises:
+            SprfastError: it has not passed; every frame is answered with ERROR.
+        """
+        self._started.wait()
+        if failure := self._book.failure:
+            raise failure
+
+    def submit(
+        self,
+        image: Any,
+        id: Hashable,
+        trigger_time: float | None = None,
+        *,
+        channel_order: ChannelOrder | None = None,
+        deadline: float | None = None,
+        fault: SprfastError | None = None,
+    ) -> Future[Answer]:
+        """Take a frame.
+
+        Args:
+            image: what `Predictor.predict` takes; with a `frame_format` also bytes, a bytearray or a memoryview. Arrays, tensors
+                and buffers are copied before this returns; a file or a PIL image must stay as it is until the answer.
+            id: of the part; hashable, and not one of the frames in the line or the last 10,000 answered.
+            trigger_time: seconds of `time.monotonic`; None: now.
+            channel_order: of an array; None with a `frame_format`, which has it.
+            deadline: seconds from `trigger_time` for this frame; None: the line's.
+            fault: why there is no image: the frame is answered with ERROR and this.
+
+        Returns:
+            A future of the `Answer`; it never raises. Whatever is wrong with the image, a full queue, a missed deadline, a failed
+            backend: all are answers with the verdict ERROR and `Answer.error`.
+
+        Raises:
+            InputError: the id is in use, or an argument other than the image is not allowed; the frame is not taken.
+            OverloadedError: answers are not being taken, so that not even an ERROR could be given; the frame is not taken.
+            ClosedError: the line is closed or belongs to another process; the frame is not taken.
+        """
+        try:
+            entry = self._entry(id, trigger_time, channel_order, deadline)
+            self._book.admit(entry)
+        except SprfastError:
+            self._tally.refuse()
+            raise
+        self._tally.take()
+        entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
+        if fault is not None:
+            self._book.decide(entry, None, fault)
+        elif entry.open:
+            try:
+                entry.image, entry.channel_order = self._own(image, channel_order)
+                self._book.put(entry)
+            except SprfastError as error:
+                self._book.decide(entry, None, error)
+            except Exception as error:
+                self._book.decide(entry, None, InputError(f"image: cannot be copied ({type(error).__name__}: {error})"))
+        return entry.future
+
+    def run(self, source: Iterable[Frame]) -> None:
+        """Submit every frame of a source, until it ends or the line is closed.
+
+        A frame that the line does not take, such as one whose id was there before, is logged and counted in `Health.refused`.
+        """
+        for frame in source:
+            try:
+                self.submit(frame.image, frame.id, frame.trigger_time, channel_order=frame.channel_order, fault=frame.fault)
+            except ClosedError:
+                return
+            except (InputError, OverloadedError) as error:
+                details = {"event": "refused", "id": str(frame.id)[:100], "kind": "refused", "reason": str(error)}
+                _log.warning("frame refused: %s", error, extra={"sprfast": details})
+
+    def swap(self, predictor: Predictor) -> None:
+        """Go on with another model, once it has passed its self-test; until then, and if it does not, the old one serves.
+
+        Frames that the old model has prepared are scored by it.
+
+        Raises:
+            SprfastError: the new model has no threshold, or does not pass; nothing has changed.
+            ClosedError: the line is closed.
+        """
+        self._check_process()
+        with self._swapping:
+            _check_threshold(predictor)
+            model = _model_info(predictor)
+            watch = drift.watch(predictor.threshold, rate=self._false_alarm_rate)
+            self._test(predictor)
+            if self._book.closed:
+                raise ClosedError("the line is closed")
+            if self._book.failure:
+                raise BackendError("the line has failed, make a new one")
+            self._predictor, self._model = predictor, model
+            self._tally.swap(watch)
+        _log.info("model %s now serves", model.sha256[:12], extra={"sprfast": {"event": "swap", **dataclasses.asdict(model)}})
+
+    def health(self) -> Health:
+        """State, reasons and counts, now."""
+        state, reasons = State.OK, self._reasons()
+        if failure := self._book.failure:
+            state, reasons = State.FAILED, [str(failure)]
+        elif self._book.closed:
+            state = State.CLOSED
+        elif not self._started.is_set():
+            state = State.STARTING
+        elif reasons:
+            state = State.DEGRADED
+        return self._tally.health(
+            state, tuple(reasons), self._book.unanswered, self._capacity, self._network.batches, self._network.batched, self._model
+        )
+
+    def drain(self, timeout: float) -> bool:
+        """Take no more frames, and wait for the answers to those taken.
+
+        Returns:
+            Whether all were delivered within `timeout` seconds.
+        """
+        self._book.refuse("the line is closed: it is being drained")
+        return self._book.wait_until_empty(timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """`drain`, then answer what is left with ERROR and ClosedError, and end the threads; may be called again.
+
+        A callback that never returns, or a network that does not, is left behind after another second.
+        """
+        if os.getpid() != self._process:
+            return
+        self.drain(timeout)
+        left = self._book.stop(ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken"))
+        if left:
+            _log.warning("closed with %d frames unanswered", left, extra={"sprfast": {"event": "closed", "left": left}})
+        until = time.monotonic() + 1.0
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        _open_lines.discard(self)
+
+    def _entry(self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None) -> Entry:
+        self._check_process()
+        try:
+            hash(id)
+        except TypeError as error:
+            raise InputError(f"id: {type(id).__name__} is not allowed, expected a string, a number or another hashable value") from error
+        now = time.monotonic()
+        trigger = now if trigger_time is None else trigger_time
+        if isinstance(trigger, bool) or not isinstance(trigger, (int, float)) or not math.isfinite(trigger):
+            raise InputError(f"trigger_time: {trigger!r} is not allowed, expected seconds of time.monotonic()")
+        limit = self._deadline if deadline is None else _checked_deadline(deadline)
+        return Entry(id, None, float(trigger), trigger + limit, channel_order)
+
+    def _own(self, image: Any, channel_order: ChannelOrder | None) -> tuple[Any, ChannelOrder | None]:
+        """The image as the line keeps it, with its channel order."""
+        declared = self._frame_format
+        if isinstance(image, (bytes, bytearray, memoryview)) or (declared and isinstance(image, np.ndarray)):
+            if declared is None:
+                raise InputError("image: a raw buffer needs a line with a frame_format")
+            if channel_order not in (None, declared.channel_order):
+                raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}")
+            return np.array(declared.view(image), order="C"), declared.channel_order
+        if isinstance(image, np.ndarray):
+            return np.array(image, order="K", subok=True), channel_order
+        if hasattr(image, "detach"):  # a tensor
+            return image.detach().clone(), channel_order
+        return image, channel_order
+
+    def _prepare(self) -> None:
+        stages.prepare(self._book, lambda: self._predictor)
+
+    def _run_network(self) -> None:
+        try:
+            self._test(self._predictor)
+        except SprfastError as error:
+            self._book.fail(error)
+        finally:
+            self._started.set()
+        self._network.run()
+
+    def _test(self, predictor: Predictor) -> None:
+        declared, size = self._frame_format, predictor.preprocessing.size
+        height, width = images.network_size(declared.height, declared.width, predictor.preprocessing) if declared else (size, size)
+        try:
+            predictor.self_test()
+            predictor.warm_up(height, width, (1, self._max_batch))
+        except SprfastError:
+            raise
+        except Exception as error:  # a library's own
+            raise BackendError(f"the model's self-test failed ({type(error).__name__}: {error})") from error
+
+    def _reasons(self) -> list[str]:
+        reasons = self._tally.reasons()
+        if (busy := self._network.busy_for()) > STALL:
+            reasons.append(f"the network has not returned for {busy:.0f} s")
+        if self._network.last_failure:
+            reasons.append(f"the last call of the network failed: {self._network.last_failure}")
+        if self._predictor.batch_limit < self._max_batch:
+            reasons.append(f"the memory holds batches of {self._predictor.batch_limit} images, not {self._max_batch}")
+        return reasons
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ClosedError(f"this line was made in process {self._process} and does not run in a fork of it; make one in this process")
+
+
+def _check_threshold(predictor: Predictor) -> None:
+    if predictor.threshold is None:
+        raise InputError("the model has no threshold, so that no part could pass: run `sprfast calibrate`")
+
+
+def _checked_deadline(deadline: float | None) -> float:
+    if deadline is None:
+        return math.inf
+    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0.0 < deadline < math.inf:
+        raise InputError(f"deadline: {deadline!r} is not allowed, expected seconds above 0")
+    return float(deadline)
+
+
+def _model_info(predictor: Predictor) -> ModelInfo:
+    return ModelInfo(predictor.model_sha256, predictor.backend, predictor.precision)
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for line in list(_open_lines):
+        line.close(EXIT_TIMEOUT)

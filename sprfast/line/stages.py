@@ -1,0 +1,145 @@
+"""What the threads of a line do: prepare frames, run the network, deliver answers. None of them ends by an error."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from sprfast.errors import BackendError, DeviceLostError, InputError, ScoreError, SprfastError
+from sprfast.health import Tally, kind_of
+from sprfast.line.answer import Answer, Entry
+from sprfast.line.book import Book, late
+from sprfast.prediction import Predictor, Result
+from sprfast.threshold import Verdict
+
+_log = logging.getLogger("sprfast.line")
+
+
+def prepare(book: Book, predictor: Callable[[], Predictor]) -> None:
+    """Decode and resize frames until the book is stopped."""
+    while (entry := book.take_waiting()) is not None:
+        current = predictor()
+        try:
+            book.put_ready(entry, current.prepare(entry.image, entry.channel_order), current)
+        except DeviceLostError as error:
+            book.fail(error)
+        except SprfastError as error:
+            book.decide(entry, None, error)
+        except Exception as error:  # a decoder's own, or no memory
+            _log.exception("a frame could not be prepared")
+            book.decide(entry, None, InputError(f"the image could not be prepared ({type(error).__name__}: {error})"))
+
+
+class Network:
+    """Scores batches, one at a time."""
+
+    def __init__(self, book: Book, max_wait: float) -> None:
+        self._book, self._max_wait = book, max_wait
+        self._began: float | None = None  # seconds of `time.monotonic`, while a call is under way
+        self.batches, self.batched = 0, 0  # calls that succeeded, and frames in them
+        self.last_failure: str | None = None  # of the last call, if it failed
+
+    def run(self) -> None:
+        """Score until the book is stopped."""
+        while batch := self._book.take_batch(self._max_wait):
+            self._began = time.monotonic()
+            self._score(batch)
+            self._began = None
+
+    def busy_for(self) -> float:
+        """Seconds that the call under way has taken so far; 0 where there is none."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def _score(self, batch: list[Entry]) -> None:
+        predictor = batch[0].predictor
+        assert predictor is not None  # `put_ready` sets it
+        prepared = [(entry, image) for entry in batch if (image := entry.prepared)]  # without those whose deadline has passed
+        if not prepared:
+            return
+        batch = [entry for entry, _ in prepared]
+        try:
+            results = predictor.score([image for _, image in prepared])
+        except DeviceLostError as error:
+            _log.error(
+                "the device is lost: %s", error, extra={"sprfast": {"event": "failed", "kind": kind_of(error), "reason": str(error)}}
+            )
+            self._book.fail(error)
+            return
+        except Exception as error:
+            self._failed(batch, error)
+            return
+        self.last_failure = None
+        self.batches, self.batched = self.batches + 1, self.batched + len(batch)
+        for entry, result in zip(batch, results, strict=True):
+            self._book.decide(entry, result, _error_of(result))
+
+    def _failed(self, batch: list[Entry], error: Exception) -> None:
+        """Frames of a call that failed get another one alone, so that one of them does not take the others with it."""
+        if len(batch) > 1:
+            for entry in batch:
+                self._score([entry])
+            return
+        typed = error if isinstance(error, SprfastError) else BackendError(f"the network failed ({type(error).__name__}: {error})")
+        if typed is not error:
+            _log.error("the network failed", exc_info=error)
+        self.last_failure = str(typed)
+        self._book.decide(batch[0], None, typed)
+
+
+class Delivery:
+    """Completes futures and calls the callback, one answer at a time."""
+
+    def __init__(self, book: Book, tally: Tally, predictor: Callable[[], Predictor], on_answer: Callable[[Answer], object] | None) -> None:
+        self._book, self._tally, self._predictor, self._on_answer = book, tally, predictor, on_answer
+
+    def run(self) -> None:
+        """Deliver until the book is stopped and empty."""
+        while entries := self._book.take_decided():
+            for entry in entries:
+                answer = self._answer(entry)
+                self._count(answer)
+                if answer.verdict is Verdict.ERROR:
+                    self._log_error(answer)
+                entry.future.set_result(answer)
+                self._call(answer)
+                entry.result = None
+                self._book.delivered(entry)
+
+    def _answer(self, entry: Entry) -> Answer:
+        now = time.monotonic()
+        if entry.error is None and entry.due <= now:
+            entry.error = late(entry)
+        if entry.error is None and entry.result is not None:
+            return Answer(entry.id, entry.result, None, entry.trigger_time, now - entry.trigger_time)
+        error = entry.error or BackendError("there is no score")
+        result = entry.result if isinstance(error, ScoreError) else None
+        return Answer(entry.id, result or self._error_result(entry, str(error)), error, entry.trigger_time, now - entry.trigger_time)
+
+    def _error_result(self, entry: Entry, reason: str) -> Result:
+        return (entry.predictor or self._predictor()).error(reason)
+
+    def _count(self, answer: Answer) -> None:
+        try:
+            self._tally.answer(answer.verdict, answer.result.pred_score, answer.error, answer.seconds)
+        except Exception:  # statistics do not come between a part and its answer
+            _log.exception("frame %s could not be counted", str(answer.id)[:100])
+
+    def _log_error(self, answer: Answer) -> None:
+        assert answer.error is not None  # an ERROR has one
+        details = {"event": "error", "id": str(answer.id)[:100], "kind": kind_of(answer.error), "reason": str(answer.error)}
+        _log.warning("frame %s: %s", details["id"], details["reason"], extra={"sprfast": details})
+
+    def _call(self, answer: Answer) -> None:
+        if self._on_answer is None:
+            return
+        try:
+            self._on_answer(answer)
+        except Exception:
+            self._tally.fail_callback()
+            _log.exception("the callback failed at frame %s", str(answer.id)[:100])
+
+
+def _error_of(result: Result) -> SprfastError | None:
+    return ScoreError(result.reason or "there is no score") if result.verdict is Verdict.ERROR else None

@@ -1,0 +1,49 @@
+"""Signals that stop a long run: the first one asks for an orderly end, a second one acts as it did before."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Stop:
+    """The signal that asked for an end, if any."""
+
+    signal: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 + n after signal n."""
+        return 128 + self.signal if self.signal else 0
+
+
+@contextlib.contextmanager
+def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
+    """Turn the first SIGTERM or SIGINT into a request; outside of the main thread signals stay the caller's affair.
+
+    Args:
+        closing: called at the request, in the main thread between any two steps of what it does; such as a source's `close`.
+    """
+    stop = Stop()
+    before: dict[signal.Signals, Any] = {}
+
+    def request(number: int, _: object) -> None:
+        stop.signal = signal.Signals(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for call in closing:
+            call()
+
+    try:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before[each] = signal.signal(each, request)
+    except ValueError:  # not the main thread
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
