@@ -80,12 +80,12 @@ class NetworkConfig(_Config):
 class Level(_Config):
     """One sigma level: `draws` perturbations at time `t`, its error map weighted by `weight`."""
 
-    t: float = 1e-3  # time of the variance-exploding SDE, in (0, 1]; sigma = std(t)
+    t: float = 1e-3  # time of the variance-exploding SDE, in [1e-8, 1], below which squares lose digits; sigma = std(t)
     draws: int = 3  # K, network passes an image
     weight: float = 1.0  # relative; weights are normalised to sum to 1
 
     def __post_init__(self) -> None:
-        _require(0.0 < self.t <= 1.0, "t", self.t, "a time in (0, 1]")
+        _require(1e-8 <= self.t <= 1.0, "t", self.t, "a time in [1e-8, 1]")
         _require(1 <= self.draws <= 1024, "draws", self.draws, "1 to 1024")
         _require(0.0 < self.weight < math.inf, "weight", self.weight, "a positive number")
 
@@ -99,6 +99,8 @@ class Schedule(_Config):
 
     def __post_init__(self) -> None:
         _require(1 <= len(self.levels) <= 64, "levels", len(self.levels), "1 to 64 levels")
+        total = sum(level.weight for level in self.levels)
+        _require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
             _require(not (self.antithetic and level.draws % 2), "draws", level.draws, "an even number for antithetic noise")
 

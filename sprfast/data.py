@@ -97,7 +97,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
             files.append(path)
             continue
         found = [entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES]

@@ -88,6 +88,7 @@ class Engine(Predictor):
 
     def self_test(self) -> float:
         """As `Predictor.self_test`, at the model's own size."""
+        self.require_own_process()
         size = self.preprocessing.size
         expected = probes.probe(self.model, size, size, tolerance(self.precision, None))
         errors, _ = self.maps(torch.from_numpy(probe_image(size, size)))

@@ -23,6 +23,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         InputError: the file cannot be written (missing folder, read-only or full disk).
     """
     target = Path(path)
+    _require_possible(target)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".sprfast-", suffix=".tmp", dir=target.parent)
     except OSError as error:
@@ -49,6 +50,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: the file could not be written.
     """
     target = Path(path)
+    _require_possible(target)
     if target.is_dir():
         raise InputError(f"{target}: cannot be written (it is a folder)")
     try:
@@ -73,10 +75,22 @@ def confined(folder: str | os.PathLike[str], name: str) -> Path:
     root = Path(os.path.realpath(folder))
     if "\0" in name or os.path.isabs(name):
         raise InputError(f"{name!r}: an output name must be relative to {root}")
-    path = Path(os.path.realpath(root / name))
+    try:
+        path = Path(os.path.realpath(root / name))
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name!r}: not a name that a file can have here") from error
     if not path.is_relative_to(root) or path == root:
         raise InputError(f"{name!r}: leads out of {root}")
     return path
+
+
+def _require_possible(target: Path) -> None:
+    """Raise InputError where no file can have this name: it is too long, holds a NUL, or is not in the system's encoding."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(target)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _umask() -> int:

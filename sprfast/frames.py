@@ -34,7 +34,9 @@ class FrameFormat:
     def __post_init__(self) -> None:
         for name in ("height", "width"):
             if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= _MAX_SIDE:
-                raise InputError(f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 to {_MAX_SIDE}")
+                raise InputError(
+                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 to {_MAX_SIDE}"
+                )
         for name, allowed in (("channel_order", get_args(ChannelOrder)), ("dtype", get_args(PixelType))):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:  # `in` would compare an array by element
                 raise InputError(f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected one of {', '.join(allowed)}")

@@ -165,7 +165,11 @@ def display_name(path: str | os.PathLike[str]) -> str:
 
     Bytes that are not UTF-8 and characters that cannot be printed are shown as `\x..` escapes.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:  # a name that no file of this system can have
+        encoded = os.fspath(path).encode("utf-8", "backslashreplace")
+    text = encoded.decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -199,8 +203,10 @@ def _source_name(source: object) -> str:
     return "array" if isinstance(source, np.ndarray) else type(source).__name__
 
 
-def _planes(source: Any, preprocessing: Preprocessing, channel_order: ChannelOrder | None) -> tuple[PIL.Image.Image, ...]:
+def _planes(source: Any, preprocessing: Preprocessing, channel_order: Any) -> tuple[PIL.Image.Image, ...]:
     """One grey or three RGB planes at source size, oriented: mode L, or mode F in [0, 1]."""
+    if not isinstance(channel_order, str | None):  # an array would be compared by element
+        raise InputError(f"channel_order: {type(channel_order).__name__} is not allowed, expected 'rgb', 'bgr', 'grey' or None")
     if isinstance(source, np.ndarray):
         return _array_planes(source, preprocessing, channel_order)
     if channel_order is not None:
@@ -317,7 +323,7 @@ def _check_profile(image: PIL.Image.Image) -> None:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"] or b""))
         description = ImageCms.getProfileDescription(profile).strip()
         grey = profile.profile.xcolor_space.strip() == "GRAY"
-    except (OSError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow built without littlecms
+    except (OSError, TypeError, ValueError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow built without littlecms
         raise InputError("its embedded colour profile cannot be read; convert the file to sRGB") from error
     if "srgb" not in description.lower() and not (grey and "gamma 2.2" in description.lower()):
         raise InputError(f"embedded colour profile {description!r} is not accepted; convert the file to sRGB")

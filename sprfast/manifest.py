@@ -5,6 +5,7 @@ The hash notices damage and careless edits; it does not protect against a malici
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import math
@@ -43,8 +44,12 @@ def verified(path: PathLike, text: str, kind: str) -> dict[str, Any]:
     if not 1 <= version <= FORMAT_VERSION:
         raise ModelFileError(f"{path}: has format {version}, this sprfast reads up to {FORMAT_VERSION}: upgrade sprfast")
     body = {name: value for name, value in document.items() if name != "sha256"}
+    try:
+        expected = signed(body)
+    except RecursionError as error:  # writing goes a little deeper than reading
+        raise ModelFileError(f"{path}: the manifest is nested too deeply") from error
     # compared as text, since a flipped bit can leave the parsed value as it was (1e-05 and 1E-05)
-    if text != signed(body):
+    if text != expected:
         raise ModelFileError(f"{path}: the manifest does not match its own sha256, the file is damaged")
     if field(path, document, "kind", str) != kind:
         raise ModelFileError(f"{path}: is a {quoted(document['kind'])} file, expected a {kind!r} file")
@@ -57,7 +62,7 @@ def file_bytes(path: PathLike) -> bytes:
     Raises:
         ModelFileError: there is no such regular file, or it cannot be read.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         raise ModelFileError(f"{path}: {'not a regular file' if os.path.lexists(path) else 'no such file'}")
     try:
         return Path(path).read_bytes()
@@ -106,8 +111,8 @@ def parsed(path: PathLike, text: str) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"duplicate key {quoted(next(name for name in value if names.count(name) > 1))}")
+        counts = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"duplicate key {quoted(counts.most_common(1)[0][0])}")
     return value
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +96,7 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
                 chunk = paths[first : first + MAX_BATCH]
                 for source, result in zip(chunk, engine.predict(chunk), strict=True):
                     row = _prediction_row(source, result)
-                    if output and result.anomaly_map is not None:
+                    if output and math.isfinite(result.pred_score):
                         row["overlay"] = _write_overlay(output, names, source, result, engine.preprocessing)
                     rows.append(row)
                 on_image(len(rows), len(paths))
@@ -109,7 +111,7 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
 def _prediction_row(source: Path, result: Result) -> dict[str, Any]:
     row = {
         "path": images.display_name(source),
-        "pred_score": None if result.pred_score != result.pred_score else result.pred_score,
+        "pred_score": result.pred_score if math.isfinite(result.pred_score) else None,
         "verdict": result.verdict.value,
         "threshold": result.threshold,
         "milliseconds": round(result.milliseconds, 3),
@@ -126,7 +128,7 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
     while name.casefold() in names:
         name = f"{stem}-{len(names)}"
     names.add(name.casefold())
-    assert result.anomaly_map is not None  # the caller checks
-    target = files.confined(output, f"{name}.png")
+    assert result.anomaly_map is not None  # as its score is finite
+    target = files.confined(output, os.fsdecode(f"{name}.png".encode()))  # UTF-8 whatever the locale
     figure.save_png(target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.threshold))
-    return target.name
+    return f"{name}.png"

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from sprfast.errors import BackendError
+from sprfast.errors import BackendError, DeviceLostError, OutOfMemoryError
 from sprfast.runtimes import cuda
 
 simulated_cuda = pytest.importorskip("simulated_cuda", reason="needs onnxruntime", exc_type=ImportError)
@@ -47,7 +47,7 @@ def test_what_the_driver_says_is_passed_on(init, count, said, tmp_path):
     macros = [f"-DINIT={init}", f"-DCOUNT={count}"]
     subprocess.run(["cc", *macros, "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
     program = """
-        from sprfast.errors import BackendError
+        from sprfast.errors import BackendError, DeviceLostError, OutOfMemoryError
         from sprfast.runtimes import cuda, tensorrt
         print(cuda.unavailable())
         print(tensorrt.unavailable("tensorrt_rtx"))
@@ -138,6 +138,20 @@ def test_an_error_of_pycuda_is_passed_on_and_leaves_no_context(pycuda):
     with pytest.raises(BackendError, match="CUDA: cuMemAlloc failed: out of memory"), device.current():
         raise simulated_cuda.Pycuda.Error("cuMemAlloc failed: out of memory")
     assert pycuda.stack == []
+
+
+def test_errors_of_memory_and_device_have_their_types(pycuda):
+    """By the texts that CUDA itself has for them."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    lost = "IllegalAddress LaunchFailure LaunchTimeout MisalignedAddress ECCUncorrectable Assert InvalidPc HardwareStackError"
+    kinds = dict.fromkeys(f"{lost} IllegalInstruction".split(), DeviceLostError)
+    kinds |= {"MemoryAllocation": OutOfMemoryError, "InvalidValue": BackendError}
+    device = cuda.PycudaDevice(0)
+    for name, kind in kinds.items():
+        text = runtime.cudaGetErrorString(getattr(runtime.cudaError_t, f"cudaError{name}"))[1].decode()
+        with pytest.raises(BackendError, match=re.escape(text)) as raised, device.current():
+            raise simulated_cuda.Pycuda.Error(f"cuLaunchKernel failed: {text}")
+        assert raised.type is kind, text
 
 
 @needs_gpu

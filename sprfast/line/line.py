@@ -161,12 +161,12 @@ class Line:
         """
         try:
             entry = self._entry(id, trigger_time, channel_order, deadline)
+            entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
             self._book.admit(entry)
         except SprfastError:
             self._tally.refuse()
             raise
         self._tally.take()
-        entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
         if fault is not None:
             self._book.decide(entry, None, fault)
         elif entry.open:
