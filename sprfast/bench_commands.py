@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from rich.console import RenderableType
 
 from sprfast import console, data, devices, files, model_file
-from sprfast.bench import cases, layers, libraries, page, report, report_file
+from sprfast.bench import cases, layers, libraries, overhead, page, report, report_file
 from sprfast.bench.peers import Candidate
 from sprfast.errors import InputError
+from sprfast.prediction import Predictor
 
 QUICK_SECONDS = 15.0  # a scenario
 
@@ -75,6 +77,21 @@ def measure_layers(path: Path, size: int | None, batch: int, seconds: float) -> 
     options = cases.Options(size=size, batch=batch, seconds=seconds)
     model = model_file.load(path)
     return layers.measure(model, options.size or model.preprocessing.size, options.batch, options.seconds)
+
+
+def measure_overhead(predictor: Predictor, source: Path | None, seconds: float) -> dict[str, Any]:
+    """The report of `overhead.measure` on the images in a folder, on random ones where `source` is None.
+
+    Raises:
+        InputError: an image cannot be used, the time is not positive, or the predictor has no threshold.
+        BackendError: the model does not pass its self-test here.
+    """
+    with tempfile.TemporaryDirectory(prefix="sprfast-") as folder, console.counter("measuring") as on_progress:
+        if source:
+            pictures = overhead.Pictures.of_files(data.image_files([source]), predictor.preprocessing)
+        else:
+            pictures = overhead.Pictures.random(predictor, Path(folder))
+        return overhead.measure(predictor, pictures, seconds, on_progress=on_progress)
 
 
 def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], RenderableType]:

@@ -17,7 +17,7 @@ import typer
 from sprfast import __version__, console
 from sprfast.cli_bench import bench
 from sprfast.errors import InputError, SprfastError
-from sprfast.options import Category, Device, Json, ModelPath
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName
 
 app = typer.Typer(
     add_completion=False,
@@ -27,9 +27,6 @@ app = typer.Typer(
     help="Score-based anomaly detection for production lines.",
 )
 
-BackendName = Annotated[str, typer.Option(help="auto (cpu on a CPU where that is built, else eager), or a backend that `doctor` lists.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")]
-ModelOrExport = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, or an export of one.")]
 Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
 SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
 BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 8 to 16.")]
@@ -249,6 +246,35 @@ def export(
 
 
 app.add_typer(bench, name="bench")
+
+
+@app.command(epilog="Example: sprfast soak screw.safetensors --frames 1000000 --images held-back-good -o soak.json")
+def soak(
+    model: ModelOrExport,
+    frames: Annotated[int, typer.Option(help="Frames to send through.")] = 100_000,
+    faults: Annotated[float, typer.Option(help="Share of them that something befalls.")] = 0.01,
+    images: Annotated[Path | None, typer.Option(help="Folder of images of one size to show.  [default: made-up ones]")] = None,
+    producers: Annotated[int, typer.Option(help="Threads that submit, each with a camera.")] = 4,
+    warm_up: Annotated[int | None, typer.Option(help="Frames before growth counts.  [default: 15000, at most half]")] = None,
+    seed: Annotated[int, typer.Option(help="Of made-up images and faults.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (JSON).")] = None,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """A line under load and faults: every answer is checked, and memory, threads and descriptors watched; exit 1 if a check fails."""
+    from sprfast import soak_commands
+    from sprfast.predict_commands import Runtime
+    from sprfast.soak import Options, report
+
+    options = Options(frames, faults, producers, warm_up, seed)
+    runtime = Runtime(backend, device, precision)
+    document = soak_commands.run(runtime.open(model), runtime.open(model), options, images, output)
+    console.emit(document, json_, lambda: report.table(document))
+    for failure in report.failures(document):
+        console.say(f"sprfast: {failure}")
+    raise typer.Exit(report.exit_code(document))
 
 
 @app.command(epilog="Example: sprfast kernels --arch sm_80,sm_90")

@@ -9,7 +9,7 @@ import typer
 
 from sprfast import console
 from sprfast.errors import InputError
-from sprfast.options import Category, Device, Json, ModelPath
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName
 
 
 class _RunByDefault(typer.core.TyperGroup):
@@ -89,6 +89,26 @@ def bench_layers(
 
     document = bench_commands.measure_layers(model, size, batch, seconds)
     console.emit(document, json_, lambda: layers.table(document))
+
+
+@bench.command("overhead", epilog="Example: sprfast bench overhead screw.safetensors --images held-back-good")
+def bench_overhead(
+    model: ModelOrExport,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each of four measurements.")] = 20.0,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """What `Line` costs over the engine alone; exit 1 beyond a loss of 5 % or an added millisecond, or if a score differs."""
+    from sprfast import bench_commands
+    from sprfast.bench import overhead
+    from sprfast.predict_commands import Runtime
+
+    document = bench_commands.measure_overhead(Runtime(backend, device, precision).open(model), images, seconds)
+    console.emit(document, json_, lambda: overhead.table(document))
+    raise typer.Exit(0 if overhead.passed(document) else 1)
 
 
 @bench.command("show", epilog="Example: sprfast bench show report.json --page report.html")

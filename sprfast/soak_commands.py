@@ -1,0 +1,29 @@
+"""What the command `soak` does, between the run and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sprfast import console, data, files, soak
+from sprfast.prediction import Predictor
+
+
+def run(predictor: Predictor, equal: Predictor, options: soak.Options, images: Path | None, output: Path | None) -> dict[str, Any]:
+    """The report of `soak.run`, also written to `output`.
+
+    Raises:
+        InputError: an image or an option cannot be used, or the report cannot be written.
+        SprfastError: the model does not pass its self-test here.
+    """
+    if output:
+        files.check_writable(output)
+    sources = data.image_files([images]) if images else None
+    with console.counter("soaking") as on_progress:
+        console.say(f"soaking: {options.frames} frames; SIGTERM or Ctrl-C ends it early, with a report")
+        report = soak.run(predictor, equal, options, sources, on_progress=on_progress)
+    if output:
+        files.write_bytes(output, json.dumps(report, indent=1, allow_nan=False).encode())
+        console.say(f"report: {output}")
+    return report
