@@ -255,7 +255,7 @@ def soak(
     faults: Annotated[float, typer.Option(help="Share of them that something befalls.")] = 0.01,
     images: Annotated[Path | None, typer.Option(help="Folder of images of one size to show.  [default: made-up ones]")] = None,
     producers: Annotated[int, typer.Option(help="Threads that submit, each with a camera.")] = 4,
-    warm_up: Annotated[int | None, typer.Option(help="Frames before growth counts.  [default: 15000, at most half]")] = None,
+    warm_up: Annotated[int | None, typer.Option(help="Frames before growth counts.  [default: 50000, at most half]")] = None,
     seed: Annotated[int, typer.Option(help="Of made-up images and faults.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (JSON).")] = None,
     backend: BackendName = "auto",
@@ -269,8 +269,7 @@ def soak(
     from sprfast.soak import Options, report
 
     options = Options(frames, faults, producers, warm_up, seed)
-    runtime = Runtime(backend, device, precision)
-    document = soak_commands.run(runtime.open(model), runtime.open(model), options, images, output)
+    document = soak_commands.run(model, Runtime(backend, device, precision), options, images, output)
     console.emit(document, json_, lambda: report.table(document))
     for failure in report.failures(document):
         console.say(f"sprfast: {failure}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sprfast import console, data, files, soak
-from sprfast.prediction import Predictor
+from sprfast.predict_commands import Runtime
+from sprfast.soak import samples
 
 
-def run(predictor: Predictor, equal: Predictor, options: soak.Options, images: Path | None, output: Path | None) -> dict[str, Any]:
-    """The report of `soak.run`, also written to `output`.
+def run(path: Path, runtime: Runtime, options: soak.Options, images: Path | None, output: Path | None) -> dict[str, Any]:
+    """The report of `soak.run` on a model or an export, also written to `output`.
 
     Raises:
         InputError: an image or an option cannot be used, or the report cannot be written.
@@ -19,10 +20,12 @@ def run(predictor: Predictor, equal: Predictor, options: soak.Options, images: P
     """
     if output:
         files.check_writable(output)
+    heap = samples.one_heap()  # before a model is opened, and threads with it
     sources = data.image_files([images]) if images else None
     with console.counter("soaking") as on_progress:
         console.say(f"soaking: {options.frames} frames; SIGTERM or Ctrl-C ends it early, with a report")
-        report = soak.run(predictor, equal, options, sources, on_progress=on_progress)
+        predictor, equal = runtime.open(path), runtime.open(path)
+        report = soak.run(predictor, equal, options, sources, heap=heap, on_progress=on_progress)
     if output:
         files.write_bytes(output, json.dumps(report, indent=1, allow_nan=False).encode())
         console.say(f"report: {output}")

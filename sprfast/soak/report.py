@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sprfast.soak.soaking import Options
 
 SCHEMA_VERSION = 1
-MEMORY_LIMIT = 1.0  # KB for each 1,000 frames that the process may grow by, as the median slope: an allocator takes 128 KB at a time
+MEMORY_LIMIT = 1.0  # KB for each 1,000 frames that the process may grow by, as the median slope: an allocator grows in steps
 JUDGED = 20_000  # frames after the warm-up from which memory is judged; before, what an allocator keeps outweighs what grows
 
 # Key, heading, and what a sample has of it.
@@ -70,7 +70,7 @@ class Outcome:
     warm: int | None  # the first sample that counts
 
 
-def document(outcome: Outcome, predictor: Predictor) -> dict[str, Any]:
+def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any]:
     """The report, plain JSON values.
 
     `trends` has for each quantity its slopes per 1,000 frames after the warm-up (see `samples.Trend`), and its first and last value,
@@ -94,6 +94,7 @@ def document(outcome: Outcome, predictor: Predictor) -> dict[str, Any]:
         "faults": {str(kind): ledger.verdicts[kind] | ({"refused": ledger.refused[kind]} if kind in TWICE else {}) for kind in KINDS},
         "swaps": dataclasses.asdict(outcome.swaps),
         "batches": outcome.health.batches,
+        "heap": heap,
         "trends": trends,
         "trends_reason": samples.unavailable(),
         "samples": [dataclasses.asdict(sample) for sample in outcome.samples],
@@ -133,7 +134,7 @@ def table(report: dict[str, Any]) -> RenderableType:
         checks.add_row(word, check["name"], check["found"])
     notes = (
         f"model {model['sha256'][:12]}, backend {model['backend']}, {model['precision']}; {options['producers']} producers, "
-        f"warm-up {options['warm_up']} frames, {report['batches']} batches",
+        f"warm-up {options['warm_up']} frames, {report['batches']} batches, heap {report['heap']}",
         *report["examples"],
     )
     return Group(trends, checks, *notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 _PROCESS = Path("/proc/self")  # of Linux
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's mallopt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Samples:
         self.count = 0
 
     def take(self, frames: int, seconds: float, latencies: npt.NDArray[np.float64]) -> None:
-        """Another one, once garbage is collected and the C library has given free pages back.
-
-        Without that, memory steps up whenever the line is fuller than ever before, since the C library keeps what it had then.
+        """Another one, once garbage is collected.
 
         Args:
             frames: answered so far.
@@ -65,7 +63,6 @@ class Samples:
             latencies: in seconds, of the good frames answered last.
         """
         gc.collect()
-        _trim()
         percentiles = 1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if len(latencies) else (np.nan, np.nan)
         held = (_memory_kb(), _entries("task"), threading.active_count(), _entries("fd"))
         self._rows[self.count] = (frames, seconds, *(np.nan if value is None else value for value in held), *percentiles)
@@ -95,6 +92,20 @@ def trend(samples: Sequence[Sample], value: Callable[[Sample], float | None]) ->
     return Trend(slope, float(np.sqrt(residuals @ residuals / (len(points) - 2) / spread)), float(np.median(slopes)), len(points))
 
 
+def one_heap() -> str:
+    """Have the C library keep all memory in one heap that only grows; what came of it, for a report.
+
+    Otherwise each thread has one, which steps up at its own fullest moment, long after the others; and memory that is given back and
+    taken again makes every sample another. In one heap that only grows, what grows without end shows.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return "as the C library has it, which is not glibc"
+    done = [set_option(option, value) for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))]
+    return "one, which only grows" if all(done) else "as glibc has it, which refused to change"
+
+
 def unavailable() -> str | None:
     """Why memory, threads and descriptors are not told here, or None."""
     return None if sys.platform == "linux" else "memory, threads and descriptors are read from /proc, which only Linux has"
@@ -110,12 +121,6 @@ def _memory_kb() -> float | None:
         return None
     lines = (_PROCESS / "smaps_rollup").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("Rss:")))
-
-
-def _trim() -> None:
-    """Where the C library is glibc; others have no such call."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _entries(folder: str) -> int | None:

@@ -25,7 +25,7 @@ from sprfast.soak.samples import Samples
 SAMPLES = 100  # over the run, each while nothing is in the line: what it holds then is what stays
 LEAST_STRIDE = 32  # frames of each producer between two samples, so that frames still wait for each other
 SWAPS = 20  # over the run, each of a broken model and of an equal one
-WARM_UP = 15_000  # frames, at most half: a line remembers 10,000 ids, and memory grows until then
+WARM_UP = 50_000  # frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a while
 DRAIN = 10.0  # seconds for the answers to what was taken before a signal
 PATIENCE = 120.0  # seconds without an answer after which the line hangs
 POLL = 0.02  # seconds
@@ -68,6 +68,7 @@ def run(
     sources: Sequence[Path] | None = None,
     *,
     line_of: Callable[..., Line] = Line,
+    heap: str = "as the C library has it",
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Drive a line as fast as it goes, and check every answer.
@@ -80,6 +81,7 @@ def run(
         options: how long, and how rough.
         sources: image files of one size; None: made-up pictures.
         line_of: makes the line, with `Line`'s arguments.
+        heap: what `samples.one_heap` said, for the report.
         on_progress: called with frames answered, their number, and what is going on.
 
     Returns:
@@ -112,7 +114,7 @@ def run(
             soak.work()
         finally:
             line.close(0.0)
-    return report.document(soak.outcome(), predictor)
+    return report.document(soak.outcome(), predictor, heap)
 
 
 class _Soak:
