@@ -106,7 +106,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
     packages=[
-        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources"),
+        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources", "sprfast.soak"),
         *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"),
     ],
     package_data={"sprfast": ["py.typed"]},
