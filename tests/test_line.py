@@ -314,10 +314,18 @@ def test_arguments_that_are_not_allowed(engine, argument):
         Line(engine, **argument)
 
 
+class Nameless:
+    """An id that cannot be logged."""
+
+    def __str__(self):
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"id": []}, "id: list is not allowed"),
+        ({"id": Nameless()}, "id: Nameless is not allowed"),
         ({"id": 1, "trigger_time": float("nan")}, "trigger_time: nan is not allowed"),
         ({"id": 1, "trigger_time": "now"}, "trigger_time: 'now' is not allowed"),
         ({"id": 1, "deadline": -1}, "deadline: -1 is not allowed"),

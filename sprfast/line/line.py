@@ -260,8 +260,8 @@ class Line:
     def _entry(self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None) -> Entry:
         self._check_process()
         try:
-            hash(id)
-        except TypeError as error:
+            hash(id), str(id)  # now, and not on the thread that delivers
+        except Exception as error:
             raise InputError(f"id: {type(id).__name__} is not allowed, expected a string, a number or another hashable value") from error
         now = time.monotonic()
         trigger = now if trigger_time is None else trigger_time
