@@ -25,7 +25,7 @@ from sprfast.errors import InputError
 from sprfast.images import ChannelOrder
 from sprfast.line import Line
 from sprfast.prediction import MAX_BATCH, Predictor, Result
-from sprfast.soak.pictures import input_size, tolerance
+from sprfast.soak.pictures import tolerance
 
 SCHEMA_VERSION = 1
 LOSS_LIMIT = 0.05  # share of the images per second that a line may lose
@@ -49,7 +49,7 @@ class Pictures:
     @classmethod
     def random(cls, predictor: Predictor, folder: Path) -> Pictures:
         """Pictures of the size of the network's input, the same in every run, written to `folder` as PNG."""
-        height, width = input_size(predictor)
+        height, width = predictor.input_size
         arrays = np.random.default_rng(0).integers(0, 256, (IMAGES, height, width, 3), np.uint8)
         paths = tuple(folder / f"{index}.png" for index in range(IMAGES))
         for array, path in zip(arrays, paths, strict=True):

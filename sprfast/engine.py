@@ -89,9 +89,8 @@ class Engine(Predictor):
     def self_test(self) -> float:
         """As `Predictor.self_test`, at the model's own size."""
         self.require_own_process()
-        size = self.preprocessing.size
-        expected = probes.probe(self.model, size, size, tolerance(self.precision, None))
-        errors, _ = self.maps(torch.from_numpy(probe_image(size, size)))
+        expected = probes.probe(self.model, *self.input_size, tolerance(self.precision, None))
+        errors, _ = self.maps(torch.from_numpy(probe_image(*self.input_size)))
         return expected.check(errors[0, 0].numpy(), f"backend {self.backend}")
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:

@@ -83,6 +83,11 @@ class Predictor(abc.ABC):
     def model_sha256(self) -> str:
         """Of the weights; see `model_file.Model.sha256`."""
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels at the network's input that it takes whatever the size policy."""
+        return self.preprocessing.size, self.preprocessing.size
+
     @abc.abstractmethod
     def self_test(self) -> float:
         """Compute the error map of the probe image (`contract.probe_image`), which must be the definition's.

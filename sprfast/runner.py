@@ -113,6 +113,11 @@ class Runner(Predictor):
         """Of the weights that the export was made from."""
         return self.contract.model_sha256
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """As `Predictor.input_size`; of an export for one size that one."""
+        return self.contract.size or super().input_size
+
     def close(self) -> None:
         """Release what the backend holds on a device; the runner cannot be used afterwards."""
         if close := getattr(self._session, "close", None):

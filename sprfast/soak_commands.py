@@ -22,11 +22,14 @@ def run(path: Path, runtime: Runtime, options: soak.Options, images: Path | None
         files.check_writable(output)
     heap = samples.one_heap()  # before a model is opened, and threads with it
     sources = data.image_files([images]) if images else None
+    predictor, equal = runtime.open(path), runtime.open(path)
     with console.counter("soaking") as on_progress:
-        console.say(f"soaking: {options.frames} frames; SIGTERM or Ctrl-C ends it early, with a report")
-        predictor, equal = runtime.open(path), runtime.open(path)
-        report = soak.run(predictor, equal, options, sources, heap=heap, on_progress=on_progress)
+        report = soak.run(predictor, equal, options, sources, heap=heap, on_start=_tell, on_progress=on_progress)
     if output:
         files.write_bytes(output, json.dumps(report, indent=1, allow_nan=False).encode())
         console.say(f"report: {output}")
     return report
+
+
+def _tell(frames: int) -> None:
+    console.say(f"soaking: {frames} frames; SIGTERM or Ctrl-C ends it early, with a report")

@@ -38,7 +38,7 @@ LIGHT = (
     *("sprfast", "errors", "config", "files", "images", "data", "metrics", "threshold", "figure", "scenes", "cli"),
     *("runner", "predict_commands", "cpu_network", "export_file", "graph", "quantization"),
     *("line", "sources", "sources.stream", "sources.folder", "sources.simulated", "sources.opencv", "sources.harvesters"),
-    *("telemetry", "signals", "drift", "health", "frames"),
+    *("telemetry", "signals", "drift", "health", "frames", "soak"),
     *("runtimes", "runtimes.cpu", "runtimes.onnxruntime"),
     *("runtimes.cuda", "runtimes.plan_cache", "runtimes.tensorrt", "runtimes.tensorrt_build", "runtimes.tensorrt_session"),
 )

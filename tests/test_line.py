@@ -56,6 +56,17 @@ def test_an_export_serves_a_line_as_a_model_does(engine, small_model, tmp_path):
     assert scores == pytest.approx([result.pred_score for result in engine.predict(frames, "rgb")], rel=1e-6)
 
 
+def test_an_export_for_one_size_serves_a_line(small_model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from sprfast import export
+
+    path = tmp_path / "model.onnx"
+    export.export(small_model, path, export.Request("onnx", size=(32, 48)))
+    with Line(runner.load(path)) as line:
+        assert line.submit(frame(1, (32, 48, 3)), 1, channel_order="rgb").result(PATIENCE).error is None
+        assert "48" in str(line.submit(frame(1), 2, channel_order="rgb").result(PATIENCE).error)
+
+
 def forms(folder):
     """Pictures in every form that a line takes, each with the channel order that goes with it."""
     small, wide, tall = frame(1), frame(2, (40, 64, 3)), frame(3, (64, 33, 3))

@@ -298,11 +298,12 @@ class Line:
         self._network.run()
 
     def _test(self, predictor: Predictor) -> None:
-        declared, size = self._frame_format, predictor.preprocessing.size
-        height, width = images.network_size(declared.height, declared.width, predictor.preprocessing) if declared else (size, size)
+        declared, size = self._frame_format, predictor.input_size
+        if declared:
+            size = images.network_size(declared.height, declared.width, predictor.preprocessing)
         try:
             predictor.self_test()
-            predictor.warm_up(height, width, (1, self._max_batch))
+            predictor.warm_up(*size, (1, self._max_batch))
         except SprfastError:
             raise
         except Exception as error:  # a library's own

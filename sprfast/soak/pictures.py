@@ -14,7 +14,6 @@ import PIL.Image
 from sprfast import images, threshold
 from sprfast.errors import InputError
 from sprfast.prediction import Predictor
-from sprfast.runner import Runner
 from sprfast.threshold import CLEARANCE, Threshold
 
 COUNT = 36  # pictures, at most
@@ -68,12 +67,6 @@ def between(scores: npt.NDArray[np.float64]) -> Threshold:
     return threshold.calibrate(scores, REJECTED)
 
 
-def input_size(predictor: Predictor) -> tuple[int, int]:
-    """Height and width at the network's input that every model takes: of an export its own, else the model's."""
-    size = predictor.preprocessing.size
-    return (isinstance(predictor, Runner) and predictor.contract.size) or (size, size)
-
-
 def tolerance(predictor: Predictor) -> float:
     """Relative, of a score in a batch: 0 on a CPU, where an image has the same score bit for bit alone and in a batch."""
     exact = predictor.backend in ("cpu", "eager") and str(getattr(predictor, "device", "cpu")) == "cpu"
@@ -82,7 +75,7 @@ def tolerance(predictor: Predictor) -> float:
 
 def _made_up(predictor: Predictor, seed: int) -> tuple[npt.NDArray[np.uint8], ...]:
     """Noise of one contrast or another."""
-    height, width = input_size(predictor)
+    height, width = predictor.input_size
     random = np.random.default_rng(seed)
     noise = random.random((COUNT, height, width, 3), np.float32)
     return tuple((noise * np.linspace(40, 255, COUNT, dtype=np.float32)[:, None, None, None]).astype(np.uint8))

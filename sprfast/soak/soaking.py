@@ -69,6 +69,7 @@ def run(
     *,
     line_of: Callable[..., Line] = Line,
     heap: str = "as the C library has it",
+    on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Drive a line as fast as it goes, and check every answer.
@@ -82,6 +83,7 @@ def run(
         sources: image files of one size; None: made-up pictures.
         line_of: makes the line, with `Line`'s arguments.
         heap: what `samples.one_heap` said, for the report.
+        on_start: called with the number of frames once a signal ends the run in order.
         on_progress: called with frames answered, their number, and what is going on.
 
     Returns:
@@ -99,6 +101,8 @@ def run(
             producer.close()
 
     with tempfile.TemporaryDirectory(prefix="sprfast-soak-") as folder, stop_signals(close_sources) as stop:
+        if on_start:
+            on_start(options.frames)
         if on_progress:
             on_progress(0, options.frames, "scoring alone")
         shown = Pictures.create(predictor, sources, options.seed, Path(folder))
