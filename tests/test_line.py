@@ -10,11 +10,11 @@ import torch
 from line_cases import PATIENCE, engine_with_network, eventually, frame
 
 import sprfast
-from sprfast import runner
+from sprfast import drift, runner
 from sprfast.engine import Engine
 from sprfast.errors import BackendError, CameraError, ClosedError, InputError, SprfastError
 from sprfast.frames import Frame, FrameFormat
-from sprfast.health import State
+from sprfast.health import State, Tally
 from sprfast.line import Line
 from sprfast.threshold import Verdict
 
@@ -402,10 +402,21 @@ def test_a_line_that_cannot_start_says_why(small_model):
     line.close()
 
 
+def test_only_parts_that_passed_are_watched_for_drift():
+    tally = Tally(drift.Drift(range(50), window=5, false_alarm_rate=0.01))
+    for score in range(5):
+        tally.answer(Verdict.REJECT, 1000.0 + score, None, 0.01)
+        tally.answer(Verdict.ERROR, float("nan"), InputError("bad"), 0.01)
+    assert tally._drift.report().windows == 0
+    for score in range(5):
+        tally.answer(Verdict.PASS, 1000.0 + score, None, 0.01)
+    assert tally._drift.report().alarms == 1
+
+
 def test_a_lamp_that_ages_shows_in_health_while_parts_still_pass(small_model):
     import dataclasses
 
-    from sprfast import drift, threshold
+    from sprfast import threshold
 
     def parts(seed, count, light):
         random = np.random.default_rng(seed)
