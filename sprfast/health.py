@@ -119,8 +119,8 @@ class Tally:
         with self._lock:
             self._callback_failures += 1
 
-    def answer(self, verdict: Verdict, score: float, error: errors.SprfastError | None, seconds: float) -> None:
-        """An answer goes out, `seconds` after its trigger."""
+    def answer(self, verdict: Verdict, score: float | None, error: errors.SprfastError | None, seconds: float) -> None:
+        """An answer goes out, `seconds` after its trigger; `score` is None where it is not of the model that serves now."""
         kind = None if error is None else kind_of(error)
         with self._lock:
             self._verdicts[verdict.value] += 1
@@ -129,7 +129,7 @@ class Tally:
             self._seconds += seconds
             if kind is not None:
                 self._errors[kind] += 1
-            if verdict is Verdict.PASS and isinstance(self._drift, Drift):
+            if verdict is Verdict.PASS and score is not None and isinstance(self._drift, Drift):
                 self._drift.add(score)
 
     def swap(self, drift: Drift | str) -> None:

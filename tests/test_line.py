@@ -1,5 +1,6 @@
 """The pipeline at work: every frame gets its own answer, once, whatever the order, the form of the frames and the producers."""
 
+import dataclasses
 import threading
 import time
 
@@ -10,7 +11,7 @@ import torch
 from line_cases import PATIENCE, engine_with_network, eventually, frame
 
 import sprfast
-from sprfast import drift, runner
+from sprfast import drift, runner, threshold
 from sprfast.engine import Engine
 from sprfast.errors import BackendError, CameraError, ClosedError, InputError, SprfastError
 from sprfast.frames import Frame, FrameFormat
@@ -234,8 +235,6 @@ def test_a_source_is_submitted_to_its_end(engine, tmp_path):
 
 
 def test_another_model_takes_over_while_frames_come(small_model):
-    import dataclasses
-
     other = dataclasses.replace(small_model, noise_seed=7)
     first, second = Engine(small_model), Engine(other)
     scores = [engine.predict(frame(1), "rgb").pred_score for engine in (first, second)]
@@ -248,8 +247,6 @@ def test_another_model_takes_over_while_frames_come(small_model):
 
 
 def test_a_frame_is_scored_by_the_model_that_prepared_it(small_model):
-    import dataclasses
-
     old, network = engine_with_network(small_model)
     new = Engine(dataclasses.replace(small_model, preprocessing=dataclasses.replace(small_model.preprocessing, size=48)))
     with Line(old) as line:
@@ -350,8 +347,6 @@ def test_a_frame_that_could_not_be_answered_is_not_taken(engine, arguments, said
 
 
 def test_a_model_without_a_threshold_makes_no_line(small_model):
-    import dataclasses
-
     with pytest.raises(InputError, match="no threshold"):
         Line(Engine(dataclasses.replace(small_model, threshold=None)))
 
@@ -402,11 +397,28 @@ def test_a_line_that_cannot_start_says_why(small_model):
     line.close()
 
 
+def test_after_a_swap_scores_of_the_old_model_are_not_watched(small_model):
+    calibrated = dataclasses.replace(small_model, threshold=threshold.calibrate(np.linspace(0.5, 1.0, 50), 0.05))
+    old, network = engine_with_network(calibrated)
+    new = Engine(calibrated)
+    with Line(old) as line:
+        with network.held():
+            futures = [line.submit(frame(0), 0, channel_order="rgb")]
+            assert network.entered.wait(PATIENCE)
+            futures.append(line.submit(frame(1), 1, channel_order="rgb"))
+            assert eventually(lambda: len(line._book._ready) == 1)
+            line.swap(new)
+        assert [future.result(PATIENCE).verdict for future in futures] == [Verdict.PASS] * 2
+        assert line.submit(frame(2), 2, channel_order="rgb").result(PATIENCE).verdict is Verdict.PASS
+        assert line._tally._drift._filled == 1
+
+
 def test_only_parts_that_passed_are_watched_for_drift():
     tally = Tally(drift.Drift(range(50), window=5, false_alarm_rate=0.01))
     for score in range(5):
         tally.answer(Verdict.REJECT, 1000.0 + score, None, 0.01)
         tally.answer(Verdict.ERROR, float("nan"), InputError("bad"), 0.01)
+        tally.answer(Verdict.PASS, None, None, 0.01)  # of the model before
     assert tally._drift.report().windows == 0
     for score in range(5):
         tally.answer(Verdict.PASS, 1000.0 + score, None, 0.01)
@@ -414,10 +426,6 @@ def test_only_parts_that_passed_are_watched_for_drift():
 
 
 def test_a_lamp_that_ages_shows_in_health_while_parts_still_pass(small_model):
-    import dataclasses
-
-    from sprfast import threshold
-
     def parts(seed, count, light):
         random = np.random.default_rng(seed)
         return [(light + 20 * random.random((32, 32, 3))).astype(np.uint8) for _ in range(count)]

@@ -99,7 +99,7 @@ class Delivery:
         while entries := self._book.take_decided():
             for entry in entries:
                 answer = self._answer(entry)
-                self._count(answer)
+                self._count(entry, answer)
                 if answer.verdict is Verdict.ERROR:
                     self._log_error(answer)
                 entry.future.set_result(answer)
@@ -120,9 +120,10 @@ class Delivery:
     def _error_result(self, entry: Entry, reason: str) -> Result:
         return (entry.predictor or self._predictor()).error(reason)
 
-    def _count(self, answer: Answer) -> None:
+    def _count(self, entry: Entry, answer: Answer) -> None:
+        score = answer.result.pred_score if entry.predictor is self._predictor() else None
         try:
-            self._tally.answer(answer.verdict, answer.result.pred_score, answer.error, answer.seconds)
+            self._tally.answer(answer.verdict, score, answer.error, answer.seconds)
         except Exception:  # statistics do not come between a part and its answer
             _log.exception("frame %s could not be counted", str(answer.id)[:100])
 
