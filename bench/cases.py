@@ -20,7 +20,7 @@ from sprfast.data import Category
 from sprfast.errors import BackendError, InputError
 from sprfast.model_file import Model
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 AUDIT_SHARE = 0.2  # of the time for a scenario
 
 Progress = Callable[[int, int, str], None]

@@ -17,7 +17,7 @@ import typer
 from sprfast import __version__, console
 from sprfast.cli_bench import bench
 from sprfast.errors import InputError, SprfastError
-from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName, SettingName
 
 app = typer.Typer(
     add_completion=False,
@@ -75,8 +75,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.  [default: 3000]")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of --epochs.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="For example 20m or 1h30m, instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW; a tenth of it from 1/3 of the limit, a hundredth from 2/3.")] = 1e-4,
+    recipe: Annotated[str, typer.Option(help="published, or fast, which learns at the times that are scored at.")] = "published",
+    hold_back: Annotated[float, typer.Option(help="Share of the good images not to train on, for `calibrate` and `study`.")] = 0.0,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.  [default: the recipe's]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
@@ -86,13 +88,18 @@ def train(
 ) -> None:
     """Train a model on images of good parts; under torchrun, on several processes."""
     from sprfast import commands
-    from sprfast.config import NetworkConfig, TrainingConfig
+    from sprfast.config import RECIPES, NetworkConfig, TrainingConfig
 
+    if recipe not in RECIPES:
+        raise InputError(f"--recipe {recipe}: not known, choose from {', '.join(RECIPES)}")
+    chosen = RECIPES[recipe] | {
+        name: value for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate)) if value is not None
+    }
     limits = {"epochs": epochs, "steps": steps, "time_limit": console.seconds(time_limit) if time_limit else None}
     given = {name: value for name, value in limits.items() if value is not None}
     if given and "epochs" not in given:
         given["epochs"] = 0
-    training = TrainingConfig(batch_size=batch_size, learning_rate=learning_rate, seed=seed, **given)  # type: ignore[arg-type]
+    training = TrainingConfig(hold_back=hold_back, seed=seed, **chosen, **given)
     job = commands.TrainingJob(
         NetworkConfig(base_width=width),
         _preprocessing(size, size_policy, bit_depth, alpha, orientation, frames),
@@ -120,6 +127,7 @@ def evaluate(
     category: Category = None,
     figure: Annotated[Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")] = None,
     level: Levels = None,
+    setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
@@ -130,7 +138,8 @@ def evaluate(
     from sprfast.predict_commands import Runtime
 
     schedule = _schedule(level) if level else None
-    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, Runtime(backend, device, precision)), json_)
+    runtime = Runtime(backend, device, precision, setting)
+    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, runtime), json_)
 
 
 @app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")
@@ -138,6 +147,7 @@ def predict(
     model: ModelOrExport,
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
+    setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
@@ -146,7 +156,7 @@ def predict(
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     from sprfast import predict_commands
 
-    run = predict_commands.predict(model, paths, output, predict_commands.Runtime(backend, device, precision))
+    run = predict_commands.predict(model, paths, output, predict_commands.Runtime(backend, device, precision, setting))
     console.emit(run.to_json(), json_, run.table)
     if run.interrupted:
         raise typer.Exit(130)
@@ -190,19 +200,23 @@ def calibrate(
     model: ModelOrExport,
     good: Annotated[Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")] = None,
     false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
+    false_pixel_rate: Annotated[float | None, typer.Option(help="Share of a good part's pixels that may be marked.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
+    setting: Annotated[str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")] = "published",
+    fit: Annotated[Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")] = None,
+    level: Levels = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
     """Set the threshold of a model or an export from held-back good images by the conformal quantile, or by hand."""
-    from sprfast import commands
+    from sprfast import calibrate_commands
     from sprfast.predict_commands import Runtime
 
-    if (good is None) == (threshold is None):
-        raise InputError("calibrate: give either GOOD_DIR or --threshold")
-    summary = commands.calibrate(model, good, false_reject_rate, threshold, Runtime(backend, device, precision))
+    schedule = _schedule(level) if level else None
+    request = calibrate_commands.Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule)
+    summary = calibrate_commands.calibrate(model, request, Runtime(backend, device, precision))
     console.emit(summary, json_, lambda: console.fields_table(summary))
 
 
@@ -212,6 +226,7 @@ def parity(
     images: Annotated[Path | None, typer.Option(help="Folder of images to send through backend and definition.")] = None,
     golden: Annotated[Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")] = None,
     export: Annotated[Path | None, typer.Option(help="An export of MODEL that is to be compared, instead of a backend.")] = None,
+    setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
@@ -221,7 +236,7 @@ def parity(
     from sprfast import commands
     from sprfast.predict_commands import Runtime
 
-    report = commands.parity(model, images, golden, export, Runtime(backend, device, precision))
+    report = commands.parity(model, images, golden, export, Runtime(backend, device, precision, setting))
     console.emit(report.to_json(), json_, lambda: commands.parity_table(report))
     raise typer.Exit(0 if report.passed else 1)
 
@@ -236,12 +251,13 @@ def export(
     precision: PrecisionName = "float32",
     quantize: Annotated[str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")] = None,
     images: Annotated[Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")] = None,
+    setting: SettingName = "published",
     json_: Json = False,
 ) -> None:
     """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1, and no file, where it does not."""
     from sprfast import export_commands
 
-    summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images)
+    summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images, setting)
     console.emit(summary, json_, lambda: export_commands.table(summary))
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
-from sprfast import console, data, export_commands, export_file, files, images, metrics, model_file
+from sprfast import console, data, export_commands, export_file, files, metrics, model_file
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import Engine
 from sprfast.errors import InputError
@@ -18,10 +18,9 @@ from sprfast.evaluation import Evaluation, metrics_json, write_figure
 from sprfast.evaluation import evaluate as evaluate_category
 from sprfast.model_file import Model
 from sprfast.predict_commands import Runtime
-from sprfast.prediction import MAX_BATCH, Predictor
+from sprfast.prediction import Predictor
 from sprfast.processes import is_first
-from sprfast.threshold import calibrate as conformal_threshold
-from sprfast.threshold import manual as manual_threshold
+from sprfast.setting import PUBLISHED
 
 if TYPE_CHECKING:
     from sprfast.parity import Report
@@ -125,6 +124,8 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
     """An engine or a runner, with other sigma levels where they are given."""
     if schedule is None:
         return runtime.open(path)
+    if runtime.setting != PUBLISHED:
+        raise InputError("--level: has its own sigma levels, and so has --setting; give one of the two")
     if export_file.kind(path) != "model":
         raise InputError("--level: an export has the sigma levels that it was exported with")
     return runtime.engine(dataclasses.replace(model_file.load(path), schedule=schedule))
@@ -154,42 +155,6 @@ def evaluations_table(evaluations: list[Evaluation]) -> RenderableType:
     return console.metrics_table(rows | {"mean": metrics.mean(list(rows.values()))}, f"{len(rows)} categories, in percent")
 
 
-def calibrate(path: Path, good: Path | None, false_reject_rate: float, threshold: float | None, runtime: Runtime) -> dict[str, Any]:
-    """Store a threshold in a model file or an export: from good images, or the one given."""
-    used: dict[str, Any] = {}
-    if good is None:
-        assert threshold is not None  # the command line asks for one of the two
-        chosen = manual_threshold(threshold)
-    else:
-        engine = runtime.open(path)
-        used["backend"] = engine.backend
-        chosen = conformal_threshold(good_scores(engine, data.image_files([good])), false_reject_rate)
-    if export_file.kind(path) == "model":
-        model_file.save(path, dataclasses.replace(model_file.load(path), threshold=chosen))
-    else:
-        exported = export_file.read(path)
-        export_file.write(path, dataclasses.replace(exported, contract=dataclasses.replace(exported.contract, threshold=chosen)))
-    return {"model": str(path), "threshold": chosen.summary(), **used}
-
-
-def good_scores(engine: Predictor, paths: list[Path]) -> list[float]:
-    """The score of each good image.
-
-    Raises:
-        InputError: one of them cannot be scored.
-    """
-    scores: list[float] = []
-    with console.counter("calibrating") as on_image:
-        for first in range(0, len(paths), MAX_BATCH):
-            chunk = paths[first : first + MAX_BATCH]
-            for path, result in zip(chunk, engine.predict(chunk), strict=True):
-                if result.anomaly_map is None:
-                    raise InputError(f"{images.display_name(path)}: cannot be scored ({result.reason})")
-                scores.append(result.pred_score)
-            on_image(len(scores), len(paths))
-    return scores
-
-
 def parity(model: Path | None, folder: Path | None, golden: Path | None, exported: Path | None, runtime: Runtime) -> Report:
     """A parity report: against golden outputs, or against the definition on the images of a folder."""
     from sprfast import parity as checks
@@ -203,8 +168,8 @@ def parity(model: Path | None, folder: Path | None, golden: Path | None, exporte
         if exported is not None:
             from sprfast import export
 
-            return export.check(model_file.load(model), runtime.runner(exported), paths)
-        return checks.check_images(model_file.load(model), paths, runtime.backend, runtime.device, runtime.precision)
+            return export.check(model_file.load(model), dataclasses.replace(runtime, setting=PUBLISHED).runner(exported), paths)
+        return checks.check_images(model_file.load(model).using(runtime.setting), paths, runtime.backend, runtime.device, runtime.precision)
     raise InputError("parity: give either --golden DIR, or MODEL and --images DIR, and with these --export FILE for an export of it")
 
 
@@ -232,10 +197,11 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "sha256": model.sha256,
         "parameters": sum(weight.numel() for weight in model.weights.values()),
         "network": model.network.to_json(),
-        "schedule": model.schedule.to_json(),
         "noise_seed": model.noise_seed,
         "preprocessing": model.preprocessing.to_json(),
-        "threshold": model.threshold.summary() if model.threshold else None,
+        **model.setting.summary(),
+        "settings": {name: setting.summary() for name, setting in model.settings.items()},
+        "cascades": {name: cascade.summary() for name, cascade in model.cascades.items()},
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }

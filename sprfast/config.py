@@ -18,6 +18,9 @@ SizePolicy = Literal["fit", "stretch", "refuse"]
 AlphaPolicy = Literal["refuse", "composite"]
 OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
+TimeSampling = Literal["uniform", "log_uniform"]
+Decay = Literal["steps", "cosine"]
+Noise = Literal["gaussian", "antithetic", "none"]  # draws z; pairs (z, -z); zeros: the image as it is goes into the network
 Precision = Literal["float32", "bfloat16", "float16"]  # of stored feature maps; statistics, residual and maps are float32 throughout
 
 
@@ -95,14 +98,22 @@ class Schedule(_Config):
     """The sigma levels of a score. The default is the published setting: t = 1e-3, K = 3."""
 
     levels: tuple[Level, ...] = (Level(),)
-    antithetic: bool = False  # draws come in pairs (z, -z); every level then needs an even number
+    noise: Noise = "gaussian"
 
     def __post_init__(self) -> None:
         _require(1 <= len(self.levels) <= 64, "levels", len(self.levels), "1 to 64 levels")
         total = sum(level.weight for level in self.levels)
         _require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
-            _require(not (self.antithetic and level.draws % 2), "draws", level.draws, "an even number for antithetic noise")
+            _require(self.noise != "antithetic" or level.draws % 2 == 0, "draws", level.draws, "an even number for antithetic noise")
+            _require(self.noise != "none" or level.draws == 1, "draws", level.draws, "1 without noise, where all draws are the same")
+
+    @classmethod
+    def from_json(cls, document: Any) -> Any:
+        """As of any other; `antithetic` is how files of format 1 had the noise."""
+        if isinstance(document, dict) and document.get("antithetic"):
+            document = {"noise": "antithetic", **document}
+        return super().from_json(document)
 
     @property
     def draws(self) -> int:
@@ -139,7 +150,7 @@ class Preprocessing(_Config):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(_Config):
-    """The published recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
+    """How to train, by default the published recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
 
     epochs: int = 3000  # passes over the training images; 0 where another limit is given
     steps: int = 0  # optimizer steps; 0: not limited by steps
@@ -147,9 +158,14 @@ class TrainingConfig(_Config):
     batch_size: int = 16  # global, over all processes
     learning_rate: float = 1e-4  # AdamW
     weight_decay: float = 1e-3
-    decay_factor: float = 0.1  # of the learning rate, at 1/3 and 2/3 of the limit
+    warm_up: int = 0  # steps over which the learning rate rises to its value
+    decay: Decay = "steps"  # of the learning rate: a factor `decay_factor` at 1/3 and 2/3 of the limit, or a half cosine to 0
+    decay_factor: float = 0.1
     ema_decay: float = 0.9999  # reached by min(ema_decay, (1 + step) / (10 + step))
-    t_min: float = 1e-5  # t is uniform on [t_min, 1]
+    t_sampling: TimeSampling = "uniform"  # of t on [t_min, t_max]; log_uniform: of its logarithm
+    t_min: float = 1e-5
+    t_max: float = 1.0
+    hold_back: float = 0.0  # share of the images, drawn by the seed, that is not trained on
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -163,5 +179,24 @@ class TrainingConfig(_Config):
         _require(0.0 <= self.weight_decay < 1.0, "weight_decay", self.weight_decay, "a number in [0, 1)")
         _require(0.0 < self.decay_factor <= 1.0, "decay_factor", self.decay_factor, "a number in (0, 1]")
         _require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "a number in [0, 1)")
+        _require(0 <= self.warm_up < 2**40, "warm_up", self.warm_up, "a number of steps")
         _require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
+        _require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
+        _require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
+
+
+# Recipes by name, as what they change of the published one. `fast`: the network sees the small times at which it scores, in many
+# small steps at a larger learning rate; `bench/RESULTS.md` has its accuracy against minutes beside the published one's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "fast": {
+        "batch_size": 4,
+        "learning_rate": 5e-4,
+        "warm_up": 20,
+        "decay": "cosine",
+        "t_sampling": "log_uniform",
+        "t_min": 1e-4,
+        "t_max": 0.1,
+    },
+}

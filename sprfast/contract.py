@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.error_field import ErrorField
 from sprfast.errors import BackendError, InputError
 from sprfast.manifest import FORMAT_VERSION
 from sprfast.plan import MIN_SIZE
-from sprfast.threshold import Threshold
+from sprfast.setting import Setting
+from sprfast.threshold import MapThreshold, Threshold
 
 Map = npt.NDArray[np.float32]
 Quantization = Literal["int8", "float8"]
@@ -97,6 +99,17 @@ class Contract:
     batch: int | None  # images a call; None: any number
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
+    field: ErrorField | None = None  # as `Setting` has them
+    map_threshold: MapThreshold | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """How its passes become a verdict."""
+        return Setting(self.schedule, self.field, self.threshold, self.map_threshold)
+
+    def with_setting(self, setting: Setting) -> Contract:
+        """The same with another one."""
+        return dataclasses.replace(self, **setting.parts)
 
     def require_size(self, size: tuple[int, ...], name: str) -> None:
         """Raise InputError, which begins with `name`, where the export does not take network inputs of this (height, width)."""
@@ -112,10 +125,9 @@ class Contract:
         error_map = np.ascontiguousarray(self.probe.error_map, "<f4")
         return {
             "network": self.network.to_json(),
-            "schedule": self.schedule.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "noise_seed": self.noise_seed,
-            "threshold": None if self.threshold is None else self.threshold.to_json(),
+            **self.setting.to_json(),
             "model_sha256": self.model_sha256,
             "precision": self.precision,
             "quantization": self.quantization,
@@ -139,12 +151,15 @@ class Contract:
         try:
             size, batch = document["size"], document["batch"]
             threshold = document["threshold"]
+            field, map_threshold = document.get("field"), document.get("map_threshold")
             contract = cls(
                 network=_part("network", NetworkConfig, document["network"]),
                 schedule=_part("schedule", Schedule, document["schedule"]),
                 preprocessing=_part("preprocessing", Preprocessing, document["preprocessing"]),
                 noise_seed=_integer("noise_seed", document["noise_seed"], 0, 2**32 - 1),
                 threshold=None if threshold is None else _part("threshold", Threshold, threshold),
+                field=None if field is None else _part("field", ErrorField, field),
+                map_threshold=None if map_threshold is None else _part("map_threshold", MapThreshold, map_threshold),
                 model_sha256=_sha256("model_sha256", document["model_sha256"]),
                 precision=_one_of("precision", document["precision"], get_args(Precision)),
                 quantization=_one_of("quantization", document["quantization"], (None, *get_args(Quantization))),
@@ -164,7 +179,7 @@ def document_of(contract: Contract, kind: str) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "kind": kind, **contract.to_json()}
 
 
-def _part(name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold], value: Any) -> Any:
+def _part(name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold | MapThreshold | ErrorField], value: Any) -> Any:
     try:
         return kind.from_json(value)
     except InputError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import stat
 import unicodedata
 from collections import defaultdict
@@ -155,9 +156,23 @@ def fingerprint(paths: Iterable[Path]) -> str:
         InputError: a file cannot be read.
     """
     total = hashlib.sha256()
-    for name, digest in sorted((os.fsencode(path.name), _digest(path)) for path in paths):
+    for name, digest in sorted((os.fsencode(path.name), digest(path)) for path in paths):
         total.update(name + b"\0" + digest)
     return total.hexdigest()
+
+
+def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """`paths` without a share of them, rounded, and that share, drawn by the seed; both in the order given.
+
+    Raises:
+        InputError: nothing would be left on one of the two sides.
+    """
+    count = round(share * len(paths))
+    if share and not 0 < count < len(paths):
+        raise InputError(f"hold_back: {share} of {len(paths)} images are {count}, expected at least 1 held back and 1 left")
+    held_back = set(random.Random(seed).sample(range(len(paths)), count))
+    chosen = [path for index, path in enumerate(paths) if index in held_back]
+    return [path for index, path in enumerate(paths) if index not in held_back], chosen
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -252,9 +267,9 @@ def _refuse_anomaly_in_train(category: Category) -> None:
     for path in category.train:
         training[_file_size(path)].append(path)
     suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in training]
-    digests = {_digest(path): path for size in {_file_size(path) for path in suspects} for path in training[size]}
+    digests = {digest(path): path for size in {_file_size(path) for path in suspects} for path in training[size]}
     for suspect in suspects:
-        twin = digests.get(_digest(suspect))
+        twin = digests.get(digest(suspect))
         if twin is not None:
             raise InputError(f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}")
 
@@ -269,7 +284,12 @@ def _file_size(path: Path) -> int:
     return status.st_size
 
 
-def _digest(path: Path) -> bytes:
+def digest(path: Path) -> bytes:
+    """SHA-256 of a file's content.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     _file_size(path)  # a named pipe would block the read
     try:
         return hashlib.sha256(path.read_bytes()).digest()

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from sprfast import bench_commands, commands, console, data, model_file, predict_commands, scenes
+from sprfast import bench_commands, calibrate_commands, commands, console, data, model_file, predict_commands, scenes
 from sprfast.bench.cases import Options
 from sprfast.checkpoint import checkpoint_path
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
@@ -82,7 +82,8 @@ def run(folder: Path, seed: int) -> Outcome:
     )
     commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
-    threshold = commands.calibrate(model_path, held_back, FALSE_REJECT_RATE, None, predict_commands.Runtime())["threshold"]
+    request = calibrate_commands.Request(held_back, FALSE_REJECT_RATE)
+    threshold = calibrate_commands.calibrate(model_path, request, predict_commands.Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
     category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
     evaluation = commands.evaluated(engine, category)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
 
 from sprfast.errors import BackendError, InputError
@@ -32,3 +35,11 @@ def resolve(device: str | torch.device | None, index: int = 0) -> torch.device:
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
     return chosen
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """The most memory that this process has had, in MiB: tensors on a CUDA device, or resident memory for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of what getrusage counts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

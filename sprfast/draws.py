@@ -16,14 +16,16 @@ def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.ND
     """One array of draws a level.
 
     Draw k of level l depends on (seed, l, k, height, width) only: asking for more draws keeps the
-    first ones. With `schedule.antithetic`, draws 2j and 2j + 1 are z and -z.
+    first ones. With antithetic noise, draws 2j and 2j + 1 are z and -z; without noise all are 0.
 
     Returns:
         for each level (K, 3, height, width).
     """
     bank = []
     for index, level in enumerate(schedule.levels):
-        if schedule.antithetic:
+        if schedule.noise == "none":
+            of_level = [np.zeros((3, height, width), np.float32)]
+        elif schedule.noise == "antithetic":
             half = [_draw(seed, index, k, height, width) for k in range(level.draws // 2)]
             of_level = [signed for z in half for signed in (z, -z)]
         else:

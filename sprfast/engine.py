@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sprfast import backends, images, model_file, probes
 from sprfast.backends import Backend
+from sprfast.cascade import Cascade
 from sprfast.config import Precision
 from sprfast.contract import probe_image, tolerance
 from sprfast.errors import DeviceLostError, InputError, OutOfMemoryError
@@ -22,21 +23,41 @@ from sprfast.images import ChannelOrder
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 from sprfast.prediction import Map, Predictor
+from sprfast.setting import PUBLISHED
 
 
-def load(path: str | os.PathLike[str], backend: str = "auto", device: str | None = None, precision: Precision = "float32") -> Engine:
-    """An engine for the model file at `path`.
+def load(
+    path: str | os.PathLike[str],
+    backend: str = "auto",
+    device: str | None = None,
+    precision: Precision = "float32",
+    setting: str = PUBLISHED,
+) -> Predictor:
+    """An engine for the model file at `path`, or a cascade of two.
 
     Args:
         backend: "auto" (see `backends.choose`) or one of `backends.NAMES`.
         device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is one.
         precision: see `backends.create`; a threshold holds for the precision it was calibrated in.
+        setting: the name of one that the model file holds.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
+        InputError: the file has no setting of this name.
         BackendError: the backend or device cannot run here.
     """
-    return Engine(model_file.load(path), backend, device, precision)
+    return predictor(model_file.load(path), backend, device, precision, setting)
+
+
+def predictor(
+    model: Model, backend: str = "auto", device: str | None = None, precision: Precision = "float32", setting: str = PUBLISHED
+) -> Predictor:
+    """As `load`, for a model: an `Engine`, or a `Cascade` of two for a setting that is one."""
+    if setting not in model.cascades:
+        return Engine(model.using(setting), backend, device, precision)
+    cascade = model.cascades[setting]
+    first, second = (Engine(model.using(name), backend, device, precision) for name in (cascade.first, cascade.second))
+    return Cascade(first, second, cascade)
 
 
 class Engine(Predictor):
@@ -55,7 +76,7 @@ class Engine(Predictor):
     def __init__(
         self, model: Model, backend: str | Backend = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
     ) -> None:
-        super().__init__(model.preprocessing, model.threshold)
+        super().__init__(model.preprocessing, model.setting)
         self.model = model
         self._precision = precision
         if isinstance(backend, str):
@@ -95,7 +116,11 @@ class Engine(Predictor):
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
         """As `Predictor.prepare`; for a CUDA device the copy to it is under way when this returns."""
-        image = self._image(source) if isinstance(source, Tensor) else super().prepare(source, channel_order)
+        if isinstance(source, Tensor):
+            image = self._image(source)
+            self.require_field_size(image, "tensor")
+        else:
+            image = super().prepare(source, channel_order)
         if self._copies is None:
             return image
         with _device_errors(self.backend):

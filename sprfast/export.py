@@ -92,6 +92,8 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
         preprocessing=model.preprocessing,
         noise_seed=model.noise_seed,
         threshold=model.threshold,
+        field=model.field,
+        map_threshold=model.map_threshold,
         model_sha256=model.sha256,
         precision=request.precision,
         quantization=request.quantization,
@@ -124,9 +126,8 @@ def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
         errors, anomaly_maps = exported.maps(x.numpy())
         return torch.from_numpy(errors), torch.from_numpy(anomaly_maps)
 
-    compared = dataclasses.replace(model, schedule=contract.schedule, threshold=contract.threshold)
     flips = None if contract.quantization else 0.0
-    rows = parity.image_rows(compared, paths, maps, tolerance(contract.precision, contract.quantization), flips)
+    rows = parity.image_rows(model.with_setting(contract.setting), paths, maps, tolerance(contract.precision, contract.quantization), flips)
     return Report(exported.backend, contract.precision, exported.device, len(paths), rows)
 
 

@@ -26,17 +26,17 @@ def request(to: str, size: str | None, batch: int | None, precision: str, quanti
     return Request(to, _size(size), batch, precision, quantize)  # type: ignore[arg-type]  # it checks them
 
 
-def export(model: Path, output: Path, asked: Request, images: Path | None) -> dict[str, Any]:
-    """Export and describe the file."""
+def export(model: Path, output: Path, asked: Request, images: Path | None, setting: str) -> dict[str, Any]:
+    """Export a model with one of its settings, and describe the file."""
     from sprfast import export as exporting
 
     paths = data.image_files([images]) if images else []
-    return describe(output, exporting.export(model_file.load(model), output, asked, paths))
+    return describe(output, exporting.export(model_file.load(model).using(setting), output, asked, paths))
 
 
 def describe(path: Path, contract: Contract) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    document = contract.to_json() | {"threshold": contract.threshold.summary() if contract.threshold else None}
+    document = contract.to_json() | contract.setting.summary()
     del document["probe"]["error_map"]
     return {"export": str(path), **document}
 

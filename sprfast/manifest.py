@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sprfast.errors import ModelFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_DIGITS = 64  # of an integer in a document, far more than any field needs
 
 PathLike = str | os.PathLike[str]

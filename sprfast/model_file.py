@@ -16,9 +16,11 @@ from torch import Tensor
 
 from sprfast import archive, manifest
 from sprfast.config import NetworkConfig, Preprocessing, Schedule
+from sprfast.error_field import ErrorField
 from sprfast.errors import InputError, ModelFileError
-from sprfast.manifest import PathLike
-from sprfast.threshold import Threshold
+from sprfast.manifest import PathLike, quoted
+from sprfast.setting import PUBLISHED, CascadeSetting, Setting
+from sprfast.threshold import MapThreshold, Threshold
 from sprfast.unet import parameter_shapes
 
 _PUBLISHED_PREPROCESSING = Preprocessing()
@@ -43,6 +45,10 @@ class Model:
     threshold: Threshold | None = None  # on pred_score; None: not calibrated
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # where the weights come from; JSON
     certificates: tuple[dict[str, Any], ...] = ()  # of parity, one a backend; JSON
+    field: ErrorField | None = None  # as `Setting` has them
+    map_threshold: MapThreshold | None = None
+    settings: dict[str, Setting] = dataclasses.field(default_factory=dict)  # by name, beside the one that the fields above make
+    cascades: dict[str, CascadeSetting] = dataclasses.field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
         if type(self.noise_seed) is not int or not 0 <= self.noise_seed < 2**32:
@@ -50,6 +56,30 @@ class Model:
         if not all(isinstance(certificate, dict) for certificate in self.certificates):
             raise InputError("certificates: expected one object a certificate")
         _check_weights(self.weights, self.network)
+
+    @property
+    def setting(self) -> Setting:
+        """How its passes become a verdict."""
+        return Setting(self.schedule, self.field, self.threshold, self.map_threshold)
+
+    def with_setting(self, setting: Setting) -> Model:
+        """The same with another one."""
+        return dataclasses.replace(self, **setting.parts)
+
+    def using(self, name: str) -> Model:
+        """The model with the setting of this name; `PUBLISHED` is its own.
+
+        Raises:
+            InputError: it has none of this name, or it is a cascade, which takes two engines: see `engine.load`.
+        """
+        if name == PUBLISHED:
+            return self
+        if name in self.settings:
+            return self.with_setting(self.settings[name])
+        if name in self.cascades:
+            raise InputError(f"setting {quoted(name)}: is a cascade of two settings; name one of them")
+        known = ", ".join((PUBLISHED, *self.settings, *self.cascades))
+        raise InputError(f"setting {quoted(name)}: the model has {known}; `sprfast calibrate --setting` adds one")
 
     @property
     def sha256(self) -> str:
@@ -73,10 +103,11 @@ def save(path: PathLike, model: Model) -> None:
     """
     document = {
         "network": model.network.to_json(),
-        "schedule": model.schedule.to_json(),
         "preprocessing": model.preprocessing.to_json(),
         "noise_seed": model.noise_seed,
-        "threshold": None if model.threshold is None else model.threshold.to_json(),
+        **model.setting.to_json(),
+        "settings": {name: setting.to_json() for name, setting in model.settings.items()},
+        "cascades": {name: cascade.to_json() for name, cascade in model.cascades.items()},
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
@@ -93,15 +124,17 @@ def load(path: PathLike) -> Model:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
     """
     weights, document = archive.read(path, kind="model")
-    threshold = document.get("threshold")
+    manifest.field(path, document, "schedule", dict)
+    settings, cascades = (manifest.field(path, {name: {}} | document, name, dict) for name in ("settings", "cascades"))
     try:
         return Model(
             network=NetworkConfig.from_json(manifest.field(path, document, "network", dict)),
-            schedule=Schedule.from_json(manifest.field(path, document, "schedule", dict)),
             preprocessing=Preprocessing.from_json(manifest.field(path, document, "preprocessing", dict)),
             weights={name: torch.from_numpy(array) for name, array in weights.items()},
             noise_seed=manifest.field(path, document, "noise_seed", int),
-            threshold=None if threshold is None else Threshold.from_json(threshold),
+            **Setting.from_json(document).parts,
+            settings={name: Setting.from_json(setting) for name, setting in settings.items()},
+            cascades={name: CascadeSetting.from_json(cascade) for name, cascade in cascades.items()},
             provenance=manifest.field(path, document, "provenance", dict),
             certificates=tuple(manifest.field(path, document, "certificates", list)),
         )

@@ -203,14 +203,19 @@ def image_rows(
         expected = scoring.error_map(network, x, model.schedule, noise)
         error_map, anomaly_map = maps(x)
         errors.append(_relative_rms(error_map, expected))
-        scores.append(float(scoring.image_score(anomaly_map)))
-        expected_scores.append(float(scoring.image_score(scoring.anomaly_map(expected))))
+        scores.append(_score(model, error_map, anomaly_map))
+        expected_scores.append(_score(model, expected, scoring.anomaly_map(expected)))
     return (
         Row("images", "error_map, largest relative RMS error", float(np.max(errors)), limit),
         Row("images", "pred_score, largest relative error", _relative(scores, expected_scores), limit),
         _correlation_row(scores, expected_scores),
         _flips_row(model, scores, expected_scores, flips),
     )
+
+
+def _score(model: Model, errors: Tensor, anomaly_maps: Tensor) -> float:
+    """pred_score of one image by the model's setting."""
+    return model.setting.score(errors[0, 0].cpu().numpy(), anomaly_maps[0, 0].cpu().numpy())
 
 
 def _document(folder: Path) -> dict[str, Any]:

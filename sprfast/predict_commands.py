@@ -16,10 +16,10 @@ from sprfast.config import Preprocessing
 from sprfast.errors import InputError
 from sprfast.prediction import MAX_BATCH, Predictor, Result
 from sprfast.runner import Runner, TensorRtOptions
+from sprfast.setting import PUBLISHED
 from sprfast.threshold import Verdict
 
 if TYPE_CHECKING:
-    from sprfast.engine import Engine
     from sprfast.model_file import Model
 
 
@@ -30,17 +30,20 @@ class Runtime:
     backend: str = "auto"
     device: str | None = None
     precision: Any = "float32"  # checked by `backends.create`
+    setting: str = PUBLISHED  # of those in the model file
 
-    def engine(self, model: Model) -> Engine:
-        """An engine for `model`."""
-        from sprfast.engine import Engine
+    def engine(self, model: Model) -> Predictor:
+        """An engine for `model`, or a cascade of two."""
+        from sprfast import engine
 
-        return Engine(model, self.backend, self.device, self.precision)
+        return engine.predictor(model, self.backend, self.device, self.precision, self.setting)
 
     def runner(self, path: Path) -> Runner:
         """A runner for the export at `path`; a progress bar while TensorRT builds."""
         if self.precision != "float32":
             raise InputError(f"--precision {self.precision}: an export has the precision that it was exported in")
+        if self.setting != PUBLISHED:
+            raise InputError(f"--setting {self.setting}: an export has the setting that it was exported with")
         with console.counter("building") as on_progress:
             tensorrt = TensorRtOptions(on_progress=lambda what, done, total: on_progress(done, total, what))
             return Runner(export_file.read(path), self.backend, self.device, tensorrt=tensorrt)
@@ -130,5 +133,5 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
     names.add(name.casefold())
     assert result.anomaly_map is not None  # as its score is finite
     target = files.confined(output, os.fsdecode(f"{name}.png".encode()))  # UTF-8 whatever the locale
-    figure.save_png(target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.threshold))
+    figure.save_png(target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.map_threshold))
     return f"{name}.png"

@@ -19,6 +19,7 @@ from sprfast import images
 from sprfast.config import Precision, Preprocessing
 from sprfast.errors import BackendError, InputError, OutOfMemoryError
 from sprfast.images import ChannelOrder
+from sprfast.setting import Setting
 from sprfast.threshold import Threshold, Verdict, verdict
 
 Map = npt.NDArray[np.float32]
@@ -33,13 +34,15 @@ class Result:
     """What is said of one image. An image that could not be scored has the verdict ERROR and a reason."""
 
     verdict: Verdict  # PASS only if the score is finite and at most the threshold
-    pred_score: float  # maximum of the anomaly map; NaN where there is none
+    pred_score: float  # maximum of the anomaly map, or as the setting has it; NaN where there is none
     threshold: float | None  # None: the model is not calibrated, and no image passes
     anomaly_map: Map | None  # (256, 256)
     error_map: Map | None  # (H, W) at the network's input
     source_size: tuple[int, int] | None  # height and width of the image in pixels, as oriented
     milliseconds: float  # from the image as given to the result, its share of a batch
     reason: str | None = None  # why the verdict is ERROR
+    map_threshold: float | None = None  # above which a pixel of the anomaly map is marked; None: the setting does not say
+    passes: int = 0  # of the network
 
     @property
     def pred_label(self) -> bool:
@@ -48,11 +51,11 @@ class Result:
 
     @property
     def pred_mask(self) -> npt.NDArray[np.bool_] | None:
-        """(256, 256): where the anomaly map is above the threshold; None without a map or a threshold."""
-        if self.anomaly_map is None or self.threshold is None:
+        """(256, 256): where the anomaly map is above `map_threshold`; None without one of the two."""
+        if self.anomaly_map is None or self.map_threshold is None:
             return None
         # in float64 like the verdict: numpy would round the threshold to float32 first
-        return ~(self.anomaly_map.astype(np.float64) <= self.threshold)
+        return ~(self.anomaly_map.astype(np.float64) <= self.map_threshold)
 
 
 class Predictor(abc.ABC):
@@ -60,13 +63,18 @@ class Predictor(abc.ABC):
 
     Args:
         preprocessing: from an image to the network's input.
-        threshold: on the score; None: no image passes.
+        setting: from the network's passes to a verdict.
     """
 
-    def __init__(self, preprocessing: Preprocessing, threshold: Threshold | None) -> None:
-        self.preprocessing, self.threshold = preprocessing, threshold
+    def __init__(self, preprocessing: Preprocessing, setting: Setting) -> None:
+        self.preprocessing, self.setting = preprocessing, setting
         self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
         self._process = os.getpid()
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """On the score; None: no image passes."""
+        return self.setting.threshold
 
     @property
     @abc.abstractmethod
@@ -86,7 +94,8 @@ class Predictor(abc.ABC):
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width in pixels at the network's input that it takes whatever the size policy."""
-        return self.preprocessing.size, self.preprocessing.size
+        field = self.setting.field
+        return field.size if field else (self.preprocessing.size, self.preprocessing.size)
 
     @abc.abstractmethod
     def self_test(self) -> float:
@@ -135,7 +144,9 @@ class Predictor(abc.ABC):
         Raises:
             InputError: the image cannot be used.
         """
-        return images.load_image(source, self.preprocessing, channel_order=channel_order)
+        image = images.load_image(source, self.preprocessing, channel_order=channel_order)
+        self.require_field_size(image, images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image")
+        return image
 
     def score(self, prepared: Sequence[images.Image]) -> list[Result]:
         """The second half of `predict`: a result for each image of `prepare`, in their order.
@@ -184,6 +195,16 @@ class Predictor(abc.ABC):
         for count in sorted(batches, reverse=True):
             self.score([images.Image(blank, (height, width))] * count)
 
+    def require_field_size(self, image: images.Image, name: str) -> None:
+        """Raise InputError, which begins with `name`, where the error field of good parts is of another size than this image."""
+        field, size = self.setting.field, image.pixels.shape[1:]
+        if field is not None and field.size != size:
+            got, fitted = ("x".join(map(str, each)) for each in (size, field.size))
+            raise InputError(
+                f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at {fitted}; "
+                f"calibrate with images of one size, or train with the size policy 'stretch'"
+            )
+
     def require_own_process(self) -> None:
         """Raise BackendError in a fork of the process that made this: its threads and its device were not copied."""
         if os.getpid() != self._process:
@@ -208,9 +229,20 @@ class Predictor(abc.ABC):
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
         threshold = self.threshold
-        score = float(anomalies.max())
+        score = self.setting.score(errors, anomalies)
         decided = verdict(score, threshold)
         reason = None
         if decided is Verdict.ERROR:
             reason = "the model has no threshold: run `sprfast calibrate`" if math.isfinite(score) else f"the score is {score}"
-        return Result(decided, score, threshold.value if threshold else None, anomalies, errors, size, milliseconds, reason)
+        return Result(
+            verdict=decided,
+            pred_score=score,
+            threshold=threshold.value if threshold else None,
+            anomaly_map=anomalies,
+            error_map=errors,
+            source_size=size,
+            milliseconds=milliseconds,
+            reason=reason,
+            map_threshold=self.setting.map_value,
+            passes=self.setting.schedule.draws,
+        )

@@ -90,7 +90,7 @@ class Runner(Predictor):
         tensorrt: TensorRtOptions | None = None,
     ) -> None:
         contract = export.contract
-        super().__init__(contract.preprocessing, contract.threshold)
+        super().__init__(contract.preprocessing, contract.setting)
         self.contract = contract
         self._backend = _chosen(export, backend)
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")

@@ -26,3 +26,10 @@ def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
     matrix: npt.NDArray[np.float32] = (near.astype(np.float64) @ resampled / BOX_SIZE).astype(np.float32)
     matrix.flags.writeable = False
     return matrix
+
+
+def anomaly_map(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The heat map (256, 256) of an error map (H, W)."""
+    rows, columns = (smoothing_matrix(side) for side in errors.shape)
+    smoothed: npt.NDArray[np.float32] = rows @ errors @ columns.T
+    return smoothed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -73,6 +74,48 @@ class Threshold(_Config):
             _require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
 
 
+@dataclasses.dataclass(frozen=True)
+class MapThreshold(_Config):
+    """The value of an anomaly map above which a pixel is marked, and how it was found."""
+
+    value: float  # in the units of the map
+    samples: int  # good images it was calibrated on
+    false_pixel_rate: float  # the rate asked for: what share of a good image's pixels may be marked, in expectation
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.value), "value", self.value, "a finite number")
+        _require(self.samples >= 1, "samples", self.samples, "at least 1")
+        _require(0.0 < self.false_pixel_rate < 1.0, "false_pixel_rate", self.false_pixel_rate, "a rate in (0, 1)")
+
+
+def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel_rate: float) -> MapThreshold:
+    """The threshold of conformal risk control (Angelopoulos et al. 2022): of a fresh good image, an expected share of at most
+    `false_pixel_rate` of all pixels is marked.
+
+    It is the smallest value above which n/(n + 1) times the share of all pixels of n good images, and 1/(n + 1) for the fresh one,
+    make at most the rate. The promise holds on average over calibration sets, as that of `calibrate`.
+
+    Args:
+        maps: anomaly maps of good images, all of one size, one after the other.
+        samples: their number n.
+        false_pixel_rate: in (0, 1).
+
+    Raises:
+        InputError: a rate outside (0, 1), a map that is not finite, or too few for the rate; the message says how many are needed.
+    """
+    rate = _exact("false_pixel_rate", false_pixel_rate)
+    share = rate * (samples + 1) - 1  # of n images' pixels, in images
+    if share < 0:
+        raise InputError(f"a false-pixel rate of {false_pixel_rate} needs {_needed(rate)} good images, got {samples}")
+    largest = np.empty(0, np.float32)
+    for anomaly_map in maps:
+        if not np.isfinite(anomaly_map).all():
+            raise InputError("an anomaly map of a good image is NaN or infinite")
+        marked = math.floor(share * anomaly_map.size)  # pixels that may lie above, over all images
+        largest = np.sort(np.concatenate([largest, anomaly_map.ravel()]))[-(marked + 1) :]
+    return MapThreshold(float(largest[0]), samples, float(false_pixel_rate))
+
+
 def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     """The split-conformal threshold: a fresh good image exceeds it with at most `false_reject_rate`.
 
@@ -87,8 +130,7 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
         InputError: a rate outside (0, 1), scores that are not a list of finite numbers, or too few of
             them for the rate; the message says how many are needed.
     """
-    if not 0.0 < false_reject_rate < 1.0:
-        raise InputError(f"false_reject_rate: {false_reject_rate!r} is not allowed, expected a rate in (0, 1)")
+    rate = _exact("false_reject_rate", false_reject_rate)
     try:
         values = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -97,14 +139,25 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
         raise InputError(f"scores: shape {values.shape}, expected (n,)")
     if not np.isfinite(values).all():
         raise InputError(f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite")
-    rate = Fraction(repr(float(false_reject_rate)))  # the decimal that was written: 0.1 is 1/10, so no rounding moves the rank
     rank = math.ceil((values.size + 1) * (1 - rate))
     if rank > values.size:
-        needed = math.ceil(1 / rate) - 1
+        needed = _needed(rate)
         raise InputError(f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got {values.size}")
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))
+
+
+def _exact(name: str, rate: float) -> Fraction:
+    """A rate as the decimal that was written: 0.1 is 1/10, so that no rounding moves a rank."""
+    if not 0.0 < rate < 1.0:
+        raise InputError(f"{name}: {rate!r} is not allowed, expected a rate in (0, 1)")
+    return Fraction(repr(float(rate)))
+
+
+def _needed(rate: Fraction) -> int:
+    """Good images without which nothing can be promised."""
+    return math.ceil(1 / rate) - 1
 
 
 def _kept(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -92,10 +92,11 @@ def train(
         raise InputError(f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again")
     height_width = data.training_shape(paths, preprocessing)
     recipe = Recipe(network, preprocessing, schedule, training, data.fingerprint(paths))
+    trained, held_back = data.split(paths, training.hold_back, training.seed)
     state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
-    run = _Run(recipe, state, group, device, images=len(paths), height_width=height_width, started=started)
-    dataset = ImageDataset(paths, preprocessing, CACHE_BYTES // max(1, workers))
-    order = BatchOrder(len(paths), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size)
+    run = _Run(recipe, state, group, device, images=len(trained), height_width=height_width, started=started)
+    dataset = ImageDataset(trained, preprocessing, CACHE_BYTES // max(1, workers))
+    order = BatchOrder(len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size)
     with stop_signals() as stop:
         if not resume:
             run.save(output)
@@ -106,7 +107,7 @@ def train(
         if stopped_by:
             run.save(output)
         elif group.rank == 0:
-            model = run.model(len(paths))
+            model = run.model(len(trained), held_back)
             model_file.save(output, model)
             checkpoint_path(output).unlink(missing_ok=True)
         return Outcome(model, stopped_by, state.step, tuple(run.losses))
@@ -126,6 +127,21 @@ def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
     """
     perturbed = x + sde.std(t)[:, None, None, None] * z
     return (network(perturbed, t).float() + z).square().flatten(1).sum(dim=1).mean()  # type: ignore[no-any-return]
+
+
+def times(config: TrainingConfig, u: Tensor) -> Tensor:
+    """Times of perturbations from uniform draws u in [0, 1), by `config.t_sampling`; shape and dtype of u."""
+    if config.t_sampling == "log_uniform":
+        return config.t_min * (config.t_max / config.t_min) ** u
+    return u * (config.t_max - config.t_min) + config.t_min
+
+
+def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
+    """Of a step, counted from 0, before which `fraction` of the limit was done."""
+    warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
+    if config.decay == "cosine":
+        return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
+    return config.learning_rate * warm * config.decay_factor ** int(min(fraction, 0.999) * 3)
 
 
 class _ScaledScore(torch.nn.Module):
@@ -195,14 +211,16 @@ class _Run:
         if not self.state.finite:
             raise _diverged("the weights or their gradients", self.state.step, output)
 
-    def model(self, images: int) -> model_file.Model:
+    def model(self, images: int, held_back: list[Path]) -> model_file.Model:
         """The trained model: averaged weights and where they come from."""
         recipe = self.recipe
         provenance = {
             "data_fingerprint": recipe.data_fingerprint,
             "images": images,
+            "held_back": [path.name for path in held_back],
             "steps": self.state.step,
             "seconds": round(self.elapsed, 1),
+            "peak_memory_mib": devices.peak_memory_mib(self.device),
             "loss": self.losses[-1][1] if self.losses else None,
             "training": recipe.training.to_json(),
             "versions": {"sprfast": sprfast.__version__, "torch": torch.__version__},
@@ -219,7 +237,7 @@ class _Run:
         x = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         t, z = self._draws()
         for parameters in state.optimizer.param_groups:
-            parameters["lr"] = config.learning_rate * config.decay_factor ** int(min(fraction, 0.999) * 3)
+            parameters["lr"] = learning_rate(config, state.step, fraction)
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             value = loss(self._network, x, t, z)
@@ -234,7 +252,7 @@ class _Run:
         config, group = self.recipe.training, self.group
         digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        t = torch.rand(config.batch_size, generator=generator, device=self.device) * (1.0 - config.t_min) + config.t_min
+        t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
         z = torch.randn((config.batch_size, 3, *self.height_width), generator=generator, device=self.device)
         share = config.batch_size // group.world_size
         mine = slice(group.rank * share, (group.rank + 1) * share)

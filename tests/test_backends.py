@@ -19,7 +19,7 @@ from sprfast.kernels.cpu import library
 from sprfast.noise import noise_bank
 
 MULTI = Schedule((Level(1e-3, 3), Level(0.05, 2, weight=0.5)))
-ANTITHETIC = Schedule((Level(1e-3, 4),), antithetic=True)
+ANTITHETIC = Schedule((Level(1e-3, 4),), noise="antithetic")
 PUBLISHED = Schedule()
 
 

@@ -33,7 +33,7 @@ def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
         "model": {
             "sha256": "ab" * 32,
             "network": {"base_width": 64},
-            "schedule": {"levels": [{"t": 1e-3, "draws": 3, "weight": 1.0}], "antithetic": False},
+            "schedule": {"levels": [{"t": 1e-3, "draws": 3, "weight": 1.0}], "noise": "gaussian"},
         },
         "input": {"height": 192, "width": 192, "samples": 16},
         "device": "cpu",
@@ -268,7 +268,7 @@ def test_other_circumstances_are_noted_and_not_refused(pair):
         ("input.height", 256, "size 192x192 and 256x192"),
         ("input.samples", 8, "batch 16 and 8"),
         ("model.schedule.levels", [{"t": 1e-3, "draws": 2, "weight": 1.0}], "schedule .*'draws': 3.* and .*'draws': 2"),
-        ("model.schedule.antithetic", True, "schedule"),
+        ("model.schedule.noise", "none", "schedule"),
         ("model.network.base_width", 32, "network .*64.* and .*32"),
         ("timed", "file to verdict", "timed 'tensor to map' and 'file to verdict'"),
         ("baseline", "eager", "baseline published and eager"),

@@ -104,7 +104,7 @@ def synthetic():
         "model": {
             "sha256": "ab" * 32,
             "network": {"base_width": 64, "embedding_dim": 256},
-            "schedule": {"levels": [{"t": 1e-3, "draws": 3, "weight": 1.0}], "antithetic": False},
+            "schedule": {"levels": [{"t": 1e-3, "draws": 3, "weight": 1.0}], "noise": "gaussian"},
             "noise_seed": 0,
         },
         "input": {"images": "random", "height": 192, "width": 256, "samples": SAMPLES, "noise": "frozen"},

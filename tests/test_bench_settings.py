@@ -99,7 +99,7 @@ def test_every_level_gets_the_draws_and_keeps_the_rest():
 
 
 def test_draws_that_a_schedule_cannot_have_are_refused():
-    antithetic = Schedule((Level(1e-3, 2),), antithetic=True)
+    antithetic = Schedule((Level(1e-3, 2),), noise="antithetic")
     assert settings.with_draws(antithetic, 4).draws == 4
     with pytest.raises(InputError, match="draws: 1"):
         settings.with_draws(antithetic, 1)
@@ -384,7 +384,7 @@ def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, gi
 
 
 def test_section_leaves_out_draws_that_antithetic_noise_cannot_have(small_model, given):
-    model = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2),), antithetic=True))
+    model = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2),), noise="antithetic"))
     found = section(model, given, {}, batch=1)["settings"]
     assert [(row["batch"], row["draws"]) for row in found["points"]] == [(1, 2), (1, 4)]
 

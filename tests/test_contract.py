@@ -19,7 +19,7 @@ def filled():
     """A contract with something in every field."""
     return Contract(
         network=NetworkConfig(base_width=32, embedding_dim=8),
-        schedule=Schedule((Level(1e-3, 2), Level(0.1, 4, weight=0.5)), antithetic=True),
+        schedule=Schedule((Level(1e-3, 2), Level(0.1, 4, weight=0.5)), noise="antithetic"),
         preprocessing=Preprocessing(size=20, size_policy="stretch", bit_depth=12),
         noise_seed=2**32 - 1,
         threshold=manual(0.023),

@@ -4,7 +4,7 @@ from sprfast.config import Level, Schedule
 from sprfast.draws import draws, stacked
 from sprfast.noise import noise_bank
 
-SCHEDULE = Schedule((Level(1e-3, 2), Level(1e-2, 4)), antithetic=True)
+SCHEDULE = Schedule((Level(1e-3, 2), Level(1e-2, 4)), noise="antithetic")
 
 
 def test_draws_of_all_levels_in_their_order():

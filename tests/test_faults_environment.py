@@ -193,7 +193,7 @@ from sprfast import archive, figure, files, onnx_file
 from sprfast.errors import InputError
 
 folder, noise = sys.argv[1], np.random.default_rng(0)
-document = {"format_version": 1, "kind": "onnx"}
+document = {"format_version": 2, "kind": "onnx"}
 writers = {
     "report": lambda path: files.write_bytes(path, bytes(2_000_000)),
     "model": lambda path: archive.write(path, {"w": noise.random(300_000)}, {}, kind="model"),

@@ -22,7 +22,7 @@ SCALES = dict.fromkeys(graph.QUANTIZED, 0.1)
 
 PUBLISHED = Schedule((Level(1e-3, 3),))
 LEVELS = Schedule((Level(1e-3, 2), Level(0.05, 1, weight=0.25), Level(0.2, 3, weight=2.0)))
-ANTITHETIC = Schedule((Level(0.01, 2),), antithetic=True)
+ANTITHETIC = Schedule((Level(0.01, 2),), noise="antithetic")
 
 
 def given(model, size, images=2):

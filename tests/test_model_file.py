@@ -29,7 +29,7 @@ def weights():
 def model(weights):
     return Model(
         network=NETWORK,
-        schedule=Schedule((Level(1e-3, 4), Level(1e-2, 2, 0.5)), antithetic=True),
+        schedule=Schedule((Level(1e-3, 4), Level(1e-2, 2, 0.5)), noise="antithetic"),
         preprocessing=Preprocessing(size=64, size_policy="stretch", bit_depth=12),
         weights=weights,
         noise_seed=2**32 - 1,

@@ -52,7 +52,7 @@ def test_a_level_keeps_its_noise_when_others_change():
 
 
 def test_antithetic_draws_are_pairs_of_opposite_sign():
-    (pairs,) = noise_bank(Schedule((Level(1e-3, 4),), antithetic=True), 16, 16, 1)
+    (pairs,) = noise_bank(Schedule((Level(1e-3, 4),), noise="antithetic"), 16, 16, 1)
     (plain,) = noise_bank(Schedule((Level(1e-3, 2),)), 16, 16, 1)
     assert torch.equal(pairs[0::2], plain)
     assert torch.equal(pairs[1::2], -plain)
@@ -60,4 +60,4 @@ def test_antithetic_draws_are_pairs_of_opposite_sign():
 
 def test_antithetic_noise_refuses_an_odd_number_of_draws():
     with pytest.raises(InputError, match="even number"):
-        Schedule((Level(1e-3, 3),), antithetic=True)
+        Schedule((Level(1e-3, 3),), noise="antithetic")

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 SCHEDULES = {
     "published": Schedule(),
     "levels-of-different-draws-and-weights": Schedule((Level(1e-3, 2), Level(0.3, 1, weight=0.25), Level(1.0, 3, weight=2.0))),
-    "antithetic": Schedule((Level(0.01, 2),), antithetic=True),
+    "antithetic": Schedule((Level(0.01, 2),), noise="antithetic"),
 }
 
 

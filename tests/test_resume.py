@@ -184,7 +184,7 @@ def test_handlers_of_the_caller_return_after_training(folder, tmp_path):
         ({"training": TrainingConfig(epochs=0, steps=2 * STEPS, batch_size=4)}, f"training.steps = {STEPS}"),
         ({"network": NetworkConfig(32, 16)}, "network.embedding_dim = 8"),
         ({"preprocessing": Preprocessing(size=32)}, "preprocessing.size = 16"),
-        ({"schedule": Schedule(antithetic=False, levels=(RECIPE["schedule"].levels[0],) * 2)}, "schedule.levels"),
+        ({"schedule": Schedule(levels=(RECIPE["schedule"].levels[0],) * 2)}, "schedule.levels"),
     ],
 )
 def test_resume_with_another_recipe_is_an_input_error_that_names_the_field(folder, stopped, changed, named):

@@ -1,5 +1,6 @@
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,45 @@ def test_learning_rate_falls_at_each_third_of_the_time_limit(paths, output, monk
         assert end_before <= (third + 1) * limit / 3 + 0.05
 
 
+def test_learning_rate_rises_over_the_warm_up_and_falls_as_a_half_cosine(paths, output, monkeypatch):
+    rates = recorded_rates(monkeypatch)
+    train(paths, output, steps=8, warm_up=2, decay="cosine", learning_rate=2e-3)
+    cosine = [2e-3 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert [rate for _, rate in rates] == pytest.approx([cosine[0] / 2, *cosine[1:]])
+
+
+def test_times_are_uniform_in_themselves_or_in_their_logarithm():
+    u = torch.linspace(0, 0.999, 100)
+    uniform = training.times(config(), u)
+    assert torch.equal(uniform, u * (1.0 - 1e-5) + 1e-5)
+    logarithmic = training.times(config(t_sampling="log_uniform", t_min=1e-4, t_max=0.1), u)
+    assert logarithmic[0].item() == pytest.approx(1e-4)
+    assert logarithmic[-1].item() == pytest.approx(0.1, rel=0.01)
+    steps = logarithmic.log().diff()
+    assert torch.allclose(steps, steps[0].expand(99), rtol=1e-3)
+
+
+def test_images_held_back_are_not_trained_on_and_are_named(paths, output, tmp_path):
+    paths = [Path(shutil.copy(path, tmp_path)) for path in paths]
+    model = train(paths, output, steps=2, hold_back=0.25, seed=3).model
+    trained, held_back = data.split(paths, 0.25, 3)
+    assert model.provenance["held_back"] == [path.name for path in held_back]
+    assert (model.provenance["images"], len(held_back)) == (6, 2)
+    assert sorted(trained + held_back) == paths
+    for path in held_back:  # their content is part of the recipe's fingerprint, but of no step
+        PIL.Image.new("RGB", (16, 16)).save(path)
+    again = train(paths, tmp_path / "again.safetensors", steps=2, hold_back=0.25, seed=3).model
+    assert again.sha256 == model.sha256
+    assert data.split(paths, 0.25, 4)[1] != held_back
+
+
+@pytest.mark.parametrize("share", [0.05, 0.95])
+def test_holding_back_nothing_or_everything_is_refused(paths, output, share):
+    with pytest.raises(InputError, match=f"hold_back: {share} of 8 images are"):
+        train(paths, output, hold_back=share)
+    assert not output.exists()
+
+
 def recorded_rates(monkeypatch):
     """(time, learning rate) of each optimizer step that follows."""
     rates = []
@@ -158,9 +198,11 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
     assert (model.network, model.preprocessing, model.schedule) == (NETWORK, PREPROCESSING, Schedule((Level(1e-3, 3),)))
     seconds = model.provenance.pop("seconds")
     assert 0 < seconds < 600
+    assert 100 < model.provenance.pop("peak_memory_mib") < 100_000
     assert model.provenance == {
         "data_fingerprint": data.fingerprint(paths),
         "images": 8,
+        "held_back": [],
         "steps": 6,
         "loss": outcome.losses[-1][1],
         "training": config().to_json(),

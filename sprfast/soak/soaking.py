@@ -107,8 +107,9 @@ def run(
             on_progress(0, options.frames, "scoring alone")
         shown = Pictures.create(predictor, sources, options.seed, Path(folder))
         scores = shown.scores(predictor)
-        predictor.threshold = equal.threshold = pictures.between(scores)
-        ledger = Ledger(plan, scores, pictures.tolerance(predictor), predictor.threshold)
+        threshold = pictures.between(scores)
+        predictor.setting = equal.setting = dataclasses.replace(predictor.setting, threshold=threshold)
+        ledger = Ledger(plan, scores, pictures.tolerance(predictor), threshold)
         line = line_of(predictor, ledger.by_callback, timeout=PATIENCE)
         try:
             line.wait_until_started()
