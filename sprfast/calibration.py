@@ -118,7 +118,8 @@ def fit_cascade(
     distance = np.abs(np.log(scores[0] / scales[0]))
     differ = (scores[0] > scales[0]) != (scores[1] > scales[1])
     width = max(np.sort(np.where(differ, distance, 0.0))[rank - 1], np.sort(distance)[math.ceil(SHARE * len(fit)) - 1])
-    band = CascadeSetting(*names, *scales, math.exp(-width), math.exp(width), threshold.manual(1.0))
+    low, high = math.exp(-width), math.exp(width)
+    band = CascadeSetting(names[0], names[1], scales[0], scales[1], low, high, threshold.manual(1.0))
     scaled = [result.pred_score for result in results(Cascade(first, second, band), good, on_image)]
     return dataclasses.replace(band, threshold=threshold.calibrate(scaled, false_reject_rate))
 

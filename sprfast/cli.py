@@ -99,7 +99,7 @@ def train(
     given = {name: value for name, value in limits.items() if value is not None}
     if given and "epochs" not in given:
         given["epochs"] = 0
-    training = TrainingConfig(hold_back=hold_back, seed=seed, **chosen, **given)
+    training = TrainingConfig(hold_back=hold_back, seed=seed, **chosen, **given)  # type: ignore[arg-type]
     job = commands.TrainingJob(
         NetworkConfig(base_width=width),
         _preprocessing(size, size_policy, bit_depth, alpha, orientation, frames),

@@ -192,7 +192,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {
         "batch_size": 4,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-3,
         "warm_up": 20,
         "decay": "cosine",
         "t_sampling": "log_uniform",

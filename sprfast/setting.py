@@ -60,7 +60,7 @@ class Setting:
         Raises:
             InputError: a field is not allowed; the message names it.
         """
-        parts = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
+        parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
         given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
         return cls(Schedule.from_json(document.get("schedule")), **given)
 

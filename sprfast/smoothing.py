@@ -31,5 +31,5 @@ def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
 def anomaly_map(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The heat map (256, 256) of an error map (H, W)."""
     rows, columns = (smoothing_matrix(side) for side in errors.shape)
-    smoothed: npt.NDArray[np.float32] = rows @ errors @ columns.T
-    return smoothed
+    smoothed = np.empty((MAP_SIZE, MAP_SIZE), np.float32)
+    return np.matmul(rows @ errors, columns.T, out=smoothed)
