@@ -107,7 +107,7 @@ setup(
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
     packages=[
         *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources", "sprfast.soak"),
-        *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries"),
+        *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries", "sprfast.bench.study"),
     ],
     package_data={"sprfast": ["py.typed"]},
     ext_modules=[

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from sprfast import error_field, images, threshold
 from sprfast.cascade import Cascade
@@ -27,7 +28,7 @@ SHARE = 0.1  # of the good images that a cascade asks the second setting about, 
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error field.
 SETTINGS: dict[str, tuple[Schedule, bool]] = {
-    "single": (Schedule((Level(1e-2, 1),), noise="none"), True),
+    "single": (Schedule((Level(5e-4, 1),), noise="signs"), True),
 }
 
 
@@ -101,27 +102,42 @@ def fit_cascade(
     false_reject_rate: float,
     on_image: OnImage = lambda done, total: None,
 ) -> CascadeSetting:
-    """A cascade of two settings, its band from the images `fit` and its threshold from the images `good`.
-
-    The band is symmetric about the first setting's threshold in the logarithm of the score. It is so wide that a fresh good image
-    whose verdicts differ lies outside of it at a rate of at most `DISAGREEMENT` (the conformal quantile of the distance at which
-    verdicts differ), and holds at least `SHARE` of the images.
+    """A cascade of two settings: its `band` from the images `fit`, and its threshold from the images `good`.
 
     Raises:
         InputError: too few images for one of the rates, or one cannot be scored.
     """
-    scores = [np.array([result.pred_score for result in results(each, fit, on_image)]) for each in (first, second)]
-    rank = math.ceil((len(fit) + 1) * (1 - DISAGREEMENT))
-    if rank > len(fit):
-        raise InputError(f"cascade: a band needs at least {math.ceil(1 / DISAGREEMENT) - 1} good images, got {len(fit)}")
+    scores = [[result.pred_score for result in results(each, fit, on_image)] for each in (first, second)]
+    cascade = band(names, scores[0], scores[1], false_reject_rate)
+    scaled = [result.pred_score for result in results(Cascade(first, second, cascade), good, on_image)]
+    return dataclasses.replace(cascade, threshold=threshold.calibrate(scaled, false_reject_rate))
+
+
+def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reject_rate: float) -> CascadeSetting:
+    """The cascade of two settings, with the threshold 1 until it is calibrated.
+
+    The scale of each setting is the score that its threshold would be. The band is symmetric about the first one in the logarithm
+    of the score. It is so wide that a fresh good image whose verdicts differ lies outside of it at a rate of at most `DISAGREEMENT`
+    (the conformal quantile of the distance at which verdicts differ), and that it holds at least `SHARE` of the images.
+
+    Args:
+        names: of the two settings.
+        first, second: (n,) their scores of the same good images.
+        false_reject_rate: at which the scales are taken.
+
+    Raises:
+        InputError: too few images.
+    """
+    scores = [np.asarray(each, np.float64) for each in (first, second)]
+    count = len(scores[0])
+    rank = math.ceil((count + 1) * (1 - DISAGREEMENT))
+    if rank > count:
+        raise InputError(f"cascade: a band needs at least {math.ceil(1 / DISAGREEMENT) - 1} good images to fit it on, got {count}")
     scales = [_scale(each, false_reject_rate) for each in scores]
     distance = np.abs(np.log(scores[0] / scales[0]))
     differ = (scores[0] > scales[0]) != (scores[1] > scales[1])
-    width = max(np.sort(np.where(differ, distance, 0.0))[rank - 1], np.sort(distance)[math.ceil(SHARE * len(fit)) - 1])
-    low, high = math.exp(-width), math.exp(width)
-    band = CascadeSetting(names[0], names[1], scales[0], scales[1], low, high, threshold.manual(1.0))
-    scaled = [result.pred_score for result in results(Cascade(first, second, band), good, on_image)]
-    return dataclasses.replace(band, threshold=threshold.calibrate(scaled, false_reject_rate))
+    width = max(np.sort(np.where(differ, distance, 0.0))[rank - 1], np.sort(distance)[math.ceil(SHARE * count) - 1])
+    return CascadeSetting(*names, *scales, math.exp(-width), math.exp(width), threshold.manual(1.0))  # type: ignore[call-arg,arg-type]
 
 
 def level_weights(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, paths: Sequence[Path]) -> Schedule:

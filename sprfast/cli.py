@@ -16,6 +16,7 @@ import typer
 
 from sprfast import __version__, console
 from sprfast.cli_bench import bench
+from sprfast.cli_study import study
 from sprfast.errors import InputError, SprfastError
 from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName, SettingName
 
@@ -262,6 +263,7 @@ def export(
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(study, name="study")
 
 
 @app.command(epilog="Example: sprfast soak screw.safetensors --frames 1000000 --images held-back-good -o soak.json")

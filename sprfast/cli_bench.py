@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sprfast import console
 from sprfast.errors import InputError
-from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName
-
-
-class _RunByDefault(typer.core.TyperGroup):
-    """`bench MODEL` means `bench run MODEL`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName, RunByDefault
 
 bench = typer.Typer(
-    cls=_RunByDefault,
+    cls=RunByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Measure a model beside its peers (sprfast bench MODEL), or backend cpu by layers; show a report; compare two.",

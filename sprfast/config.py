@@ -20,7 +20,7 @@ OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
-Noise = Literal["gaussian", "antithetic", "none"]  # draws z; pairs (z, -z); zeros: the image as it is goes into the network
+Noise = Literal["gaussian", "antithetic", "signs", "none"]  # of draws, see `draws.draws`
 Precision = Literal["float32", "bfloat16", "float16"]  # of stored feature maps; statistics, residual and maps are float32 throughout
 
 

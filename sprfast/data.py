@@ -156,8 +156,8 @@ def fingerprint(paths: Iterable[Path]) -> str:
         InputError: a file cannot be read.
     """
     total = hashlib.sha256()
-    for name, digest in sorted((os.fsencode(path.name), digest(path)) for path in paths):
-        total.update(name + b"\0" + digest)
+    for name, content in sorted((os.fsencode(path.name), digest(path)) for path in paths):
+        total.update(name + b"\0" + content)
     return total.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Frozen noise: the standard-normal draws z of every sigma level, a function of the seed alone.
+"""Frozen noise: the draws z of every sigma level, a function of the seed alone.
 
 The same draws perturb every image, so a score depends neither on the batch an image is in nor on
 the device. Draws come from numpy's legacy generator, whose stream is guaranteed never to change.
@@ -16,7 +16,8 @@ def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.ND
     """One array of draws a level.
 
     Draw k of level l depends on (seed, l, k, height, width) only: asking for more draws keeps the
-    first ones. With antithetic noise, draws 2j and 2j + 1 are z and -z; without noise all are 0.
+    first ones. Noise is standard normal; antithetic: normal, draws 2j and 2j + 1 being z and -z; signs: the signs of normal
+    noise, as strong at every pixel, so that fewer draws even out; none: 0, the image goes through the network as it is.
 
     Returns:
         for each level (K, 3, height, width).
@@ -30,6 +31,8 @@ def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.ND
             of_level = [signed for z in half for signed in (z, -z)]
         else:
             of_level = [_draw(seed, index, k, height, width) for k in range(level.draws)]
+            if schedule.noise == "signs":
+                of_level = [np.copysign(np.float32(1), z) for z in of_level]
         bank.append(np.stack(of_level))
     return bank
 

@@ -1,12 +1,14 @@
 """How well scores and anomaly maps separate good from defective, from 0 to 1 and higher is better.
 
-image_AUROC and F1_max judge one score an image, pixel_AUROC and AUPRO the anomaly maps. A metric that
-is not defined for the data at hand is None with a reason, never 0.
+image_AUROC, F1_max and caught judge one score an image, pixel_AUROC and AUPRO the anomaly maps. caught is the share of
+anomalous images above a threshold that at most 0.1 % of the good ones are above: what a line that must not reject good parts
+would find. A metric that is not defined for the data at hand is None with a reason, never 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sprfast.errors import InputError
 
-KEYS = ("image_AUROC", "pixel_AUROC", "AUPRO", "F1_max")
+KEYS = ("image_AUROC", "pixel_AUROC", "AUPRO", "F1_max", "caught")
+FALSE_REJECTS = 0.001  # share of the good images that may be above the threshold at which `caught` is taken
 AUPRO_LIMIT = 0.3  # false-positive rate of pixels up to which the per-region overlap is integrated
 
 
@@ -28,7 +31,7 @@ class Metric:
 
 
 def evaluate(scores: ArrayLike, labels: ArrayLike, maps: ArrayLike | None, masks: ArrayLike | None) -> dict[str, Metric]:
-    """The four metrics of one category, under the names in `KEYS`.
+    """The metrics of one category, under the names in `KEYS`.
 
     Args:
         scores: (N,) float, the image scores; higher is more anomalous.
@@ -41,13 +44,13 @@ def evaluate(scores: ArrayLike, labels: ArrayLike, maps: ArrayLike | None, masks
             score or map, or a good image whose mask has a defect.
     """
     scores, labels = _image_arrays(scores, labels)
-    results = {"image_AUROC": _image_auroc(scores, labels), "F1_max": _f1_max(scores, labels)}
+    results = {"image_AUROC": _image_auroc(scores, labels), "F1_max": _f1_max(scores, labels), "caught": _caught(scores, labels)}
     if maps is None or masks is None:
         missing = Metric(None, "no anomaly maps were given" if maps is None else "the data has no ground-truth masks")
         results |= {"pixel_AUROC": missing, "AUPRO": missing}
     else:
         maps, masks = _pixel_arrays(maps, masks, labels)
-        results |= {"pixel_AUROC": _pixel_auroc(maps, masks), "AUPRO": _aupro(maps, masks)}
+        results |= _of_maps(maps, masks)
     return {key: results[key] for key in KEYS}
 
 
@@ -128,6 +131,15 @@ def _f1_max(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Met
     return Metric(float(np.max(2 * precision * recall / np.where(total == 0, 1, total))))
 
 
+def _caught(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Metric:
+    undefined = _one_sided(labels)
+    if undefined:
+        return undefined
+    good = np.sort(scores[~labels])
+    threshold = good[-1 - math.floor(FALSE_REJECTS * good.size)]
+    return Metric(float(np.mean(scores[labels] > threshold)))
+
+
 def _no_contrast(masks: NDArray[np.bool_]) -> Metric | None:
     """The undefined metric of masks that are all empty or all full, or None otherwise."""
     if not masks.any():
@@ -137,35 +149,26 @@ def _no_contrast(masks: NDArray[np.bool_]) -> Metric | None:
     return None
 
 
-def _pixel_auroc(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> Metric:
-    from sklearn.metrics import auc, roc_curve
+def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[str, Metric]:
+    """pixel_AUROC, and AUPRO: the mean overlap of the defect regions against the false-positive rate, integrated to AUPRO_LIMIT.
 
-    undefined = _no_contrast(masks)
-    if undefined:
-        return undefined
-    false_positive, true_positive, _ = roc_curve(masks.ravel(), maps.ravel(), drop_intermediate=False)
-    return Metric(float(auc(false_positive, true_positive)))  # roc_auc_score, without its slow preparation of the labels
-
-
-def _aupro(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> Metric:
-    """Mean overlap of the defect regions against the false-positive rate, integrated to AUPRO_LIMIT.
-
-    As the threshold falls past the value of a defect pixel, the mean overlap rises by that pixel's
-    share of its region. So each defect pixel adds its share times the part of [0, limit] that lies
-    beyond the false-positive rate reached there: exact over all thresholds, from one sort of the
-    good pixels. Good pixels of the same value make the rise a ramp, which is a tie taken as one step.
+    As the threshold falls past the value of a defect pixel, the true-positive rate rises by 1 / (defect pixels), and the mean
+    overlap by that pixel's share of its region. So each defect pixel adds that times the part of the false-positive axis that lies
+    beyond the rate reached there: exact over all thresholds, from one sort of the good pixels. Good pixels of the same value make
+    the rise a ramp, which is a tie taken as one step.
     """
     undefined = _no_contrast(masks)
     if undefined:
-        return undefined
+        return {"pixel_AUROC": undefined, "AUPRO": undefined}
     good = np.sort(maps[~masks])
     defect = maps[masks]  # (P,)
     before = (good.size - np.searchsorted(good, defect, side="right")) / good.size  # where the rise starts
     after = (good.size - np.searchsorted(good, defect, side="left")) / good.size  # and where it is complete
+    auroc = float(1.0 - np.mean((before + after) / 2))
     start, end = np.minimum(before, AUPRO_LIMIT), np.minimum(after, AUPRO_LIMIT)
     ramp = np.where(after > before, (end - start) ** 2 / (2 * np.where(after > before, after - before, 1)), 0)
     area = np.sum(_region_shares(masks) * (ramp + AUPRO_LIMIT - end))
-    return Metric(float(min(area / AUPRO_LIMIT, 1.0)))  # the sum of rounded shares can exceed 1 by an ulp
+    return {"pixel_AUROC": Metric(auroc), "AUPRO": Metric(float(min(area / AUPRO_LIMIT, 1.0)))}  # rounded shares can exceed 1 by an ulp
 
 
 def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -107,13 +107,22 @@ def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel
     share = rate * (samples + 1) - 1  # of n images' pixels, in images
     if share < 0:
         raise InputError(f"a false-pixel rate of {false_pixel_rate} needs {_needed(rate)} good images, got {samples}")
-    largest = np.empty(0, np.float32)
+    kept: list[NDArray[np.float32]] = []
+    marked = 0
     for anomaly_map in maps:
         if not np.isfinite(anomaly_map).all():
             raise InputError("an anomaly map of a good image is NaN or infinite")
         marked = math.floor(share * anomaly_map.size)  # pixels that may lie above, over all images
-        largest = np.sort(np.concatenate([largest, anomaly_map.ravel()]))[-(marked + 1) :]
-    return MapThreshold(float(largest[0]), samples, float(false_pixel_rate))
+        kept.append(anomaly_map.ravel())
+        if sum(each.size for each in kept) > 4 * (marked + anomaly_map.size):
+            kept = [_largest(kept, marked + 1)]
+    return MapThreshold(float(_largest(kept, marked + 1).min()), samples, float(false_pixel_rate))
+
+
+def _largest(parts: list[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
+    """The `count` largest of all, in any order."""
+    together = np.concatenate(parts)
+    return np.partition(together, together.size - count)[together.size - count :]
 
 
 def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:

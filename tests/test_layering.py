@@ -29,9 +29,9 @@ LAYERS = (
     ("bench",),
     ("console", "options"),
     ("predict_commands", "export_commands", "bench_commands", "kernel_report"),
-    ("commands", "calibrate_commands", "soak_commands"),
+    ("commands", "calibrate_commands", "soak_commands", "study_commands"),
     ("demo",),
-    ("cli_bench",),
+    ("cli_bench", "cli_study"),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,183 @@
+"""The study of one category: every way of scoring, on every model that was trained for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sprfast import environment, error_field, images, metrics
+from sprfast.bench.study import costs, named, summary
+from sprfast.bench.study.passes import Floats, Passes
+from sprfast.bench.study.rows import ROWS, Row
+from sprfast.config import Preprocessing
+from sprfast.data import Category
+from sprfast.errors import InputError
+from sprfast.model_file import Model
+from sprfast.setting import PUBLISHED
+from sprfast.smoothing import anomaly_map
+
+SCHEMA_VERSION = 1
+
+Tell = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a category as the network takes them, and what is known of them."""
+
+    good: Floats  # (n, 3, H, W), neither trained nor tested on
+    test: Floats  # (m, 3, H, W)
+    labels: npt.NDArray[np.bool_]  # (m,)
+    masks: npt.NDArray[np.bool_] | None  # (m, 256, 256); None: the category has none
+
+    @classmethod
+    def load(cls, category: Category, good: Sequence[Path], preprocessing: Preprocessing) -> Images:
+        """Decode and resize all of them.
+
+        Raises:
+            InputError: there are none of a kind, one cannot be read, or they are not of one size at the network's input.
+        """
+        if not good:
+            raise InputError(f"{category.name}: no good images to fit on; train with --hold-back, or give --good DIR")
+        if not category.test:
+            raise InputError(f"{category.name}: there are no test images")
+        labels = np.array([bool(sample.label) for sample in category.test])
+        masks = None
+        if all(sample.mask for sample in category.test if sample.label):
+            masks = np.stack([images.load_mask(each.mask) if each.mask else np.zeros((256, 256), bool) for each in category.test])
+        return cls(_pixels(good, preprocessing), _pixels([sample.path for sample in category.test], preprocessing), labels, masks)
+
+
+def study(
+    models: Sequence[tuple[Path, Model]],
+    category: Category,
+    good: Sequence[Path] | None,
+    *,
+    backend: str,
+    device: torch.device,
+    seconds: float,
+    on_progress: Tell = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Accuracy, cost and kept promises of every way of scoring.
+
+    Args:
+        models: of one category and one preprocessing, such as trainings with several seeds; figures are their mean with its
+            standard error.
+        category: with labelled test images.
+        good: images to fit on, neither trained nor tested on; None: those that each training held back.
+        backend, device: what computes the error maps.
+        seconds: for the measurement of times.
+        on_progress: called with the number of ways of scoring done, over all models, their total, and what is going on.
+
+    Returns:
+        The report, plain values: see `summary`.
+
+    Raises:
+        InputError: the models do not belong together, or an image cannot be used.
+        BackendError: the backend cannot run here.
+    """
+    if len({repr(model.preprocessing) for _, model in models}) != 1:
+        raise InputError("study: the models take images in different ways (size, bit depth, ...); study one size at a time")
+    report = _header(models, category, backend, device)
+    rows: list[dict[str, summary.Metrics]] = []
+    settings: list[dict[str, dict[str, Any]]] = []
+    for index, (path, model) in enumerate(models):
+        given = Images.load(category, held_back(category, model) if good is None else good, model.preprocessing)
+        passes = Passes(model, {"good": given.good, "test": given.test}, backend, device)
+        found: dict[str, summary.Metrics] = {}
+        for row in ROWS:
+            on_progress(index * len(ROWS) + len(found), len(models) * len(ROWS), f"{path.name}: {row.name}")
+            found[row.name] = _metrics(passes, row, given, found)
+        rows.append(found)
+        on_progress((index + 1) * len(ROWS), len(models) * len(ROWS), f"{path.name}: settings")
+        settings.append(named.measure(passes, given.labels, given.masks))
+        if index == 0:
+            report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
+            report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
+            report["times"] = costs.times(named.model_with_settings(model, passes), given.test, backend, device, seconds)
+    published = [found[PUBLISHED] for found in rows]
+    report["rows"] = [{**_row(row, report["times"]), **summary.over_models([each[row.name] for each in rows], published)} for row in ROWS]
+    report["settings"] = named.over_models(settings)
+    return report
+
+
+def held_back(category: Category, model: Model) -> list[Path]:
+    """The training images of the category that the model was not trained on, as its provenance names them.
+
+    Raises:
+        InputError: it names one that is not there.
+    """
+    names = model.provenance.get("held_back", [])
+    by_name = {path.name: path for path in category.train}
+    for name in names:
+        if name not in by_name:
+            raise InputError(f"{category.name}: {name}, which the model's training held back, is not among the training images")
+    return [by_name[name] for name in names]
+
+
+def scores(errors: Floats, field: error_field.ErrorField | None, maps: Floats) -> Floats:
+    """pred_score (n,) of error maps (n, H, W) and their anomaly maps (n, 256, 256)."""
+    if field is None:
+        return maps.max(axis=(1, 2))
+    return np.array([field.score(each) for each in errors], np.float32)
+
+
+def smoothed(errors: Floats) -> Floats:
+    """Anomaly maps (n, 256, 256) of error maps (n, H, W)."""
+    return np.stack([anomaly_map(each) for each in errors])
+
+
+def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summary.Metrics]) -> summary.Metrics:
+    """The metrics of a row; those of its maps, which take long, are taken over from the row without the field."""
+    weights = passes.weights(row, "good")
+    errors = passes.error_maps(row, "test", weights)
+    field = error_field.fit(passes.error_maps(row, "good", weights)) if row.field else None
+    maps = smoothed(errors)
+    of_row = scores(errors, field, maps)
+    plain = before.get(row.name.removesuffix(", field")) if row.field else None
+    if plain is None:
+        return metrics.evaluate(of_row, given.labels, maps, given.masks)
+    of_images = metrics.evaluate(of_row, given.labels, None, None)
+    return {key: plain[key] if key in ("pixel_AUROC", "AUPRO") else of_images[key] for key in metrics.KEYS}
+
+
+def _row(row: Row, times: Mapping[str, Any]) -> dict[str, Any]:
+    document = {"name": row.name, "passes": row.passes, "field": row.field, "independent": row.independent, "balanced": row.balanced}
+    return {**document, "schedule": row.schedule.to_json(), "ms": times["passes"][str(row.passes)]["ms"]["median"]}
+
+
+def _header(models: Sequence[tuple[Path, Model]], category: Category, backend: str, device: torch.device) -> dict[str, Any]:
+    first = models[0][1]
+    trained = [
+        {"file": path.name, "sha256": model.sha256, "noise_seed": model.noise_seed, "provenance": _short(model.provenance)}
+        for path, model in models
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment.describe(device),
+        "category": category.name,
+        "network": first.network.to_json(),
+        "preprocessing": first.preprocessing.to_json(),
+        "backend": backend,
+        "device": str(device),
+        "models": trained,
+    }
+
+
+def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training was, without the list of the images held back."""
+    return {**provenance, "held_back": len(provenance.get("held_back", []))}
+
+
+def _pixels(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
+    found = [images.load_image(path, preprocessing).pixels for path in paths]
+    sizes = {each.shape for each in found}
+    if len(sizes) != 1:
+        raise InputError(f"study: the images are of different sizes at the network's input: {sorted(each[1:] for each in sizes)}")
+    return np.stack(found)

@@ -1,0 +1,127 @@
+"""The named settings of a model: accuracy, passes an image, and whether their thresholds keep what they promise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sprfast import calibration, error_field, metrics, threshold
+from sprfast.bench.study import promises, summary
+from sprfast.bench.study.passes import Floats, Passes
+from sprfast.bench.study.rows import ROWS, Row
+from sprfast.model_file import Model
+from sprfast.setting import PUBLISHED, CascadeSetting, Setting
+from sprfast.smoothing import anomaly_map
+
+CASCADE = "cascade"
+STAGES = ("single", PUBLISHED)  # of the cascade
+RATE = 0.05  # of false rejects, at which verdicts of the cascade are compared with the published ones
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """What a setting makes of the images."""
+
+    good: Floats  # (n,) scores of those that are fitted on
+    test: Floats  # (m,)
+    maps: Floats  # (m, 256, 256)
+
+
+def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, dict[str, Any]]:
+    """Figures of every named setting for one model.
+
+    Args:
+        passes: over the sets "good" and "test".
+        labels, masks: of the test images.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    scored = {row.name: _scored(passes, row) for row in _rows()}
+    for row in _rows():
+        each = scored[row.name]
+        found[row.name] = {
+            "metrics": metrics.evaluate(each.test, labels, each.maps, masks),
+            "passes": float(row.passes),
+            "images": [promises.of_images(each.test[~labels], rate) for rate in promises.RATES],
+            "maps": [promises.of_maps(each.maps[~labels], rate) for rate in promises.RATES],
+        }
+    found[CASCADE] = _cascade(scored, labels, masks)
+    return found
+
+
+def over_models(found: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """What `measure` found for each model, put together."""
+    published = [each[PUBLISHED]["metrics"] for each in found]
+    return {name: _together([each[name] for each in found], published) for name in found[0]}
+
+
+def model_with_settings(model: Model, passes: Passes) -> Model:
+    """The model with every named setting in it, thresholds 1: for the measurement of times."""
+    one = threshold.manual(1.0)
+    settings = {row.name: Setting(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
+    scored = {name: _scored(passes, row) for name, row in {row.name: row for row in _rows()}.items() if name in STAGES}
+    cascade = calibration.band(STAGES, scored[STAGES[0]].good, scored[STAGES[1]].good, RATE)
+    return dataclasses.replace(model, threshold=one, settings=settings, cascades={CASCADE: cascade})
+
+
+def _rows() -> tuple[Row, ...]:
+    others = (Row(name, schedule, field) for name, (schedule, field) in calibration.SETTINGS.items())
+    return (ROWS[0], *others)
+
+
+def _field(passes: Passes, row: Row) -> error_field.ErrorField | None:
+    return error_field.fit(passes.error_maps(row, "good", passes.weights(row, "good"))) if row.field else None
+
+
+def _scored(passes: Passes, row: Row) -> Scored:
+    setting = Setting(row.schedule, _field(passes, row))
+    weights = passes.weights(row, "good")
+    scores, maps = {}, {}
+    for of in ("good", "test"):
+        errors = passes.error_maps(row, of, weights)
+        maps[of] = np.stack([anomaly_map(each) for each in errors])
+        scores[of] = np.array([setting.score(*each) for each in zip(errors, maps[of], strict=True)])
+    return Scored(scores["good"], scores["test"], maps["test"])
+
+
+def _cascade(scored: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
+    first, second = (scored[name] for name in STAGES)
+    band = calibration.band(STAGES, first.good, second.good, RATE)
+    unsure, scores = _decided(band, first.test, second.test)
+    maps = np.where(unsure[:, None, None], second.maps, first.maps)
+    agrees = (scores > 1.0) == (second.test > band.second_scale)
+    good, defective = ~labels, labels
+    return {
+        "metrics": metrics.evaluate(scores, labels, maps, masks),
+        "passes": _passes(STAGES[0]) + float(unsure.mean()) * _passes(STAGES[1]),
+        "images": [promises.of_images(scores[good], rate) for rate in promises.RATES],
+        "maps": [],
+        "asked_again": {"good": float(unsure[good].mean()), "defective": float(unsure[defective].mean())},
+        "agreement": {"good": float(agrees[good].mean()), "defective": float(agrees[defective].mean())},
+        "band": [band.low, band.high],
+    }
+
+
+def _decided(band: CascadeSetting, first: Floats, second: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Which images the second setting is asked about, and the scaled score of every image."""
+    scaled = first / band.first_scale
+    unsure = (band.low <= scaled) & (scaled <= band.high)
+    return unsure, np.where(unsure, second / band.second_scale, scaled)
+
+
+def _passes(name: str) -> int:
+    return next(row.passes for row in _rows() if row.name == name)
+
+
+def _together(found: Sequence[dict[str, Any]], published: Sequence[summary.Metrics]) -> dict[str, Any]:
+    document = summary.over_models([each["metrics"] for each in found], published)
+    document["passes"] = summary.spread([each["passes"] for each in found])
+    for key in ("images", "maps"):
+        document[key] = [[each[key][index] for each in found] for index in range(len(found[0][key]))]
+    for key in ("asked_again", "agreement", "band"):
+        if key in found[0]:
+            document[key] = [each[key] for each in found]
+    return document

@@ -1,0 +1,194 @@
+"""A study as tables for a terminal, as a file, and as a picture of accuracy against time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sprfast import files, metrics
+from sprfast.bench.study.measure import SCHEMA_VERSION
+from sprfast.errors import InputError
+from sprfast.setting import PUBLISHED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_DRAWN = ("image_AUROC", "pixel_AUROC")
+_OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
+
+
+def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the report as JSON.
+
+    Raises:
+        InputError: the file cannot be written; an old file stays as it was.
+    """
+    files.write_bytes(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The report in a file that `write` made.
+
+    Raises:
+        InputError: the file is missing, or is no such report of this version.
+    """
+    try:
+        report = json.loads(Path(path).read_bytes())
+        version = report["schema_version"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not a report of `sprfast study` ({type(error).__name__}: {error})") from error
+    if version != SCHEMA_VERSION or not {"rows", "settings", "times", "category"} <= report.keys():
+        raise InputError(f"{path}: is not a report of `sprfast study` with schema_version {SCHEMA_VERSION}")
+    found: dict[str, Any] = report
+    return found
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits 110 columns."""
+    return Group(_rows(report), _settings(report), _promises(report), _backends(report))
+
+
+def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each named setting of each report: for a README."""
+    table = _empty("category", "size", "minutes", "setting", "passes", "ms", "x published", *metrics.KEYS)
+    for report in reports:
+        for name, setting in report["settings"].items():
+            times = report["times"]["settings"][name]
+            cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
+            size, minutes = str(report["preprocessing"]["size"]), f"{_minutes(report):.1f}"
+            passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
+            table.add_row(report["category"], size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
+    return table
+
+
+def figure(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the picture as a PNG: image and pixel AUROC of every way of scoring against its time, the best of each time joined.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = report["rows"]
+    drawn = Figure(figsize=(11.0, 5.6), dpi=130, facecolor="white")
+    for index, key in enumerate(_DRAWN):
+        axes = drawn.add_axes((0.065 + 0.335 * index, 0.12, 0.27, 0.76))
+        _pareto(axes, rows, key)
+    names = "\n".join(f"{index + 1}  {row['name']}" for index, row in enumerate(rows))
+    drawn.text(0.705, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
+    size = report["preprocessing"]["size"]
+    title = f"{report['category']}, {size}x{size}, {len(report['models'])} models, {report['backend']} on {report['device']}"
+    drawn.text(0.065, 0.94, title, fontsize=11, color=_INK, parse_math=False)
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", metadata={"Software": None})
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Points with whiskers of one standard error, numbered as in the list; rows without this metric are left out."""
+    points = [(index + 1, row) for index, row in enumerate(rows) if row["metrics"][key] is not None]
+    best, front = -1.0, []
+    for number, row in sorted(points, key=lambda each: (each[1]["ms"], -each[1]["metrics"][key]["mean"])):
+        mean, error = 100 * row["metrics"][key]["mean"], 100 * (row["metrics"][key]["standard_error"] or 0.0)
+        offset = row["ms"] * (1 + 0.012 * ((number % 9) - 4))  # ways of the same number of passes take the same time
+        colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
+        axes.errorbar(offset, mean, error, fmt="o", markersize=4, color=colour, elinewidth=0.8)
+        axes.annotate(str(number), (offset, mean), (3, 3), textcoords="offset points", fontsize=7, color=colour)
+        if mean > best:
+            best = mean
+            front.append((row["ms"], mean))
+    axes.step(*zip(*front, strict=True), where="post", color=_OURS, linewidth=1, zorder=1) if front else None
+    axes.set_xlabel("ms an image, one image a call")
+    axes.set_title(f"{key}, %", fontsize=10, loc="left")
+    axes.set_xlim(left=0)
+    axes.grid(color=_FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _rows(report: Mapping[str, Any]) -> Table:
+    given = report["images"]
+    title = f"{report['category']}, {len(report['models'])} models, {given['test']} test images ({given['defective']} defective)"
+    table = _empty("", "passes", "ms", *metrics.KEYS, title=title)
+    for row in report["rows"]:
+        name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
+        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(_percent(row["metrics"][key]) for key in metrics.KEYS))
+    return table
+
+
+def _settings(report: Mapping[str, Any]) -> Table:
+    table = _empty("setting", "passes", "ms", "images/s", "x published", *metrics.KEYS, title="named settings")
+    for name, setting in report["settings"].items():
+        times = report["times"]["settings"][name]
+        cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
+        speed = f"{times['images_per_s']['median']:.1f}"
+        ratio = f"{times['speedup']['median']:.2f}"
+        table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
+    return table
+
+
+def _promises(report: Mapping[str, Any]) -> Table:
+    title = "false rejects and marked pixels, by halves of the good test images; - : refused, * : outside of the interval"
+    table = _empty("threshold of", "promised", "calibrated on", "95 % interval", "i.i.d.", "in time", title=title)
+    for name, setting in report["settings"].items():
+        for kind in ("images", "maps"):
+            for of_models in setting[kind]:
+                table.add_row(f"{name}, {kind}", *_promise(of_models))
+    return table
+
+
+def _promise(of_models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """One rate, the measured ones averaged over the models; a star where one is outside of the interval."""
+    first = of_models[0]
+    promised, samples = f"{100 * first['promised']:g} %", str(first["calibrated_on"])
+    if "refused" in first:
+        return promised, samples, "-", "-", "-"
+    low, high = first["interval"]
+    cells = []
+    for key, value in (("iid", "mean"), ("in_time", "rate")):
+        rates = [each[key][value] for each in of_models]
+        mark = "" if all(each[key]["within"] for each in of_models) else " *"
+        cells.append(f"{100 * sum(rates) / len(rates):.2f} %{mark}")
+    return promised, samples, f"{100 * low:.1f} to {100 * high:.1f} %", *cells
+
+
+def _backends(report: Mapping[str, Any]) -> Table:
+    table = _empty("backend", "image_AUROC", "pixel_AUROC", "from eager", title="published setting by every backend, first model")
+    for each in report["backends"]:
+        if "reason" in each:
+            table.add_row(each["backend"], "-", "-", each["reason"])
+            continue
+        apart = [abs(value) for value in each["from_eager"].values() if value is not None]
+        values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in _DRAWN]
+        table.add_row(each["backend"], *values, f"{100 * max(apart, default=0.0):.2g}")
+    return table
+
+
+def _minutes(report: Mapping[str, Any]) -> float:
+    seconds = [model["provenance"]["seconds"] for model in report["models"]]
+    return float(sum(seconds)) / len(seconds) / 60.0
+
+
+def _percent(figure: Mapping[str, Any] | None) -> str:
+    """Such as 97.2 ± 0.3: a mean and its standard error, in percent."""
+    if figure is None:
+        return "-"
+    error = figure["standard_error"]
+    return f"{100 * figure['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def _empty(*headings: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    return table
