@@ -11,7 +11,7 @@ import torch
 from rich.console import RenderableType
 
 from sprfast import console, data, devices, files, model_file
-from sprfast.bench import cases, layers, libraries, overhead, page, report, report_file
+from sprfast.bench import cases, layers, libraries, named_settings, overhead, page, report, report_file
 from sprfast.bench.peers import Candidate
 from sprfast.errors import InputError
 from sprfast.prediction import Predictor
@@ -92,6 +92,21 @@ def measure_overhead(predictor: Predictor, source: Path | None, seconds: float) 
         else:
             pictures = overhead.Pictures.random(predictor, Path(folder))
         return overhead.measure(predictor, pictures, seconds, on_progress=on_progress)
+
+
+def measure_settings(path: Path, backend: str, device: str | None, seconds: float) -> dict[str, Any]:
+    """The report of `named_settings.measure`.
+
+    Raises:
+        InputError: the model file holds no setting beside the published one, or the time is not positive.
+        BackendError: the backend cannot run here.
+    """
+    if not 0 < seconds < 86400:
+        raise InputError(f"--seconds {seconds}: expected a positive number of at most a day")
+    model = model_file.load(path)
+    if not (model.settings or model.cascades):
+        raise InputError(f"{path}: holds no setting beside the published one; `sprfast calibrate --setting` adds one")
+    return named_settings.measure(model, backend, devices.resolve(device), seconds)
 
 
 def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], RenderableType]:

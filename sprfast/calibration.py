@@ -28,7 +28,8 @@ SHARE = 0.1  # of the good images that a cascade asks the second setting about, 
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error field.
 SETTINGS: dict[str, tuple[Schedule, bool]] = {
-    "single": (Schedule((Level(5e-4, 1),), noise="signs"), True),
+    "single": (Schedule((Level(2e-4, 1),), noise="signs"), False),
+    "field": (Schedule((Level(1e-3, 1),), noise="none"), True),
 }
 
 

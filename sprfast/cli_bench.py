@@ -101,6 +101,22 @@ def bench_overhead(
     raise typer.Exit(0 if overhead.passed(document) else 1)
 
 
+@bench.command("settings", epilog="Example: sprfast bench settings screw.safetensors")
+def bench_settings(
+    model: ModelPath,
+    seconds: Annotated[float, typer.Option(help="Time for calls of one image, and as much again for batches.")] = 20.0,
+    backend: BackendName = "auto",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Passes, times and images/s of every setting in the model file, all in turns by one backend."""
+    from sprfast import bench_commands
+    from sprfast.bench import named_settings
+
+    document = bench_commands.measure_settings(model, backend, device, seconds)
+    console.emit(document, json_, lambda: named_settings.table(document))
+
+
 @bench.command("show", epilog="Example: sprfast bench show report.json --page report.html")
 def bench_show(
     report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that `bench` wrote.")],

@@ -124,7 +124,7 @@ def held_back(category: Category, model: Model) -> list[Path]:
 def scores(errors: Floats, field: error_field.ErrorField | None, maps: Floats) -> Floats:
     """pred_score (n,) of error maps (n, H, W) and their anomaly maps (n, 256, 256)."""
     if field is None:
-        return maps.max(axis=(1, 2))
+        return np.asarray(maps.max(axis=(1, 2)))
     return np.array([field.score(each) for each in errors], np.float32)
 
 
