@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from sprfast import engine, environment, images
 from sprfast.bench import timing
@@ -92,7 +93,7 @@ def table(report: Mapping[str, Any]) -> Table:
     for name, found in report["settings"].items():
         ratio = found["speedup"]
         cells = (f"{found['passes']:.2f}", f"{found['ms']['median']:.1f}", f"{found['images_per_s']['median']:.1f}")
-        table.add_row(name, *cells, f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})", f"{found['error']:.1e}")
+        table.add_row(Text(name), *cells, f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})", f"{found['error']:.1e}")
     return table
 
 

@@ -30,13 +30,19 @@ class Request:
     by_hand: float | None = None
     setting: str = PUBLISHED
     fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
-    schedule: Schedule | None = None  # of a new setting; None: the setting's own
+    schedule: Schedule | None = None  # of a new setting; None: the setting is one of `calibration.SETTINGS` or the cascade
+    field: bool = False  # of a new setting: its score is divided by an error field
+    balance: bool = False  # of a new setting: its levels are weighted so that their error maps have one mean over good images
 
     def __post_init__(self) -> None:
         if (self.good is None) == (self.by_hand is None):
             raise InputError("calibrate: give either GOOD_DIR or --threshold")
         if self.setting == PUBLISHED and (self.fit or self.schedule):
             raise InputError("calibrate: --fit and --level are for a --setting other than the published one, which has nothing to fit")
+        if (self.field or self.balance) and not self.schedule:
+            raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
+        if self.setting == CASCADE and (self.schedule or self.false_pixel_rate is not None):
+            raise InputError("calibrate: --level and --false-pixel-rate are for its two settings, not for a cascade")
 
 
 def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
@@ -66,35 +72,44 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[Setting | C
     if request.setting == PUBLISHED:
         predictor = runtime.engine(model)
         return _calibrated(predictor, paths, request), predictor.backend
+    schedule, field = _recipe(request)
+    if not (field or request.balance or request.setting == CASCADE):
+        if request.fit:
+            raise InputError(f"--fit: setting {request.setting} has nothing to fit")
+        predictor = runtime.engine(model.with_setting(Setting(schedule)))
+        return _calibrated(predictor, paths, request), predictor.backend
     fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
     _require_disjoint(fit, good)
     if request.setting == CASCADE:
         return _cascade(model, fit, good, request, runtime)
-    predictor = runtime.engine(model.with_setting(_fitted(model, fit, request, runtime)))
-    return _calibrated(predictor, good, request), predictor.backend
-
-
-def _fitted(model: Model, fit: Sequence[Path], request: Request, runtime: Runtime) -> Setting:
-    """The setting that is asked for, without thresholds."""
-    name = request.setting
-    if request.schedule is None and name not in calibration.SETTINGS:
-        known = ", ".join((PUBLISHED, *calibration.SETTINGS, CASCADE))
-        raise InputError(f"--setting {name}: known are {known}; give --level to make another one")
-    schedule, has_field = (request.schedule, True) if request.schedule else calibration.SETTINGS[name]
 
     def predictor_of(schedule: Schedule) -> Predictor:
         return runtime.engine(model.with_setting(Setting(schedule)))
 
-    if len(schedule.levels) > 1 and request.schedule is None:
-        schedule = calibration.level_weights(predictor_of, schedule, fit)
-    if not has_field:
-        return Setting(schedule)
-    with console.counter("fitting") as on_image:
-        return Setting(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    if request.balance:
+        schedule = calibration.balanced(predictor_of, schedule, fit)
+    setting = Setting(schedule)
+    if field:
+        with console.counter("fitting") as on_image:
+            setting = Setting(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    predictor = runtime.engine(model.with_setting(setting))
+    return _calibrated(predictor, good, request), predictor.backend
+
+
+def _recipe(request: Request) -> tuple[Schedule, bool]:
+    """Schedule of the setting that is asked for, and whether it has an error field."""
+    if request.schedule:
+        return request.schedule, request.field
+    if request.setting == CASCADE:
+        return Schedule(), False
+    if request.setting not in calibration.SETTINGS:
+        known = ", ".join((PUBLISHED, *calibration.SETTINGS, CASCADE))
+        raise InputError(f"--setting {request.setting}: known are {known}; give --level to make another one")
+    return calibration.SETTINGS[request.setting]
 
 
 def _cascade(model: Model, fit: Sequence[Path], good: Sequence[Path], request: Request, runtime: Runtime) -> tuple[CascadeSetting, str]:
-    names = ("single", PUBLISHED)
+    names = calibration.STAGES
     first, second = (runtime.engine(model.using(name)) for name in names)
     with console.counter("calibrating") as on_image:
         made = calibration.fit_cascade(names, first, second, fit, good, request.false_reject_rate, on_image)

@@ -24,6 +24,7 @@ from sprfast.setting import CascadeSetting, Setting
 
 OnImage = Callable[[int, int], None]
 DISAGREEMENT = 0.1  # rate of good images whose verdict may differ from the second setting's without the second being asked
+STAGES = ("single", "published")  # of the cascade: names of its two settings
 SHARE = 0.1  # of the good images that a cascade asks the second setting about, at least
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error field.
@@ -141,7 +142,7 @@ def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reje
     return CascadeSetting(*names, *scales, math.exp(-width), math.exp(width), threshold.manual(1.0))  # type: ignore[call-arg,arg-type]
 
 
-def level_weights(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, paths: Sequence[Path]) -> Schedule:
+def balanced(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, paths: Sequence[Path]) -> Schedule:
     """The schedule with weights that give each level's error map the same mean over good images.
 
     Args:

@@ -65,7 +65,7 @@ class TrainingState:
             raise InputError(f"{path}: there is no checkpoint to resume from; start without --resume")
         arrays, document = archive.read(path, kind="checkpoint")
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        _require_same_recipe(path, document.get("recipe"), recipe.to_json())
+        _require_same_recipe(path, _completed(document.get("recipe")), recipe.to_json())
         state = cls(recipe, device)
         state.network.load_state_dict(_part(tensors, "network."))
         for name, value in _part(tensors, "average.").items():
@@ -106,6 +106,14 @@ def _require_same_recipe(path: Path, held: Any, wanted: dict[str, Any], name: st
             _require_same_recipe(path, held.get(key), value, f"{name}.{key}" if name else key)
     elif held != _plain(wanted):
         raise InputError(f"{path}: was made with {name} = {held!r}, this run asks for {wanted!r}; resume with the same settings and images")
+
+
+def _completed(held: Any) -> Any:
+    """A recipe as written, with the fields that its version did not know yet, which had their defaults."""
+    kinds = {"network": NetworkConfig, "preprocessing": Preprocessing, "schedule": Schedule, "training": TrainingConfig}
+    if not isinstance(held, dict):
+        return held
+    return _plain({name: kinds[name].from_json(part).to_json() if name in kinds else part for name, part in held.items()})
 
 
 def _plain(value: Any) -> Any:

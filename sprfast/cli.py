@@ -206,6 +206,9 @@ def calibrate(
     setting: Annotated[str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")] = "published",
     fit: Annotated[Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")] = None,
     level: Levels = None,
+    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, antithetic, signs or none.")] = "gaussian",
+    field: Annotated[bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")] = False,
+    balance: Annotated[bool, typer.Option("--balance", help="Of a new setting: weigh its levels alike over good images.")] = False,
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
@@ -215,8 +218,8 @@ def calibrate(
     from sprfast import calibrate_commands
     from sprfast.predict_commands import Runtime
 
-    schedule = _schedule(level) if level else None
-    request = calibrate_commands.Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule)
+    schedule = _schedule(level, noise) if level else None
+    request = calibrate_commands.Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
     summary = calibrate_commands.calibrate(model, request, Runtime(backend, device, precision))
     console.emit(summary, json_, lambda: console.fields_table(summary))
 
@@ -352,7 +355,7 @@ def _preprocessing(size: int, size_policy: str, bit_depth: int, alpha: str, orie
     return Preprocessing.from_json(defaults | given)
 
 
-def _schedule(levels: list[str] | None) -> Any:
+def _schedule(levels: list[str] | None, noise: str = "gaussian") -> Any:
     """Sigma levels written as T:DRAWS or T:DRAWS:WEIGHT."""
     from sprfast.config import Level, Schedule
 
@@ -366,4 +369,4 @@ def _schedule(levels: list[str] | None) -> Any:
         except (ValueError, IndexError) as error:
             raise InputError(f"--level {text!r}: write T:DRAWS or T:DRAWS:WEIGHT, for example 0.001:3") from error
         parsed.append(Level(t, draws, weight))
-    return Schedule(tuple(parsed))
+    return Schedule.from_json({"levels": [level.to_json() for level in parsed], "noise": noise})

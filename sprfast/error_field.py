@@ -49,9 +49,19 @@ class ErrorField:
         """Height and width of the error maps that it belongs to."""
         return self.expected.shape[0], self.expected.shape[1]
 
+    def require_size(self, size: tuple[int, ...], name: str) -> None:
+        """Raise InputError, which begins with `name`, where it does not belong to error maps of this (height, width)."""
+        if self.size != size:
+            got, fitted = ("x".join(map(str, each)) for each in (size, self.size))
+            raise InputError(
+                f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at {fitted}; "
+                f"calibrate with images of one size, or train with the size policy 'stretch'"
+            )
+
     def score(self, errors: Map) -> float:
         """The maximum of the smoothed map of errors (H, W), divided by the field first; NaN where one of them is."""
-        return float(anomaly_map(errors / self.expected).max())
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite gets the verdict ERROR
+            return float(anomaly_map(errors / self.expected).max())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
@@ -70,6 +80,8 @@ class ErrorField:
             content = base64.b64decode(document["expected"], validate=True)
             field = np.frombuffer(content, "<f4").reshape(height, width).astype(np.float32)
             samples = document["samples"]
+            if field.shape != (height, width):  # numpy takes -1 for whatever is left
+                raise ValueError(f"shape {height} x {width}")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"error field: expected shape, samples and base64 of little-endian float32 numbers ({error})") from error
         return cls(field, samples)

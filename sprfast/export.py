@@ -43,7 +43,7 @@ class Request:
     """What to export."""
 
     target: Target
-    size: tuple[int, int] | None = None  # height and width at the network's input; None: square, of the model's size. Not of a plan
+    size: tuple[int, int] | None = None  # at the network's input; None: of the error field, else square, of the model's size. Not of a plan
     batch: int | None = None  # images a call that a graph is fixed to; None: any number
     precision: Precision = "float32"  # of stored feature maps and of the convolutions
     quantization: Quantization | None = None  # of the convolutions but the first
@@ -78,14 +78,17 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
         the contract in the file; its certificate says what was compared.
 
     Raises:
-        InputError: an image cannot be used, or is not of the exported size; or the file cannot be written.
+        InputError: an image cannot be used, or is not of the exported size; that size is not the error field's; or the file cannot
+            be written.
         BackendError: what checks the export is not installed.
         CheckFailedError: the export does not score like the definition; nothing is written.
     """
     check_writable(path)
     chosen = images[:: -(-len(images) // IMAGES)] if images else []
     folded = fold(model)
-    size = request.size or (model.preprocessing.size,) * 2
+    size = request.size or (model.field.size if model.field else (model.preprocessing.size,) * 2)
+    if model.field:
+        model.field.require_size(size, "export")
     contract = Contract(
         network=model.network,
         schedule=model.schedule,

@@ -32,9 +32,10 @@ class Column:
 
     title: str  # its kind: `good` or the name of the defect
     image: NDArray[np.uint8]  # (H, W, 3)
-    anomaly_map: NDArray[np.float32]  # (256, 256), smoothed; its maximum is the score above the column
+    anomaly_map: NDArray[np.float32]  # (256, 256), smoothed
     error_map: NDArray[np.float32]  # (h, w), at the size the network saw
     mask: NDArray[np.bool_]  # (256, 256), True on the defect
+    score: float  # shown above the column
 
 
 def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshold: float | None) -> NDArray[np.uint8]:
@@ -127,7 +128,7 @@ def _draw(columns: Sequence[Column]) -> Figure:
     for i, column in enumerate(columns):
         x = left + i * (_CELL + gap)
         ratio = column.image.shape[0] / column.image.shape[1]
-        title = f"{column.title}\nscore {float(column.anomaly_map.max()):.3g}"
+        title = f"{column.title}\nscore {column.score:.3g}"
         _show(place(0, x, _CELL), column.image, ratio).axes.set_title(title, fontsize=9)
         errors = _show(place(1, x, _CELL), column.error_map, ratio, cmap="inferno", vmin=0, vmax=scale)
         _show(place(2, x, _CELL), column.mask, ratio, cmap="gray", vmin=0, vmax=1)

@@ -29,7 +29,7 @@ from sprfast.contract import TOLERANCE
 from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.files import confined
-from sprfast.images import load_image
+from sprfast.images import display_name, load_image
 from sprfast.model_file import Model
 from sprfast.noise import noise_bank
 from sprfast.smoothing import MAP_SIZE
@@ -199,6 +199,8 @@ def image_rows(
     errors, scores, expected_scores = [], [], []
     for path in paths:
         x = torch.from_numpy(load_image(path, model.preprocessing).pixels)[None]
+        if model.field:
+            model.field.require_size(tuple(x.shape[2:]), display_name(path))
         noise = noise_bank(model.schedule, x.shape[2], x.shape[3], model.noise_seed)
         expected = scoring.error_map(network, x, model.schedule, noise)
         error_map, anomaly_map = maps(x)

@@ -197,13 +197,8 @@ class Predictor(abc.ABC):
 
     def require_field_size(self, image: images.Image, name: str) -> None:
         """Raise InputError, which begins with `name`, where the error field of good parts is of another size than this image."""
-        field, size = self.setting.field, image.pixels.shape[1:]
-        if field is not None and field.size != size:
-            got, fitted = ("x".join(map(str, each)) for each in (size, field.size))
-            raise InputError(
-                f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at {fitted}; "
-                f"calibrate with images of one size, or train with the size policy 'stretch'"
-            )
+        if self.setting.field:
+            self.setting.field.require_size(image.pixels.shape[1:], name)
 
     def require_own_process(self) -> None:
         """Raise BackendError in a fork of the process that made this: its threads and its device were not copied."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sprfast.config import Schedule, _Config, _require
 from sprfast.error_field import ErrorField, Map
+from sprfast.errors import InputError
 from sprfast.threshold import MapThreshold, Threshold
 
 PUBLISHED = "published"  # the name of the definition, which every model has
@@ -54,12 +55,14 @@ class Setting:
         return self.to_json() | {"field": field, "threshold": self.threshold.summary() if self.threshold else None}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Setting:
+    def from_json(cls, document: Any) -> Setting:
         """The setting of `to_json`; a field that is absent is None.
 
         Raises:
-            InputError: a field is not allowed; the message names it.
+            InputError: it is not an object, or a field is not allowed; the message names it.
         """
+        if not isinstance(document, dict):
+            raise InputError(f"setting: expected an object, got {type(document).__name__}")
         parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
         given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
         return cls(Schedule.from_json(document.get("schedule")), **given)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
+from rich.errors import NotRenderableError
 
 from sprfast import backends, console, data, devices, files, model_file
 from sprfast.bench.study import measure, report
@@ -35,6 +37,8 @@ def run(
             files.check_writable(path)
     if not 0 < seconds < 86400:
         raise InputError(f"--seconds {seconds}: expected a positive number of at most a day")
+    if good and not os.path.isdir(good):
+        raise InputError(f"--good {good}: is not a folder")
     loaded = [(path, model_file.load(path)) for path in models]
     given = data.load_category(root, category, loaded[0][1].preprocessing)
     paths = data.image_files([good]) if good else None
@@ -55,8 +59,16 @@ def show(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
     Raises:
         InputError: a file is not such a report, or is damaged.
     """
-    reports = [report.load(path) for path in paths]
+    reports = [_whole(path) for path in paths]
+    return reports, report.table(reports[0]) if len(reports) == 1 else report.overview(reports)
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """The report in a file, of which both tables can be made."""
+    document = report.load(path)
     try:
-        return reports, report.table(reports[0]) if len(reports) == 1 else report.overview(reports)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"a report of `sprfast study` is damaged ({type(error).__name__}: {error})") from error
+        report.table(document)
+        report.overview([document])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, NotRenderableError) as error:
+        raise InputError(f"{path}: is a damaged report of `sprfast study` ({type(error).__name__}: {error})") from error
+    return document

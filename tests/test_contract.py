@@ -5,14 +5,16 @@ import math
 
 import numpy as np
 import pytest
+from setting_cases import field
 
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.contract import MAX_BATCH, QUANTIZED_TOLERANCE, TOLERANCE, Contract, Probe, document_of, probe_image, tolerance
 from sprfast.errors import BackendError, InputError
 from sprfast.manifest import FORMAT_VERSION
-from sprfast.threshold import manual
+from sprfast.threshold import MapThreshold, manual
 
 MAP = np.random.default_rng(0).random((16, 20), np.float32) + 0.5
+OPTIONAL = ("threshold", "quantization", "size", "batch", "field", "map_threshold")
 
 
 def filled():
@@ -30,6 +32,8 @@ def filled():
         batch=4,
         probe=Probe(MAP, 0.1),
         certificates=({"by": "onnxruntime", "rows": [{"value": 0.5}]},),
+        field=field(16, 20),
+        map_threshold=MapThreshold(0.01, 20, 0.1),
     )
 
 
@@ -40,15 +44,16 @@ def document():
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"threshold": None, "quantization": None, "size": None, "batch": None, "certificates": ()}, {"batch": MAX_BATCH}],
+    [{}, dict.fromkeys(OPTIONAL) | {"certificates": ()}, {"batch": MAX_BATCH}],
     ids=["everything", "nothing-optional", "largest-batch"],
 )
 def test_json_and_back(change):
     given = dataclasses.replace(filled(), **change)
     got = Contract.from_json(json.loads(json.dumps(given.to_json(), allow_nan=False)))
-    for field in dataclasses.fields(Contract):
-        if field.name != "probe":
-            assert getattr(got, field.name) == getattr(given, field.name), field.name
+    for each in dataclasses.fields(Contract):
+        if each.name not in ("probe", "field"):
+            assert getattr(got, each.name) == getattr(given, each.name), each.name
+    assert (got.field.to_json() if got.field else None) == (given.field.to_json() if given.field else None)
     assert got.probe.tolerance == given.probe.tolerance
     assert got.probe.error_map.dtype == np.float32
     assert np.array_equal(got.probe.error_map, MAP)
@@ -60,12 +65,28 @@ def test_a_document_says_of_which_kind_and_version_it_is():
     assert Contract.from_json(json.loads(json.dumps(given))).model_sha256 == filled().model_sha256
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Contract)])
+@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Contract) if each.name not in ("field", "map_threshold")])
 def test_a_missing_field_is_named(name):
     given = document()
     del given[name]
     with pytest.raises(InputError, match=f"'{name}' is missing"):
         Contract.from_json(given)
+
+
+def test_what_format_1_did_not_have_is_absent():
+    given = document()
+    del given["field"], given["map_threshold"], given["schedule"]["noise"]
+    got = Contract.from_json({**given, "schedule": given["schedule"] | {"antithetic": True}})
+    assert (got.field, got.map_threshold) == (None, None)
+    assert got.schedule == filled().schedule  # which is antithetic
+
+
+def test_the_setting_is_what_scores_become_verdicts_by():
+    given = filled()
+    assert given.setting.parts == {name: getattr(given, name) for name in ("schedule", "field", "threshold", "map_threshold")}
+    other = dataclasses.replace(given.setting, threshold=manual(7.0), field=None)
+    assert given.with_setting(other).setting.parts == other.parts
+    assert given.with_setting(other).model_sha256 == given.model_sha256
 
 
 @pytest.mark.parametrize("name", ["shape", "error_map", "tolerance"])
@@ -88,6 +109,8 @@ def encoded(values):
         ("preprocessing", ["fit", {"size": 15}, {"size_policy": "crop"}]),
         ("noise_seed", [None, -1, 2**32, 1.0, True, "0"]),
         ("threshold", [0.5, {"value": 0.5}, {"value": "high", "source": "manual"}]),
+        ("field", [0.5, [], {}, {"shape": [16, 20], "expected": "?", "samples": 3}, field(16, 20).to_json() | {"samples": 0}]),
+        ("map_threshold", [0.5, {}, {"value": 0.5, "samples": 0, "false_pixel_rate": 0.1}]),
         ("model_sha256", [None, 7, "", "0" * 63, "0" * 65, "G" * 64, "0" * 64 + "\n"]),
         ("precision", [None, "float64", 16, ["float16"], {}]),
         ("quantization", ["int4", 8, False, ["int8"]]),

@@ -5,16 +5,18 @@ import json
 
 import numpy as np
 import onnx
+import PIL.Image
 import pytest
+from setting_cases import QUICK, field, with_settings
 
 from sprfast import export, export_file, model_file
-from sprfast.config import Level, Schedule
+from sprfast.config import Level, Preprocessing, Schedule
 from sprfast.engine import Engine
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.export import Request
 from sprfast.kernels.cpu import library
 from sprfast.runner import Runner
-from sprfast.threshold import manual
+from sprfast.threshold import MapThreshold, Verdict, manual
 
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
@@ -62,6 +64,61 @@ def test_all_that_scoring_needs_goes_along(small_model, tmp_path):
         for name in ("network", "schedule", "preprocessing", "noise_seed", "threshold"):
             assert getattr(contract, name) == getattr(model, name)
         assert contract.model_sha256 == model.sha256
+
+
+@pytest.mark.parametrize("noise", ["signs", "none"])
+@pytest.mark.parametrize("target", ["onnx", "tensorrt", "plan"])
+def test_a_setting_with_a_field_scores_and_marks_as_the_engine_does(small_model, pictures, tmp_path, target, noise):
+    schedule = dataclasses.replace(QUICK, noise=noise)
+    free = dataclasses.replace(small_model, schedule=schedule, field=field(), threshold=None)
+    results = Engine(free, "eager", "cpu").predict(pictures)
+    scores = sorted(result.pred_score for result in results)
+    between = float(np.median(results[0].anomaly_map)) * 1.0001
+    model = dataclasses.replace(free, threshold=manual((scores[1] + scores[2]) / 2), map_threshold=MapThreshold(between, 20, 0.1))
+    contract = export.export(model, tmp_path / "a", Request(target), pictures)
+    assert contract.map_threshold == model.map_threshold
+    assert {row["quantity"]: row["value"] for row in contract.certificates[0]["rows"]}["verdicts that flip"] == 0
+    loaded = Runner(export_file.read(tmp_path / "a"))
+    assert loaded.setting.field.expected.tobytes() == field().expected.tobytes()
+    expected, got = Engine(model, "eager", "cpu").predict(pictures), loaded.predict(pictures)
+    assert [result.pred_score for result in got] == pytest.approx([result.pred_score for result in expected], rel=1e-5)
+    assert [result.verdict for result in got] == [result.verdict for result in expected]
+    assert {result.verdict for result in got} == {Verdict.PASS, Verdict.REJECT}
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours.map_threshold, ours.passes, ours.threshold) == (between, 1, model.threshold.value)
+        assert ours.pred_score != pytest.approx(float(ours.anomaly_map.max()), rel=0.1)  # the field counts
+        assert np.mean(ours.pred_mask != theirs.pred_mask) < 1e-3  # but for pixels within rounding of the threshold
+    assert 0 < got[0].pred_mask.mean() < 1
+
+
+def test_a_setting_of_a_model_is_exported_by_its_name(small_model, tmp_path):
+    model = with_settings(small_model)
+    export.export(model.using("quick"), tmp_path / "a", Request("plan"))
+    contract = export_file.read(tmp_path / "a").contract
+    given = model.settings["quick"]
+    assert (contract.schedule, contract.threshold, contract.map_threshold) == (QUICK, given.threshold, given.map_threshold)
+    assert contract.field.expected.tobytes() == given.field.expected.tobytes()
+    assert contract.model_sha256 == small_model.sha256
+
+
+def test_an_export_is_of_the_size_of_its_field_and_of_no_other(small_model, tmp_path):
+    wide, square = tmp_path / "wide.png", tmp_path / "square.png"
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 80, 3), np.uint8)).save(wide)
+    PIL.Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(square)
+    model = dataclasses.replace(small_model, schedule=QUICK, field=field(32, 64), preprocessing=Preprocessing(size=32))
+    for target in ("onnx", "plan"):
+        export.export(model, tmp_path / target, Request(target), [wide])
+        loaded = Runner(export_file.read(tmp_path / target))
+        assert loaded.input_size == (32, 64)
+        results = loaded.predict([wide, square])
+        assert results[0].pred_score == pytest.approx(Engine(model, "eager", "cpu").predict(wide).pred_score, rel=1e-5)
+        assert results[1].verdict is Verdict.ERROR
+        assert "square.png: 32x32 pixels (height x width) at the network's input, the error field was fitted at 32x64" in results[1].reason
+    with pytest.raises(InputError, match=r"export: 48x48 pixels .* the error field was fitted at 32x64"):
+        export.export(model, tmp_path / "b", Request("onnx", size=(48, 48)))
+    with pytest.raises(InputError, match=r"square.png: 32x32 pixels .* the error field was fitted at 32x64"):
+        export.export(model, tmp_path / "b", Request("plan"), [wide, square])
+    assert not (tmp_path / "b").exists()
 
 
 def test_equal_models_give_equal_bytes(small_model, tmp_path):

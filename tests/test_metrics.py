@@ -114,7 +114,7 @@ def test_f1_max_with_every_anomalous_image_below_the_good_ones():
 
 def test_perfect_maps_and_scores_give_one():
     _, labels, _, masks = case()
-    assert [metric.value for metric in evaluate(labels * 1.0, labels, masks.astype(np.float32), masks).values()] == [1.0] * 4
+    assert [metric.value for metric in evaluate(labels * 1.0, labels, masks.astype(np.float32), masks).values()] == [1.0] * len(KEYS)
 
 
 def test_constant_scores_and_maps_are_finite():
@@ -205,3 +205,52 @@ def test_mean_with_an_undefined_category_is_undefined_and_says_how_many():
 def test_mean_of_nothing_is_an_input_error():
     with pytest.raises(InputError, match="no categories"):
         mean([])
+
+
+def caught(good, bad):
+    labels = np.r_[np.zeros(len(good)), np.ones(len(bad))]
+    return evaluate(np.r_[good, bad].astype(np.float64), labels, None, None)["caught"].value
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "expected"),
+    [
+        (np.arange(10), [8, 9, 9.5, 10], 2 / 4),  # above the largest good score, and not at it
+        (np.arange(999), [997.5, 998, 998.5], 1 / 3),  # 0.1 % of 999 is no whole image
+        (np.arange(1000), [997.5, 998, 998.5], 1 / 3),  # of 1000 it is one: above the second largest
+        (np.arange(1999), [1996.5, 1997, 1997.5], 1 / 3),
+        (np.arange(3000), [2995.5, 2996, 2996.5, 2997], 2 / 4),
+        (np.r_[np.arange(998), 998, 998], [997.5, 998, 999], 1 / 3),  # the two largest are tied: neither may be above
+        (np.ones(5), [1, 1, 1], 0.0),
+        (np.ones(5), [2, 3], 1.0),
+    ],
+)
+def test_caught_is_what_lies_above_all_but_a_thousandth_of_the_good_images(good, bad, expected):
+    rng = np.random.default_rng(0)
+    assert caught(rng.permutation(good), rng.permutation(bad)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [999, 1000, 2500, 10_000])
+def test_caught_rejects_at_most_a_thousandth_of_the_good_images_and_no_lower_threshold_does(count):
+    rng = np.random.default_rng(count)
+    good, bad = np.round(rng.normal(size=count), 3), np.round(rng.normal(size=200) + 3, 3)
+    allowed = [t for t in np.unique(good) if np.sum(good > t) * 1000 <= count]
+    assert caught(good, bad) == np.mean(bad > min(allowed))
+
+
+def test_caught_is_undefined_where_there_are_images_of_one_kind_only():
+    for labels, reason in ((np.zeros(3), "no anomalous"), (np.ones(3), "no good")):
+        metric = evaluate(np.arange(3.0), labels, None, None)["caught"]
+        assert metric.value is None
+        assert reason in metric.reason
+
+
+@pytest.mark.parametrize("levels", [None, 1, 2, 8], ids=["distinct", "4 levels", "8 levels", "32 levels"])
+@pytest.mark.parametrize("seed", range(3))
+def test_pixel_auroc_equals_that_of_scikit_learn(seed, levels):
+    from sklearn.metrics import roc_auc_score
+
+    scores, labels, maps, masks = case(seed, levels)
+    expected = roc_auc_score(masks.ravel(), maps.ravel())
+    assert 0.55 < expected < 0.95
+    assert evaluate(scores, labels, maps, masks)["pixel_AUROC"].value == pytest.approx(expected, abs=1e-12)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from setting_cases import field, with_settings
 
 from sprfast import archive, model_file
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, ModelFileError
 from sprfast.model_file import Model
-from sprfast.threshold import Threshold
+from sprfast.threshold import MapThreshold, Threshold
 from sprfast.unet import parameter_shapes
 
 NETWORK = NetworkConfig(32, 8)
@@ -56,9 +57,9 @@ def rewritten(saved, path, edit):
 
 def test_round_trip(model, saved):
     got = model_file.load(saved)
-    for field in dataclasses.fields(Model):
-        if field.name != "weights":
-            assert getattr(got, field.name) == getattr(model, field.name), field.name
+    for each in dataclasses.fields(Model):
+        if each.name != "weights":
+            assert getattr(got, each.name) == getattr(model, each.name), each.name
     assert got.sha256 == model.sha256
     assert all(torch.equal(got.weights[name], model.weights[name]) for name in model.weights)
 
@@ -253,3 +254,92 @@ def test_zip_members_that_lead_out_of_the_folder_are_never_written(weights, tmp_
         model_file.import_checkpoint(folder / "a.pth")
     assert [item.name for item in tmp_path.iterdir()] == ["deep"]
     assert [item.name for item in folder.iterdir()] == ["a.pth"]
+
+
+@pytest.fixture(scope="module")
+def with_all(model):
+    """The model with something in every field that a setting has."""
+    return dataclasses.replace(with_settings(model), field=field(40, 24, seed=1), map_threshold=MapThreshold(0.5, 30, 0.1))
+
+
+def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
+    model_file.save(tmp_path / "a", with_all)
+    got = model_file.load(tmp_path / "a")
+    assert got.field.expected.tobytes() == with_all.field.expected.tobytes()
+    assert (got.schedule, got.threshold, got.map_threshold) == (with_all.schedule, with_all.threshold, with_all.map_threshold)
+    assert got.cascades == with_all.cascades
+    stored, given = got.settings["quick"], with_all.settings["quick"]
+    assert stored.field.expected.tobytes() == given.field.expected.tobytes()
+    assert (stored.schedule, stored.threshold, stored.map_threshold) == (given.schedule, given.threshold, given.map_threshold)
+    assert got.sha256 == with_all.sha256  # which names the weights and nothing else
+    model_file.save(tmp_path / "b", got)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_setting_is_used_by_its_name(with_all, model):
+    assert with_all.using("published") is with_all
+    used = with_all.using("quick")
+    assert used.setting.parts == with_all.settings["quick"].parts
+    assert used.sha256 == with_all.sha256
+    assert model.with_setting(with_all.setting).setting.parts == with_all.setting.parts
+    assert model.settings == model.cascades == {}
+
+
+def test_a_name_that_is_no_setting_is_an_input_error_in_one_sentence(with_all, model):
+    with pytest.raises(InputError, match=r"^setting 'fast': the model has published, quick, cascade; `[a-z -]+` adds one$"):
+        with_all.using("fast")
+    with pytest.raises(InputError, match="the model has published;"):
+        model.using("quick")
+    with pytest.raises(InputError, match="setting 'cascade': is a cascade of two settings"):
+        with_all.using("cascade")
+    with pytest.raises(InputError) as caught:
+        with_all.using("x\n" * 1000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+SETTING_EDITS = {
+    "field of another size": (lambda document: document["field"].update(shape=[40, 25]), "error field"),
+    "field of zeros": (lambda document: document["field"].update(expected="AAAA" * 1280), "error field: expected finite, positive"),
+    "field cut off": (lambda document: document["field"].update(expected=document["field"]["expected"][:-8]), "error field"),
+    "field of no image": (lambda document: document["field"].update(samples=0), "samples"),
+    "field not an object": (lambda document: document.update(field=[]), "error field"),
+    "map threshold out of range": (lambda document: document["map_threshold"].update(false_pixel_rate=0), "false_pixel_rate"),
+    "settings not an object": (lambda document: document.update(settings=[]), "'settings' is list"),
+    "setting not an object": (lambda document: document["settings"].update(quick=5), "setting: expected an object, got int"),
+    "setting without a schedule": (lambda document: document["settings"]["quick"].pop("schedule"), "Schedule"),
+    "setting with a bad field": (lambda document: document["settings"]["quick"]["field"].update(expected="?"), "error field"),
+    "setting of unknown noise": (lambda document: document["settings"]["quick"]["schedule"].update(noise="pink"), "noise"),
+    "cascades not an object": (lambda document: document.update(cascades=None), "'cascades' is NoneType"),
+    "cascade not an object": (lambda document: document["cascades"].update(cascade=[]), "CascadeSetting"),
+    "cascade without a threshold": (lambda document: document["cascades"]["cascade"].update(threshold=None), "Threshold"),
+    "cascade with an empty band": (lambda document: document["cascades"]["cascade"].update(low=2.0), "high"),
+}
+
+
+@pytest.mark.parametrize("case", SETTING_EDITS)
+def test_a_bad_setting_is_a_model_file_error_that_names_the_file(case, with_all, tmp_path):
+    edit, match = SETTING_EDITS[case]
+    model_file.save(tmp_path / "good", with_all)
+    path = rewritten(tmp_path / "good", tmp_path / "a", lambda tensors, document: edit(document))
+    with pytest.raises(ModelFileError, match=match) as caught:
+        model_file.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("antithetic", "noise"), [(True, "antithetic"), (False, "gaussian")])
+def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(model, saved, tmp_path, monkeypatch, antithetic, noise):
+    tensors, document = archive.read(saved, kind="model")
+    for name in ("settings", "cascades", "field", "map_threshold"):
+        del document[name]
+    del document["schedule"]["noise"]
+    document["schedule"]["antithetic"] = antithetic
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "FORMAT_VERSION", 1)
+        archive.write(tmp_path / "a", tensors, document, kind="model")
+    got = model_file.load(tmp_path / "a")
+    assert got.schedule == dataclasses.replace(model.schedule, noise=noise)
+    assert (got.threshold, got.field, got.map_threshold) == (model.threshold, None, None)
+    assert got.settings == got.cascades == {}
+    assert got.sha256 == model.sha256

@@ -192,6 +192,17 @@ def test_resume_with_another_recipe_is_an_input_error_that_names_the_field(folde
         training.train(sorted(folder.iterdir()), stopped, **RECIPE | changed, device="cpu", workers=0, resume=True)
 
 
+def test_a_checkpoint_of_a_version_that_knew_fewer_fields_goes_on(folder, stopped, tmp_path):
+    output = tmp_path / "model.safetensors"
+    arrays, document = archive.read(checkpoint_path(stopped), kind="checkpoint")
+    for name in ("warm_up", "decay", "t_sampling", "t_max", "hold_back"):
+        del document["recipe"]["training"][name]
+    document["recipe"]["schedule"] = {"levels": document["recipe"]["schedule"]["levels"], "antithetic": False}
+    archive.write(checkpoint_path(output), arrays, document, kind="checkpoint")
+    outcome = training.train(sorted(folder.iterdir()), output, **RECIPE, device="cpu", workers=0, resume=True)
+    assert outcome.step == STEPS
+
+
 def test_resume_with_other_images_is_an_input_error(folder, stopped):
     with pytest.raises(InputError, match="data_fingerprint"):
         training.train(sorted(folder.iterdir())[1:], stopped, **RECIPE, device="cpu", workers=0, resume=True)

@@ -8,7 +8,7 @@ import pytest
 from sprfast import model_file
 from sprfast.contract import Contract, Probe
 from sprfast.errors import InputError
-from sprfast.threshold import MAX_SCORES, Threshold, Verdict, calibrate, manual, verdict
+from sprfast.threshold import MAX_SCORES, MapThreshold, Threshold, Verdict, calibrate, calibrate_map, manual, verdict
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,92 @@ def test_a_threshold_that_contradicts_itself_is_an_input_error(change):
     document = calibrate(np.linspace(0, 1, 99), 0.01).to_json() | change
     with pytest.raises(InputError, match="|".join(field.name for field in dataclasses.fields(Threshold))):
         Threshold.from_json(document)
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "above"),
+    [
+        (3, 0.5, 4),  # (3 + 1) * 0.5 - 1 = 1 image of 4 pixels may lie above
+        (4, 0.3, 2),  # 5 * 0.3 - 1 = 0.5
+        (3, 0.3, 0),  # 4 * 0.3 - 1 = 0.2 of an image is no whole pixel
+        (9, 0.1, 0),  # 10 * 0.1 - 1 = 0, where the promise needs all of the fresh image
+        (99, 0.29, 112),  # 28 images, and 27.999999999999996 in float arithmetic
+        (5, 0.99, 19),  # 4.94 of 5 images
+    ],
+)
+def test_map_threshold_is_the_rank_of_conformal_risk_control(n, rate, above):
+    pixels = np.random.default_rng(0).permutation(4 * n).astype(np.float32)
+    threshold = calibrate_map(iter(pixels.reshape(n, 2, 2)), n, rate)
+    assert threshold == MapThreshold(4.0 * n - 1 - above, n, rate)
+    assert np.sum(pixels > threshold.value) == above
+
+
+@pytest.mark.parametrize("levels", [None, 50])
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.7])
+def test_map_threshold_of_many_maps_is_that_of_all_pixels_at_once(rate, levels):
+    maps = np.random.default_rng(1).gamma(2.0, size=(80, 16, 16)).astype(np.float32)
+    if levels:
+        maps = np.round(maps * levels / 10)  # ties
+    ascending = np.sort(maps.ravel())
+    allowed = math.floor((81 * round(rate * 100) - 100) / 100 * 256)
+    assert calibrate_map((each for each in maps), 80, rate).value == ascending[-1 - allowed]
+
+
+def test_fresh_good_images_are_marked_at_no_more_than_the_stated_rate():
+    rng = np.random.default_rng(2)
+    n, rate, trials, fresh = 99, 0.1, 60, 100
+
+    def maps(count):
+        return (rng.gamma(2.0, size=(count, 1, 1)) * rng.gamma(1.0, size=(count, 6, 6))).astype(np.float32)
+
+    marked = [np.mean(maps(fresh) > calibrate_map(maps(n), n, rate).value) for _ in range(trials)]
+    # the expectation lies in [rate - 2 / (n + 1), rate]; its standard error here is about 0.002
+    assert rate - 0.026 < np.mean(marked) < rate + 0.006
+
+
+def test_the_promise_is_kept_exactly_where_images_are_marked_whole_or_not_at_all():
+    """The worst case: with no 1/(n + 1) for the fresh image the rate would be 0.15."""
+    rng = np.random.default_rng(3)
+    marked = []
+    for _ in range(4000):
+        scores = rng.random((20, 1, 1)).astype(np.float32)
+        threshold = calibrate_map(np.repeat(scores[:19], 4, axis=2), 19, 0.1)
+        marked.append(float(scores[19, 0, 0]) > threshold.value)
+    assert abs(np.mean(marked) - 0.1) < 0.015  # the standard error is 0.005
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.001, 999), (0.01, 99), (0.3, 3), (0.5, 1), (0.07, 14)])
+def test_too_few_maps_for_the_rate_is_an_input_error_that_says_how_many(rate, needed):
+    maps = np.zeros((needed, 2, 2), np.float32)
+    assert calibrate_map(maps, needed, rate).samples == needed
+    with pytest.raises(InputError, match=f"false-pixel rate of {rate} needs {needed} good images, got {needed - 1}"):
+        calibrate_map(maps[1:], needed - 1, rate)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 30])
+def test_a_map_that_is_not_finite_is_an_input_error(bad, at):
+    maps = np.random.default_rng(4).random((40, 4, 4), np.float32)
+    maps[at, 3, 0] = bad
+    with pytest.raises(InputError, match="anomaly map of a good image is NaN or infinite"):
+        calibrate_map(maps, 40, 0.1)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, math.nan, math.inf])
+def test_a_rate_of_pixels_outside_0_to_1_is_an_input_error(rate):
+    with pytest.raises(InputError, match="false_pixel_rate"):
+        calibrate_map(np.zeros((100, 2, 2), np.float32), 100, rate)
+
+
+def test_a_map_threshold_survives_json():
+    threshold = calibrate_map(np.random.default_rng(5).random((20, 4, 4), np.float32), 20, 0.1)
+    assert MapThreshold.from_json(json.loads(json.dumps(threshold.to_json()))) == threshold
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"value": math.nan}, {"value": "0.5"}, {"samples": 0}, {"samples": 2.0}, {"false_pixel_rate": 0.0}, {"false_pixel_rate": math.nan}],
+)
+def test_a_map_threshold_that_contradicts_itself_is_an_input_error(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        MapThreshold.from_json(MapThreshold(0.5, 20, 0.1).to_json() | change)

@@ -14,6 +14,7 @@ from sprfast.bench import named_settings
 from sprfast.bench.study.passes import Floats, Passes
 from sprfast.bench.study.rows import ROWS
 from sprfast.config import Level, Schedule
+from sprfast.errors import BackendError
 from sprfast.model_file import Model
 from sprfast.prediction import Predictor
 from sprfast.setting import PUBLISHED
@@ -54,7 +55,12 @@ def backends_apart(
         if reason := _reason(name, device):
             found.append({"backend": name, "reason": reason})
             continue
-        maps = np.stack([anomaly_map(each) for each in Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test", (1.0,))])
+        try:
+            errors = Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test", (1.0,))
+        except BackendError as error:  # of a backend that is here, but not for this device
+            found.append({"backend": name, "reason": str(error)})
+            continue
+        maps = np.stack([anomaly_map(each) for each in errors])
         row = metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)
         values = {key: row[key].value for key in ("image_AUROC", "pixel_AUROC")}
         eager = eager or values

@@ -41,17 +41,17 @@ class Images:
         """Decode and resize all of them.
 
         Raises:
-            InputError: there are none of a kind, one cannot be read, or they are not of one size at the network's input.
+            InputError: there are no test images, an image cannot be read, or they are not of one size at the network's input.
         """
-        if not good:
-            raise InputError(f"{category.name}: no good images to fit on; train with --hold-back, or give --good DIR")
         if not category.test:
             raise InputError(f"{category.name}: there are no test images")
         labels = np.array([bool(sample.label) for sample in category.test])
         masks = None
         if all(sample.mask for sample in category.test if sample.label):
             masks = np.stack([images.load_mask(each.mask) if each.mask else np.zeros((256, 256), bool) for each in category.test])
-        return cls(_pixels(good, preprocessing), _pixels([sample.path for sample in category.test], preprocessing), labels, masks)
+        count = len(good)
+        pixels = _pixels([*good, *(sample.path for sample in category.test)], preprocessing)
+        return cls(pixels[:count], pixels[count:], labels, masks)
 
 
 def study(
@@ -79,16 +79,17 @@ def study(
         The report, plain values: see `summary`.
 
     Raises:
-        InputError: the models do not belong together, or an image cannot be used.
+        InputError: the models do not belong together, there are too few good images to fit on, or an image cannot be used.
         BackendError: the backend cannot run here.
     """
     if len({repr(model.preprocessing) for _, model in models}) != 1:
         raise InputError("study: the models take images in different ways (size, bit depth, ...); study one size at a time")
+    fitted_on = [_to_fit_on(category, model, good) for _, model in models]
     report = _header(models, category, backend, device)
     rows: list[dict[str, summary.Metrics]] = []
     settings: list[dict[str, dict[str, Any]]] = []
     for index, (path, model) in enumerate(models):
-        given = Images.load(category, held_back(category, model) if good is None else good, model.preprocessing)
+        given = Images.load(category, fitted_on[index], model.preprocessing)
         passes = Passes(model, {"good": given.good, "test": given.test}, backend, device)
         found: dict[str, summary.Metrics] = {}
         for row in ROWS:
@@ -131,6 +132,14 @@ def scores(errors: Floats, field: error_field.ErrorField | None, maps: Floats) -
 def smoothed(errors: Floats) -> Floats:
     """Anomaly maps (n, 256, 256) of error maps (n, H, W)."""
     return np.stack([anomaly_map(each) for each in errors])
+
+
+def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) -> list[Path]:
+    chosen = held_back(category, model) if good is None else list(good)
+    if len(chosen) < named.FEWEST:
+        needed = f"{named.FEWEST} good images are needed to fit on, got {len(chosen)}"
+        raise InputError(f"{category.name}: at least {needed}; train with --hold-back, or give --good DIR")
+    return chosen
 
 
 def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summary.Metrics]) -> summary.Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from sprfast import calibration, error_field, metrics, threshold
 from sprfast.bench.study import promises, summary
 from sprfast.bench.study.passes import Floats, Passes
 from sprfast.bench.study.rows import ROWS, Row
+from sprfast.calibration import STAGES
 from sprfast.model_file import Model
 from sprfast.setting import PUBLISHED, CascadeSetting, Setting
 from sprfast.smoothing import anomaly_map
 
 CASCADE = "cascade"
-STAGES = ("single", PUBLISHED)  # of the cascade
+FEWEST = math.ceil(1 / calibration.DISAGREEMENT) - 1  # good images that the cascade's band takes
 RATE = 0.05  # of false rejects, at which verdicts of the cascade are compared with the published ones
 
 
@@ -47,6 +49,7 @@ def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np
             "passes": float(row.passes),
             "images": [promises.of_images(each.test[~labels], rate) for rate in promises.RATES],
             "maps": [promises.of_maps(each.maps[~labels], rate) for rate in promises.RATES],
+            "divided": _divided(passes, row, labels, masks),
         }
     found[CASCADE] = _cascade(scored, labels, masks)
     return found
@@ -64,7 +67,8 @@ def model_with_settings(model: Model, passes: Passes) -> Model:
     settings = {row.name: Setting(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
     scored = {name: _scored(passes, row) for name, row in {row.name: row for row in _rows()}.items() if name in STAGES}
     cascade = calibration.band(STAGES, scored[STAGES[0]].good, scored[STAGES[1]].good, RATE)
-    return dataclasses.replace(model, threshold=one, settings=settings, cascades={CASCADE: cascade})
+    published = model.with_setting(Setting(ROWS[0].schedule, threshold=one))  # whatever the model has under this name
+    return dataclasses.replace(published, settings=settings, cascades={CASCADE: cascade})
 
 
 def _rows() -> tuple[Row, ...]:
@@ -87,6 +91,20 @@ def _scored(passes: Passes, row: Row) -> Scored:
     return Scored(scores["good"], scores["test"], maps["test"])
 
 
+def _divided(
+    passes: Passes, row: Row, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
+) -> dict[str, float | None] | None:
+    """pixel_AUROC of what a setting with a field does not show: the maps divided by the field, and the field itself as every map."""
+    field = _field(passes, row)
+    if field is None:
+        return None
+    errors = passes.error_maps(row, "test", passes.weights(row, "good"))
+    alone = np.broadcast_to(anomaly_map(field.expected), (len(errors), 256, 256))
+    divided = np.stack([anomaly_map(each / field.expected) for each in errors])
+    of_maps = {"maps": divided, "field_alone": alone}
+    return {name: metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)["pixel_AUROC"].value for name, maps in of_maps.items()}
+
+
 def _cascade(scored: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
     first, second = (scored[name] for name in STAGES)
     band = calibration.band(STAGES, first.good, second.good, RATE)
@@ -99,10 +117,16 @@ def _cascade(scored: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: np
         "passes": _passes(STAGES[0]) + float(unsure.mean()) * _passes(STAGES[1]),
         "images": [promises.of_images(scores[good], rate) for rate in promises.RATES],
         "maps": [],
-        "asked_again": {"good": float(unsure[good].mean()), "defective": float(unsure[defective].mean())},
-        "agreement": {"good": float(agrees[good].mean()), "defective": float(agrees[defective].mean())},
+        "divided": None,
+        "asked_again": {"good": _share(unsure[good]), "defective": _share(unsure[defective])},
+        "agreement": {"good": _share(agrees[good]), "defective": _share(agrees[defective])},
         "band": [band.low, band.high],
     }
+
+
+def _share(chosen: npt.NDArray[np.bool_]) -> float | None:
+    """None where there are no images of the kind."""
+    return float(chosen.mean()) if chosen.size else None
 
 
 def _decided(band: CascadeSetting, first: Floats, second: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
@@ -121,7 +145,7 @@ def _together(found: Sequence[dict[str, Any]], published: Sequence[summary.Metri
     document["passes"] = summary.spread([each["passes"] for each in found])
     for key in ("images", "maps"):
         document[key] = [[each[key][index] for each in found] for index in range(len(found[0][key]))]
-    for key in ("asked_again", "agreement", "band"):
-        if key in found[0]:
+    for key in ("divided", "asked_again", "agreement", "band"):
+        if found[0].get(key) is not None:
             document[key] = [each[key] for each in found]
     return document

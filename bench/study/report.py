@@ -23,6 +23,7 @@ from sprfast.setting import PUBLISHED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
 _DRAWN = ("image_AUROC", "pixel_AUROC")
 _OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
 
@@ -43,7 +44,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file is missing, or is no such report of this version.
     """
     try:
-        report = json.loads(Path(path).read_bytes())
+        report = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
         version = report["schema_version"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -57,19 +58,19 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> RenderableType:
     """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits 110 columns."""
-    return Group(_rows(report), _settings(report), _promises(report), _backends(report))
+    return Group(_rows(report), _settings(report), _notes(report), _promises(report), _backends(report))
 
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each named setting of each report: for a README."""
-    table = _empty("category", "size", "minutes", "setting", "passes", "ms", "x published", *metrics.KEYS)
+    """A line for each named setting of each report: for a README; fits 110 columns."""
+    table = _empty("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
     for report in reports:
         for name, setting in report["settings"].items():
             times = report["times"]["settings"][name]
             cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
-            size, minutes = str(report["preprocessing"]["size"]), f"{_minutes(report):.1f}"
+            size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
             passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
-            table.add_row(report["category"], size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
+            table.add_row(Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
     return table
 
 
@@ -86,7 +87,7 @@ def figure(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     for index, key in enumerate(_DRAWN):
         axes = drawn.add_axes((0.065 + 0.335 * index, 0.12, 0.27, 0.76))
         _pareto(axes, rows, key)
-    names = "\n".join(f"{index + 1}  {row['name']}" for index, row in enumerate(rows))
+    names = "\n".join(f"{index + 1:2}  {row['name']}" for index, row in enumerate(rows))
     drawn.text(0.705, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
     size = report["preprocessing"]["size"]
     title = f"{report['category']}, {size}x{size}, {len(report['models'])} models, {report['backend']} on {report['device']}"
@@ -126,7 +127,7 @@ def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
 def _rows(report: Mapping[str, Any]) -> Table:
     given = report["images"]
     title = f"{report['category']}, {len(report['models'])} models, {given['test']} test images ({given['defective']} defective)"
-    table = _empty("", "passes", "ms", *metrics.KEYS, title=title)
+    table = _empty("", "passes", "ms", *_METRICS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
         table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(_percent(row["metrics"][key]) for key in metrics.KEYS))
@@ -134,7 +135,7 @@ def _rows(report: Mapping[str, Any]) -> Table:
 
 
 def _settings(report: Mapping[str, Any]) -> Table:
-    table = _empty("setting", "passes", "ms", "images/s", "x published", *metrics.KEYS, title="named settings")
+    table = _empty("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
     for name, setting in report["settings"].items():
         times = report["times"]["settings"][name]
         cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
@@ -142,6 +143,29 @@ def _settings(report: Mapping[str, Any]) -> Table:
         ratio = f"{times['speedup']['median']:.2f}"
         table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
     return table
+
+
+def _notes(report: Mapping[str, Any]) -> Text:
+    """What the cascade asks again, and what dividing maps by the field would do."""
+    lines = []
+    for name, setting in report["settings"].items():
+        if "agreement" in setting:
+            agreement, again = (_shares(setting[key]) for key in ("agreement", "asked_again"))
+            lines.append(f"{name}: {again} are asked again; the verdict is the published one's on {agreement}")
+        if "divided" in setting and setting["divided"][0]["maps"] is not None:
+            mean = {key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"]) for key in setting["divided"][0]}
+            lines.append(
+                f"{name}: maps divided by the field would have a pixel_AUROC of {mean['maps']:.1f} %, "
+                f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
+            )
+    return Text("\n".join(lines) + "\n")
+
+
+def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
+    """In percent, averaged over the models, of each kind of image that there is."""
+    known = {key: [value for each in of_models if (value := each[key]) is not None] for key in of_models[0]}
+    means = {key: 100 * sum(values) / len(values) for key, values in known.items() if values}
+    return ", ".join(f"{value:.1f} % of {key}" for key, value in means.items())
 
 
 def _promises(report: Mapping[str, Any]) -> Table:
@@ -175,7 +199,7 @@ def _backends(report: Mapping[str, Any]) -> Table:
     table.add_column("from eager", overflow="fold")
     for each in report["backends"]:
         if "reason" in each:
-            table.add_row(each["backend"], "-", "-", each["reason"])
+            table.add_row(each["backend"], "-", "-", Text(each["reason"]))
             continue
         apart = [abs(value) for value in each["from_eager"].values() if value is not None]
         values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in _DRAWN]
@@ -183,21 +207,32 @@ def _backends(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _minutes(report: Mapping[str, Any]) -> float:
-    seconds = [model["provenance"]["seconds"] for model in report["models"]]
-    return float(sum(seconds)) / len(seconds) / 60.0
+def _minutes(report: Mapping[str, Any]) -> str:
+    """Of training, on average; a dash for models that were not trained here."""
+    seconds = [model["provenance"].get("seconds") for model in report["models"]]
+    return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
 
 
 def _percent(figure: Mapping[str, Any] | None) -> str:
-    """Such as 97.2 ± 0.3: a mean and its standard error, in percent."""
+    """Such as 97.2±0.3: a mean and its standard error, in percent."""
     if figure is None:
         return "-"
     error = figure["standard_error"]
-    return f"{100 * figure['mean']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return f"{100 * figure['mean']:.1f}" + ("" if error is None else f"±{100 * error:.1f}")
 
 
-def _empty(*headings: str, title: str | None = None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+def _empty(*headings: str, title: str | None = None, tight: bool = False) -> Table:
+    """Names may go over several lines, figures not; `tight`: with one blank between columns instead of three."""
+    shown = Text(title, "table.title") if title else None
+    padding = (0, 0 if tight else 1)
+    table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", pad_edge=False, padding=padding)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        if index == 0:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
