@@ -37,6 +37,8 @@ class Request:
     def __post_init__(self) -> None:
         if (self.good is None) == (self.by_hand is None):
             raise InputError("calibrate: give either GOOD_DIR or --threshold")
+        if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
+            raise InputError("calibrate: a --threshold by hand goes without --fit, --level and --false-pixel-rate")
         if self.setting == PUBLISHED and (self.fit or self.schedule):
             raise InputError("calibrate: --fit and --level are for a --setting other than the published one, which has nothing to fit")
         if (self.field or self.balance) and not self.schedule:

@@ -119,8 +119,9 @@ def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reje
     """The cascade of two settings, with the threshold 1 until it is calibrated.
 
     The scale of each setting is the score that its threshold would be. The band is symmetric about the first one in the logarithm
-    of the score. It is so wide that a fresh good image whose verdicts differ lies outside of it at a rate of at most `DISAGREEMENT`
-    (the conformal quantile of the distance at which verdicts differ), and that it holds at least `SHARE` of the images.
+    of the score. It is so wide that a fresh good image whose verdicts differ lies outside of it at a rate of about `DISAGREEMENT` or
+    less (the conformal quantile of the distance at which verdicts differ; about, since the scales come from the same images), and
+    that it holds at least `SHARE` of the images.
 
     Args:
         names: of the two settings.

@@ -110,7 +110,7 @@ def _require_same_recipe(path: Path, held: Any, wanted: dict[str, Any], name: st
 
 def _completed(held: Any) -> Any:
     """A recipe as written, with the fields that its version did not know yet, which had their defaults."""
-    kinds = {"network": NetworkConfig, "preprocessing": Preprocessing, "schedule": Schedule, "training": TrainingConfig}
+    kinds: dict[str, Any] = {"network": NetworkConfig, "preprocessing": Preprocessing, "schedule": Schedule, "training": TrainingConfig}
     if not isinstance(held, dict):
         return held
     return _plain({name: kinds[name].from_json(part).to_json() if name in kinds else part for name, part in held.items()})

@@ -218,6 +218,8 @@ def calibrate(
     from sprfast import calibrate_commands
     from sprfast.predict_commands import Runtime
 
+    if noise != "gaussian" and not level:
+        raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
     schedule = _schedule(level, noise) if level else None
     request = calibrate_commands.Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
     summary = calibrate_commands.calibrate(model, request, Runtime(backend, device, precision))

@@ -76,15 +76,10 @@ def document(**changes):
     row = {"metrics": dict.fromkeys(metrics.KEYS, figures), "difference": dict.fromkeys(metrics.KEYS, figures | {"mean": 0.0})}
     spread = {"median": 1234.5, "min": 1000.1, "max": 2000.2}
     times = {"passes": 3.0, "ms": spread, "images_per_s": spread, "speedup": {"median": 12.34, "min": 10.0, "max": 20.0}}
-    kept = {
-        "promised": 0.05,
-        "calibrated_on": 1000,
-        "held_back": 1000,
-        "interval": [0.037, 0.064],
-        "iid": {"mean": 0.0501, "splits": 200, "within": True},
-        "in_time": {"rate": 0.123, "within": False},
-    }
-    refused = {"promised": 0.01, "calibrated_on": 6, "refused": "too few"}
+    of_way = {"calibrated_on": 1000, "held_back": 1000, "rate": 0.0501, "interval": [0.037, 0.064], "within": True}
+    kept = {"promised": 0.05, "iid": of_way, "in_time": of_way | {"rate": 0.123, "within": False}, "across": of_way}
+    too_few = {"calibrated_on": 6, "held_back": 6, "refused": "too few"}
+    refused = {"promised": 0.01, "iid": too_few, "in_time": too_few}
     setting = row | {"passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]}, "images": [[kept, kept], [refused, refused]]}
     shares = [{"good": 0.25, "defective": None}, {"good": 0.75, "defective": None}]
     settings = {name: setting | {"maps": setting["images"]} for name in ("published", "single", "field")}

@@ -323,7 +323,10 @@ def test_of_one_kind_of_image_alone_its_shares_are_told_and_nothing_else(models,
     found = named.over_models([named.measure(passes, np.full(3, label), None)])
     json.dumps(found, allow_nan=False)
     assert all(set(each[part].values()) == {None} for each in found.values() for part in ("metrics", "difference"))
-    assert all("refused" in kept for each in found.values() for of_rate in (*each["images"], *each["maps"]) for kept in of_rate)
+    kept = [one for each in found.values() for (one,) in (*each["images"], *each["maps"])]
+    assert all("refused" in each["iid"] and "refused" in each["in_time"] for each in kept)
+    assert any("across" in each for each in kept)
+    assert all("refused" in each["across"] for each in kept if label and "across" in each)
     for key in ("asked_again", "agreement"):
         shares = found["cascade"][key][0]
         assert shares["good" if label else "defective"] is None

@@ -31,6 +31,7 @@ class Scored:
     good: Floats  # (n,) scores of those that are fitted on
     test: Floats  # (m,)
     maps: Floats  # (m, 256, 256)
+    good_maps: Floats  # (n, 256, 256)
 
 
 def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, dict[str, Any]]:
@@ -47,8 +48,7 @@ def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np
         found[row.name] = {
             "metrics": metrics.evaluate(each.test, labels, each.maps, masks),
             "passes": float(row.passes),
-            "images": [promises.of_images(each.test[~labels], rate) for rate in promises.RATES],
-            "maps": [promises.of_maps(each.maps[~labels], rate) for rate in promises.RATES],
+            **_promises(each, labels, fitted=row.field),
             "divided": _divided(passes, row, labels, masks),
         }
     found[CASCADE] = _cascade(scored, labels, masks)
@@ -88,7 +88,17 @@ def _scored(passes: Passes, row: Row) -> Scored:
         errors = passes.error_maps(row, of, weights)
         maps[of] = np.stack([anomaly_map(each) for each in errors])
         scores[of] = np.array([setting.score(*each) for each in zip(errors, maps[of], strict=True)])
-    return Scored(scores["good"], scores["test"], maps["test"])
+    return Scored(scores["good"], scores["test"], maps["test"], maps["good"])
+
+
+def _promises(scored: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool) -> dict[str, Any]:
+    """What thresholds keep on the good test images; those that a score was `fitted` on cannot be calibrated on too."""
+    scores, maps = scored.test[~labels], scored.maps[~labels]
+    of_scores = None if fitted else scored.good
+    return {
+        "images": [promises.of_images(scores, rate, of_scores) for rate in promises.RATES],
+        "maps": [promises.of_maps(maps, rate, scored.good_maps) for rate in promises.RATES],
+    }
 
 
 def _divided(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,32 @@ MAP_SPLITS = 10  # of their maps, which take longer
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def of_images(scores: Floats, rate: float, seed: int = 0) -> dict[str, Any]:
-    """False rejects of `threshold.calibrate` by halves: `SPLITS` random ones (i.i.d.), and the first against the second (in time).
+def of_images(scores: Floats, rate: float, calibration: Floats | None = None, seed: int = 0) -> dict[str, Any]:
+    """False rejects of `threshold.calibrate`, three ways.
+
+    - `iid`: by `SPLITS` random halves of the images. It checks the threshold's own arithmetic, whatever the images are like.
+    - `in_time`: from the first half for the second one.
+    - `across`: from `calibration` for all of them.
 
     Args:
         scores: (n,) of good images, in the order in which they were taken.
         rate: that is promised.
+        calibration: (m,) scores of other good images, on which nothing was trained or fitted; None: there are none.
 
     Returns:
-        `refused`, the reason why nothing can be promised; or the measured rates beside the interval in which 95 % of binomial
-        counts at the promised rate lie.
+        For each way the images it calibrates on and either `refused`, the reason why nothing can be promised from so few, or the
+        measured `rate`, the `interval` in which 95 % of binomial counts at the promised rate lie, and whether the rate is `within`.
     """
 
-    def measure(fit: npt.NDArray[np.intp], held_back: npt.NDArray[np.intp]) -> float:
-        limit = threshold.calibrate(scores[fit], rate).value
-        return float(np.mean(scores[held_back] > limit))
+    def measure(fit: Floats, held_back: Floats) -> float:
+        return float(np.mean(held_back > threshold.calibrate(fit, rate).value))
 
-    return _by_halves(len(scores), rate, SPLITS, seed, measure)
+    return _three_ways(scores, calibration, rate, SPLITS, seed, measure)
 
 
-def of_maps(maps: npt.NDArray[np.float32], rate: float, seed: int = 0) -> dict[str, Any]:
+def of_maps(
+    maps: npt.NDArray[np.float32], rate: float, calibration: npt.NDArray[np.float32] | None = None, seed: int = 0
+) -> dict[str, Any]:
     """As `of_images`, for `threshold.calibrate_map` and the share of a good image's pixels that is marked.
 
     The interval is that of whole images, which marked shares vary less than.
@@ -44,36 +51,48 @@ def of_maps(maps: npt.NDArray[np.float32], rate: float, seed: int = 0) -> dict[s
     Args:
         maps: (n, H, W) anomaly maps of good images.
         rate: that is promised.
+        calibration: (m, H, W) of others.
     """
 
-    def measure(fit: npt.NDArray[np.intp], held_back: npt.NDArray[np.intp]) -> float:
-        limit = threshold.calibrate_map(iter(maps[fit]), len(fit), rate).value
-        return float(np.mean(maps[held_back] > limit))
+    def measure(fit: Floats, held_back: Floats) -> float:
+        return float(np.mean(held_back > threshold.calibrate_map(iter(fit), len(fit), rate).value))
 
-    return _by_halves(len(maps), rate, MAP_SPLITS, seed, measure)
+    return _three_ways(maps, calibration, rate, MAP_SPLITS, seed, measure)
 
 
-def _by_halves(count: int, rate: float, splits: int, seed: int, measure: Any) -> dict[str, Any]:
+def _three_ways(
+    given: Floats, calibration: Floats | None, rate: float, splits: int, seed: int, measure: Callable[[Floats, Floats], float]
+) -> dict[str, Any]:
+    half = len(given) // 2
+    random = np.random.default_rng(seed)
+
+    def by_random_halves() -> float:
+        orders = [random.permutation(len(given)) for _ in range(splits)]
+        return float(np.mean([measure(given[order[:half]], given[order[half:]]) for order in orders]))
+
+    def across() -> float:
+        assert calibration is not None  # the caller looks
+        return measure(calibration, given)
+
+    found = {
+        "promised": rate,
+        "iid": _found(rate, half, len(given) - half, by_random_halves),
+        "in_time": _found(rate, half, len(given) - half, lambda: measure(given[:half], given[half:])),
+    }
+    if calibration is not None:
+        found["across"] = _found(rate, len(calibration), len(given), across)
+    return found
+
+
+def _found(rate: float, calibrated_on: int, held_back: int, measured: Callable[[], float]) -> dict[str, Any]:
     from scipy.stats import binom  # type: ignore[import-untyped]
 
-    half = count // 2
-    random = np.random.default_rng(seed)
+    document: dict[str, Any] = {"calibrated_on": calibrated_on, "held_back": held_back}
+    if not held_back:
+        return document | {"refused": "there are no good images to verify it on"}
     try:
-        rates = []
-        for _ in range(splits):
-            order = random.permutation(count)
-            rates.append(measure(order[:half], order[half:]))
-        in_time = measure(np.arange(half), np.arange(half, count))
+        value = measured()
     except InputError as error:
-        return {"promised": rate, "calibrated_on": half, "refused": str(error)}
-    held_back = count - half
-    low, high = (float(value) / held_back for value in binom.ppf((0.025, 0.975), held_back, rate))
-    mean = float(np.mean(rates))
-    return {
-        "promised": rate,
-        "calibrated_on": half,
-        "held_back": held_back,
-        "interval": [low, high],
-        "iid": {"mean": mean, "splits": splits, "within": low <= mean <= high},
-        "in_time": {"rate": in_time, "within": low <= in_time <= high},
-    }
+        return document | {"refused": str(error)}
+    low, high = (float(count) / held_back for count in binom.ppf((0.025, 0.975), held_back, rate))
+    return document | {"rate": value, "interval": [low, high], "within": low <= value <= high}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
+_WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}  # as `promises` has them
 _DRAWN = ("image_AUROC", "pixel_AUROC")
 _OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
 
@@ -169,28 +170,27 @@ def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
 
 
 def _promises(report: Mapping[str, Any]) -> Table:
-    title = "false rejects and marked pixels, by halves of the good test images; - : refused, * : outside of the interval"
-    table = _empty("threshold of", "promised", "calibrated on", "95 % interval", "i.i.d.", "in time", title=title)
+    title = "rejected good images and marked good pixels, in percent (images that the threshold is from; * : out of the 95 % interval)"
+    table = _empty("threshold of", "promised", *_WAYS.values(), title=title)
     for name, setting in report["settings"].items():
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
-                table.add_row(f"{name}, {kind}", *_promise(of_models))
+                promised = f"{100 * of_models[0]['promised']:g} %"
+                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS))
     return table
 
 
-def _promise(of_models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """One rate, the measured ones averaged over the models; a star where one is outside of the interval."""
-    first = of_models[0]
-    promised, samples = f"{100 * first['promised']:g} %", str(first["calibrated_on"])
-    if "refused" in first:
-        return promised, samples, "-", "-", "-"
-    low, high = first["interval"]
-    cells = []
-    for key, value in (("iid", "mean"), ("in_time", "rate")):
-        rates = [each[key][value] for each in of_models]
-        mark = "" if all(each[key]["within"] for each in of_models) else " *"
-        cells.append(f"{100 * sum(rates) / len(rates):.2f} %{mark}")
-    return promised, samples, f"{100 * low:.1f} to {100 * high:.1f} %", *cells
+def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
+    """A measured rate, averaged over the models; a star where it lies outside of the interval for one of them."""
+    found = [each for each in of_models if each is not None]
+    if not found:
+        return "-"
+    samples = found[0]["calibrated_on"]
+    if any("refused" in each for each in found):
+        return f"refused ({samples})"
+    rate = 100 * sum(each["rate"] for each in found) / len(found)
+    low, high = (100 * value for value in found[0]["interval"])
+    return f"{rate:.2f}{'' if all(each['within'] for each in found) else ' *'} in {low:.1f}-{high:.1f} ({samples})"
 
 
 def _backends(report: Mapping[str, Any]) -> Table:
