@@ -25,7 +25,7 @@ from sprfast.setting import CascadeSetting, Setting
 OnImage = Callable[[int, int], None]
 DISAGREEMENT = 0.1  # rate of good images whose verdict may differ from the second setting's without the second being asked
 STAGES = ("single", "published")  # of the cascade: names of its two settings
-SHARE = 0.1  # of the good images that a cascade asks the second setting about, at least
+SHARE = 0.05  # of the good images that a cascade asks the second setting about, at least
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error field.
 SETTINGS: dict[str, tuple[Schedule, bool]] = {

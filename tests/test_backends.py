@@ -21,7 +21,7 @@ from sprfast.noise import noise_bank
 
 MULTI = Schedule((Level(1e-3, 3), Level(0.05, 2, weight=0.5)))
 ANTITHETIC = Schedule((Level(1e-3, 4),), noise="antithetic")
-SIGNS = Schedule((Level(5e-4, 1), Level(1e-3, 2)), noise="signs")
+SIGNS = Schedule((Level(5e-4, 1),), noise="signs")
 NOISELESS = Schedule((Level(1e-3, 1),), noise="none")
 PUBLISHED = Schedule()
 
@@ -65,8 +65,8 @@ def relative_rms(got, expected):
         pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
         pytest.param(MULTI, 2, (32, 48), id="two-levels"),
         pytest.param(ANTITHETIC, 2, (32, 32), id="antithetic"),
-        pytest.param(SIGNS, 2, (32, 48), id="signs"),
-        pytest.param(NOISELESS, 3, (32, 32), id="no-noise"),
+        pytest.param(SIGNS, 1, (32, 32), id="signs"),
+        pytest.param(NOISELESS, 1, (32, 32), id="no-noise"),
     ],
 )
 def test_backend_equals_the_definition(name, small_model, schedule, count, size):
@@ -78,15 +78,11 @@ def test_backend_equals_the_definition(name, small_model, schedule, count, size)
     assert relative_rms(got, definition(model, x, noise)) <= 1e-5
 
 
-@pytest.mark.parametrize("schedule", [SIGNS, NOISELESS], ids=["signs", "no-noise"])
-@pytest.mark.parametrize("has_field", [False, True], ids=["published-score", "field"])
-def test_backend_passes_parity_without_normal_noise(name, small_model, pictures, schedule, has_field):
-    model = dataclasses.replace(small_model, schedule=schedule, field=field() if has_field else None)
-    report = parity.check_images(model, pictures, name, "cpu" if name in ON_CPU else None)
+def test_backend_passes_parity_without_noise_and_with_an_error_field(name, small_model, pictures):
+    model = dataclasses.replace(small_model, schedule=NOISELESS, field=field())
+    report = parity.check_images(model, pictures[:2], name, "cpu" if name in ON_CPU else None)
     assert report.passed, report.rows
-    quantities = {row.quantity: row.value for row in report.rows}
-    assert quantities["pred_score, rank correlation (Spearman)"] == 1.0
-    assert quantities["pred_score, largest relative error"] <= 1e-5
+    assert {row.quantity: row.value for row in report.rows}["pred_score, largest relative error"] <= 1e-5
 
 
 def test_backend_takes_noise_of_each_image(name, small_model):

@@ -11,14 +11,13 @@ import torch
 
 from sprfast import backends, engine, metrics
 from sprfast.bench import named_settings
-from sprfast.bench.study.passes import Floats, Passes
+from sprfast.bench.study.passes import Floats, Passes, scored
 from sprfast.bench.study.rows import ROWS
 from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
 from sprfast.prediction import Predictor
-from sprfast.setting import PUBLISHED
-from sprfast.smoothing import anomaly_map
+from sprfast.setting import PUBLISHED, Setting
 
 
 def times(model: Model, test: Floats, backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -60,8 +59,8 @@ def backends_apart(
         except BackendError as error:  # of a backend that is here, but not for this device
             found.append({"backend": name, "reason": str(error)})
             continue
-        maps = np.stack([anomaly_map(each) for each in errors])
-        row = metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)
+        scores, maps = scored(errors, Setting(ROWS[0].schedule))
+        row = metrics.evaluate(scores, labels, maps, masks)
         values = {key: row[key].value for key in ("image_AUROC", "pixel_AUROC")}
         eager = eager or values
         found.append({"backend": name, **values, "from_eager": {key: _apart(values[key], eager[key]) for key in values}})

@@ -13,14 +13,13 @@ import torch
 
 from sprfast import environment, error_field, images, metrics
 from sprfast.bench.study import costs, named, summary
-from sprfast.bench.study.passes import Floats, Passes
+from sprfast.bench.study.passes import Floats, Passes, scored
 from sprfast.bench.study.rows import ROWS, Row
 from sprfast.config import Preprocessing
 from sprfast.data import Category
 from sprfast.errors import InputError
 from sprfast.model_file import Model
-from sprfast.setting import PUBLISHED
-from sprfast.smoothing import anomaly_map
+from sprfast.setting import PUBLISHED, Setting
 
 SCHEMA_VERSION = 1
 
@@ -82,6 +81,8 @@ def study(
         InputError: the models do not belong together, there are too few good images to fit on, or an image cannot be used.
         BackendError: the backend cannot run here.
     """
+    if len({model.network for _, model in models}) != 1:
+        raise InputError("study: the models have networks of different sizes; study one at a time")
     if len({repr(model.preprocessing) for _, model in models}) != 1:
         raise InputError("study: the models take images in different ways (size, bit depth, ...); study one size at a time")
     fitted_on = [_to_fit_on(category, model, good) for _, model in models]
@@ -122,18 +123,6 @@ def held_back(category: Category, model: Model) -> list[Path]:
     return [by_name[name] for name in names]
 
 
-def scores(errors: Floats, field: error_field.ErrorField | None, maps: Floats) -> Floats:
-    """pred_score (n,) of error maps (n, H, W) and their anomaly maps (n, 256, 256)."""
-    if field is None:
-        return np.asarray(maps.max(axis=(1, 2)))
-    return np.array([field.score(each) for each in errors], np.float32)
-
-
-def smoothed(errors: Floats) -> Floats:
-    """Anomaly maps (n, 256, 256) of error maps (n, H, W)."""
-    return np.stack([anomaly_map(each) for each in errors])
-
-
 def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) -> list[Path]:
     chosen = held_back(category, model) if good is None else list(good)
     if len(chosen) < named.FEWEST:
@@ -147,12 +136,11 @@ def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summa
     weights = passes.weights(row, "good")
     errors = passes.error_maps(row, "test", weights)
     field = error_field.fit(passes.error_maps(row, "good", weights)) if row.field else None
-    maps = smoothed(errors)
-    of_row = scores(errors, field, maps)
+    scores, maps = scored(errors, Setting(row.schedule, field))
     plain = before.get(row.name.removesuffix(", field")) if row.field else None
     if plain is None:
-        return metrics.evaluate(of_row, given.labels, maps, given.masks)
-    of_images = metrics.evaluate(of_row, given.labels, None, None)
+        return metrics.evaluate(scores, given.labels, maps, given.masks)
+    of_images = metrics.evaluate(scores, given.labels, None, None)
     return {key: plain[key] if key in ("pixel_AUROC", "AUPRO") else of_images[key] for key in metrics.KEYS}
 
 

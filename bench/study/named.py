@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sprfast import calibration, error_field, metrics, threshold
 from sprfast.bench.study import promises, summary
-from sprfast.bench.study.passes import Floats, Passes
+from sprfast.bench.study.passes import Floats, Passes, scored
 from sprfast.bench.study.rows import ROWS, Row
 from sprfast.calibration import STAGES
 from sprfast.model_file import Model
@@ -42,16 +42,16 @@ def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np
         labels, masks: of the test images.
     """
     found: dict[str, dict[str, Any]] = {}
-    scored = {row.name: _scored(passes, row) for row in _rows()}
+    all_scored = {row.name: _scored(passes, row) for row in _rows()}
     for row in _rows():
-        each = scored[row.name]
+        each = all_scored[row.name]
         found[row.name] = {
             "metrics": metrics.evaluate(each.test, labels, each.maps, masks),
             "passes": float(row.passes),
             **_promises(each, labels, fitted=row.field),
             "divided": _divided(passes, row, labels, masks),
         }
-    found[CASCADE] = _cascade(scored, labels, masks)
+    found[CASCADE] = _cascade(all_scored, labels, masks)
     return found
 
 
@@ -65,8 +65,8 @@ def model_with_settings(model: Model, passes: Passes) -> Model:
     """The model with every named setting in it, thresholds 1: for the measurement of times."""
     one = threshold.manual(1.0)
     settings = {row.name: Setting(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
-    scored = {name: _scored(passes, row) for name, row in {row.name: row for row in _rows()}.items() if name in STAGES}
-    cascade = calibration.band(STAGES, scored[STAGES[0]].good, scored[STAGES[1]].good, RATE)
+    first, second = (next(_scored(passes, row) for row in _rows() if row.name == name) for name in STAGES)
+    cascade = calibration.band(STAGES, first.good, second.good, RATE)
     published = model.with_setting(Setting(ROWS[0].schedule, threshold=one))  # whatever the model has under this name
     return dataclasses.replace(published, settings=settings, cascades={CASCADE: cascade})
 
@@ -83,21 +83,17 @@ def _field(passes: Passes, row: Row) -> error_field.ErrorField | None:
 def _scored(passes: Passes, row: Row) -> Scored:
     setting = Setting(row.schedule, _field(passes, row))
     weights = passes.weights(row, "good")
-    scores, maps = {}, {}
-    for of in ("good", "test"):
-        errors = passes.error_maps(row, of, weights)
-        maps[of] = np.stack([anomaly_map(each) for each in errors])
-        scores[of] = np.array([setting.score(*each) for each in zip(errors, maps[of], strict=True)])
-    return Scored(scores["good"], scores["test"], maps["test"], maps["good"])
+    good, test = (scored(passes.error_maps(row, of, weights), setting) for of in ("good", "test"))
+    return Scored(good[0], test[0], test[1], good[1])
 
 
-def _promises(scored: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool) -> dict[str, Any]:
+def _promises(of_setting: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool) -> dict[str, Any]:
     """What thresholds keep on the good test images; those that a score was `fitted` on cannot be calibrated on too."""
-    scores, maps = scored.test[~labels], scored.maps[~labels]
-    of_scores = None if fitted else scored.good
+    scores, maps = of_setting.test[~labels], of_setting.maps[~labels]
+    of_scores = None if fitted else of_setting.good
     return {
         "images": [promises.of_images(scores, rate, of_scores) for rate in promises.RATES],
-        "maps": [promises.of_maps(maps, rate, scored.good_maps) for rate in promises.RATES],
+        "maps": [promises.of_maps(maps, rate, of_setting.good_maps) for rate in promises.RATES],
     }
 
 
@@ -115,8 +111,8 @@ def _divided(
     return {name: metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)["pixel_AUROC"].value for name, maps in of_maps.items()}
 
 
-def _cascade(scored: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
-    first, second = (scored[name] for name in STAGES)
+def _cascade(settings: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
+    first, second = (settings[name] for name in STAGES)
     band = calibration.band(STAGES, first.good, second.good, RATE)
     unsure, scores = _decided(band, first.test, second.test)
     maps = np.where(unsure[:, None, None], second.maps, first.maps)

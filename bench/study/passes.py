@@ -16,6 +16,8 @@ from sprfast.config import Level, Schedule
 from sprfast.draws import draws
 from sprfast.model_file import Model
 from sprfast.prediction import MAX_BATCH
+from sprfast.setting import Setting
+from sprfast.smoothing import anomaly_map
 
 Floats = npt.NDArray[np.float32]
 
@@ -87,3 +89,9 @@ class Passes:
             errors, _ = self._networks[t].maps(x, [torch.from_numpy(np.ascontiguousarray(noise(part)))])
             found.append(errors[:, 0].cpu().numpy())
         return np.concatenate(found)
+
+
+def scored(errors: Floats, setting: Setting) -> tuple[Floats, Floats]:
+    """pred_score (n,) and anomaly maps (n, 256, 256) of error maps (n, H, W) under a setting."""
+    maps = np.stack([anomaly_map(each) for each in errors])
+    return np.array([setting.score(*each) for each in zip(errors, maps, strict=True)]), maps
