@@ -10,7 +10,7 @@ TORCH := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; 
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test lint bench test-oldest-triton test-sanitizers clean
+.PHONY: demo test lint bench accuracy test-oldest-triton test-sanitizers clean
 
 demo: $(READY)
 	$(BIN)/sprfast demo
@@ -30,6 +30,16 @@ lint: $(READY)
 # Before a change: make bench ARGS=--benchmark-save=before; after it: make bench ARGS="--benchmark-compare --benchmark-compare-fail=median:10%".
 bench: $(READY)
 	$(BIN)/python -m pytest bench/micro $(ARGS)
+
+# Three models of a category, and the study of them:
+# make accuracy DATA=mvtec CATEGORY=screw SIZE=64 MINUTES=5
+ACCURACY := build/accuracy
+accuracy: $(READY)
+	mkdir -p $(ACCURACY)
+	for seed in 0 1 2; do $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe fast --hold-back 0.2 \
+	  --time-limit $(MINUTES)m --seed $$seed -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$seed.safetensors || exit; done
+	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) \
+	  -o bench/results/study-$(CATEGORY)-$(SIZE).json --figure $(ACCURACY)/$(CATEGORY)-$(SIZE).png
 
 # What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs NumPy < 2.4.
 test-oldest-triton:

@@ -80,7 +80,7 @@ def train(
     hold_back: Annotated[float, typer.Option(help="Share of the good images not to train on, for `calibrate` and `study`.")] = 0.0,
     batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.  [default: the recipe's]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, batches, images held back and all noise.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,

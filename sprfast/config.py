@@ -187,7 +187,7 @@ class TrainingConfig(_Config):
 
 
 # Recipes by name, as what they change of the published one. `fast`: the network sees the small times at which it scores, in many
-# small steps at a larger learning rate; `bench/RESULTS.md` has its accuracy against minutes beside the published one's.
+# small steps at a larger learning rate.
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {

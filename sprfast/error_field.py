@@ -2,7 +2,7 @@
 
 Edges and texture come back less well than flat surface, on good parts too. Divided by what is usual at its place, an error on flat
 surface counts for as much as one on an edge. That is right for one number an image, and wrong for the map: where good parts err most
-is often where defects are, and the map would lose that knowledge (`bench/RESULTS.md` has the figures). So only the score is divided.
+is often where defects are, and the map would lose that knowledge: `sprfast study` shows how much. So only the score is divided.
 """
 
 from __future__ import annotations

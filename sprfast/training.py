@@ -226,7 +226,8 @@ class _Run:
             "versions": {"sprfast": sprfast.__version__, "torch": torch.__version__},
         }
         weights = {name: value.to("cpu", memory_format=torch.contiguous_format) for name, value in self.state.average.items()}
-        return model_file.Model(recipe.network, recipe.schedule, recipe.preprocessing, weights, provenance=provenance)
+        seed = recipe.training.seed  # of the frozen noise too, so that trainings with several seeds show what both are worth
+        return model_file.Model(recipe.network, recipe.schedule, recipe.preprocessing, weights, seed, provenance=provenance)
 
     def _fraction(self) -> float:
         limit = self.recipe.training.time_limit
