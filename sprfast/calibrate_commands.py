@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sprfast import calibration, console, data, export_file, threshold
+from sprfast.calibration import CASCADE
 from sprfast.config import Schedule
 from sprfast.errors import InputError
 from sprfast.predict_commands import Runtime
@@ -16,8 +17,6 @@ from sprfast.setting import PUBLISHED, CascadeSetting, Setting
 
 if TYPE_CHECKING:
     from sprfast.model_file import Model
-
-CASCADE = "cascade"  # the setting that is made of two others
 
 
 @dataclasses.dataclass(frozen=True)

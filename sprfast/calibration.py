@@ -20,11 +20,13 @@ from sprfast.cascade import Cascade
 from sprfast.config import Level, Schedule
 from sprfast.errors import InputError
 from sprfast.prediction import MAX_BATCH, Predictor, Result
-from sprfast.setting import CascadeSetting, Setting
+from sprfast.setting import PUBLISHED, CascadeSetting, Setting
 
 OnImage = Callable[[int, int], None]
 DISAGREEMENT = 0.1  # rate of good images whose verdict may differ from the second setting's without the second being asked
-STAGES = ("single", "published")  # of the cascade: names of its two settings
+CASCADE = "cascade"  # name of the setting that is made of two others
+STAGES = ("single", PUBLISHED)  # these two
+FEWEST = math.ceil(1 / DISAGREEMENT) - 1  # good images that its band takes
 SHARE = 0.05  # of the good images that a cascade asks the second setting about, at least
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error field.
@@ -135,7 +137,7 @@ def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reje
     count = len(scores[0])
     rank = math.ceil((count + 1) * (1 - DISAGREEMENT))
     if rank > count:
-        raise InputError(f"cascade: a band needs at least {math.ceil(1 / DISAGREEMENT) - 1} good images to fit it on, got {count}")
+        raise InputError(f"cascade: a band needs at least {FEWEST} good images to fit it on, got {count}")
     scales = [_scale(each, false_reject_rate) for each in scores]
     distance = np.abs(np.log(scores[0] / scales[0]))
     differ = (scores[0] > scales[0]) != (scores[1] > scales[1])

@@ -15,6 +15,7 @@ from sprfast import environment, error_field, images, metrics
 from sprfast.bench.study import costs, named, summary
 from sprfast.bench.study.passes import Floats, Passes, scored
 from sprfast.bench.study.rows import ROWS, Row
+from sprfast.calibration import FEWEST
 from sprfast.config import Preprocessing
 from sprfast.data import Category
 from sprfast.errors import InputError
@@ -125,8 +126,8 @@ def held_back(category: Category, model: Model) -> list[Path]:
 
 def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) -> list[Path]:
     chosen = held_back(category, model) if good is None else list(good)
-    if len(chosen) < named.FEWEST:
-        needed = f"{named.FEWEST} good images are needed to fit on, got {len(chosen)}"
+    if len(chosen) < FEWEST:
+        needed = f"{FEWEST} good images are needed to fit on, got {len(chosen)}"
         raise InputError(f"{category.name}: at least {needed}; train with --hold-back, or give --good DIR")
     return chosen
 

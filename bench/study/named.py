@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,11 @@ from sprfast import calibration, error_field, metrics, threshold
 from sprfast.bench.study import promises, summary
 from sprfast.bench.study.passes import Floats, Passes, scored
 from sprfast.bench.study.rows import ROWS, Row
-from sprfast.calibration import STAGES
+from sprfast.calibration import CASCADE, STAGES
 from sprfast.model_file import Model
 from sprfast.setting import PUBLISHED, CascadeSetting, Setting
 from sprfast.smoothing import anomaly_map
 
-CASCADE = "cascade"
-FEWEST = math.ceil(1 / calibration.DISAGREEMENT) - 1  # good images that the cascade's band takes
 RATE = 0.05  # of false rejects, at which verdicts of the cascade are compared with the published ones
 
 
