@@ -234,7 +234,7 @@ def test_the_figure_is_a_picture_of_a_report_with_and_without_figures(tmp_path):
     for index, each in enumerate((document, moved, nulls(document))):
         report.figure(each, tmp_path / f"{index}.png")
         with PIL.Image.open(tmp_path / f"{index}.png") as picture:
-            assert (picture.format, picture.size) == ("PNG", (1430, 728))
+            assert (picture.format, picture.size) == ("PNG", (1690, 728))
             pixels = np.asarray(picture.convert("RGB"))
         of_published.append(np.argwhere((pixels == [0x0B, 0x5F, 0xA5]).all(axis=2)).tolist())  # in the published setting's colour
     assert of_published[0] != of_published[1]

@@ -41,7 +41,7 @@ ROWS: tuple[Row, ...] = (
     *_both("antithetic pair", _at("antithetic", (1e-3, 2))),
     *_both("t = 0.01, K = 1", _at("gaussian", (1e-2, 1))),
     *_both("signs, t = 0.001", _at("signs", (1e-3, 1))),
-    *_both("signs, t = 0.0005", _at("signs", (5e-4, 1))),
+    *_both("signs, t = 0.0008", _at("signs", (8e-4, 1))),
     *_both("signs, t = 0.0002", _at("signs", (2e-4, 1))),
     *_both("no noise, t = 0.001", _at("none", (1e-3, 1))),
     *_both("no noise, t = 0.01", _at("none", (1e-2, 1))),
