@@ -16,9 +16,10 @@ import typer
 
 from sprfast import __version__, console
 from sprfast.cli_bench import bench
+from sprfast.cli_predict import export, predict
 from sprfast.cli_study import study
 from sprfast.errors import InputError, SprfastError
-from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName, SettingName
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, PrecisionName, SettingName
 
 app = typer.Typer(
     add_completion=False,
@@ -143,27 +144,6 @@ def evaluate(
     _print_evaluations(commands.evaluate(model, data, category, figure, schedule, runtime), json_)
 
 
-@app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")
-def predict(
-    model: ModelOrExport,
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
-    setting: SettingName = "published",
-    backend: BackendName = "auto",
-    precision: PrecisionName = "float32",
-    device: Device = None,
-    json_: Json = False,
-) -> None:
-    """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
-    from sprfast import predict_commands
-
-    run = predict_commands.predict(model, paths, output, predict_commands.Runtime(backend, device, precision, setting))
-    console.emit(run.to_json(), json_, run.table)
-    if run.interrupted:
-        raise typer.Exit(130)
-    raise typer.Exit(1 if run.counts["ERROR"] else 0)
-
-
 @app.command("import", epilog="Example: sprfast import screw.pth -o screw.safetensors")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="AUTHORS.pth", help="A checkpoint of the published code.")],
@@ -247,26 +227,8 @@ def parity(
     raise typer.Exit(0 if report.passed else 1)
 
 
-@app.command(epilog="Example: sprfast export screw.safetensors --to onnx -o screw.onnx")
-def export(
-    model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    to: Annotated[str, typer.Option(help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), or plan (our CPU kernels).")],
-    size: Annotated[str | None, typer.Option(help="Pixels at the network's input, N or HEIGHTxWIDTH.  [default: the model's]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a call that the graph is fixed to.  [default: any]")] = None,
-    precision: PrecisionName = "float32",
-    quantize: Annotated[str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")] = None,
-    setting: SettingName = "published",
-    json_: Json = False,
-) -> None:
-    """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1, and no file, where it does not."""
-    from sprfast import export_commands
-
-    summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images, setting)
-    console.emit(summary, json_, lambda: export_commands.table(summary))
-
-
+app.command(epilog="Example: sprfast predict screw.safetensors line/*.png -o results")(predict)
+app.command(epilog="Example: sprfast export screw.safetensors --to onnx -o screw.onnx")(export)
 app.add_typer(bench, name="bench")
 app.add_typer(study, name="study")
 

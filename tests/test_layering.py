@@ -31,7 +31,7 @@ LAYERS = (
     ("predict_commands", "export_commands", "bench_commands", "kernel_report"),
     ("commands", "calibrate_commands", "soak_commands", "study_commands"),
     ("demo",),
-    ("cli_bench", "cli_study"),
+    ("cli_bench", "cli_predict", "cli_study"),
     ("cli",),
     ("__main__",),
 )

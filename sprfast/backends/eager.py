@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,15 +42,29 @@ class EagerBackend:
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `backends.Backend.maps`."""
-        errors = self._error_map(x.to(self.device), [z.to(self.device) for z in noise])
-        return errors, scoring.anomaly_map(errors)
+        with _exact(self.device):
+            errors = self._error_map(x.to(self.device), [z.to(self.device) for z in noise])
+            return errors, scoring.anomaly_map(errors)
 
     def _error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
         if self.device.type == "cuda":
-            # cuDNN's default is TensorFloat-32; the flag belongs to the process, so it is off for as short as possible
-            cudnn = torch.backends.cudnn
-            with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
-                return scoring.error_map(self.network, x, self._schedule, noise)
+            return scoring.error_map(self.network, x, self._schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
         images = [scoring.error_map(self.network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]
         return torch.cat(images)
+
+
+@contextlib.contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """float32 without TensorFloat-32, cuDNN's default and cuBLAS's by choice; the flags are the process's, so as short as possible."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
