@@ -14,7 +14,7 @@ The contract, carried out for every file, PIL image and array alike:
 * Resizing is Pillow's Lanczos with antialias: 8-bit pictures as 8 bits, others in float, clipped to
   the range. A picture that has the network's size is not resampled. Then x * 2 - 1 in float32.
 
-Every error is an InputError that names the file ("array" and "PIL image" where there is none).
+Every error is an InputError that names the file ("BytesIO", "array" and "PIL image" where there is none).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Image:
 
 
 def load_image(
-    source: str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any],
+    source: str | os.PathLike[str] | io.BytesIO | PIL.Image.Image | npt.NDArray[Any],
     preprocessing: Preprocessing,
     *,
     channel_order: ChannelOrder | None = None,
@@ -72,7 +72,7 @@ def load_image(
     """Read a picture under the contract above.
 
     Args:
-        source: a file's path, a PIL image (the frame it stands at; its decoding is the caller's),
+        source: a file's path, a file's bytes as `io.BytesIO`, a PIL image (the frame it stands at; its decoding is the caller's),
             or an array of shape (H, W), (H, W, 1) or (H, W, 3), native uint8, uint16 (scaled by
             `preprocessing.bit_depth`) or float32 in [0, 1], with any strides. It is never written,
             and the result shares no memory with it.
@@ -216,10 +216,10 @@ def _planes(source: Any, preprocessing: Preprocessing, channel_order: Any) -> tu
         with _decoding():
             source.load()  # so that it counts as the caller has it, loaded before or not
         return _image_planes(source, preprocessing)
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike | io.BytesIO):
         with _opened(source, preprocessing) as image:
             return _image_planes(image, preprocessing)
-    raise InputError("not a picture; accepted are a path, a PIL image or a numpy array")
+    raise InputError("not a picture; accepted are a path, a PIL image, a numpy array or a file in io.BytesIO")
 
 
 class _WholeFile(io.BufferedReader):
@@ -236,16 +236,22 @@ class _WholeFile(io.BufferedReader):
         return content
 
 
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str], preprocessing: Preprocessing) -> Iterator[PIL.Image.Image]:
-    """The file as a lazily decoded PIL image whose header, and PNG checksums, have been checked."""
+def _stream(source: str | os.PathLike[str] | io.BytesIO) -> io.FileIO | io.BytesIO:
+    """From the beginning of the file, wherever the caller's own stands."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if isinstance(source, io.BytesIO):
+            return io.BytesIO(source.getvalue())
+        if not stat.S_ISREG(os.stat(source).st_mode):
             raise InputError("not a regular file")
-        stream = _WholeFile(io.FileIO(os.fspath(path)))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return io.FileIO(os.fspath(source))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or a closed BytesIO
         raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    with stream:
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike[str] | io.BytesIO, preprocessing: Preprocessing) -> Iterator[PIL.Image.Image]:
+    """The file as a lazily decoded PIL image whose header, and PNG checksums, have been checked."""
+    with _WholeFile(_stream(source)) as stream:
         signature = stream.peek(16)[:16]
         if not signature:
             raise InputError("the file is empty")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import io
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ from sprfast.setting import Setting
 from sprfast.threshold import Threshold, Verdict, verdict
 
 Map = npt.NDArray[np.float32]
-Source = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any]
+Source = str | os.PathLike[str] | io.BytesIO | PIL.Image.Image | npt.NDArray[Any]
 MAX_BATCH = 16  # images a call of what computes maps
 
 _log = logging.getLogger("sprfast.prediction")
@@ -120,7 +121,7 @@ class Predictor(abc.ABC):
         """Score one image or a list of them.
 
         Args:
-            source: a path, a PIL image, a numpy array (see `images.load_image`), or a list of these. An
+            source: a path, a PIL image, a numpy array, an `io.BytesIO` (see `images.load_image`), or a list of these. An
                 `Engine` also takes float tensors (3, H, W) in [-1, 1] that are already at the network's size.
             channel_order: "rgb", "bgr" or "grey"; required for arrays, absent for everything else.
 

@@ -92,9 +92,12 @@ def check(file, content, policy, strict, engines=()):
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
         image = attempt(lambda: load_image(file, policy), f"{file}: ", InputError)
+        in_memory = attempt(lambda: load_image(io.BytesIO(content), policy), "BytesIO: ", InputError)
+        assert (in_memory is None) == (image is None)
         if image is not None:
             assert image.pixels.dtype == np.float32
             assert image.pixels.shape[0] == 3
+            np.testing.assert_array_equal(in_memory.pixels, image.pixels)
             assert (np.abs(image.pixels) <= 1).all()  # which NaN is not
             height, width = image.source_size
             assert 1 <= height * width <= policy.max_pixels

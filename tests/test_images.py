@@ -76,6 +76,28 @@ def test_rgb_png_is_scaled_to_minus_one_to_one(tmp_path: Path) -> None:
     assert load_image(np.zeros((16, 16), np.uint8), SMALL).pixels.min() == -1.0
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_a_file_in_memory_is_the_same_picture_wherever_the_reader_stands(tmp_path: Path, suffix: str) -> None:
+    path = saved(tmp_path / f"a.{suffix}", picture(50, 70))
+    content = io.BytesIO(path.read_bytes())
+    for position in (0, 20):
+        content.seek(position)
+        image = load_image(content, SMALL)
+        np.testing.assert_array_equal(image.pixels, load_image(path, SMALL).pixels)
+        assert image.source_size == (50, 70)
+        assert content.tell() == position
+
+
+def test_bytes_in_memory_that_are_no_picture_are_input_errors() -> None:
+    closed = io.BytesIO(png(16, 16, 8, 0, (b"\0" + bytes(16)) * 16))
+    assert load_image(closed, SMALL).source_size == (16, 16)
+    refuses(io.BytesIO(closed.getvalue()[:-20]), "BytesIO: .*damaged or truncated")
+    refuses(closed, "for arrays only", channel_order="rgb")
+    closed.close()
+    for source, match in ((io.BytesIO(), "empty"), (io.BytesIO(b"<p>404"), "not a PNG, JPEG"), (closed, "cannot be read .*closed")):
+        refuses(source, f"BytesIO: .*{match}")
+
+
 def test_resize_is_pillows_lanczos_on_8_bit_rgb() -> None:
     pixels = picture(50, 70)
     resized = PIL.Image.fromarray(pixels).resize((22, 16), PIL.Image.Resampling.LANCZOS)
@@ -428,7 +450,7 @@ def test_wrong_dtype_rank_or_channels_is_an_input_error_that_lists_the_accepted_
 def test_empty_arrays_and_other_objects_are_input_errors() -> None:
     refuses(np.zeros((0, 16), np.uint8), "at least one")
     for source in (None, 3, b"a.png", [[0]]):
-        refuses(source, "accepted are a path, a PIL image or a numpy array")
+        refuses(source, "accepted are a path, a PIL image, a numpy array or a file in io.BytesIO")
 
 
 def padded(pixels: Pixels) -> Pixels:
