@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sprfast import console
-from sprfast.options import BackendName, Device, Json, ModelOrExport, ModelPath, PrecisionName, SettingName
+from sprfast.options import BackendName, Device, Json, ModelOrExport, PrecisionName, SettingName
 
 
 def predict(
@@ -32,19 +32,42 @@ def predict(
 
 
 def export(
-    model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    to: Annotated[str, typer.Option(help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), or plan (our CPU kernels).")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file; for triton-repository also an export of one.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for triton-repository a folder that does not exist yet.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), plan (our CPU kernels), or triton-repository "
+            "(for NVIDIA's Triton Inference Server; of an ONNX export also the model NAME-onnx for its onnxruntime backend)."
+        ),
+    ],
     size: Annotated[str | None, typer.Option(help="Pixels at the network's input, N or HEIGHTxWIDTH.  [default: the model's]")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a call that the graph is fixed to.  [default: any]")] = None,
     precision: PrecisionName = "float32",
     quantize: Annotated[str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")] = None,
     images: Annotated[Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")] = None,
     setting: SettingName = "published",
+    backend: Annotated[str | None, typer.Option(help="triton-repository: what computes there.  [default: auto]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="triton-repository: cpu, cuda (each GPU) or cuda:N.  [default: cuda where the server has one]")
+    ] = None,
+    max_batch: Annotated[int | None, typer.Option(help="triton-repository: images that are scored together.  [default: 16]")] = None,
+    queue: Annotated[int | None, typer.Option(help="triton-repository: requests that may wait.  [default: 64]")] = None,
+    queue_timeout: Annotated[str | None, typer.Option(help="triton-repository: how long one may wait.  [default: 30s]")] = None,
+    instances: Annotated[int | None, typer.Option(help="triton-repository: processes a device.  [default: 1]")] = None,
     json_: Json = False,
 ) -> None:
     """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1, and no file, where it does not."""
     from sprfast import export_commands
 
-    summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images, setting)
-    console.emit(summary, json_, lambda: export_commands.table(summary))
+    form = {"size": size, "batch": batch, "quantize": quantize, "images": images}
+    queueing = {"max_batch": max_batch, "queue": queue, "queue_timeout": queue_timeout}
+    served = {"backend": backend, "device": device, "instances": instances, **queueing}
+    if to == export_commands.REPOSITORY:
+        export_commands.refuse(to, form)
+        summary = export_commands.repository(model, output, export_commands.serving(precision, setting, served))
+        console.emit(summary, json_, lambda: console.fields_table(summary))
+    else:
+        export_commands.refuse(to, served)
+        summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images, setting)
+        console.emit(summary, json_, lambda: export_commands.table(summary))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.table import Table
 
@@ -13,6 +15,10 @@ from sprfast.errors import InputError
 
 if TYPE_CHECKING:
     from sprfast.export import Request
+    from sprfast.scale.triton_repository import Serving
+
+
+REPOSITORY = "triton-repository"  # what `--to` calls it
 
 
 def request(to: str, size: str | None, batch: int | None, precision: str, quantize: str | None) -> Request:
@@ -21,8 +27,10 @@ def request(to: str, size: str | None, batch: int | None, precision: str, quanti
     Raises:
         InputError: one of them is not allowed.
     """
-    from sprfast.export import Request
+    from sprfast.export import Request, Target
 
+    if to not in get_args(Target):
+        raise InputError(f"--to {to}: not known, choose from {', '.join(get_args(Target))}, {REPOSITORY}")
     return Request(to, _size(size), batch, precision, quantize)  # type: ignore[arg-type]  # it checks them
 
 
@@ -32,6 +40,34 @@ def export(model: Path, output: Path, asked: Request, images: Path | None, setti
 
     paths = data.image_files([images]) if images else []
     return describe(output, exporting.export(model_file.load(model).using(setting), output, asked, paths))
+
+
+def refuse(to: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError where an option is given that exports of another kind have."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name.replace('_', '-')}: --to {to} has no such option")
+
+
+def serving(precision: str, setting: str, options: Mapping[str, Any]) -> Serving:
+    """What the options ask of a server; None: its default.
+
+    Raises:
+        InputError: one of them is not allowed.
+    """
+    from sprfast.scale.triton_repository import Serving
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if "queue_timeout" in given:
+        given["queue_timeout"] = console.seconds(given["queue_timeout"])
+    return Serving(precision=precision, setting=setting, **given)  # type: ignore[arg-type]  # it checks them
+
+
+def repository(model: Path, output: Path, how: Serving) -> dict[str, Any]:
+    """Write a repository for Triton Inference Server, and say what is in it."""
+    from sprfast.scale import triton_repository
+
+    return {"repository": str(output), "models": triton_repository.write(output, model, how), **dataclasses.asdict(how)}
 
 
 def describe(path: Path, contract: Contract) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,34 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+    _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path`, which must not exist; on a clean exit it is renamed to `path`.
+
+    Whatever goes wrong before the rename, the temporary folder is removed and there is nothing at `path`.
+
+    Raises:
+        InputError: `path` exists, or cannot be written.
+    """
+    target = Path(path)
+    _require_possible(target)
+    if os.path.lexists(target):
+        raise InputError(f"{target}: exists already; name a folder that does not, or remove it first")
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".sprfast-", suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        os.rename(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(target.parent)
 
 

@@ -86,6 +86,18 @@ def onnx_model(
     return _Graph(plan, height, width, precision, normalization, quantization, given).model(batch)
 
 
+def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
+    """A serialised graph of `onnx_model` with its noise (D, 3, H, W) as a constant, for what feeds it images alone."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    (given,) = (value for value in model.graph.input if value.name == "noise")
+    model.graph.input.remove(given)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(noise, "noise"))
+    folded: bytes = model.SerializeToString()
+    return folded
+
+
 class _Graph:
     """The nodes and constants made so far, and what the layers share."""
 

@@ -92,7 +92,7 @@ class Runner(Predictor):
         contract = export.contract
         super().__init__(contract.preprocessing, contract.setting)
         self.contract = contract
-        self._backend = _chosen(export, backend)
+        self._backend = chosen(export, backend)
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
         self._noise = functools.lru_cache(maxsize=8)(self._draws)
         self._session = self._opened(export, threads, tensorrt or TensorRtOptions())
@@ -195,7 +195,7 @@ class Runner(Predictor):
         )
 
 
-def _chosen(export: Export, backend: str) -> str:
+def chosen(export: Export, backend: str) -> str:
     """The backend that `backend` stands for, which must be one for this kind of export."""
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"backend: {backend!r} is not known for an export, choose from auto, {', '.join(BACKENDS)}")
