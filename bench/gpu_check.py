@@ -32,7 +32,7 @@ MARGIN = 20.0  # seconds for a step to start in, and between the end that it is 
 # For memcheck, which slows kernels down many times: odd sizes, and the smallest map of the network. No CUDA graphs: see `_run`.
 SANITIZED = "test_operator_equals_its_reference and (2x64x199x150 or 1x512x12x12)"
 # Of all the time, what a step may take at most; what it leaves is the next ones'.
-SHARES = {"tests": 0.25, "memcheck": 0.12, "operators": 0.2, "roofline": 0.1, "waterfall": 1.0}
+SHARES = {"tests": 0.4, "memcheck": 0.12, "operators": 0.2, "roofline": 0.06, "waterfall": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sprfast.bench.gpu_check", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the results, new or empty")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at a tiny size")
-    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time for everything")
     parser.add_argument("--step", choices=("operators", "roofline", "waterfall"), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

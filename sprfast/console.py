@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +23,14 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def emit(document: Any, as_json: bool, render: Callable[[], RenderableType]) -> None:
-    """Print `document` as JSON, or what `render` makes for a person."""
+    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe as wide as it needs to be."""
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    else:
-        Console(highlight=False).print(render())
+        return
+    rendered, console = render(), Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, console.measure(rendered, options=console.options.update(max_width=10_000)).maximum)
+    console.print(rendered)
 
 
 def say(message: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from rich.table import Column, Table
 
 from sprfast import backends, console, model_file
 from sprfast.errors import InputError
@@ -367,3 +368,11 @@ def test_precision_and_backend_reach_the_engine(run, model_path, pictures):
     code, _, err = run("parity", "--golden", ROOT / "tests" / "data" / "golden", "--precision", "bfloat16")
     assert code == 2
     assert "golden outputs are float32" in err
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_needs_to_be(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table("name", Column("value", no_wrap=True))
+    table.add_row("long", "x" * 300)
+    console.emit({}, False, lambda: table)
+    assert "x" * 300 in capsys.readouterr().out

@@ -24,7 +24,7 @@ from sprfast.prediction import MAX_BATCH
 from sprfast.setting import Setting
 
 BY_NAME = {row.name: row for row in ROWS}
-NAMES = ("published", "independent draws, K = 1", "signs, t = 0.0008", "no noise, t = 0.001", "no noise, t = 0.001, field")
+NAMES = ("published", "independent draws, K = 1", "signs, t = 0.0008", "t = 0.01, K = 1", "t = 0.01, K = 1, field")
 SCHEDULES = {
     "published": Schedule(),
     "antithetic": Schedule((Level(1e-3, 4),), noise="antithetic"),
@@ -185,7 +185,7 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
     assert told[-1] == (total, total, "1.safetensors: settings")
 
 
-@pytest.mark.parametrize(("name", "index"), [("published", 1), ("signs, t = 0.0008", 1), ("no noise, t = 0.001, field", 0)])
+@pytest.mark.parametrize(("name", "index"), [("published", 1), ("signs, t = 0.0008", 1), ("t = 0.01, K = 1, field", 0)])
 def test_a_row_is_what_evaluate_says_of_an_engine_with_that_setting(rows, models, category, name, index):
     row, model = BY_NAME[name], models[index]
     plain = Engine(model.with_setting(Setting(row.schedule)), BACKEND, "cpu")
@@ -195,7 +195,7 @@ def test_a_row_is_what_evaluate_says_of_an_engine_with_that_setting(rows, models
 
 
 def test_a_field_changes_the_score_and_not_the_map(rows):
-    plain, divided = (rows[name]["metrics"] for name in ("no noise, t = 0.001", "no noise, t = 0.001, field"))
+    plain, divided = (rows[name]["metrics"] for name in ("t = 0.01, K = 1", "t = 0.01, K = 1, field"))
     assert plain["image_AUROC"] != divided["image_AUROC"]
     assert [plain[key] for key in ("pixel_AUROC", "AUPRO")] == [divided[key] for key in ("pixel_AUROC", "AUPRO")]
 
@@ -257,8 +257,8 @@ def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_rea
 
 def test_named_settings_are_the_rows_of_the_same_name_and_schedule(whole, rows):
     assert calibration.SETTINGS["single"] == (BY_NAME["signs, t = 0.0008"].schedule, False)
-    assert calibration.SETTINGS["field"] == (BY_NAME["no noise, t = 0.001, field"].schedule, True)
-    for name, row in (("published", "published"), ("single", "signs, t = 0.0008"), ("field", "no noise, t = 0.001, field")):
+    assert calibration.SETTINGS["field"] == (BY_NAME["t = 0.01, K = 1, field"].schedule, True)
+    for name, row in (("published", "published"), ("single", "signs, t = 0.0008"), ("field", "t = 0.01, K = 1, field")):
         for key in metrics.KEYS:
             assert whole["settings"][name]["metrics"][key]["values"] == pytest.approx(rows[row]["metrics"][key]["values"], abs=1e-6)
 
