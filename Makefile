@@ -10,7 +10,7 @@ TORCH := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; 
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test lint bench accuracy test-oldest-triton test-sanitizers clean
+.PHONY: demo test lint bench accuracy test-scale test-oldest-triton test-sanitizers clean
 
 demo: $(READY)
 	$(BIN)/sprfast demo
@@ -41,6 +41,17 @@ accuracy: $(READY)
 	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) \
 	  -o bench/results/study-$(CATEGORY)-$(SIZE).json --figure $(ACCURACY)/$(CATEGORY)-$(SIZE).png
 
+# Past one process, with the real Ray, the real Triton Inference Server (for Python 3.11, on Linux and x86-64) and the real torchrun, in
+# an environment of its own. Of nvidia-pytriton only the server is used, without what it depends on.
+SCALE := $(VENV)-scale
+test-scale:
+	$(PYTHON) -m venv $(SCALE)
+	$(SCALE)/bin/python -m pip install --quiet --retries 1 --no-deps $(TORCH)
+	grep -v '^ml-dtypes\|^protobuf' constraints.txt | cat - tests/scale/constraints.txt >$(SCALE)/constraints.txt
+	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --editable '.[dev,ray]' 'tritonclient[all]'
+	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --no-deps nvidia-pytriton
+	PATH="$(CURDIR)/$(SCALE)/bin:$$PATH" $(SCALE)/bin/python -m pytest tests/scale tests/test_distributed_training.py
+
 # What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs NumPy < 2.4.
 test-oldest-triton:
 	$(PYTHON) -m venv $(VENV)-oldest-triton
@@ -59,7 +70,7 @@ test-sanitizers: $(READY)
 	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/test_cpu_kernels.py
 
 clean:
-	rm -rf build $(VENV) $(VENV)-oldest-triton *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build $(VENV) $(SCALE) $(VENV)-oldest-triton *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sprfast needs Python 3.10 or newer, this is " + sys.version.split()[0])'

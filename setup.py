@@ -106,7 +106,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
     packages=[
-        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources", "sprfast.soak"),
+        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources", "sprfast.soak", "sprfast.scale"),
         *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries", "sprfast.bench.study"),
     ],
     package_data={"sprfast": ["py.typed"]},
@@ -142,6 +142,7 @@ setup(
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
         "tensorrt-rtx": ["onnx>=1.23", TENSORRT_RTX, CUDA_BINDINGS],
         "pycuda": ["pycuda>=2024.1"],  # used in place of cuda-bindings where it is installed
+        "ray": ["ray[data,serve]>=2.50"],
         "bench": ["pytest-benchmark>=5", LOADGEN, "nvidia-ml-py>=12"],
         "peers": [
             *ONNX,

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sprfast import console
+from sprfast.errors import InputError
 from sprfast.options import BackendName, Device, Json, ModelOrExport, PrecisionName, SettingName
 
 
 def predict(
     model: ModelOrExport,
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays.")] = None,
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images; with --ray also Parquet files with a column `path`.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays; with --ray for Parquet files."),
+    ] = None,
     setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Score on a Ray cluster, `local` for this machine; goes on where a run stopped.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="With --ray: workers, each with a CPU thread.  [default: 1]")] = None,
+    worker_gpus: Annotated[float | None, typer.Option(help="With --ray: GPUs of each worker.  [default: 0]")] = None,
     json_: Json = False,
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     from sprfast import predict_commands
 
-    run = predict_commands.predict(model, paths, output, predict_commands.Runtime(backend, device, precision, setting))
+    runtime = predict_commands.Runtime(backend, device, precision, setting)
+    run: Any
+    if ray is not None:
+        from sprfast import scale_commands
+
+        run = scale_commands.predict(model, paths, output, runtime, ray, workers, worker_gpus)
+    else:
+        if workers is not None or worker_gpus is not None:
+            raise InputError("--workers and --worker-gpus are for --ray")
+        run = predict_commands.predict(model, paths, output, runtime)
     console.emit(run.to_json(), json_, run.table)
     if run.interrupted:
         raise typer.Exit(130)

@@ -18,18 +18,20 @@ from rich.table import Column, Table
 from sprfast.errors import InputError
 from sprfast.metrics import KEYS, Metric
 
+WIDEST = 200  # characters of a table where no terminal says how many there are
 log = Console(stderr=True, highlight=False)
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def emit(document: Any, as_json: bool, render: Callable[[], RenderableType]) -> None:
-    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe as wide as it needs to be."""
+    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe up to `WIDEST`."""
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
     rendered, console = render(), Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = max(console.width, console.measure(rendered, options=console.options.update(max_width=10_000)).maximum)
+        wanted = console.measure(rendered, options=console.options.update(max_width=WIDEST)).maximum
+        console.width = max(console.width, wanted)
     console.print(rendered)
 
 

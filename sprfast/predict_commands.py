@@ -98,7 +98,7 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
             for first in range(0, len(paths), MAX_BATCH):
                 chunk = paths[first : first + MAX_BATCH]
                 for source, result in zip(chunk, engine.predict(chunk), strict=True):
-                    row = _prediction_row(source, result)
+                    row = {"path": images.display_name(source), **result.to_json()}
                     if output and math.isfinite(result.pred_score):
                         row["overlay"] = _write_overlay(output, names, source, result, engine.preprocessing)
                     rows.append(row)
@@ -109,17 +109,6 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         files.write_bytes(output / "results.jsonl", lines.encode())
     return Prediction(engine.backend, rows, interrupted)
-
-
-def _prediction_row(source: Path, result: Result) -> dict[str, Any]:
-    row = {
-        "path": images.display_name(source),
-        "pred_score": result.pred_score if math.isfinite(result.pred_score) else None,
-        "verdict": result.verdict.value,
-        "threshold": result.threshold,
-        "milliseconds": round(result.milliseconds, 3),
-    }
-    return row | ({"reason": result.reason} if result.reason else {})
 
 
 def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:

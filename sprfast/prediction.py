@@ -45,6 +45,16 @@ class Result:
     map_threshold: float | None = None  # above which a pixel of the anomaly map is marked; None: the setting does not say
     passes: int = 0  # of the network
 
+    def to_json(self) -> dict[str, Any]:
+        """Score (null where it is not finite), verdict, threshold and milliseconds as plain values, and the reason where there is one."""
+        row = {
+            "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
+            "verdict": self.verdict.value,
+            "threshold": self.threshold,
+            "milliseconds": round(self.milliseconds, 3),
+        }
+        return row | ({"reason": self.reason} if self.reason else {})
+
     @property
     def pred_label(self) -> bool:
         """False for PASS only."""

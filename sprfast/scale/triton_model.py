@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sprfast import export_file
 from sprfast.errors import SprfastError
-from sprfast.prediction import Predictor, Result
+from sprfast.prediction import Result
+from sprfast.scale import predictors
 from sprfast.scale.triton_repository import FILE, IMAGE
 from sprfast.smoothing import MAP_SIZE
 
@@ -40,7 +40,7 @@ class TritonPythonModel:
         backend, precision, setting = (parameters[name]["string_value"] for name in ("backend", "precision", "setting"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         path = Path(args["model_repository"], args["model_version"], FILE)
-        self._predictor = _opened(path, backend, device, precision, setting)
+        self._predictor = predictors.opened(path, backend, device, precision, setting)
         self._predictor.self_test()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -84,14 +84,3 @@ def _texts(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
     encoded = [text.encode() for text in texts]
     longest = max(1, *map(len, encoded))
     return np.stack([np.frombuffer(each.ljust(longest, b"\0"), np.uint8) for each in encoded])
-
-
-def _opened(path: Path, backend: str, device: str, precision: Any, setting: str) -> Predictor:
-    """An engine for a model file, a runner for an export."""
-    if export_file.kind(path) == "model":
-        from sprfast import engine
-
-        return engine.load(path, backend, device, precision, setting)
-    from sprfast import runner
-
-    return runner.load(path, backend, device)

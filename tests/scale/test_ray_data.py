@@ -1,0 +1,206 @@
+"""Archives through the real Ray Data: every image once, with the scores of a single process, whatever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as arrow
+import pytest
+import ray
+from pyarrow import parquet
+
+from sprfast import engine, model_file
+from sprfast.errors import BackendError, InputError
+from sprfast.scale import ray_data
+from sprfast.scale.results import Results
+
+ROOT = Path(__file__).parents[2]
+IMAGES = 10_000
+
+
+@pytest.fixture(scope="module")
+def saved(small_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "screw.safetensors"
+    model_file.save(path, small_model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(saved):
+    return ray_data.Model(str(saved), "cpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Ten thousand different images of 32x32, in ten folders."""
+    root = tmp_path_factory.mktemp("archive")
+    random = np.random.default_rng(1)
+    for index in range(IMAGES):
+        folder = root / f"{index // 1000}"
+        folder.mkdir(exist_ok=True)
+        contrast = random.uniform(0.2, 1.0)
+        pixels = (random.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{index:05}.png", compress_level=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(archive, saved):
+    """Path and (score, verdict) of each image by one process."""
+    predictor = engine.load(saved, "cpu", "cpu")
+    paths = sorted(archive.rglob("*.png"))
+    results = predictor.predict(list(paths))
+    return {str(path): (result.pred_score, result.verdict.value) for path, result in zip(paths, results, strict=True)}
+
+
+def rows(folder):
+    """Every row of the answers."""
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
+
+
+def scores(folder):
+    found = rows(folder)
+    answers = {row["path"]: (row["pred_score"], row["verdict"]) for row in found}
+    assert len(found) == len(answers), "an image has two answers"
+    return answers
+
+
+def command_line(*arguments):
+    command = [sys.executable, "-m", "sprfast", *map(str, arguments), "--json"]
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+
+
+def workers():
+    """Processes of Ray's workers with a `Scorer`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if "MapWorker" in command and "ray::" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, tmp_path):
+    killed = []
+
+    def on_images(done, total):
+        assert total == IMAGES
+        if done > IMAGES // 3 and not killed:
+            victims = workers()
+            assert len(victims) == 2
+            os.kill(victims[0], signal.SIGKILL)
+            killed.append(victims[0])
+
+    summary = ray_data.score([archive], tmp_path / "out", model, ray_data.Pool(workers=2), on_images=on_images)
+    assert killed
+    assert scores(tmp_path / "out") == alone
+    assert (summary["images"], summary["already"], summary["interrupted"]) == (IMAGES, 0, False)
+    assert sum(summary["counts"].values()) == IMAGES
+    assert min(summary["counts"][name] for name in ("PASS", "REJECT")) > 100
+
+
+def test_a_killed_run_goes_on_where_it_was(archive, alone, saved, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", f"""
+import pathlib
+from sprfast.scale import ray_data
+ray_data.PART = 300
+ray_data.score([pathlib.Path({str(archive / "0")!r})], pathlib.Path({str(out)!r}), ray_data.Model({str(saved)!r}, "cpu", "cpu"))
+"""]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("part-*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = scores(out)
+    assert 0 < len(before) < 1000
+    model = ray_data.Model(str(saved), "cpu", "cpu")
+    summary = ray_data.score([archive / "0"], out, model)
+    assert summary["already"] == len(before)
+    assert scores(out) == {path: value for path, value in alone.items() if Path(path).parent == archive / "0"}
+    assert ray_data.score([archive / "0"], out, model)["already"] == 1000
+
+
+def test_files_that_are_no_images_are_rows_with_error(archive, alone, model, tmp_path):
+    listed = sorted(str(path) for path in (archive / "3").glob("*.png"))[:40]
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
+    listed += [str(tmp_path / "broken.png"), str(tmp_path / "absent.png"), listed[0]]
+    parquet.write_table(arrow.table({"path": listed, "camera": [1] * len(listed)}), tmp_path / "list.parquet")
+    summary = ray_data.score([tmp_path / "list.parquet"], tmp_path / "out", model)
+    assert summary["images"] == 42
+    assert summary["counts"]["ERROR"] == 2
+    by_path = {row["path"]: row for row in rows(tmp_path / "out")}
+    for name in ("broken.png", "absent.png"):
+        row = by_path.pop(str(tmp_path / name))
+        assert (row["pred_score"], row["verdict"]) == (None, "ERROR")
+        assert name in row["reason"]
+    assert {path: (row["pred_score"], row["verdict"]) for path, row in by_path.items()} == {path: alone[path] for path in listed[:40]}
+
+
+def test_answers_of_something_else_are_not_mixed(archive, model, saved, tmp_path):
+    ray_data.score([archive / "1" / "01000.png"], tmp_path / "out", model)
+    with pytest.raises(InputError, match="another backend"):
+        ray_data.score([archive / "1"], tmp_path / "out", ray_data.Model(str(saved), "eager", "cpu"))
+    with Results(tmp_path / "new", {"model_file_sha256": "1"}), pytest.raises(InputError, match="another process is writing"):
+        Results(tmp_path / "new", {"model_file_sha256": "1"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.png").touch()
+    with pytest.raises(InputError, match=r"photo\.png but no results\.json"):
+        ray_data.score([archive / "1"], tmp_path / "other", model)
+
+
+def test_a_damaged_part_is_named(archive, model, tmp_path):
+    ray_data.score([archive / "1" / "01000.png"], tmp_path / "out", model)
+    part = tmp_path / "out" / "part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"part-000000\.parquet: is damaged"):
+        ray_data.score([archive / "1"], tmp_path / "out", model)
+
+
+def test_what_a_worker_cannot_do_is_an_error_here(archive, saved, tmp_path):
+    with pytest.raises(InputError, match="setting"):
+        ray_data.score([archive / "1"], tmp_path / "out", ray_data.Model(str(saved), "cpu", "cpu", setting="nosuch"))
+    with pytest.raises(InputError, match="1 GPUs, the cluster has 0"):
+        ray_data.score([archive / "1"], tmp_path / "new", ray_data.Model(str(saved)), ray_data.Pool(gpus=1))
+    with pytest.raises(BackendError, match="no cluster at 127"):
+        ray_data.score([archive / "1"], tmp_path / "far", ray_data.Model(str(saved)), address="127.0.0.1:1")
+    assert not ray.is_initialized()
+
+
+def test_the_command(archive, alone, saved, tmp_path):
+    command = ["predict", saved, archive / "2", "--ray", "local", "--workers", "2"]
+    done = command_line(*command, "--backend", "cpu", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["images"], document["already"], document["complete"]) == (1000, 0, True)
+    assert scores(tmp_path / "out") == {path: value for path, value in alone.items() if Path(path).parent == archive / "2"}
+    refused = command_line(*command)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines() == ["sprfast: --ray: name the folder for the answers with --output"]
+
+
+def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
+    out = tmp_path / "out"
+    command = ["predict", saved, archive, "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
+    command = [sys.executable, "-m", "sprfast", *map(str, command)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    threading.Timer(25, process.send_signal, [signal.SIGINT]).start()
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    document = json.loads(printed)
+    assert not document["complete"]
+    found = scores(out)
+    assert 0 < len(found) < IMAGES
+    assert found.items() <= alone.items()

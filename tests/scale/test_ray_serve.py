@@ -1,0 +1,152 @@
+"""The real Ray Serve over HTTP: the engine's verdicts, batches, and what overload and bad requests come to."""
+
+import concurrent.futures
+import dataclasses
+import io
+import json
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import PIL.Image
+import pytest
+import ray
+from ray import serve
+
+from sprfast import engine, model_file
+from sprfast.config import Preprocessing
+from sprfast.errors import InputError
+from sprfast.scale import ray_serve
+
+PORT = 18231
+SLOW = 512  # pixels at the network's input, at which an image takes a good part of a second
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    yield
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def saved(small_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "screw.safetensors"
+    model_file.save(path, small_model)
+    return path
+
+
+@pytest.fixture
+def served(cluster, saved):
+    serve.run(ray_serve.app({"model": str(saved), "backend": "cpu", "device": "cpu", "max_queued": "200"}), route_prefix="/")
+    yield
+    serve.delete("default")
+
+
+def post(body, timeout=60):
+    """(status, document) of the answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{PORT}/", body), timeout=timeout) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        return error.code, json.loads(text) if text.startswith(b"{") else text.decode()
+
+
+def png(seed, size=32):
+    file = io.BytesIO()
+    random = np.random.default_rng(seed)
+    PIL.Image.fromarray((random.random((size, size, 3)) * 255 * random.uniform(0.2, 1.0)).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_answers_are_the_engines(served, saved):
+    predictor = engine.load(saved, "cpu", "cpu")
+    files = [png(seed) for seed in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(post, files))
+    for body, (status, document) in zip(files, answers, strict=True):
+        expected = predictor.predict(io.BytesIO(body))
+        assert status == 200
+        assert (document["pred_score"], document["verdict"]) == (expected.pred_score, expected.verdict.value)
+        assert document["model"] == predictor.model_sha256
+    assert {document["verdict"] for _, document in answers} == {"PASS", "REJECT"}
+
+
+def test_what_is_no_image_is_an_error_and_disturbs_nobody(served):
+    bodies = [png(1), b"no image", png(2), b"", png(3)[:50]]
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(post, bodies))
+    assert [status for status, _ in answers] == [200, 422, 200, 422, 422]
+    for status, document in answers:
+        assert (document["verdict"] == "ERROR") == (status == 422)
+        assert bool(document.get("reason")) == (status == 422)
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(f"http://127.0.0.1:{PORT}/", timeout=60)
+    with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/-/healthz", timeout=60) as response:
+        assert response.status == 200
+
+
+def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(cluster, small_model, tmp_path):
+    slow = dataclasses.replace(small_model, preprocessing=Preprocessing(size=SLOW))
+    model_file.save(tmp_path / "slow.safetensors", slow)
+    given = {"model": str(tmp_path / "slow.safetensors"), "backend": "cpu", "device": "cpu", "max_batch": 2, "max_queued": 3}
+    serve.run(ray_serve.app(given), route_prefix="/")
+    try:
+        bodies = [png(seed, SLOW) for seed in range(24)]
+        started = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(post, bodies))
+        seconds = time.monotonic() - started
+        statuses = [status for status, _ in answers]
+        taken = statuses.count(200)
+        assert set(statuses) == {200, 503}
+        # a replica has two batches of two, and three wait; while the burst comes in, the first batch may end
+        assert 4 <= taken <= 4 + 3 + 4, (taken, seconds)
+        predictor = engine.load(tmp_path / "slow.safetensors", "cpu", "cpu")
+        for body, (status, document) in zip(bodies, answers, strict=True):
+            if status == 200:
+                assert document["pred_score"] == predictor.predict(io.BytesIO(body)).pred_score
+        assert post(bodies[0])[0] == 200
+    finally:
+        serve.delete("default")
+
+
+def test_what_waits_is_scored_together(cluster, small_model, tmp_path):
+    slow = dataclasses.replace(small_model, preprocessing=Preprocessing(size=SLOW))
+    model_file.save(tmp_path / "slow.safetensors", slow)
+    given = {"model": str(tmp_path / "slow.safetensors"), "backend": "cpu", "device": "cpu", "max_batch": 8}
+    serve.run(ray_serve.app(given), route_prefix="/")
+
+    def answered(body):
+        assert post(body)[0] == 200
+        return time.monotonic()
+
+    try:
+        answered(png(0, SLOW))
+        started = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            moments = sorted(pool.map(answered, [png(seed, SLOW) for seed in range(9)]))
+        # one after another the second to the last answer would come evenly over eight ninths of the time
+        assert moments[-1] - moments[2] < 0.4 * (moments[-1] - started)
+    finally:
+        serve.delete("default")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, "model: name a model file"),
+        ({"model": "m", "max_batch": "many"}, "max_batch: 'many' is not a number"),
+        ({"model": "m", "max_batch": "0"}, "max_batch: 0 is not allowed"),
+        ({"model": "m", "queue": "3"}, "queue: not known, choose from model, backend"),
+        ({"model": "m", "min_replicas": "3"}, "min_replicas: 3 is more than max_replicas"),
+        ({"model": "m", "gpus": "-1"}, "gpus: -1.0 is not allowed"),
+    ],
+)
+def test_options_are_checked(given, why):
+    with pytest.raises(InputError, match=why):
+        ray_serve.app(given)
