@@ -16,7 +16,7 @@ import pytest
 import ray
 from pyarrow import parquet
 
-from sprfast import engine, model_file
+from sprfast import engine, images, model_file
 from sprfast.errors import BackendError, InputError
 from sprfast.scale import ray_data
 from sprfast.scale.results import Results
@@ -204,3 +204,12 @@ def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
     found = scores(out)
     assert 0 < len(found) < IMAGES
     assert found.items() <= alone.items()
+
+
+def test_two_names_that_print_alike_are_not_taken_for_one(model, tmp_path):
+    twins = [tmp_path / os.fsdecode(name) for name in (b"a\xff.png", rb"a\xff.png")]
+    for path in twins:
+        path.touch()
+    assert images.display_name(twins[0]) == images.display_name(twins[1])
+    with pytest.raises(InputError, match="two files have this printable name"):
+        ray_data.score(twins, tmp_path / "out", model)

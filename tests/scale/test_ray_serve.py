@@ -16,7 +16,6 @@ from ray import serve
 
 from sprfast import engine, model_file
 from sprfast.config import Preprocessing
-from sprfast.errors import InputError
 from sprfast.scale import ray_serve
 
 PORT = 18231
@@ -134,19 +133,3 @@ def test_what_waits_is_scored_together(cluster, small_model, tmp_path):
         assert moments[-1] - moments[2] < 0.4 * (moments[-1] - started)
     finally:
         serve.delete("default")
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ({}, "model: name a model file"),
-        ({"model": "m", "max_batch": "many"}, "max_batch: 'many' is not a number"),
-        ({"model": "m", "max_batch": "0"}, "max_batch: 0 is not allowed"),
-        ({"model": "m", "queue": "3"}, "queue: not known, choose from model, backend"),
-        ({"model": "m", "min_replicas": "3"}, "min_replicas: 3 is more than max_replicas"),
-        ({"model": "m", "gpus": "-1"}, "gpus: -1.0 is not allowed"),
-    ],
-)
-def test_options_are_checked(given, why):
-    with pytest.raises(InputError, match=why):
-        ray_serve.app(given)
