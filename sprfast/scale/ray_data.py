@@ -218,7 +218,12 @@ def _answers(dataset: Any) -> Iterable[Any]:
             cause = cause.__cause__ or getattr(cause, "cause", None)
         if cause is not None:
             raise type(cause)(str(cause)) from error
-        raise BackendError(f"ray: {str(error).strip().splitlines()[-1][:500]}") from error
+        raise BackendError(f"ray: {_line(error, -1)}") from error
+
+
+def _line(error: Exception, index: int) -> str:
+    """One of the many lines that Ray's errors have."""
+    return (str(error).strip() or type(error).__name__).splitlines()[index][:500]
 
 
 def _write(results: Results, tables: list[Any]) -> None:
@@ -268,12 +273,15 @@ def _cluster(address: str, pool: Pool) -> Iterator[Any]:
     own: dict[str, Any] = {}
     if address == "local":
         own = {"num_cpus": pool.workers * pool.cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    if ray.is_initialized():
+        raise InputError("ray: this program is connected to a cluster already, and there can be one connection only; end it first")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise BackendError(f"ray: no cluster at {address} ({str(error).strip().splitlines()[0][:300]})") from error
-    try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except Exception as error:  # Ray raises bare ones too
+            raise BackendError(f"ray: no cluster at {address} ({_line(error, 0)})") from error
         ray.data.DataContext.get_current().enable_progress_bars = False
         room = ray.cluster_resources()
         for name, wanted in (("CPU", pool.cpus), ("GPU", pool.gpus)):
