@@ -6,9 +6,10 @@ import os
 import pickle
 
 import pytest
+import torch
 
 from sprfast import engine
-from sprfast.errors import BackendError, InputError
+from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.scale import predictors, ray_data, ray_serve
 from sprfast.scale.results import COLUMNS
 
@@ -33,6 +34,11 @@ def test_options_of_ray_are_refused_without_it(run, model_path, pictures, option
     assert err == "sprfast: --workers and --worker-gpus are for --ray\n"
 
 
+def test_a_pool_begins_with_no_more_than_all_its_workers():
+    with pytest.raises(InputError, match="least: 3 is not allowed, expected 1 to 2"):
+        ray_data.Pool(workers=2, least=3)
+
+
 @pytest.mark.parametrize(("option", "why"), [("--workers", "workers: 0 is not"), ("--worker-gpus", "gpus: -1.0 is not allowed")])
 def test_a_pool_is_checked(run, model_path, pictures, tmp_path, option, why):
     value = why.split()[1].removesuffix(".0")
@@ -55,6 +61,42 @@ def test_a_worker_answers_as_the_engine_and_each_bad_file_with_error(model_path,
     assert [row["path"] for row in rows if row["verdict"] == "ERROR"] == ["broken.png", "absent.png"]
 
 
+def test_a_worker_takes_files_in_memory_and_leaves_further_columns_alone(model_path, pictures):
+    model = ray_data.Model(str(model_path), "eager", "cpu")
+    scorer = ray_data.Scorer(model)
+    names = [f"s3://{path.name}" for path in pictures]
+    answers = scorer({"path": names, "bytes": [path.read_bytes() for path in pictures], "camera": [1, 2, 3, 4]})
+    assert (answers["path"], answers["camera"]) == (names, [1, 2, 3, 4])
+    assert set(answers) == {*COLUMNS, "camera"}
+    alone = scorer({"path": [str(path) for path in pictures]})
+    assert answers["pred_score"] == alone["pred_score"]
+    assert alone["path"] == [str(path) for path in pictures]
+
+
+def test_a_worker_with_another_file_refuses(model_path):
+    with pytest.raises(ModelFileError, match="this worker has another file there"):
+        ray_data.Scorer(ray_data.Model(str(model_path), "eager", "cpu"), sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "chosen"),
+    [
+        (None, 0.0, "cpu"),
+        (None, 0.5, "cuda"),
+        ("cuda", 1.0, "cuda"),
+        ("cpu", 1.0, "cpu with 1 GPUs a worker: cuda needs a number above 0, and cpu none"),
+        ("cuda", 0.0, "cuda with 0 GPUs a worker: cuda needs a number above 0, and cpu none"),
+        ("cuda:1", 1.0, "'cuda:1' is not allowed, expected cpu or cuda; Ray chooses the GPU"),
+    ],
+)
+def test_a_worker_uses_the_gpus_that_ray_counts(device, gpus, chosen):
+    if chosen in ("cpu", "cuda"):
+        assert predictors.device_under_ray(device, gpus) == chosen
+    else:
+        with pytest.raises(InputError, match=chosen):
+            predictors.device_under_ray(device, gpus)
+
+
 def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_path):
     assert run("export", model_path, "--to", "plan", "-o", tmp_path / "screw.plan")[0] == 0
     of_model = predictors.opened(model_path, "cpu", "cpu", "float32", "published")
@@ -63,6 +105,18 @@ def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_
     assert type(of_export).__name__ == "Runner"
     scores = [[result.pred_score for result in each.predict(list(pictures))] for each in (of_model, of_export)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    for precision, setting, named in (("float16", "published", "precision float16"), ("float32", "single", "setting single")):
+        with pytest.raises(InputError, match=f"{named}: an export has the"):
+            predictors.opened(tmp_path / "screw.plan", "auto", "cpu", precision, setting)
+
+
+def test_threads_of_a_worker_are_its_own_affair(model_path):
+    before = torch.get_num_threads()
+    try:
+        predictors.opened(model_path, "eager", "cpu", "float32", "published", threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +129,7 @@ def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_
         ({"model": "m", "min_replicas": "3"}, "min_replicas: 3 is more than max_replicas"),
         ({"model": "m", "gpus": "-1"}, "gpus: -1.0 is not allowed"),
         ({"model": "m", "health_period": "nan"}, "health_period: nan is not allowed"),
+        ({"model": "m", "max_bytes": "0"}, "max_bytes: 0 is not allowed, expected 1 to 2147483648"),
     ],
 )
 def test_options_of_the_application_are_checked(given, why):

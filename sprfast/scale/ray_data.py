@@ -1,8 +1,11 @@
 """Archives of images through Ray Data: a pool of workers with an engine each, answers to a folder as they come.
 
 Every image is answered once: Ray gives the blocks of a worker that dies to another one, and a row counts only when it has
-reached the one process that writes. An image has the score bit for bit that it has in a single process where neither batch nor
-threads change it: by `cpu`, and by `eager` on a CPU.
+reached the one process that writes, for the first time. An image has the score bit for bit that it has in a single process where
+neither batch nor threads change it: by `cpu`, and by `eager` on a CPU. In a pipeline of one's own:
+
+    images = ray.data.read_binary_files("s3://archive/", include_paths=True)             # columns bytes and path
+    answers = images.map_batches(Scorer, fn_constructor_args=(Model("screw.safetensors"),), batch_size=16, num_cpus=1, concurrency=4)
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import os
 import time
@@ -17,8 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sprfast import data, images
-from sprfast.errors import BackendError, InputError, SprfastError
+import numpy as np
+
+from sprfast import data, export_file, images
+from sprfast.errors import BackendError, InputError, ModelFileError, SprfastError
 from sprfast.manifest import file_bytes
 from sprfast.prediction import MAX_BATCH
 from sprfast.scale import libraries, predictors
@@ -28,6 +34,11 @@ from sprfast.setting import PUBLISHED
 BLOCK = 256  # images that a worker takes at a time: what is done again where it dies
 PART = 20_000  # answers a file, at most
 PART_SECONDS = 30.0  # answers are written at least so often, which is what a stop can lose
+RETRIES = 5  # of a block whose worker died; what kills every worker ends the run
+RESTARTS = 20  # of a worker
+OBJECT_STORE = 512 * 2**20  # bytes that Ray started here may share among its processes: paths and answers, no images
+
+_log = logging.getLogger("sprfast.scale")
 
 OnImages = Callable[[int, int], None]
 
@@ -40,26 +51,24 @@ class Pool:
         InputError: a number is not allowed.
     """
 
-    workers: int = 1
+    workers: int = 1  # at most
+    least: int | None = None  # with which Ray begins and to which it goes back where there is little to do; None: all
     cpus: int = 1  # of each, which are its threads
     gpus: float = 0.0  # of each; below 1, several share one
 
     def __post_init__(self) -> None:
-        for name, value in (("workers", self.workers), ("cpus", self.cpus)):
-            if type(value) is not int or not 1 <= value <= 100_000:
-                raise InputError(f"{name}: {value!r} is not allowed, expected 1 to 100000")
+        for name, value, most in (("workers", self.workers, 100_000), ("least", self.least, self.workers), ("cpus", self.cpus, 1024)):
+            if value is not None and (type(value) is not int or not 1 <= value <= most):
+                raise InputError(f"{name}: {value!r} is not allowed, expected 1 to {most}")
         if not 0 <= self.gpus <= 64:
             raise InputError(f"gpus: {self.gpus!r} is not allowed, expected 0 to 64")
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model or export, as every worker opens it; its arguments travel to the workers.
+    """A model or export, as every worker opens it; its arguments travel to the workers."""
 
-    `path` must be readable at the same place by every worker.
-    """
-
-    path: str
+    path: str  # which every worker can read
     backend: str = "auto"
     device: str | None = None
     precision: str = "float32"
@@ -67,31 +76,42 @@ class Model:
 
 
 class Scorer:
-    """What a worker does with a batch of images; for `Dataset.map_batches`, which builds one an actor.
+    """What a worker does with a batch of images; for `Dataset.map_batches`, which makes one of it in each of its actors.
 
     Args:
         model: what to open.
+        threads: that compute on a CPU.
+        sha256: of the model's file; None: any.
 
     Raises:
-        SprfastError: see `predictors.opened`.
+        ModelFileError: the file is another one, or as `predictors.opened`.
+        InputError, BackendError: as `predictors.opened`.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._predictor = predictors.opened(model.path, model.backend, model.device, model.precision, model.setting)
+    def __init__(self, model: Model, threads: int = 1, sha256: str | None = None) -> None:
+        if sha256 not in (None, _sha256(model.path)):
+            raise ModelFileError(f"{model.path}: this worker has another file there than the one that asks for the answers")
+        self._predictor = predictors.opened(model.path, model.backend, model.device, model.precision, model.setting, threads)
         self._predictor.self_test()
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Answers of a batch.
 
         Args:
-            batch: `file`, the path of each image as bytes, and `path`, its name in the answers.
+            batch: `path`, the name of each image in its answer; in `bytes` the content of its file, or in `file` the path of its file as
+                bytes, where that is another one. Further columns come back as they are.
 
         Returns:
             a list for each of `results.COLUMNS`; an image that cannot be read or scored has the verdict ERROR and a reason.
         """
-        results = self._predictor.predict([Path(os.fsdecode(file)) for file in batch["file"]])
+        if "bytes" in batch:
+            sources: list[Any] = [io.BytesIO(content) for content in batch["bytes"]]
+        else:
+            sources = [Path(os.fsdecode(file)) for file in batch.get("file", batch["path"])]
+        results = self._predictor.predict(sources)
         rows = [{"path": str(path), **result.to_json()} for path, result in zip(batch["path"], results, strict=True)]
-        return {name: [row.get(name) for row in rows] for name in COLUMNS}
+        further = {name: column for name, column in batch.items() if name not in ("path", "bytes", "file")}
+        return {**further, **{name: [row.get(name) for row in rows] for name in COLUMNS}}
 
 
 def score(
@@ -106,64 +126,86 @@ def score(
     """Score the images of `sources` that have no answer in `folder` yet, and write the answers there.
 
     Args:
-        sources: images, folders of images, or Parquet files with a column `path`.
+        sources: images, folders of images, or Parquet files or folders, whose names end in .parquet, with a column `path`. Answers
+            name an image by its absolute path.
         folder: see `results.Results`.
         model: what scores.
         pool: workers.
         address: of a Ray cluster; "local" starts one for this call on this machine.
-        on_images: called with the number of answers and their total.
+        on_images: called with the number of answers and their total, first with those that are there already.
 
     Returns:
         `images`, `already` (answered before), `counts` by verdict over the folder, and `interrupted`: whether Ctrl-C ended it, with
         the answers so far kept.
 
     Raises:
-        InputError: a source or the folder cannot be used, or the cluster has too little for one worker.
-        BackendError: Ray is not installed, there is no cluster at `address`, or a worker cannot run the model.
+        ModelFileError: the model's file cannot be used.
+        InputError: a source or the folder cannot be used, or this machine has too little for one worker.
+        BackendError: Ray is not installed, there is no cluster at `address`, a worker cannot run the model, or dies again and again.
     """
     libraries.require("ray.data", "ray")
-    opened = dataclasses.replace(model, path=os.path.abspath(model.path))
-    with Results(folder, _computed_by(opened)) as results:
+    settled = _settled(model, pool)
+    computed_by = {"model_file_sha256": _sha256(settled.path), **dataclasses.asdict(settled)}
+    del computed_by["path"]
+    with Results(folder, computed_by) as results:
         listed = _listed(sources)
         waiting = _without(listed, results.answered())
         already = listed.num_rows - waiting.num_rows
         interrupted = False
+        on_images(already, listed.num_rows)
         try:
             if waiting.num_rows:
                 with _cluster(address, pool) as ray:
-                    _run(ray, waiting, results, opened, pool, lambda done: on_images(already + done, listed.num_rows))
+                    scorer = {"model": settled, "threads": pool.cpus, "sha256": computed_by["model_file_sha256"]}
+                    _run(ray, waiting, results, scorer, pool, lambda done: on_images(already + done, listed.num_rows))
         except KeyboardInterrupt:
             interrupted = True
         return {"images": listed.num_rows, "already": already, "counts": results.counts(), "interrupted": interrupted}
 
 
-def _run(ray: Any, waiting: Any, results: Results, model: Model, pool: Pool, on_done: Callable[[int], None]) -> None:
+def _settled(model: Model, pool: Pool) -> Model:
+    """The model with all that workers would otherwise choose each for itself: where the file is, the device, the backend."""
+    device = predictors.device_under_ray(model.device, pool.gpus)
+    backend = model.backend
+    if backend == "auto" and export_file.kind(model.path) == "model":  # an export says itself what auto is
+        from sprfast import backends
+
+        try:
+            backend = backends.choose(backend, device, model.precision)  # type: ignore[arg-type]  # the workers check it
+        except BackendError as error:
+            raise BackendError(f"backend auto cannot be chosen on this machine, name one: {error}") from error
+    return dataclasses.replace(model, path=os.path.abspath(model.path), device=device, backend=backend)
+
+
+def _run(ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool: Pool, on_done: Callable[[int], None]) -> None:
     """Score all that wait; whatever ends it, the answers so far are written."""
-    blocks = [waiting.slice(first, BLOCK) for first in range(0, waiting.num_rows, BLOCK)]
-    answers = ray.data.from_arrow(blocks).map_batches(
+    arrow = libraries.require("pyarrow", "ray")
+    rows = waiting.append_column("row", arrow.array(np.arange(waiting.num_rows)))
+    answers = ray.data.from_arrow([rows.slice(first, BLOCK) for first in range(0, rows.num_rows, BLOCK)]).map_batches(
         Scorer,
-        fn_constructor_args=(model,),
+        fn_constructor_kwargs=scorer,
         batch_size=MAX_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=pool.workers),
+        compute=ray.data.ActorPoolStrategy(min_size=pool.least or pool.workers, max_size=pool.workers),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
+        max_restarts=RESTARTS,
+        max_task_retries=RETRIES,
     )
-    done, kept, last = 0, [], time.monotonic()
+    answered = np.zeros(waiting.num_rows, bool)
+    kept, last = [], time.monotonic()
     try:
-        for rows in _answers(answers):
-            table = rows.select(COLUMNS).cast(results.schema)
-            kept.append(table)
-            done += table.num_rows
-            on_done(done)
+        for block in _answers(answers):
+            row = block.column("row").to_numpy()
+            kept.append(block.filter(arrow.array(~answered[row])).select(COLUMNS).cast(results.schema))
+            answered[row] = True
+            on_done(int(answered.sum()))
             if sum(each.num_rows for each in kept) >= PART or time.monotonic() - last >= PART_SECONDS:
                 _write(results, kept)
                 kept, last = [], time.monotonic()
     finally:
         _write(results, kept)
-    if done != waiting.num_rows:
-        raise BackendError(f"ray: {done} answers for {waiting.num_rows} images")
+    if not answered.all():
+        raise BackendError(f"ray: {np.count_nonzero(~answered)} of {answered.size} images have no answer; run it again for them")
 
 
 def _answers(dataset: Any) -> Iterable[Any]:
@@ -185,23 +227,22 @@ def _write(results: Results, tables: list[Any]) -> None:
 
 
 def _listed(sources: Sequence[Path]) -> Any:
-    """A table of `path` and `file`, each path once, in the order given."""
+    """A table of `path` and `file`, each file once, in the order given."""
     arrow = libraries.require("pyarrow", "ray")
-    paths: list[str] = []
+    files: dict[str, bytes] = {}  # by printable name
     for source in sources:
-        paths += _in_parquet(source) if source.suffix == ".parquet" else [os.fspath(path) for path in data.image_files([source])]
-    files: dict[str, bytes] = {}
-    for path in paths:
-        name, file = images.display_name(Path(path)), os.fsencode(os.path.abspath(path))
-        if files.setdefault(name, file) != file:
-            raise InputError(f"{name}: two files have this printable name; rename one")
+        for path in _in_parquet(source) if source.suffix == ".parquet" else data.image_files([source]):
+            absolute = os.path.abspath(path)
+            name, file = images.display_name(absolute), os.fsencode(absolute)
+            if files.setdefault(name, file) != file:
+                raise InputError(f"{name}: two files have this printable name; rename one")
     return arrow.table({"path": arrow.array(files, arrow.string()), "file": arrow.array(files.values(), arrow.binary())})
 
 
 def _in_parquet(source: Path) -> list[str]:
     parquet = libraries.require("pyarrow.parquet", "ray")
     try:
-        column = parquet.read_table(source, columns=["path"]).column("path").to_pylist()
+        column = parquet.read_table(source, columns=["path"], partitioning=None).column("path").to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{source}: cannot be read as a Parquet file with a column `path` ({error})") from error
     if not all(isinstance(each, str) for each in column):
@@ -214,19 +255,19 @@ def _without(listed: Any, answered: Any) -> Any:
     return listed.filter(compute.invert(compute.is_in(listed.column("path"), value_set=answered)))
 
 
-def _computed_by(model: Model) -> dict[str, str]:
-    """What must be the same for answers to belong together."""
-    content = hashlib.sha256(file_bytes(model.path)).hexdigest()
-    return {"model_file_sha256": content, **{name: str(getattr(model, name)) for name in ("backend", "device", "precision", "setting")}}
+def _sha256(path: str) -> str:
+    return hashlib.sha256(file_bytes(path)).hexdigest()
 
 
 @contextlib.contextmanager
 def _cluster(address: str, pool: Pool) -> Iterator[Any]:
-    """Ray, connected to a cluster that has room for a worker."""
+    """Ray, connected to a cluster; one that is started here must have room for a worker, another one may grow."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without which Ray prints a warning; workers get their device by name
     ray = libraries.require("ray", "ray")
-    own: dict[str, Any] = {"num_cpus": pool.workers * pool.cpus, "include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"num_cpus": pool.workers * pool.cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -237,7 +278,10 @@ def _cluster(address: str, pool: Pool) -> Iterator[Any]:
         room = ray.cluster_resources()
         for name, wanted in (("CPU", pool.cpus), ("GPU", pool.gpus)):
             if room.get(name, 0.0) < wanted:
-                raise InputError(f"ray: a worker wants {wanted:g} {name}s, the cluster has {room.get(name, 0.0):g}")
+                message = f"ray: a worker wants {wanted:g} {name}s, the cluster has {room.get(name, 0.0):g}"
+                if own:
+                    raise InputError(message)
+                _log.warning("%s; waiting for it to grow", message)
         yield ray
     finally:
         ray.shutdown()

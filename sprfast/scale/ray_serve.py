@@ -3,8 +3,13 @@
 POST the bytes of an image file; the answer is JSON:
 
     200  {"pred_score": 0.41, "verdict": "PASS", "threshold": 0.5, "milliseconds": 3.1, "model": SHA-256 of the weights}
-    422  the same with the verdict ERROR and a reason: the image cannot be read or scored
-    503  as many requests wait as may; nothing was scored
+    413  the same with the verdict ERROR and a reason: more bytes than `max_bytes`
+    422  likewise: the image cannot be read or scored
+    500  likewise: the backend failed
+    503  Ray's own answer: as many requests wait as may; nothing was scored
+
+GET /healthz: which model a replica serves, by what, and how many images in how many batches it has scored. A replica tests itself every
+`health_period` seconds; one that does not compute the model's maps any more is replaced.
 """
 
 from __future__ import annotations
@@ -16,11 +21,24 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sprfast.errors import InputError
+from sprfast import export_file
+from sprfast.errors import InputError, SprfastError
 from sprfast.prediction import MAX_BATCH, Result
 from sprfast.scale import libraries, predictors
 from sprfast.setting import PUBLISHED
 from sprfast.threshold import Verdict
+
+_LIMITS: dict[str, tuple[float, float]] = {  # least and most of each option that is a number
+    "max_batch": (1, 1024),
+    "batch_wait": (0.0, 60.0),
+    "max_queued": (1, 100_000),
+    "max_bytes": (1, 2**31),
+    "min_replicas": (1, 100_000),
+    "max_replicas": (1, 100_000),
+    "cpus": (0.01, 1024),
+    "gpus": (0.0, 64),
+    "health_period": (0.1, 3600),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +57,7 @@ class Options:
     max_batch: int = MAX_BATCH  # images that are scored together
     batch_wait: float = 0.0  # seconds that an image waits for others; what waits anyway goes together
     max_queued: int = 64  # requests that may wait for a replica at each proxy, beyond those a replica has; more are refused with 503
+    max_bytes: int = 64 * 2**20  # of an image file
     min_replicas: int = 1
     max_replicas: int = 1
     cpus: float = 1.0  # of a replica, which are its threads
@@ -46,12 +65,9 @@ class Options:
     health_period: float = 10.0  # seconds between self-tests; a replica that fails one is replaced
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queued", "min_replicas", "max_replicas"):
-            if not 1 <= getattr(self, name) <= 100_000:
-                raise InputError(f"{name}: {getattr(self, name)!r} is not allowed, expected 1 to 100000")
-        for name, least in (("batch_wait", 0.0), ("cpus", 0.01), ("gpus", 0.0), ("health_period", 0.1)):
-            if not least <= getattr(self, name) <= 3600:
-                raise InputError(f"{name}: {getattr(self, name)!r} is not allowed, expected {least:g} to 3600")
+        for name, (least, most) in _LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name}: {getattr(self, name)!r} is not allowed, expected {least:g} to {most:.10g}")
         if self.min_replicas > self.max_replicas:
             raise InputError(f"min_replicas: {self.min_replicas} is more than max_replicas, {self.max_replicas}")
 
@@ -85,29 +101,51 @@ class Inspector:
     """
 
     def __init__(self, options: Options) -> None:
-        self._predictor = predictors.opened(options.model, options.backend, options.device, options.precision, options.setting)
+        serve = libraries.require("ray.serve", "ray")
+        self._json = libraries.require("starlette.responses", "ray").JSONResponse
+        threads = max(1, int(options.cpus))
+        self._predictor = predictors.opened(options.model, options.backend, options.device, options.precision, options.setting, threads)
         self._predictor.self_test()
+        self._max_bytes = options.max_bytes
+        self._images = self._batches = 0
         self._scoring = asyncio.Lock()  # a self-test does not run beside a batch
+        self._batched = serve.batch(max_batch_size=options.max_batch, batch_wait_timeout_s=options.batch_wait)(self._score)
 
     async def __call__(self, request: Any) -> Any:
         """Answer a Starlette request."""
-        responses = libraries.require("starlette.responses", "ray")
+        if request.method == "GET" and request.url.path.endswith("/healthz"):
+            return self._json(self._served())
         if request.method != "POST":
-            return responses.JSONResponse({"detail": "POST the bytes of an image file"}, 405)
+            return self._json({"detail": "POST the bytes of an image file, or GET /healthz"}, 405)
         body = await request.body()
-        result: Result = await self.score(body)  # type: ignore[assignment, arg-type]  # batched, see `app`: one in, one out
-        status = 422 if result.verdict is Verdict.ERROR else 200
-        return responses.JSONResponse({**result.to_json(), "model": self._predictor.model_sha256}, status)
-
-    async def score(self, bodies: Sequence[bytes]) -> list[Result]:
-        """Results of image files, in their order."""
-        async with self._scoring:
-            return await asyncio.to_thread(self._predictor.predict, [io.BytesIO(body) for body in bodies])
+        if len(body) > self._max_bytes:
+            return self._answer(self._predictor.error(f"{len(body)} bytes are more than max_bytes, {self._max_bytes}"), 413)
+        try:
+            result = await self._batched(body)
+        except SprfastError as error:
+            return self._answer(self._predictor.error(str(error)), 500)
+        return self._answer(result, 422 if result.verdict is Verdict.ERROR else 200)
 
     async def check_health(self) -> None:
-        """Raise where the model computes wrong maps or the backend fails."""
+        """Raise where the model computes wrong maps or the backend fails; Ray calls it every `health_period` seconds."""
         async with self._scoring:
             await asyncio.to_thread(self._predictor.self_test)
+
+    async def _score(self, bodies: Sequence[bytes]) -> list[Result]:
+        """Results of image files, in their order."""
+        async with self._scoring:
+            results = await asyncio.to_thread(self._predictor.predict, [io.BytesIO(body) for body in bodies])
+        self._images += len(results)
+        self._batches += 1
+        return results
+
+    def _served(self) -> dict[str, Any]:
+        predictor = self._predictor
+        names = {"model": predictor.model_sha256, "backend": predictor.backend, "precision": predictor.precision}
+        return {"status": "OK", **names, "images": self._images, "batches": self._batches}
+
+    def _answer(self, result: Result, status: int) -> Any:
+        return self._json({**result.to_json(), "model": self._predictor.model_sha256}, status)
 
 
 def app(given: dict[str, Any]) -> Any:
@@ -118,15 +156,16 @@ def app(given: dict[str, Any]) -> Any:
 
     Raises:
         InputError: one of them is not allowed.
+        ModelFileError: the model's file cannot be used.
         BackendError: Ray Serve is not installed.
     """
     options = Options.parse(given)
-    options = dataclasses.replace(options, model=os.path.abspath(options.model))
     serve = libraries.require("ray.serve", "ray")
-    batched = serve.batch(max_batch_size=options.max_batch, batch_wait_timeout_s=options.batch_wait)(Inspector.score)
-    replica = type("Inspector", (Inspector,), {"score": batched, "__module__": __name__, "__doc__": Inspector.__doc__})
+    export_file.kind(options.model)
+    device = predictors.device_under_ray(options.device, options.gpus)
+    options = dataclasses.replace(options, model=os.path.abspath(options.model), device=device)
     deployment = serve.deployment(
-        replica,
+        Inspector,
         name="sprfast",
         max_ongoing_requests=2 * options.max_batch,  # a batch that is scored and the one that gathers
         max_queued_requests=options.max_queued,

@@ -114,15 +114,35 @@ def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, 
     assert min(summary["counts"][name] for name in ("PASS", "REJECT")) > 100
 
 
+def test_a_block_that_kills_every_worker_ends_the_run(archive, alone, model, tmp_path, monkeypatch):
+    class Deadly(ray_data.Scorer):
+        def __call__(self, batch):
+            if any(file.endswith(b"00700.png") for file in batch["file"]):
+                os._exit(1)
+            return super().__call__(batch)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_data, "Scorer", Deadly)
+        patch.setattr(ray_data, "RETRIES", 1)
+        with pytest.raises(BackendError, match=r"ray: .*died"):
+            ray_data.score([archive / "0"], out, model)
+    before = scores(out)
+    assert 0 < len(before) <= 1000 - ray_data.BLOCK
+    summary = ray_data.score([archive / "0"], out, model)
+    assert summary["already"] == len(before)
+    assert scores(out) == {path: value for path, value in alone.items() if Path(path).parent == archive / "0"}
+
+
 def test_a_killed_run_goes_on_where_it_was(archive, alone, saved, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", f"""
+    script = f"""
 import pathlib
 from sprfast.scale import ray_data
 ray_data.PART = 300
 ray_data.score([pathlib.Path({str(archive / "0")!r})], pathlib.Path({str(out)!r}), ray_data.Model({str(saved)!r}, "cpu", "cpu"))
-"""]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(out.glob("part-*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -137,12 +157,15 @@ ray_data.score([pathlib.Path({str(archive / "0")!r})], pathlib.Path({str(out)!r}
     assert ray_data.score([archive / "0"], out, model)["already"] == 1000
 
 
-def test_files_that_are_no_images_are_rows_with_error(archive, alone, model, tmp_path):
+def test_files_that_are_no_images_are_rows_with_error(archive, alone, model, tmp_path, monkeypatch):
     listed = sorted(str(path) for path in (archive / "3").glob("*.png"))[:40]
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
     listed += [str(tmp_path / "broken.png"), str(tmp_path / "absent.png"), listed[0]]
-    parquet.write_table(arrow.table({"path": listed, "camera": [1] * len(listed)}), tmp_path / "list.parquet")
-    summary = ray_data.score([tmp_path / "list.parquet"], tmp_path / "out", model)
+    (tmp_path / "list.parquet").mkdir()
+    for name, paths in (("a", listed[:20]), ("b", listed[20:])):
+        parquet.write_table(arrow.table({"path": paths, "camera": [1] * len(paths)}), tmp_path / "list.parquet" / f"{name}.parquet")
+    monkeypatch.chdir(tmp_path)
+    summary = ray_data.score([Path("list.parquet"), Path("broken.png")], Path("out"), model, ray_data.Pool(workers=2, least=1))
     assert summary["images"] == 42
     assert summary["counts"]["ERROR"] == 2
     by_path = {row["path"]: row for row in rows(tmp_path / "out")}
@@ -177,6 +200,8 @@ def test_what_a_worker_cannot_do_is_an_error_here(archive, saved, tmp_path):
     with pytest.raises(InputError, match="setting"):
         ray_data.score([archive / "1"], tmp_path / "out", ray_data.Model(str(saved), "cpu", "cpu", setting="nosuch"))
     with pytest.raises(InputError, match="1 GPUs, the cluster has 0"):
+        ray_data.score([archive / "1"], tmp_path / "new", ray_data.Model(str(saved), "triton"), ray_data.Pool(gpus=1))
+    with pytest.raises(BackendError, match="backend auto cannot be chosen on this machine, name one: device cuda"):
         ray_data.score([archive / "1"], tmp_path / "new", ray_data.Model(str(saved)), ray_data.Pool(gpus=1))
     with pytest.raises(BackendError, match="no cluster at 127"):
         ray_data.score([archive / "1"], tmp_path / "far", ray_data.Model(str(saved)), address="127.0.0.1:1")
