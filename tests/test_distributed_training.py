@@ -100,7 +100,7 @@ def is_norm(name):
 
 
 def wait_for(path):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.05)
@@ -157,16 +157,19 @@ def trained(folder, tmp_path):
     """A training on two processes that is under way: torchrun, the processes' ids, the model's path, and what a process has printed."""
     output = tmp_path / "model.safetensors"
     run = popen([*torchrun("--log-dir", tmp_path / "logs", "--redirects", "3"), *endless(folder, output, "10s")])
-    wait_for(checkpoint_path(output))  # which the first writes when both have met
-    time.sleep(0.5)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    variables = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
-    pids = [next(pid for pid, values in variables.items() if f"RANK={rank}" in values) for rank in (0, 1)]
-    yield run, pids, output, lambda rank: next((tmp_path / "logs").glob(f"*/attempt_0/{rank}/stderr.log")).read_text()
-    run.kill()
-    for pid in pids:
-        if is_running(pid):
+    pids = []
+    try:
+        wait_for(checkpoint_path(output))  # which the first writes when both have met
+        time.sleep(0.5)
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        variables = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
+        pids += [next(pid for pid, values in variables.items() if f"RANK={rank}" in values) for rank in (0, 1)]
+        yield run, pids, output, lambda rank: next((tmp_path / "logs").glob(f"*/attempt_0/{rank}/stderr.log")).read_text()
+    finally:
+        for pid in filter(is_running, pids):
             os.kill(pid, signal.SIGKILL)
+        run.terminate()
+        run.wait(timeout=60)
 
 
 def is_running(pid):
@@ -189,10 +192,9 @@ def assert_sentence(printed, rank, *parts):
 def test_killed_process_is_a_sentence_of_the_other_and_the_checkpoint_stays(trained):
     run, pids, output, printed = trained
     os.kill(pids[1], signal.SIGKILL)
-    _, report = run.communicate(timeout=60)
+    run.communicate(timeout=60)
     assert run.returncode == 1
     assert_sentence(printed(0), 0)
-    assert "exitcode  : 1 " in report  # of the first, or of it and the one that was killed
     assert not is_running(pids[0])
     assert archive.read(checkpoint_path(output), kind="checkpoint")[1]["step"] == 0  # the next would be written after 5 minutes
     assert not output.exists()
@@ -234,12 +236,14 @@ def test_process_that_never_comes_is_a_sentence_after_the_timeout(rank, folder, 
         ("1s", {"WORLD_SIZE": "2"}, "start sprfast with torchrun"),
     ],
 )
-def test_bad_timeout_or_environment_is_an_input_error(timeout, environment, expected, folder, tmp_path):
-    run = popen(endless(folder, tmp_path / "model.safetensors", timeout), **environment)
-    _, printed = run.communicate(timeout=60)
-    assert run.returncode == 2
+def test_bad_timeout_or_environment_is_an_input_error(timeout, environment, expected, folder, tmp_path, run, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, printed = run(*endless(folder, tmp_path / "model.safetensors", timeout)[2:])
+    assert code == 2
     assert expected in printed
     assert len(printed.splitlines()) == 1
+    assert not list(tmp_path.glob("model*"))
 
 
 @pytest.fixture(scope="module")
