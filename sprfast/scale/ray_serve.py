@@ -108,7 +108,6 @@ class Inspector:
         self._predictor.self_test()
         self._max_bytes = options.max_bytes
         self._images = self._batches = 0
-        self._scoring = asyncio.Lock()  # a self-test does not run beside a batch
         self._batched = serve.batch(max_batch_size=options.max_batch, batch_wait_timeout_s=options.batch_wait)(self._score)
 
     async def __call__(self, request: Any) -> Any:
@@ -128,13 +127,11 @@ class Inspector:
 
     async def check_health(self) -> None:
         """Raise where the model computes wrong maps or the backend fails; Ray calls it every `health_period` seconds."""
-        async with self._scoring:
-            await asyncio.to_thread(self._predictor.self_test)
+        await asyncio.to_thread(self._predictor.self_test)  # beside a batch: it must not wait for one, or Ray takes the replica for dead
 
     async def _score(self, bodies: Sequence[bytes]) -> list[Result]:
         """Results of image files, in their order."""
-        async with self._scoring:
-            results = await asyncio.to_thread(self._predictor.predict, [io.BytesIO(body) for body in bodies])
+        results = await asyncio.to_thread(self._predictor.predict, [io.BytesIO(body) for body in bodies])
         self._images += len(results)
         self._batches += 1
         return results

@@ -1,7 +1,7 @@
 """The real Ray Serve over HTTP: the engine's verdicts, batches, and what overload and bad requests come to."""
 
+import asyncio
 import concurrent.futures
-import dataclasses
 import io
 import json
 import subprocess
@@ -19,11 +19,9 @@ import torch
 from ray import serve
 
 from sprfast import engine, model_file
-from sprfast.config import Preprocessing
 from sprfast.scale import ray_serve
 
 PORT = 18231
-SLOW = 512  # pixels at the network's input, at which an image takes a good part of a second
 
 
 @pytest.fixture(scope="module")
@@ -144,47 +142,60 @@ def test_a_replica_whose_weights_rot_in_memory_is_replaced(cluster, saved, monke
         serve.delete("default")
 
 
-def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(cluster, small_model, tmp_path):
-    slow = dataclasses.replace(small_model, preprocessing=Preprocessing(size=SLOW))
-    model_file.save(tmp_path / "slow.safetensors", slow)
-    given = {"model": str(tmp_path / "slow.safetensors"), "backend": "cpu", "device": "cpu", "max_batch": 2, "max_queued": 3}
-    serve.run(ray_serve.app(given), route_prefix="/")
-    try:
-        bodies = [png(seed, SLOW) for seed in range(24)]
-        started = time.monotonic()
-        with concurrent.futures.ThreadPoolExecutor(24) as pool:
-            answers = list(pool.map(post, bodies))
-        seconds = time.monotonic() - started
-        statuses = [status for status, _ in answers]
-        taken = statuses.count(200)
-        assert set(statuses) == {200, 503}
-        assert all("backpressure" in text for status, text in answers if status == 503)
-        # a replica has two batches of two, and three wait; while the burst comes in, the first batch may end
-        assert 4 <= taken <= 4 + 3 + 4, (taken, seconds)
-        predictor = engine.load(tmp_path / "slow.safetensors", "cpu", "cpu")
-        for body, (status, document) in zip(bodies, answers, strict=True):
-            if status == 200:
-                assert document["pred_score"] == predictor.predict(io.BytesIO(body)).pred_score
-        assert post(bodies[0])[0] == 200
-    finally:
-        serve.delete("default")
+@pytest.fixture
+def gated(cluster, saved, tmp_path, monkeypatch):
+    """Serves with given options a replica that scores nothing before the file that this gives exists."""
+    gate = tmp_path / "gate"
+
+    class Gated(ray_serve.Inspector):
+        async def _score(self, bodies):
+            while not gate.exists():
+                await asyncio.sleep(0.01)
+            return await super()._score(bodies)
+
+    def serving(**options):
+        monkeypatch.setattr(ray_serve, "Inspector", Gated)
+        serve.run(ray_serve.app({"model": str(saved), "backend": "cpu", **options}), route_prefix="/")
+        return gate
+
+    yield serving
+    serve.delete("default")
 
 
-def test_what_waits_is_scored_together(cluster, small_model, tmp_path):
-    slow = dataclasses.replace(small_model, preprocessing=Preprocessing(size=SLOW))
-    model_file.save(tmp_path / "slow.safetensors", slow)
-    given = {"model": str(tmp_path / "slow.safetensors"), "backend": "cpu", "device": "cpu", "max_batch": 8}
-    serve.run(ray_serve.app(given), route_prefix="/")
+def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(gated, saved):
+    gate = gated(max_batch=2, max_queued=3)
+    bodies = [png(seed) for seed in range(24)]
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        waiting = [pool.submit(post, body) for body in bodies]
+        refused = 0
+        while refused < len(bodies) - 7:  # a replica has two batches of two, and three wait
+            refused = sum(future.done() for future in waiting)
+            time.sleep(0.05)
+        gate.touch()
+        answers = [future.result() for future in waiting]
+    statuses = [status for status, _ in answers]
+    assert set(statuses) == {200, 503}
+    assert 3 <= statuses.count(200) <= 7
+    predictor = engine.load(saved, "cpu", "cpu")
+    for body, (status, answer) in zip(bodies, answers, strict=True):
+        if status == 200:
+            assert answer["pred_score"] == predictor.predict(io.BytesIO(body)).pred_score
+        else:
+            assert "backpressure" in answer
+    assert post(bodies[0])[0] == 200
 
-    try:
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            assert {status for status, _ in pool.map(post, [png(seed, SLOW) for seed in range(16)])} == {200}
-        served = health()
-        # the first batch may begin with a single image; what comes meanwhile waits, and goes in batches of eight
-        assert served["images"] == 16
-        assert 2 <= served["batches"] <= 5
-    finally:
-        serve.delete("default")
+
+def test_what_waits_is_scored_together(gated):
+    gate = gated(max_batch=8)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        waiting = [pool.submit(post, png(seed)) for seed in range(16)]
+        time.sleep(3)
+        gate.touch()
+        assert {future.result()[0] for future in waiting} == {200}
+    served = health()
+    # the first batch may have begun with a single image; the others go in batches of eight
+    assert served["images"] == 16
+    assert 2 <= served["batches"] <= 4
 
 
 def test_serve_run_takes_options_as_text_and_refuses_wrong_ones(saved):
