@@ -251,6 +251,8 @@ def test_a_model_whose_process_dies_answers_with_errors_only(source, pictures, t
         for answer in at_once(server, [[path.read_bytes()] for path in pictures]):
             assert isinstance(answer, InferenceServerException)
             assert answer.status() in ("500", "StatusCode.INTERNAL")
+        with http.InferenceServerClient(server.http) as client:
+            assert client.is_model_ready("screw")  # whatever it says: who runs a server has to watch the metric
         assert server.settled("nv_inference_request_failure", model="screw", reason="BACKEND") == len(pictures)
 
 
