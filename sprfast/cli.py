@@ -19,7 +19,7 @@ from sprfast.cli_bench import bench
 from sprfast.cli_predict import export, predict
 from sprfast.cli_study import study
 from sprfast.errors import InputError, SprfastError
-from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, PrecisionName, SettingName
+from sprfast.options import BackendName, Category, Device, Json, ModelOrExport, PrecisionName, ProcessTimeout, SettingName
 
 app = typer.Typer(
     add_completion=False,
@@ -85,6 +85,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
+    process_timeout: ProcessTimeout = "5m",
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -111,6 +112,7 @@ def train(
         workers=workers,
         checkpoint_every=console.seconds(checkpoint_every),
         resume=resume,
+        process_timeout=console.seconds(process_timeout),
     )
     if category == "all":
         evaluations = commands.train_all(data, output or Path("."), job)
@@ -132,16 +134,19 @@ def evaluate(
     setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
+    process_timeout: ProcessTimeout = "5m",
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind of defect."""
+    """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind; under torchrun, on several processes."""
     from sprfast import commands
     from sprfast.predict_commands import Runtime
 
     schedule = _schedule(level) if level else None
     runtime = Runtime(backend, device, precision, setting)
-    _print_evaluations(commands.evaluate(model, data, category, figure, schedule, runtime), json_)
+    evaluations = commands.evaluate(model, data, category, figure, schedule, runtime, console.seconds(process_timeout))
+    if evaluations:
+        _print_evaluations(evaluations, json_)
 
 
 @app.command("import", epilog="Example: sprfast import screw.pth -o screw.safetensors")

@@ -117,6 +117,46 @@ def bench_settings(
     console.emit(document, json_, lambda: named_settings.table(document))
 
 
+@bench.command("workers", epilog="Example: sprfast bench workers screw.safetensors --images held-back-good")
+def bench_workers(
+    model: ModelOrExport,
+    workers: Annotated[int, typer.Option(help="Processes of one thread, and threads of one process.")] = 2,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to score.  [default: random ones]")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for all turns.")] = 30.0,
+    backend: BackendName = "auto",
+    json_: Json = False,
+) -> None:
+    """Several processes of one thread against one of several, on this CPU, in turns; exit 1 if a score differs."""
+    from sprfast import bench_commands
+    from sprfast.bench import workers as measuring
+
+    document = bench_commands.measure_workers(model, backend, images, workers, seconds)
+    console.emit(document, json_, lambda: measuring.table(document))
+    raise typer.Exit(0 if all(each["equal_scores"] for each in document["ways"].values()) else 1)
+
+
+@bench.command("fleet", epilog="Example: sprfast bench fleet report.json --candidate cpu --load 0.8")
+def bench_fleet(
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report of `bench`, or the GPU check's waterfall.json.")],
+    candidate: Annotated[str, typer.Option(help="What the engines are, by its name in the report.")] = "cpu",
+    engines: Annotated[str, typer.Option(help="Sizes of fleets, with commas.")] = "1,10,100,1000",
+    load: Annotated[float, typer.Option(help="Arrivals, as a share of what all engines together can do.")] = 0.8,
+    queue: Annotated[int, typer.Option(help="Images that may wait at an engine.")] = 64,
+    image_kib: Annotated[float, typer.Option(help="Of an image on the network.")] = 100.0,
+    link_gbit: Annotated[float, typer.Option(help="Of a host.")] = 25.0,
+    host: Annotated[int, typer.Option(help="Engines of a host, at most.")] = 8,
+    json_: Json = False,
+) -> None:
+    """Throughput and latency of many engines, simulated from the measured times of one, with what is assumed."""
+    from sprfast.bench import fleet
+
+    if not all(each.strip().isdecimal() for each in engines.split(",")):
+        raise InputError(f"--engines {engines!r}: write whole numbers with commas, for example 1,10,100")
+    assumed = fleet.Assumptions(load=load, queue=queue, image_kib=image_kib, link_gbit=link_gbit, host=host)
+    document = fleet.measure(report, candidate, tuple(int(each) for each in engines.split(",")), assumed)
+    console.emit(document, json_, lambda: fleet.table(document))
+
+
 @bench.command("show", epilog="Example: sprfast bench show report.json --page report.html")
 def bench_show(
     report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that `bench` wrote.")],

@@ -27,6 +27,7 @@ def study_run(
     backend: BackendName = "auto",
     device: Device = None,
     seconds: Annotated[float, typer.Option(help="For the measurement of times, of one image a call and as much of a batch.")] = 20.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the named settings: a quarter of the passes.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (JSON).")] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture of AUROC against time to write (PNG).")] = None,
     json_: Json = False,
@@ -35,7 +36,7 @@ def study_run(
     from sprfast import study_commands
     from sprfast.bench.study import report
 
-    document = study_commands.run(data, category, models, good, backend, device, seconds, output, figure)
+    document = study_commands.run(data, category, models, good, backend, device, seconds, quick, output, figure)
     console.emit(document, json_, lambda: report.table(document))
 
 

@@ -10,16 +10,15 @@ import typer
 from rich.console import RenderableType
 from rich.table import Table
 
-from sprfast import console, data, export_commands, export_file, files, metrics, model_file
+from sprfast import console, data, export_commands, export_file, files, metrics, model_file, ranks
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import Engine
 from sprfast.errors import InputError
-from sprfast.evaluation import Evaluation, metrics_json, write_figure
-from sprfast.evaluation import evaluate as evaluate_category
+from sprfast.evaluation import Evaluation, evaluate_among, metrics_json, write_figure
 from sprfast.model_file import Model
 from sprfast.predict_commands import Runtime
 from sprfast.prediction import Predictor
-from sprfast.processes import is_first
+from sprfast.processes import ProcessGroup
 from sprfast.setting import PUBLISHED
 
 if TYPE_CHECKING:
@@ -40,10 +39,11 @@ class TrainingJob:
     workers: int = 1
     checkpoint_every: float = 300.0  # seconds
     resume: bool = False
+    process_timeout: float = 300.0  # seconds
 
 
 def train_one(root: Path, category: str | None, output: Path | None, job: TrainingJob) -> dict[str, Any] | None:
-    """Train on one category and describe the model file; None on torchrun's processes that do not write it.
+    """Train on one category and describe the model file; None on all but the first of torchrun's processes.
 
     Raises:
         typer.Exit: a signal stopped the training; its checkpoint is written.
@@ -51,34 +51,32 @@ def train_one(root: Path, category: str | None, output: Path | None, job: Traini
     chosen = data.load_category(root, category, job.preprocessing)
     path = output or Path(f"{chosen.name}.safetensors")
     model = _train(chosen, path, job, job.resume)
-    return describe(model, path) if model else None
+    return describe(model, path) if ranks.is_first() else None
 
 
 def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
     """Train and evaluate every category of `root`; with `job.resume`, finished ones are only evaluated.
 
-    The list is empty on torchrun's processes that do not write the models.
+    The list is empty on all but the first of torchrun's processes.
     """
     from sprfast.checkpoint import checkpoint_path
 
+    group = ProcessGroup(job.process_timeout)
     names = data.list_categories(root)
     output.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in names:
         category = data.load_category(root, name, job.preprocessing)
         path = files.confined(output, f"{name}.safetensors")
-        model: Model | None
-        if job.resume and path.exists():
-            model = model_file.load(path) if is_first() else None
-        else:
-            model = _train(category, path, job, job.resume and checkpoint_path(path).exists())
-        if model is not None:
-            evaluations.append(evaluated(Engine(model, device=job.device), category))
+        finished = job.resume and path.exists()
+        model = model_file.load(path) if finished else _train(category, path, job, job.resume and checkpoint_path(path).exists())
+        evaluation = evaluated(group, Engine(model, device=job.device), category)
+        if evaluation:
+            evaluations.append(evaluation)
     return evaluations
 
 
-def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) -> Model | None:
-    """The model; None on the processes of torchrun that do not write it."""
+def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) -> Model:
     from sprfast import training
 
     with console.training_bar(f"training {category.name}") as on_step:
@@ -93,25 +91,39 @@ def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) 
             workers=job.workers,
             checkpoint_every=job.checkpoint_every,
             resume=resume,
+            process_timeout=job.process_timeout,
             on_step=on_step,
         )
     if outcome.stopped_by:
         console.say(f"sprfast: stopped by {outcome.stopped_by.name} after step {outcome.step}; go on with the same command and --resume")
         raise typer.Exit(128 + outcome.stopped_by)
+    assert outcome.model is not None  # as no signal stopped it
     return outcome.model
 
 
 def evaluate(
-    path: Path, root: Path, category: str | None, figure_path: Path | None, schedule: Schedule | None, runtime: Runtime
+    path: Path,
+    root: Path,
+    category: str | None,
+    figure_path: Path | None,
+    schedule: Schedule | None,
+    runtime: Runtime,
+    process_timeout: float,
 ) -> list[Evaluation]:
-    """Evaluate one category, or every one of `root` with the model file of its name in the folder `path`."""
+    """Evaluate one category, or every one of `root` with the model file of its name in the folder `path`.
+
+    Under torchrun the processes share the images; the list is empty on all but the first.
+    """
+    group = ProcessGroup(process_timeout)
     everything = category == ALL
     if everything and figure_path:
         figure_path.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in data.list_categories(root) if everything else [category]:
         engine = _opened(files.confined(path, f"{name}.safetensors") if everything else path, schedule, runtime)
-        evaluation = evaluated(engine, data.load_category(root, name, engine.preprocessing))
+        evaluation = evaluated(group, engine, data.load_category(root, name, engine.preprocessing))
+        if evaluation is None:
+            continue
         if figure_path:
             target = files.confined(figure_path, f"{name}.png") if everything else figure_path
             write_figure(evaluation, engine, target)
@@ -131,10 +143,10 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
     return runtime.engine(dataclasses.replace(model_file.load(path), schedule=schedule))
 
 
-def evaluated(engine: Predictor, category: data.Category) -> Evaluation:
-    """`evaluation.evaluate` with a progress bar."""
+def evaluated(group: ProcessGroup, engine: Predictor, category: data.Category) -> Evaluation | None:
+    """`evaluation.evaluate_among` with a progress bar."""
     with console.counter(f"evaluating {category.name}") as on_image:
-        return evaluate_category(engine, category, on_image)
+        return evaluate_among(group, engine, category, on_image)
 
 
 def evaluations_json(evaluations: list[Evaluation]) -> dict[str, Any]:

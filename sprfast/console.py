@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from sprfast import ranks
 from sprfast.errors import InputError
 from sprfast.metrics import KEYS, Metric
 
@@ -62,11 +63,13 @@ def seconds(text: str) -> float:
 
 @contextlib.contextmanager
 def counter(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; call what it yields with (done, total), and what is going on where that changes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
+    """A progress bar on stderr; call what it yields with (done, total), and what is going on where that changes.
 
+    Of torchrun's processes, which share one stderr, only the first shows it.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True, disable=not (log.is_terminal and ranks.is_first())) as progress:
+        task = progress.add_task(description, total=None)
 
         def update(done: int, total: int, what: str = description) -> None:
             progress.update(task, completed=done, total=total, description=what)
@@ -78,11 +81,9 @@ def counter(description: str) -> Iterator[Callable[..., None]]:
 def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
     """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no terminal.
 
-    Of torchrun's processes, which share one stderr, only the first shows it.
+    As `counter`, only in the first of torchrun's processes.
     """
-    from sprfast.processes import is_first
-
-    if not is_first():
+    if not ranks.is_first():
         yield lambda _: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))

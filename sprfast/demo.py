@@ -16,7 +16,7 @@ from sprfast.bench.cases import Options
 from sprfast.checkpoint import checkpoint_path
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import Engine
-from sprfast.evaluation import Evaluation, write_figure
+from sprfast.evaluation import Evaluation, evaluate, write_figure
 
 SIZE = 64  # pixels at the network's input
 WIDTH = 32  # channels of the first block: half of the published network, a quarter of its work
@@ -86,7 +86,8 @@ def run(folder: Path, seed: int) -> Outcome:
     threshold = calibrate_commands.calibrate(model_path, request, predict_commands.Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
     category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
-    evaluation = commands.evaluated(engine, category)
+    with console.counter(f"evaluating {category.name}") as on_image:
+        evaluation = evaluate(engine, category, on_image)
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
     predict_commands.predict(model_path, sorted(set(defective)), predictions, predict_commands.Runtime())

@@ -7,15 +7,16 @@ import sys
 
 import torch
 
+from sprfast import ranks
 from sprfast.errors import BackendError, InputError
 
 
-def resolve(device: str | torch.device | None, index: int = 0) -> torch.device:
+def resolve(device: str | torch.device | None) -> torch.device:
     """`device` as a torch device that exists here.
 
     Args:
-        device: "cpu", "cuda", "cuda:N", a torch device, or None for CUDA where there is one.
-        index: of the CUDA device that "cuda" and None mean.
+        device: "cpu", "cuda", "cuda:N", a torch device, or None for CUDA where there is one; a CUDA device without a number
+            is the first, or under torchrun this process's own.
 
     Raises:
         InputError: the name is not known.
@@ -31,7 +32,7 @@ def resolve(device: str | torch.device | None, index: int = 0) -> torch.device:
         raise InputError(f"device: {device!r} is not supported, use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise BackendError(f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu")
-    chosen = torch.device("cuda", index if chosen.index is None else chosen.index)
+    chosen = torch.device("cuda", ranks.local_rank() if chosen.index is None else chosen.index)
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
     return chosen

@@ -1,20 +1,26 @@
-"""Score a labelled category with an engine or a runner: metrics, metrics per kind of defect, and example columns."""
+"""Score a labelled category with an engine or a runner: metrics, metrics per kind of defect, and example columns.
+
+Under torchrun the processes share the scoring; the rest is the first one's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sprfast import figure, images, metrics
 from sprfast.data import Category, Sample
-from sprfast.errors import InputError
+from sprfast.errors import CheckFailedError, InputError
 from sprfast.metrics import Metric
 from sprfast.prediction import MAX_BATCH, Predictor, Result
 from sprfast.threshold import Verdict
+
+if TYPE_CHECKING:
+    from sprfast.processes import ProcessGroup
 
 FIGURE_COLUMNS = 8
 _GOOD = "good"
@@ -52,7 +58,7 @@ def metrics_json(row: dict[str, Metric]) -> dict[str, Any]:
 
 
 def evaluate(engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
-    """Score every test image of `category`.
+    """Score every test image of `category` in this process.
 
     Args:
         engine: an `Engine` or a `Runner`.
@@ -61,14 +67,56 @@ def evaluate(engine: Predictor, category: Category, on_image: Callable[[int, int
     Raises:
         InputError: there are no test images, or one of them cannot be scored.
     """
+    return summarise(engine, category, [result for part in score(engine, category, on_image) for _, result in part])
+
+
+def evaluate_among(
+    group: ProcessGroup, engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None
+) -> Evaluation | None:
+    """As `evaluate`, the scoring shared among the processes of `group`; None on all but the first.
+
+    Raises:
+        InputError: as `evaluate`.
+        CheckFailedError: another process is gone, or has other test images.
+    """
+    gathered: list[tuple[str, Result]] = []
+    for own in score(engine, category, on_image, group.rank, group.world_size):
+        for part in group.gather(own) or ():
+            gathered += part
+    if group.rank:
+        return None
+    if [name for name, _ in gathered] != [_name(sample) for sample in category.test]:
+        raise CheckFailedError(f"{category.name}: not every test image was scored once: give all processes the same model and data")
+    return summarise(engine, category, [result for _, result in gathered])
+
+
+def score(
+    engine: Predictor, category: Category, on_image: Callable[[int, int], None], rank: int = 0, world_size: int = 1
+) -> Iterator[list[tuple[str, Result]]]:
+    """Names and results of this process's test images, call by call; all processes together make the calls that one would make.
+
+    In round i process r has the `MAX_BATCH` images from (i·world_size + r)·MAX_BATCH on, in the last round fewer or none.
+
+    Raises:
+        InputError: there are no test images.
+    """
     samples = category.test
     if not samples:
         raise InputError(f"{category.name}: there are no test images to evaluate")
-    results: list[Result] = []
-    for first in range(0, len(samples), MAX_BATCH):
-        chunk = samples[first : first + MAX_BATCH]
-        results += engine.predict([sample.path for sample in chunk])
-        on_image(len(results), len(samples))
+    together = MAX_BATCH * world_size
+    for first in range(0, len(samples), together):
+        mine = samples[first : first + together][rank * MAX_BATCH : (rank + 1) * MAX_BATCH]
+        yield list(zip(map(_name, mine), engine.predict([sample.path for sample in mine]), strict=True))
+        on_image(min(first + together, len(samples)), len(samples))
+
+
+def summarise(engine: Predictor, category: Category, results: Sequence[Result]) -> Evaluation:
+    """Metrics of the results of all test images, in their order.
+
+    Raises:
+        InputError: an image could not be scored.
+    """
+    samples = category.test
     for sample, result in zip(samples, results, strict=True):
         if result.anomaly_map is None or not np.isfinite(result.pred_score):
             raise InputError(f"{images.display_name(sample.path)}: cannot be scored ({result.reason})")
@@ -92,9 +140,11 @@ def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
     figure.evaluation_figure(columns, path)
 
 
+def _name(sample: Sample) -> str:
+    return f"{sample.kind}/{sample.path.name}"
 
 
-def _row(samples: tuple[Sample, ...], results: list[Result], kind: str | None = None) -> dict[str, Metric]:
+def _row(samples: tuple[Sample, ...], results: Sequence[Result], kind: str | None = None) -> dict[str, Metric]:
     """Metrics over all samples, or over one kind of defect and the good ones."""
     chosen = [i for i, sample in enumerate(samples) if kind is None or not sample.label or sample.kind == kind]
     scores = np.array([results[i].pred_score for i in chosen])

@@ -14,7 +14,7 @@ The contract, carried out for every file, PIL image and array alike:
 * Resizing is Pillow's Lanczos with antialias: 8-bit pictures as 8 bits, others in float, clipped to
   the range. A picture that has the network's size is not resampled. Then x * 2 - 1 in float32.
 
-Every error is an InputError that names the file ("BytesIO", "array" and "PIL image" where there is none).
+Every error is an InputError that names the file ("file in memory", "array" and "PIL image" where there is no name).
 """
 
 from __future__ import annotations
@@ -200,6 +200,8 @@ def _source_name(source: object) -> str:
         return display_name(source)
     if isinstance(source, PIL.Image.Image):
         return "PIL image"
+    if isinstance(source, io.BytesIO):
+        return "file in memory"
     return "array" if isinstance(source, np.ndarray) else type(source).__name__
 
 

@@ -15,6 +15,7 @@ ModelOrExport = Annotated[Path, typer.Argument(metavar="MODEL", help="A model fi
 BackendName = Annotated[str, typer.Option(help="auto (cpu on a CPU where that is built, else eager), or a backend that `doctor` lists.")]
 SettingName = Annotated[str, typer.Option("--setting", help="One that the model file holds; `calibrate --setting` adds them.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")]
+ProcessTimeout = Annotated[str, typer.Option(help="Under torchrun: how long a process waits for the others before it gives up.")]
 
 
 class RunByDefault(typer.core.TyperGroup):

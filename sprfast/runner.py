@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sprfast import draws, export_file, images, runtimes
+from sprfast import draws, export_file, images, ranks, runtimes
 from sprfast.config import Precision
 from sprfast.contract import probe_image
 from sprfast.errors import BackendError, InputError
@@ -57,7 +57,8 @@ def load(
 
     Args:
         backend: "auto", or one of `BACKENDS`. A plan runs on "cpu" only; an ONNX file on the others, "auto" being onnxruntime.
-        device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU.
+        device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU. "cuda" is the first, or under
+            torchrun this process's own.
         threads: that compute on a CPU; None: `runtimes.default_threads`.
         tensorrt: how TensorRT builds and runs; None: `TensorRtOptions()`.
 
@@ -94,6 +95,8 @@ class Runner(Predictor):
         self.contract = contract
         self._backend = chosen(export, backend)
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
+        if self.device == "cuda" and ranks.local_rank():
+            self.device = f"cuda:{ranks.local_rank()}"
         self._noise = functools.lru_cache(maxsize=8)(self._draws)
         self._session = self._opened(export, threads, tensorrt or TensorRtOptions())
         self.probe_error = self.self_test()

@@ -12,6 +12,7 @@ from rich.errors import NotRenderableError
 
 from sprfast import backends, console, data, devices, files, model_file
 from sprfast.bench.study import measure, report
+from sprfast.bench.study.rows import ROWS
 from sprfast.errors import InputError
 
 
@@ -23,6 +24,7 @@ def run(
     backend: str,
     device: str | None,
     seconds: float,
+    quick: bool,
     output: Path | None,
     picture: Path | None,
 ) -> dict[str, Any]:
@@ -44,8 +46,9 @@ def run(
     paths = data.image_files([good]) if good else None
     where = devices.resolve(device)
     chosen = backends.choose(backend, where)
+    rows = ROWS[:1] if quick else ROWS
     with console.counter("study") as on_progress:
-        document = measure.study(loaded, given, paths, backend=chosen, device=where, seconds=seconds, on_progress=on_progress)
+        document = measure.study(loaded, given, paths, backend=chosen, device=where, seconds=seconds, rows=rows, on_progress=on_progress)
     if output:
         report.write(document, output)
     if picture:

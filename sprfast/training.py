@@ -46,7 +46,7 @@ class Progress:
 class Outcome:
     """How a run of `train` ended."""
 
-    model: model_file.Model | None  # None when a signal stopped the run
+    model: model_file.Model | None  # the same on every process; None when a signal stopped the run
     stopped_by: signal.Signals | None
     step: int
     losses: tuple[tuple[int, float], ...]  # (step, loss) of this run's steps that were looked at
@@ -64,6 +64,7 @@ def train(
     workers: int = 1,
     checkpoint_every: float = 300.0,
     resume: bool = False,
+    process_timeout: float = 300.0,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Train a score network and write it to `output`, a model file without a threshold.
@@ -77,15 +78,17 @@ def train(
         workers: processes that decode images; 0 decodes in the training process.
         checkpoint_every: seconds between checkpoints.
         resume: go on from the checkpoint.
+        process_timeout: seconds that torchrun's processes wait for each other at any point.
         on_step: called after each step whose loss is looked at (each one on a CPU), by every process.
 
     Raises:
         InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of a fresh start.
-        CheckFailedError: the loss or the weights became NaN or infinite.
+        CheckFailedError: the loss or the weights became NaN or infinite, or another process is gone; the checkpoint stays.
     """
     started = time.monotonic()
-    group = ProcessGroup(training.batch_size)
-    device = devices.resolve(device, group.local_rank)
+    device = devices.resolve(device)
+    group = ProcessGroup(process_timeout)
+    group.share(training.batch_size)  # refused before anything is written
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of this process run on the current device
     if not resume and checkpoint_path(output).exists():
@@ -106,10 +109,11 @@ def train(
         model = None
         if stopped_by:
             run.save(output)
-        elif group.rank == 0:
+        else:
             model = run.model(len(trained), held_back)
-            model_file.save(output, model)
-            checkpoint_path(output).unlink(missing_ok=True)
+            if group.rank == 0:
+                model_file.save(output, model)
+                checkpoint_path(output).unlink(missing_ok=True)
         return Outcome(model, stopped_by, state.step, tuple(run.losses))
 
 
@@ -242,7 +246,8 @@ class _Run:
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             value = loss(self._network, x, t, z)
-        value.backward()  # type: ignore[no-untyped-call]
+        with self.group.exchange(f"the gradients of step {state.step + 1}"):
+            value.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.update_average(config.ema_decay)
         state.step += 1
@@ -255,13 +260,12 @@ class _Run:
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
         z = torch.randn((config.batch_size, 3, *self.height_width), generator=generator, device=self.device)
-        share = config.batch_size // group.world_size
-        mine = slice(group.rank * share, (group.rank + 1) * share)
+        mine = group.share(config.batch_size)
         return t[mine], z[mine].contiguous(memory_format=torch.channels_last)
 
     def _look(self, value: Tensor, output: Path, on_step: Callable[[Progress], None]) -> None:
         state = self.state
-        number = self.group.mean(value.item())
+        number = self.group.mean(value)
         if not math.isfinite(number):
             raise _diverged("the loss", state.step, output)
         self.losses.append((state.step, number))

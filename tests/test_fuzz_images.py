@@ -92,7 +92,7 @@ def check(file, content, policy, strict, engines=()):
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
         image = attempt(lambda: load_image(file, policy), f"{file}: ", InputError)
-        in_memory = attempt(lambda: load_image(io.BytesIO(content), policy), "BytesIO: ", InputError)
+        in_memory = attempt(lambda: load_image(io.BytesIO(content), policy), "file in memory: ", InputError)
         assert (in_memory is None) == (image is None)
         if image is not None:
             assert image.pixels.dtype == np.float32

@@ -91,11 +91,11 @@ def test_a_file_in_memory_is_the_same_picture_wherever_the_reader_stands(tmp_pat
 def test_bytes_in_memory_that_are_no_picture_are_input_errors() -> None:
     closed = io.BytesIO(png(16, 16, 8, 0, (b"\0" + bytes(16)) * 16))
     assert load_image(closed, SMALL).source_size == (16, 16)
-    refuses(io.BytesIO(closed.getvalue()[:-20]), "BytesIO: .*damaged or truncated")
+    refuses(io.BytesIO(closed.getvalue()[:-20]), "file in memory: .*damaged or truncated")
     refuses(closed, "for arrays only", channel_order="rgb")
     closed.close()
     for source, match in ((io.BytesIO(), "empty"), (io.BytesIO(b"<p>404"), "not a PNG, JPEG"), (closed, "cannot be read .*closed")):
-        refuses(source, f"BytesIO: .*{match}")
+        refuses(source, f"file in memory: .*{match}")
 
 
 def test_resize_is_pillows_lanczos_on_8_bit_rgb() -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 # modules of one layer do not import each other, those of one package do.
 LAYERS = (
     ("errors", "signals", "redaction", "kernels"),
+    ("ranks",),
     ("files", "config", "devices", "manifest", "protobuf"),
     ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
     ("error_field",),
@@ -42,7 +43,7 @@ LIGHT = (
     *("runner", "predict_commands", "cpu_network", "export_file", "graph", "quantization"),
     *("line", "sources", "sources.stream", "sources.folder", "sources.simulated", "sources.opencv", "sources.harvesters"),
     *("scale.triton_repository", "scale.triton_model", "scale.ray_data", "scale.ray_serve", "scale.results", "scale_commands"),
-    *("telemetry", "signals", "drift", "health", "frames", "soak"),
+    *("telemetry", "signals", "ranks", "drift", "health", "frames", "soak"),
     *("runtimes", "runtimes.cpu", "runtimes.onnxruntime"),
     *("runtimes.cuda", "runtimes.plan_cache", "runtimes.tensorrt", "runtimes.tensorrt_build", "runtimes.tensorrt_session"),
 )

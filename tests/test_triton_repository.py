@@ -150,10 +150,11 @@ def test_the_graph_with_its_noise_in_it_gives_the_maps_of_the_engine(small_model
     assert [(value.name, value.shape) for value in session.get_inputs()] == [("image", ["batch", 3, 32, 48])]
     x = np.random.default_rng(5).uniform(-1, 1, (3, 3, 32, 48)).astype(np.float32)
     errors, maps = session.run(["error_map", "anomaly_map"], {"image": x})
-    for got, expected in zip((errors, maps), Runner(export_file.read(graph)).maps(x), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-6)
-    for got, expected in zip((errors, maps), Engine(small_model, "eager", "cpu").maps(torch.from_numpy(x)), strict=True):
-        assert np.linalg.norm(got - expected.numpy()) <= 1e-6 * np.linalg.norm(expected)
+    for backend, tolerance in (("onnxruntime", 1e-6), ("eager", 1e-5)):
+        expected = Engine(small_model, backend, "cpu").maps(torch.from_numpy(x))
+        for got, wanted in zip((errors, maps), expected, strict=True):
+            assert got.shape == wanted.shape
+            assert np.linalg.norm(got - wanted.numpy()) <= tolerance * np.linalg.norm(wanted)
 
 
 @needs_kernels
@@ -272,8 +273,9 @@ class Tensor:
         self.name, self.array = name, array
 
     @classmethod
-    def from_dlpack(cls, name, given):
-        return cls(name, np.array(np.from_dlpack(given)))
+    def from_dlpack(cls, name, capsule):
+        producer = types.SimpleNamespace(__dlpack__=lambda **_: capsule, __dlpack_device__=lambda: (1, 0))
+        return cls(name, np.from_dlpack(producer))
 
     def __dlpack__(self, stream=None):
         return self.array.__dlpack__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from sprfast import backends, engine, metrics
 from sprfast.bench import named_settings
 from sprfast.bench.study.passes import Floats, Passes, scored
-from sprfast.bench.study.rows import ROWS
+from sprfast.bench.study.rows import ROWS, Row
 from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
 from sprfast.model_file import Model
@@ -20,19 +21,20 @@ from sprfast.prediction import Predictor
 from sprfast.setting import PUBLISHED, Setting
 
 
-def times(model: Model, test: Floats, backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
+def times(model: Model, test: Floats, rows: Sequence[Row], backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Time from a network input to a verdict, for each number of passes and for each of the model's settings.
 
     Args:
         model: with its settings.
         test: (m, 3, H, W) inputs.
+        rows: whose numbers of passes are measured.
         seconds: as of `named_settings.times`.
 
     Returns:
         `passes` by number and `settings` by name, each as `named_settings.times` has it.
     """
     predictors: dict[str, Predictor] = {}
-    for passes in sorted({row.passes for row in ROWS}):
+    for passes in sorted({row.passes for row in rows}):
         of_passes = dataclasses.replace(model, schedule=Schedule((Level(1e-3, passes),)))
         predictors[f"passes {passes}"] = engine.Engine(of_passes, backend, device)
     for name in (PUBLISHED, *model.settings, *model.cascades):

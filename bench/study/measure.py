@@ -62,6 +62,7 @@ def study(
     backend: str,
     device: torch.device,
     seconds: float,
+    rows: Sequence[Row] = ROWS,
     on_progress: Tell = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Accuracy, cost and kept promises of every way of scoring.
@@ -73,6 +74,7 @@ def study(
         good: images to fit on, neither trained nor tested on; None: those that each training held back.
         backend, device: what computes the error maps.
         seconds: for the measurement of times.
+        rows: the published passes first; the named settings are measured beside them in any case.
         on_progress: called with the number of ways of scoring done, over all models, their total, and what is going on.
 
     Returns:
@@ -88,24 +90,26 @@ def study(
         raise InputError("study: the models take images in different ways (size, bit depth, ...); study one size at a time")
     fitted_on = [_to_fit_on(category, model, good) for _, model in models]
     report = _header(models, category, backend, device)
-    rows: list[dict[str, summary.Metrics]] = []
+    of_rows: list[dict[str, summary.Metrics]] = []
     settings: list[dict[str, dict[str, Any]]] = []
     for index, (path, model) in enumerate(models):
         given = Images.load(category, fitted_on[index], model.preprocessing)
         passes = Passes(model, {"good": given.good, "test": given.test}, backend, device)
         found: dict[str, summary.Metrics] = {}
-        for row in ROWS:
-            on_progress(index * len(ROWS) + len(found), len(models) * len(ROWS), f"{path.name}: {row.name}")
+        for row in rows:
+            on_progress(index * len(rows) + len(found), len(models) * len(rows), f"{path.name}: {row.name}")
             found[row.name] = _metrics(passes, row, given, found)
-        rows.append(found)
-        on_progress((index + 1) * len(ROWS), len(models) * len(ROWS), f"{path.name}: settings")
+        of_rows.append(found)
+        on_progress((index + 1) * len(rows), len(models) * len(rows), f"{path.name}: settings")
         settings.append(named.measure(passes, given.labels, given.masks))
         if index == 0:
             report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
             report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
-            report["times"] = costs.times(named.model_with_settings(model, passes), given.test, backend, device, seconds)
-    published = [found[PUBLISHED] for found in rows]
-    report["rows"] = [{**_row(row, report["times"]), **summary.over_models([each[row.name] for each in rows], published)} for row in ROWS]
+            report["times"] = costs.times(named.model_with_settings(model, passes), given.test, rows, backend, device, seconds)
+    published = [found[PUBLISHED] for found in of_rows]
+    report["rows"] = [
+        {**_row(row, report["times"]), **summary.over_models([each[row.name] for each in of_rows], published)} for row in rows
+    ]
     report["settings"] = named.over_models(settings)
     return report
 

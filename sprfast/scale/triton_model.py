@@ -7,6 +7,7 @@ UTF-8 bytes, filled up with zeros where a request holds several.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Sequence
 from io import BytesIO
@@ -21,6 +22,10 @@ from sprfast.prediction import Result
 from sprfast.scale import predictors
 from sprfast.scale.triton_repository import FILE, IMAGE
 from sprfast.smoothing import MAP_SIZE
+
+_USED = b"used_dltensor"  # DLPack's name of a capsule that has been taken
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 class TritonPythonModel:
@@ -58,7 +63,7 @@ class TritonPythonModel:
         responses = []
         for rows in files:
             mine, results = results[: len(rows)], results[len(rows) :]
-            tensors = [server.Tensor.from_dlpack(name, value) for name, value in outputs(mine).items()]
+            tensors = [_tensor(server, name, value) for name, value in outputs(mine).items()]
             responses.append(server.InferenceResponse(output_tensors=tensors))
         return responses
 
@@ -77,6 +82,14 @@ def outputs(results: Sequence[Result]) -> dict[str, npt.NDArray[Any]]:
         "reason": _texts([result.reason or "" for result in results]),
         "anomaly_map": np.stack([nothing if result.anomaly_map is None else result.anomaly_map for result in results]),
     }
+
+
+def _tensor(server: Any, name: str, value: npt.NDArray[Any]) -> Any:
+    """The backend's tensor in the memory of an array."""
+    capsule = value.__dlpack__()
+    tensor = server.Tensor.from_dlpack(name, capsule)
+    _set_capsule_name(capsule, _USED)  # the backend gives it a name that numpy does not know, of which numpy would complain in the log
+    return tensor
 
 
 def _texts(texts: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -56,8 +56,12 @@ def alone(archive, saved):
     """Path and (score, verdict) of each image by one process."""
     predictor = engine.load(saved, "cpu", "cpu")
     paths = sorted(archive.rglob("*.png"))
-    results = predictor.predict(list(paths))
-    return {str(path): (result.pred_score, result.verdict.value) for path, result in zip(paths, results, strict=True)}
+    found = {}
+    for first in range(0, len(paths), 16):
+        chunk = paths[first : first + 16]
+        results = predictor.predict(chunk)
+        found |= {str(path): (each.pred_score, each.verdict.value) for path, each in zip(chunk, results, strict=True)}
+    return found
 
 
 def rows(folder):
@@ -102,7 +106,7 @@ def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, 
             os.kill(victims[0], signal.SIGKILL)
             killed.append(victims[0])
 
-    summary = ray_data.score([archive], tmp_path / "out", model, ray_data.Pool(workers=2), on_images=on_images)
+    summary = ray_data.score(sorted(archive.iterdir()), tmp_path / "out", model, ray_data.Pool(workers=2), on_images=on_images)
     assert killed
     assert scores(tmp_path / "out") == alone
     assert (summary["images"], summary["already"], summary["interrupted"]) == (IMAGES, 0, False)
@@ -218,7 +222,7 @@ def test_the_command(archive, alone, saved, tmp_path):
 
 def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
     out = tmp_path / "out"
-    command = ["predict", saved, archive, "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
+    command = ["predict", saved, *archive.iterdir(), "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
     command = [sys.executable, "-m", "sprfast", *map(str, command)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     threading.Timer(25, process.send_signal, [signal.SIGINT]).start()

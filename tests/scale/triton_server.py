@@ -1,10 +1,11 @@
 """NVIDIA's Triton Inference Server as a child process, on this machine's addresses only; the wheel of nvidia-pytriton brings it.
 
-    with Server(repository, folder) as server:
-        server.http, server.grpc      # addresses
+    with Server([repository], folder) as server:
+        server.http, server.grpc  # addresses
         server.metric("nv_inference_request_success", model="screw")
 """
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -14,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -40,15 +40,15 @@ class Server:
     """A running server.
 
     Args:
-        repository: its model repository.
-        folder: for its backends and its log.
+        repositories: its model repositories.
+        folder: for its backends and its log; it must not exist.
         options: further arguments of its command line.
 
     Raises:
         RuntimeError: it stopped before it was ready, or was not ready in time; `log()` says why.
     """
 
-    def __init__(self, repository, folder, *options):
+    def __init__(self, repositories, folder, *options):
         folder.mkdir()
         home = _packed("pytriton/tritonserver")
         backend = folder / "backends/python"
@@ -57,7 +57,8 @@ class Server:
         shutil.copytree(stubs, backend, dirs_exist_ok=True)
         self.http, self.grpc, self.metrics = (f"127.0.0.1:{port}" for port in _free_ports(3))
         addresses = {"http": self.http, "grpc": self.grpc, "metrics": self.metrics}
-        command = [home / "bin/tritonserver", f"--model-repository={repository}", f"--backend-directory={folder / 'backends'}"]
+        command = [home / "bin/tritonserver", f"--backend-directory={folder / 'backends'}", "--model-control-mode=none"]
+        command += [f"--model-repository={repository}" for repository in repositories]
         for name, address in addresses.items():
             host, _, port = address.partition(":")
             command += [f"--{name}-address={host}", f"--{name}-port={port}"]
@@ -70,7 +71,7 @@ class Server:
         try:
             self._wait()
         except BaseException:
-            self.stop(signal.SIGKILL)
+            self.kill()
             raise
 
     def __enter__(self):
@@ -83,16 +84,24 @@ class Server:
         """What it has printed."""
         return self._log.read_text("utf-8", "replace")
 
-    def processes(self):
-        """Numbers of the processes of its models."""
-        return [int(number) for number in _output("ps", "-o", "pid=", "--ppid", str(self.process.pid)).split()]
+    def model_processes(self):
+        """The command lines of the processes that run its models, by number."""
+        numbers = [int(number) for path in Path(f"/proc/{self.process.pid}/task").glob("*/children") for number in path.read_text().split()]
+        return {number: Path(f"/proc/{number}/cmdline").read_text() for number in numbers}
 
-    def stop(self, with_signal=signal.SIGTERM):
+    def stop(self):
         """Ask it to end, wait, and give its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(with_signal)
-            self.process.wait(PATIENCE)
-        return self.process.returncode
+        self.process.terminate()
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.kill()
+
+    def kill(self):
+        """End it and its models' processes at once, if they still run."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
 
     def metric(self, name, **labels):
         """The sum of the samples of this name that have these labels; 0 where there are none."""
@@ -102,17 +111,25 @@ class Server:
                 total += float(value)
         return total
 
+    def settled(self, name, **labels):
+        """The metric once it has stood still for a while, since an answer may come before it is counted."""
+        values = []
+        while len(values) < 5 or len(set(values[-5:])) > 1:
+            time.sleep(0.1)
+            values.append(self.metric(name, **labels))
+        return values[-1]
+
     def _wait(self):
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server stopped with {self.process.returncode}:\n{self.log()[-4000:]}")
+                raise RuntimeError(f"the server stopped with {self.process.returncode}:\n{self.log()}")
             try:
                 self._get(self.http, "/v2/health/ready")
                 return
             except OSError:  # nobody listens yet, or it is not ready
                 time.sleep(0.1)
-        raise RuntimeError(f"the server was not ready after {PATIENCE} s:\n{self.log()[-4000:]}")
+        raise RuntimeError(f"the server was not ready after {PATIENCE} s:\n{self.log()}")
 
     @staticmethod
     def _get(address, path):
@@ -127,7 +144,3 @@ def _free_ports(count):
     for each in sockets:
         each.close()
     return ports
-
-
-def _output(*command):
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout

@@ -1,0 +1,43 @@
+"""Several processes against one: real processes, small model."""
+
+import json
+import os
+
+import pytest
+
+from sprfast.bench import workers
+from sprfast.bench.workers import Way
+from sprfast.errors import InputError
+
+
+def test_the_ways_are_one_process_of_all_threads_and_one_or_all_of_one():
+    assert workers.ways(2) == (Way(1, 2), Way(1, 1), Way(2, 1))
+    assert workers.ways(1) == (Way(1, 1),)
+
+
+def test_all_ways_score_alike_and_take_turns(run, model_path, pictures, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    code, out, err = run("bench", "workers", model_path, "--images", pictures[0].parent, "--seconds", "1", "--backend", "eager", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert list(document["ways"]) == ["1 x 2", "1 x 1", "2 x 1"]
+    assert (document["images"], document["rounds"] >= workers.ROUNDS) == (4, True)
+    for each in document["ways"].values():
+        assert each["equal_scores"]
+        assert 0 < each["ratio"]["min"] <= each["ratio"]["median"] <= each["ratio"]["max"]
+        assert each["ms"]["median"] * each["images_per_s"]["median"] == pytest.approx(1e3 * each["processes"], rel=0.7)
+    assert document["ways"]["1 x 2"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_a_process_cannot_do_is_an_error_here(run, model_path, tmp_path):
+    code, out, err = run("bench", "workers", model_path, "--backend", "triton_of_old", "--workers", "1", "--seconds", "1")
+    assert (code, out) == (2, "")
+    assert "triton_of_old" in err
+    assert len(err.splitlines()) == 1
+    for options, why in ((("--workers", "0"), "--workers 0: expected 1 to 256"), (("--seconds", "0"), "--seconds 0.0: expected")):
+        code, _, err = run("bench", "workers", model_path, *options)
+        assert code == 2
+        assert why in err
+    with pytest.raises(InputError, match="nothing-here"):
+        workers.measure(tmp_path / "nothing-here", "eager", None, 1, 1.0)
