@@ -32,13 +32,13 @@ bench: $(READY)
 	$(BIN)/python -m pytest bench/micro $(ARGS)
 
 # Three models of a category, and the study of them:
-# make accuracy DATA=mvtec CATEGORY=screw SIZE=64 MINUTES=5
+# make accuracy DATA=mvtec CATEGORY=screw SIZE=64 MINUTES=5; STUDY=--quick for the named settings only
 ACCURACY := build/accuracy
 accuracy: $(READY)
 	mkdir -p $(ACCURACY)
 	for seed in 0 1 2; do $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe fast --hold-back 0.2 \
 	  --time-limit $(MINUTES)m --seed $$seed -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$seed.safetensors || exit; done
-	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) \
+	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) $(STUDY) \
 	  -o bench/results/study-$(CATEGORY)-$(SIZE).json --figure $(ACCURACY)/$(CATEGORY)-$(SIZE).png
 
 # Past one process, with the real Ray, the real Triton Inference Server (for Python 3.11, on Linux and x86-64) and the real torchrun, in

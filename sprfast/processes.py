@@ -158,7 +158,7 @@ def _finish(timeout: float) -> None:
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     until = time.monotonic() + timeout
-    while not event.query():
+    while not event.query():  # type: ignore[no-untyped-call]
         if time.monotonic() >= until:
             raise dist.DistError(f"Timed out waiting {timeout:g} s for the device")
         time.sleep(1e-4)
