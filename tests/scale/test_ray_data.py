@@ -82,17 +82,23 @@ def command_line(*arguments):
 
 
 def workers():
-    """Processes of Ray's workers with a `Scorer`."""
+    """Processes of the workers with a `Scorer` whose Ray this process has started."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
+                command = (entry / "cmdline").read_bytes()
+                if b"MapWorker" in command and b"ray::" in command and is_below(os.getpid(), int(entry.name)):
+                    found.append(int(entry.name))
+            except OSError:  # it has ended
                 continue
-            if "MapWorker" in command and "ray::" in command:
-                found.append(int(entry.name))
     return found
+
+
+def is_below(ancestor, process):
+    while process > 1 and process != ancestor:
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return process == ancestor
 
 
 def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, tmp_path):
