@@ -16,6 +16,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from sprfast import data, export_file, images
+from sprfast import data, errors, export_file, images
 from sprfast.errors import BackendError, InputError, ModelFileError, SprfastError
 from sprfast.manifest import file_bytes
 from sprfast.prediction import MAX_BATCH
@@ -218,6 +219,9 @@ def _answers(dataset: Any) -> Iterable[Any]:
             cause = cause.__cause__ or getattr(cause, "cause", None)
         if cause is not None:
             raise type(cause)(str(cause)) from error
+        told = re.search(r"sprfast\.errors\.(\w+): (.+)", str(error))  # Ray has only the text of what a worker's start raised
+        if told:
+            raise getattr(errors, told[1])(told[2]) from error
         raise BackendError(f"ray: {_line(error, -1)}") from error
 
 
