@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from sprfast import data, errors, export_file, images
-from sprfast.errors import BackendError, InputError, ModelFileError, SprfastError
+from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.manifest import file_bytes
 from sprfast.prediction import MAX_BATCH
 from sprfast.scale import libraries, predictors
@@ -39,6 +39,7 @@ RETRIES = 5  # of a block whose worker died; what kills every worker ends the ru
 RESTARTS = 20  # of a worker
 OBJECT_STORE = 512 * 2**20  # bytes that Ray started here may share among its processes: paths and answers, no images
 
+_OURS = re.compile(r"^sprfast\.errors\.(\w+): (.+)$", re.MULTILINE)
 _log = logging.getLogger("sprfast.scale")
 
 OnImages = Callable[[int, int], None]
@@ -211,17 +212,16 @@ def _run(ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool:
 
 def _answers(dataset: Any) -> Iterable[Any]:
     """Tables of answers as they come; an error of a worker as what it was there."""
+    exceptions = libraries.require("ray.exceptions", "ray")
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, SprfastError):
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-        if cause is not None:
-            raise type(cause)(str(cause)) from error
-        told = re.search(r"sprfast\.errors\.(\w+): (.+)", str(error))  # Ray has only the text of what a worker's start raised
-        if told:
-            raise getattr(errors, told[1])(told[2]) from error
+        ours = _OURS.findall(str(error))  # of an error in a constructor Ray keeps the text only
+        if ours:
+            name, message = ours[-1]
+            raise getattr(errors, name)(message) from error
+        if isinstance(error, exceptions.RayActorError):
+            raise BackendError(f"ray: a worker died, and again {RETRIES} times with the same images ({_line(error, 0)})") from error
         raise BackendError(f"ray: {_line(error, -1)}") from error
 
 

@@ -55,8 +55,8 @@ class Options:
     precision: str = "float32"
     setting: str = PUBLISHED
     max_batch: int = MAX_BATCH  # images that are scored together
-    batch_wait: float = 0.0  # seconds that an image waits for others; what waits anyway goes together
-    max_queued: int = 64  # requests that may wait for a replica at each proxy, beyond those a replica has; more are refused with 503
+    batch_wait: float = 0.005  # seconds that an image waits for others; those that come meanwhile are scored with it
+    max_queued: int = 64  # requests that may wait at each proxy beyond the 2 max_batch of a replica; in a burst up to as many more
     max_bytes: int = 64 * 2**20  # of an image file
     min_replicas: int = 1
     max_replicas: int = 1

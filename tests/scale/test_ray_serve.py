@@ -173,7 +173,7 @@ def gated(cluster, saved, tmp_path, monkeypatch):
 
 def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(gated, saved):
     gate = gated(max_batch=2, max_queued=3)
-    bodies = [png(seed) for seed in range(24)]
+    bodies = [png(seed) for seed in range(40)]
     with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
         waiting = [pool.submit(post, body) for body in bodies]
         until_settled(lambda: sum(future.done() for future in waiting))
@@ -181,7 +181,7 @@ def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(ga
         answers = [future.result() for future in waiting]
     statuses = [status for status, _ in answers]
     assert set(statuses) == {200, 503}
-    assert 3 <= statuses.count(200) <= 7, statuses  # a replica has two batches of two, and three wait
+    assert 3 <= statuses.count(200) <= 4 + 3 + 4, statuses  # a replica has two batches of two; as many may be on their way to it
     predictor = engine.load(saved, "cpu", "cpu")
     for body, (status, answer) in zip(bodies, answers, strict=True):
         if status == 200:
@@ -191,16 +191,17 @@ def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(ga
     assert post(bodies[0])[0] == 200
 
 
-def test_what_waits_is_scored_together(gated):
-    gate = gated(max_batch=8)
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        waiting = [pool.submit(post, png(seed)) for seed in range(16)]
-        until_settled(lambda: sum(future.done() for future in waiting))
-        gate.touch()
-        assert {future.result()[0] for future in waiting} == {200}
-    served = health()
-    assert served["images"] == 16
-    assert served["batches"] < 12, served  # the first ones begin with what has come by then
+def test_what_comes_together_is_scored_together(cluster, saved):
+    given = {"model": str(saved), "backend": "cpu", "max_batch": 8, "batch_wait": 2}
+    serve.run(ray_serve.app(given), route_prefix="/")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            assert {status for status, _ in pool.map(post, [png(seed) for seed in range(16)])} == {200}
+        served = health()
+        assert served["images"] == 16
+        assert 2 <= served["batches"] <= 4
+    finally:
+        serve.delete("default")
 
 
 def test_serve_run_takes_options_as_text_and_refuses_wrong_ones(saved):
