@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -82,23 +83,18 @@ def command_line(*arguments):
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
 
 
-def workers(of):
-    """Processes of the workers with a `Scorer` whose Ray the process `of` has started."""
+def workers():
+    """Processes of the workers with a `Scorer` whose Ray this process has started."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 command = (entry / "cmdline").read_bytes()
-                if b"MapWorker" in command and b"ray::" in command and is_below(of, int(entry.name)):
+                if b"MapWorker" in command and b"ray::" in command and is_below(os.getpid(), int(entry.name)):
                     found.append(int(entry.name))
             except OSError:  # it has ended
                 continue
     return found
-
-
-def processor_seconds(process):
-    user, system = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def is_below(ancestor, process):
@@ -113,7 +109,7 @@ def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, 
     def on_images(done, total):
         assert total == IMAGES
         if done > IMAGES // 3 and not killed:
-            victims = workers(os.getpid())
+            victims = workers()
             assert len(victims) == 2
             os.kill(victims[0], signal.SIGKILL)
             killed.append(victims[0])
