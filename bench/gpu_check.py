@@ -32,7 +32,7 @@ MARGIN = 20.0  # seconds for a step to start in, and between the end that it is 
 # For memcheck, which slows kernels down many times: odd sizes, and the smallest map of the network. No CUDA graphs: see `_run`.
 SANITIZED = "test_operator_equals_its_reference and (2x64x199x150 or 1x512x12x12)"
 # Of all the time, what a step may take at most; what it leaves is the next ones'.
-SHARES = {"tests": 0.4, "memcheck": 0.12, "operators": 0.2, "roofline": 0.06, "waterfall": 1.0}
+SHARES = {"tests": 0.4, "memcheck": 0.12, "operators": 0.2, "roofline": 0.1, "waterfall": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
