@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -47,14 +48,17 @@ def large_model(small_model):
 
 @pytest.fixture(scope="module")
 def server(source, small_model, large_model, tmp_path_factory):
-    """A server on a CPU with the models screw, slow, and lid, which is a plan."""
+    """A server on a CPU with the models screw, slow, lid, which is a plan, and seal, an ONNX graph that sprfast runs."""
     folder = tmp_path_factory.mktemp("server")
     write(folder / "1", source, Serving(max_batch=8, queue=64, queue_timeout=PATIENCE))
     model_file.save(folder / "slow.safetensors", large_model)
     write(folder / "2", folder / "slow.safetensors", Serving(max_batch=1, queue=QUEUE, queue_timeout=PATIENCE, device="cpu"))
     export.export(small_model, folder / "lid.plan", Request("plan"))
     write(folder / "3", folder / "lid.plan", Serving(instances=2, device="cpu"))
-    with Server([folder / "1", folder / "2", folder / "3"], folder / "run") as running:
+    export.export(small_model, folder / "seal.onnx", Request("onnx"))
+    write(folder / "4", folder / "seal.onnx", Serving(instances=2, device="cpu"))
+    shutil.rmtree(folder / "4/seal-onnx")  # this server has no backend for it
+    with Server([folder / each for each in "1234"], folder / "run") as running:
         yield running
 
 
@@ -143,15 +147,17 @@ def test_files_of_any_length_go_in_one_batch_and_a_bad_one_disturbs_none(server,
     assert batches < 27  # some went together
 
 
-def test_a_plan_is_served_without_pytorch(server, client, small_model, pictures, tmp_path):
-    export.export(small_model, tmp_path / "plan", Request("plan"))
-    for path, result in zip(pictures, runner.load(tmp_path / "plan").predict(pictures), strict=True):
-        check(ask(client, path.read_bytes(), name="lid"), 0, result)
-    loaded = {number: Path(f"/proc/{number}/maps").read_text() for number, line in server.model_processes().items() if "/lid/" in line}
-    assert len(loaded) == 2  # instances
-    for maps in loaded.values():
-        assert "libsprfast_cpu.so" in maps
-        assert "libtorch" not in maps
+@pytest.mark.parametrize(("name", "target", "computes"), [("lid", "plan", "libsprfast_cpu.so"), ("seal", "onnx", "onnxruntime")])
+def test_an_export_is_served_without_pytorch(server, small_model, pictures, tmp_path, name, target, computes):
+    export.export(small_model, tmp_path / "export", Request(target))
+    answers = at_once(server, [[path.read_bytes()] for path in pictures], name=name)
+    for answer, result in zip(answers, runner.load(tmp_path / "export").predict(pictures), strict=True):
+        check(answer, 0, result)
+    maps = [Path(f"/proc/{number}/maps").read_text() for number, line in server.model_processes().items() if f"/{name}/" in line]
+    assert len(maps) == 2  # instances
+    for loaded in maps:
+        assert computes in loaded
+        assert "libtorch" not in loaded
 
 
 @pytest.mark.parametrize(
@@ -241,6 +247,13 @@ def test_a_damaged_model_is_never_served(source, tmp_path):
     with pytest.raises(RuntimeError, match=r"stopped with 1") as caught:
         Server([tmp_path / "models"], tmp_path / "run")
     assert re.search(r"ModelFileError: .*model.sprfast: tensor .* the file is damaged", str(caught.value))
+
+
+def test_a_server_without_the_onnxruntime_backend_says_so(small_model, tmp_path):
+    export.export(small_model, tmp_path / "seal.onnx", Request("onnx"))
+    write(tmp_path / "models", tmp_path / "seal.onnx", Serving(device="cpu"))
+    with pytest.raises(RuntimeError, match=r"failed to load 'seal-onnx' .*onnxruntime"):
+        Server([tmp_path / "models"], tmp_path / "run")
 
 
 def test_a_model_whose_process_dies_answers_with_errors_only(source, pictures, tmp_path):

@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 PACKAGE = "nvidia-pytriton"
-PATIENCE = 120.0  # seconds until it must be ready, or have stopped
+PATIENCE = 240.0  # seconds until it must be ready, or have stopped
 
 
 def unavailable():
