@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,19 @@ def read(path: Path, candidate: str) -> dict[int, float]:
         report = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error})") from error
     try:
         if "batches" in report:
             entries = {batch["images"]: batch["candidates"].get(candidate) for batch in report["batches"]}
             found = {size: 1e-6 * size * each["us_per_image"]["median"] for size, each in entries.items() if each and each["us_per_image"]}
         else:
-            draws = report["model"]["schedule"]["levels"]
-            own = sum(level["draws"] for level in draws)
+            own = max(level["draws"] for level in report["model"]["schedule"]["levels"])  # as `settings.own_draws`
             points = [each for each in report["settings"]["points"] if each["candidate"] == candidate and each["draws"] == own]
             found = {each["batch"]: 1e-3 * each["p50_ms"] for each in points}
-    except (KeyError, TypeError, AttributeError) as error:
+        if not all(size >= 1 and 0 < seconds < math.inf for size, seconds in found.items()):
+            raise ValueError(f"seconds by batch size: {found}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: is no report of `sprfast bench` or of the GPU check ({type(error).__name__}: {error})") from error
     if not found:
         raise InputError(f"{path}: has no times of {candidate} at several batch sizes")

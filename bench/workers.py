@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sprfast import environment
-from sprfast.errors import BackendError, InputError
+from sprfast.errors import BackendError, InputError, SprfastError
+from sprfast.threshold import CLEARANCE
 
 SCHEMA_VERSION = 1
 ROUNDS = 5  # at least
@@ -63,7 +65,7 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
     Returns:
         Plain values; `ways` by name, each with `images_per_s`, `ratio` (to the first way, within rounds) and `ms` (of one image in a
         process while the others of its way work too), each median, min and max; and `equal_scores`, whether they are the first
-        way's bit for bit.
+        way's within `tolerance` (relative), with backend cpu bit for bit.
 
     Raises:
         InputError: a value or file cannot be used.
@@ -76,9 +78,10 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
     chosen = ways(count)
     with contextlib.ExitStack() as stack:
         teams = {way: stack.enter_context(_team(way, model, backend, pictures)) for way in chosen}
-        scores = {way: [_heard(each) for each in team] for way, team in teams.items()}
+        opened = {way: [_heard(each) for each in team] for way, team in teams.items()}
         rounds = _rounds(teams, seconds)
-    first = scores[chosen[0]][0]
+    used, first = opened[chosen[0]][0]
+    tolerance = 0.0 if used == "cpu" else CLEARANCE  # PyTorch may add up in another order with another number of threads
     found = {}
     for way in chosen:
         rates = [each[way]["images_per_s"] for each in rounds]
@@ -88,13 +91,14 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
             "images_per_s": _spread(rates),
             "ratio": _spread(ratios),
             "ms": _spread([each[way]["ms"] for each in rounds]),
-            "equal_scores": all(np.array_equal(each, first) for each in scores[way]),
+            "equal_scores": all(bool((abs(scores - first) <= tolerance * abs(first)).all()) for _, scores in opened[way]),
         }
     return {
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(),
         "model": str(model),
-        "backend": backend,
+        "backend": used,
+        "tolerance": tolerance,
         "images": len(first),
         "rounds": len(rounds),
         "ways": found,
@@ -135,22 +139,30 @@ def _turn(team: list[Connection], calls: int) -> dict[str, float]:
     """So many images by each process of a team, all at once."""
     started = time.perf_counter()
     for connection in team:
-        connection.send(calls)
+        with _ended():
+            connection.send(calls)
     medians = [_heard(connection) for connection in team]
     elapsed = time.perf_counter() - started
     return {"images_per_s": len(team) * calls / elapsed, "ms": 1e3 * statistics.median(medians)}
 
 
 def _heard(connection: Connection) -> Any:
-    try:
+    with _ended():
         if not connection.poll(PATIENCE):
             raise BackendError(f"a process did not answer within {PATIENCE:g} s")
         answer = connection.recv()
-    except EOFError as error:
-        raise BackendError("a process ended; its own output says why") from error
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+@contextlib.contextmanager
+def _ended() -> Iterator[None]:
+    """A connection that breaks is an error of the process at its other end."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise BackendError("a process ended; its own output says why, or it was killed, as for want of memory") from error
 
 
 @contextlib.contextmanager
@@ -184,7 +196,8 @@ def _team(way: Way, model: Path, backend: str, pictures: Sequence[Path] | None) 
 
 
 def _work(connection: Connection, model: str, backend: str, pictures: Sequence[Path] | None, threads: int) -> None:
-    """What a process does: say its scores, then so many images a turn, until the other side hangs up."""
+    """What a process does: say its backend and its scores, then so many images a turn, until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures
     import torch
 
     from sprfast.scale import predictors
@@ -193,11 +206,11 @@ def _work(connection: Connection, model: str, backend: str, pictures: Sequence[P
         torch.set_num_threads(threads)
         predictor = predictors.opened(model, backend, "cpu", "float32", "published")
         inputs = _inputs(predictor, pictures)
-        connection.send(np.array([predictor.predict(each, "rgb").pred_score for each in inputs]))
+        connection.send((predictor.backend, np.array([predictor.predict(each, "rgb").pred_score for each in inputs])))
     except Exception as error:  # told to the other side, which raises it
-        connection.send(error if isinstance(error, (InputError, BackendError)) else BackendError(f"{type(error).__name__}: {error}"))
+        connection.send(error if isinstance(error, SprfastError) else BackendError(f"{type(error).__name__}: {error}"))
         return
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             times = []
             for index in range(connection.recv()):

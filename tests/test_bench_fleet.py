@@ -86,6 +86,14 @@ def test_the_measured_rate_comes_out_of_a_report(name, candidate, rate):
     assert service.rate == pytest.approx(rate, rel=0.08)
 
 
+def test_the_models_own_draws_are_those_of_the_level_with_the_most(tmp_path):
+    report = json.loads((RESULTS / "xeon-2core-192.json").read_text())
+    report["model"]["schedule"]["levels"] *= 2  # two levels of three draws
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    assert fleet.read(path, "cpu") == fleet.read(RESULTS / "xeon-2core-192.json", "cpu")
+
+
 def test_the_command_prints_what_is_assumed(run):
     code, out, _ = run("bench", "fleet", RESULTS / "xeon-2core-192.json", "--engines", "1,4", "--load", "0.5")
     assert code == 0
@@ -111,7 +119,15 @@ def test_bad_options_are_one_line(run, options, why):
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"batches": [1]}', '{"model": {}, "settings": 3}'])
+def waterfall(microseconds):
+    entry = {"candidates": {"cpu": {"us_per_image": {"median": microseconds}}}}
+    return json.dumps({"batches": [{"images": 1, **entry}, {"images": 8, **entry}]})
+
+
+BAD_TIMES = [waterfall(microseconds) for microseconds in (0, -3.0, float("nan"), float("inf"), "3")]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"batches": [1]}', '{"model": {}, "settings": 3}', "[" * 100_000, *BAD_TIMES])
 def test_a_file_that_is_no_report_is_named(run, tmp_path, content):
     (tmp_path / "other.json").write_text(content)
     code, out, err = run("bench", "fleet", tmp_path / "other.json")
