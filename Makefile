@@ -10,7 +10,7 @@ TORCH := $(shell if [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; 
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test lint bench accuracy test-scale test-oldest-triton test-sanitizers clean
+.PHONY: demo test lint bench accuracy curve test-scale test-oldest-triton test-sanitizers clean
 
 demo: $(READY)
 	$(BIN)/sprfast demo
@@ -41,14 +41,22 @@ accuracy: $(READY)
 	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) $(STUDY) \
 	  -o bench/results/study-$(CATEGORY)-$(SIZE).json --figure $(ACCURACY)/$(CATEGORY)-$(SIZE).png
 
-# Past one process, with the real Ray, the real Triton Inference Server (for Python 3.11, on Linux and x86-64) and the real torchrun, in
+# Accuracy against minutes of training, of both recipes: make curve DATA=mvtec CATEGORY=screw SIZE=64 MINUTES="5 10 20"
+curve: $(READY)
+	mkdir -p $(ACCURACY)
+	for recipe in published fast; do for minutes in $(MINUTES); do $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) \
+	  --recipe $$recipe --hold-back 0.2 --time-limit $${minutes}m -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$recipe-$$minutes.safetensors || exit; done; done
+	$(BIN)/sprfast study curve $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-*-*.safetensors --category $(CATEGORY) \
+	  -o bench/results/curve-$(CATEGORY)-$(SIZE).json --figure bench/results/curve-$(CATEGORY)-$(SIZE).png
+
+# Past one process, with the real Ray, the real Triton Inference Server (on Linux and x86-64; run with Python 3.11) and the real torchrun, in
 # an environment of its own. Of nvidia-pytriton only the server is used, without what it depends on.
 SCALE := $(VENV)-scale
 test-scale:
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/bin/python -m pip install --quiet --retries 1 --no-deps $(TORCH)
 	grep -v '^ml-dtypes\|^protobuf' constraints.txt | cat - tests/scale/constraints.txt >$(SCALE)/constraints.txt
-	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --editable '.[dev,ray]' 'tritonclient[all]'
+	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --editable '.[dev,ray]' 'tritonclient[http,grpc]'
 	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --no-deps nvidia-pytriton
 	PATH="$(CURDIR)/$(SCALE)/bin:$$PATH" $(SCALE)/bin/python -m pytest tests/scale tests/test_distributed_training.py
 

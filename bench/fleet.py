@@ -3,8 +3,8 @@
 Assumed: engines are alike and do not disturb each other; a call of b images takes what a straight line through the measured
 batch sizes says, and no less than the shortest measured call; images come at random times (Poisson) and are dealt to hosts in turn;
 a host has a link, which carries one image after another, and a router, which sends each image to its engine with the fewest images
-waiting or in work; an idle engine takes what waits, up to a batch, at once; where the chosen engine's queue is full the image is
-refused. Not in it: decoding, failures, slow starts, a cluster's own overhead.
+waiting or in work, of several the first; an idle engine takes what waits, up to a batch, at once; where the chosen engine's queue
+is full the image is refused. Not in it: decoding, failures, slow starts, a cluster's own overhead.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ study = typer.Typer(
     cls=RunByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="What each way of scoring is worth and costs on labelled images (sprfast study DATA MODEL...); show reports.",
+    help="What each way of scoring is worth and costs on labelled images (sprfast study DATA MODEL...); curves; reports again.",
 )
 
 
@@ -38,6 +38,25 @@ def study_run(
 
     document = study_commands.run(data, category, models, good, backend, device, seconds, quick, output, figure)
     console.emit(document, json_, lambda: report.table(document))
+
+
+@study.command("curve", epilog="Example: sprfast study curve mvtec screw-*.safetensors --category screw --figure screw.png")
+def study_curve(
+    data: Annotated[Path, typer.Argument(help="A data set or a category, with test images.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Trained with --time-limit, of one size, by either recipe.")],
+    category: Category = None,
+    backend: BackendName = "auto",
+    device: Device = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (JSON).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Picture of AUROC against minutes to write (PNG).")] = None,
+    json_: Json = False,
+) -> None:
+    """AUROC, AUPRO and caught defects against minutes of training, for each recipe, scored by the published setting."""
+    from sprfast import study_commands
+    from sprfast.bench.study import curve
+
+    document = study_commands.run_curve(data, category, models, backend, device, output, figure)
+    console.emit(document, json_, lambda: curve.table(document))
 
 
 @study.command("show", epilog="Example: sprfast study show bench/results/study-*.json")

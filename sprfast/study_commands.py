@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.errors import NotRenderableError
 
 from sprfast import backends, console, data, devices, files, model_file
-from sprfast.bench.study import measure, report
+from sprfast.bench.study import curve, measure, report
 from sprfast.bench.study.rows import ROWS
 from sprfast.errors import InputError
 
@@ -34,9 +34,7 @@ def run(
         InputError: a file cannot be used.
         BackendError: the backend cannot run here.
     """
-    for path in (output, picture):
-        if path:
-            files.check_writable(path)
+    _check_writable(output, picture)
     if not 0 < seconds < 86400:
         raise InputError(f"--seconds {seconds}: expected a positive number of at most a day")
     if good and not os.path.isdir(good):
@@ -56,6 +54,28 @@ def run(
     return document
 
 
+def run_curve(
+    root: Path, category: str | None, models: Sequence[Path], backend: str, device: str | None, output: Path | None, picture: Path | None
+) -> dict[str, Any]:
+    """Accuracy against minutes of training, also written to `output`, and drawn to `picture`.
+
+    Raises:
+        InputError: a file cannot be used.
+        BackendError: the backend cannot run here.
+    """
+    _check_writable(output, picture)
+    loaded = [(path, model_file.load(path)) for path in models]
+    given = data.load_category(root, category, loaded[0][1].preprocessing)
+    where = devices.resolve(device)
+    with console.counter("study curve") as on_progress:
+        document = curve.measure(loaded, given, backend=backends.choose(backend, where), device=where, on_progress=on_progress)
+    if output:
+        report.write(document, output)
+    if picture:
+        curve.figure(document, picture)
+    return document
+
+
 def show(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
     """Reports that were written before, and their overview; of a single one all its tables.
 
@@ -64,6 +84,12 @@ def show(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
     """
     reports = [_whole(path) for path in paths]
     return reports, report.table(reports[0]) if len(reports) == 1 else report.overview(reports)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    for path in paths:
+        if path:
+            files.check_writable(path)
 
 
 def _whole(path: Path) -> dict[str, Any]:

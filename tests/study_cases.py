@@ -56,14 +56,13 @@ def model(small_model, seed=0, **provenance):
 def study(models, category, good=None, **changes):
     """`measure.study` of models that are said to be in files 0.safetensors and so on."""
     named = [(Path(f"{index}.safetensors"), each) for index, each in enumerate(models)]
-    return measure.study(named, category, good, **{"backend": BACKEND, "device": CPU, "seconds": 1e-3} | changes)
+    return measure.study(named, category, good, **{"backend": BACKEND, "device": CPU, "seconds": 1e-3, "rows": ROWS[:2]} | changes)
 
 
 @contextlib.contextmanager
-def quick(rows=ROWS[:2], names=("eager",)):
-    """Few rows, few backends beside the one in use, and the fewest calls for times."""
+def quick(names=("eager",)):
+    """Few backends beside the one in use, and the fewest calls for times."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measure, "ROWS", tuple(rows))
         patched.setattr(backends, "NAMES", tuple(names))
         patched.setattr(named_settings, "ROUNDS", 1)
         patched.setattr(named_settings, "MAX_BATCH", 2)

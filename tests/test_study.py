@@ -85,8 +85,8 @@ def told():
 @pytest.fixture(scope="module")
 def whole(models, category, told):
     """Of two models, with some rows and every backend."""
-    with study_cases.quick([BY_NAME[name] for name in NAMES], backends.NAMES):
-        return study_cases.study(models, category, on_progress=lambda *at: told.append(at))
+    with study_cases.quick(backends.NAMES):
+        return study_cases.study(models, category, rows=[BY_NAME[name] for name in NAMES], on_progress=lambda *at: told.append(at))
 
 
 @pytest.fixture(scope="module")

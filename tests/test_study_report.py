@@ -260,7 +260,7 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
     monkeypatch.setenv("COLUMNS", "110")
     model, output, figure = (tmp_path / name for name in ("model.safetensors", "report.json", "report.png"))
     model_file.save(model, study_cases.model(small_model, held_back=[]))
-    with study_cases.quick(ROWS):
+    with study_cases.quick():
         arguments = ("--category", "nut", "--good", study_root / "train" / "good", "--seconds", "0.001", "--device", "cpu")
         code, out, _ = run("study", study_root.parent, model, *arguments, "-o", output, "--figure", figure)
     assert code == 0

@@ -14,7 +14,7 @@ import torch
 from sprfast import environment, error_field, images, metrics
 from sprfast.bench.study import costs, named, summary
 from sprfast.bench.study.passes import Floats, Passes, scored
-from sprfast.bench.study.rows import ROWS, Row
+from sprfast.bench.study.rows import Row
 from sprfast.calibration import FEWEST
 from sprfast.config import Preprocessing
 from sprfast.data import Category
@@ -62,7 +62,7 @@ def study(
     backend: str,
     device: torch.device,
     seconds: float,
-    rows: Sequence[Row] = ROWS,
+    rows: Sequence[Row],
     on_progress: Tell = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Accuracy, cost and kept promises of every way of scoring.

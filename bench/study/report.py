@@ -65,11 +65,11 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each named setting of each report: for a README; fits 110 columns."""
-    table = _empty("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
+    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
     for report in reports:
         for name, setting in report["settings"].items():
             times = report["times"]["settings"][name]
-            cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
+            cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
             size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
             passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
             table.add_row(Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
@@ -135,18 +135,18 @@ def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
 def _rows(report: Mapping[str, Any]) -> Table:
     given = report["images"]
     title = f"{report['category']}, {len(report['models'])} models, {given['test']} test images ({given['defective']} defective)"
-    table = _empty("", "passes", "ms", *_METRICS, title=title, tight=True)
+    table = grid("", "passes", "ms", *_METRICS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
-        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(_percent(row["metrics"][key]) for key in metrics.KEYS))
+        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS))
     return table
 
 
 def _settings(report: Mapping[str, Any]) -> Table:
-    table = _empty("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
+    table = grid("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
     for name, setting in report["settings"].items():
         times = report["times"]["settings"][name]
-        cells = [_percent(setting["metrics"][key]) for key in metrics.KEYS]
+        cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
         speed = f"{times['images_per_s']['median']:.1f}"
         ratio = f"{times['speedup']['median']:.2f}"
         table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
@@ -178,7 +178,7 @@ def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
 
 def _promises(report: Mapping[str, Any]) -> Table:
     title = "rejected good images and marked good pixels, in percent (images that the threshold is from; * : out of the 95 % interval)"
-    table = _empty("threshold of", "promised", *_WAYS.values(), title=title)
+    table = grid("threshold of", "promised", *_WAYS.values(), title=title)
     for name, setting in report["settings"].items():
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
@@ -202,7 +202,7 @@ def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
 
 def _backends(report: Mapping[str, Any]) -> Table:
     title = "published setting by every backend, first model; largest difference of the two from eager's in percentage points"
-    table = _empty("backend", "image_AUROC", "pixel_AUROC", title=title)
+    table = grid("backend", "image_AUROC", "pixel_AUROC", title=title)
     table.add_column("from eager", overflow="fold")
     for each in report["backends"]:
         if "reason" in each:
@@ -220,7 +220,7 @@ def _minutes(report: Mapping[str, Any]) -> str:
     return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
 
 
-def _percent(figure: Mapping[str, Any] | None) -> str:
+def percent(figure: Mapping[str, Any] | None) -> str:
     """Such as 97.2±0.3: a mean and its standard error, in percent."""
     if figure is None:
         return "-"
@@ -228,7 +228,7 @@ def _percent(figure: Mapping[str, Any] | None) -> str:
     return f"{100 * figure['mean']:.1f}" + ("" if error is None else f"±{100 * error:.1f}")
 
 
-def _empty(*headings: str, title: str | None = None, tight: bool = False) -> Table:
+def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table:
     """Names may go over several lines, figures not; `tight`: with one blank between columns instead of three."""
     shown = Text(title, "table.title") if title else None
     padding = (0, 0 if tight else 1)

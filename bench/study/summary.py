@@ -25,18 +25,23 @@ def over_models(of_row: Sequence[Metrics], published: Sequence[Metrics]) -> dict
         `metrics` and `difference` (from the published setting, paired by model), each metric as `spread` has it, or null where it
         is undefined.
     """
-    values = {key: [each[key].value for each in of_row] for key in metrics.KEYS}
-    base = {key: [each[key].value for each in published] for key in metrics.KEYS}
-    return {
-        "metrics": {key: _defined(values[key]) for key in metrics.KEYS},
-        "difference": {key: _differences(values[key], base[key]) for key in metrics.KEYS},
-    }
+    values, base = _values(of_row), _values(published)
+    return {"metrics": means(of_row), "difference": {key: _differences(values[key], base[key]) for key in metrics.KEYS}}
+
+
+def means(of_models: Sequence[Metrics]) -> dict[str, dict[str, Any] | None]:
+    """Each metric over the models as `spread` has it, or null where it is undefined for one of them."""
+    return {key: _defined(values) for key, values in _values(of_models).items()}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard error of the mean (null for a single value), and the values themselves."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "standard_error": error, "values": [float(value) for value in values]}
+
+
+def _values(of_models: Sequence[Metrics]) -> dict[str, list[float | None]]:
+    return {key: [each[key].value for each in of_models] for key in metrics.KEYS}
 
 
 def _defined(values: Sequence[float | None]) -> dict[str, Any] | None:
