@@ -241,6 +241,18 @@ def test_the_figure_is_a_picture_of_a_report_with_and_without_figures(tmp_path):
     assert of_published[2] == []
 
 
+def test_the_figure_of_a_quick_study_is_of_its_named_settings(tmp_path):
+    document = study_cases.document()
+    quick = document | {"rows": document["rows"][:1]}
+    moved = copy.deepcopy(quick)
+    moved["settings"]["cascade"]["metrics"]["image_AUROC"] = {"mean": 0.5, "standard_error": None, "values": [0.5]}
+    drawn = []
+    for index, each in enumerate((quick, moved)):
+        report.figure(each, tmp_path / f"{index}.png")
+        drawn.append((tmp_path / f"{index}.png").read_bytes())
+    assert drawn[0] != drawn[1]
+
+
 def test_nothing_is_half_written(tmp_path):
     document = study_cases.document()
     with pytest.raises(InputError, match=r"nowhere/report.json: cannot be written"):

@@ -17,6 +17,7 @@ import io
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ PART = 20_000  # answers a file, at most
 PART_SECONDS = 30.0  # answers are written at least so often, which is what a stop can lose
 RETRIES = 5  # of a block whose worker died; what kills every worker ends the run
 RESTARTS = 20  # of a worker
+CONNECT = 10.0  # seconds that a cluster has for taking a connection
 OBJECT_STORE = 512 * 2**20  # bytes that Ray started here may share among its processes: paths and answers, no images
 
 _OURS = re.compile(r"^sprfast\.errors\.(\w+): (.+)$", re.MULTILINE)
@@ -268,6 +270,17 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(file_bytes(path)).hexdigest()
 
 
+def _require_listener(address: str) -> None:
+    """Raise if nothing takes connections at HOST:PORT, for which Ray would wait ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:  # local, auto, or what only Ray can tell
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise BackendError(f"ray: no cluster at {address} ({error})") from error
+
+
 @contextlib.contextmanager
 def _cluster(address: str, pool: Pool) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is started here must have room for a worker, another one may grow."""
@@ -281,6 +294,7 @@ def _cluster(address: str, pool: Pool) -> Iterator[Any]:
         raise InputError("ray: this program is connected to a cluster already, and there can be one connection only; end it first")
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    _require_listener(address)
     try:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)

@@ -222,8 +222,15 @@ def test_what_a_worker_cannot_do_is_an_error_here(archive, saved, tmp_path):
         ray_data.score([archive / "1"], tmp_path / "new", ray_data.Model(str(saved), "triton"), ray_data.Pool(gpus=1))
     with pytest.raises(BackendError, match="backend auto cannot be chosen on this machine, name one: device cuda"):
         ray_data.score([archive / "1"], tmp_path / "new", ray_data.Model(str(saved)), ray_data.Pool(gpus=1))
-    with pytest.raises(BackendError, match="no cluster at 127"):
-        ray_data.score([archive / "1"], tmp_path / "far", ray_data.Model(str(saved)), address="127.0.0.1:1")
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "no-such-host.invalid:6379", "127.0.0.1:99999"])
+def test_where_no_cluster_is_the_error_comes_at_once(archive, model, tmp_path, address):
+    began = time.monotonic()
+    with pytest.raises(BackendError, match=rf"no cluster at {re.escape(address)} \("):
+        ray_data.score([archive / "1"], tmp_path / "far", model, address=address)
+    assert time.monotonic() - began < 60
     assert not ray.is_initialized()
 
 
