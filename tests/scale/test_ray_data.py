@@ -257,7 +257,7 @@ def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
     ) as process:
         os.close(end)
         shown = ""
-        while not re.search(r" [1-9]\d*/10000 ", shown):
+        while not re.search(r"[1-9]\d*/10000", shown):
             shown += os.read(terminal, 4096).decode()
         os.killpg(process.pid, signal.SIGINT)
         reader = threading.Thread(target=drain, args=(terminal,))
