@@ -249,7 +249,8 @@ def test_the_command(archive, alone, saved, tmp_path):
 def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
     """As a terminal sends it: to the command and to all that Ray has started."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "sprfast", "predict", saved, archive, "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
+    folders = sorted(archive.iterdir())
+    command = [sys.executable, "-m", "sprfast", "predict", saved, *folders, "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
     terminal, end = os.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(
