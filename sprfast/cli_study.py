@@ -59,12 +59,12 @@ def study_curve(
     console.emit(document, json_, lambda: curve.table(document))
 
 
-@study.command("show", epilog="Example: sprfast study show bench/results/study-*.json")
+@study.command("show", epilog="Example: sprfast study show bench/results/study-*.json bench/results/curve-*.json")
 def study_show(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `sprfast study`.")],
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `sprfast study` and `sprfast study curve`.")],
     json_: Json = False,
 ) -> None:
-    """One report again, or the named settings of several."""
+    """One report again, or the named settings of several; and every curve."""
     from sprfast import study_commands
 
     documents, table = study_commands.show(reports)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.errors import NotRenderableError
 
 from sprfast import backends, console, data, devices, files, model_file
-from sprfast.bench.study import curve, measure, report
+from sprfast.bench.study import curve, measure, pictures, report
 from sprfast.bench.study.rows import ROWS
 from sprfast.errors import InputError
 
@@ -50,7 +50,7 @@ def run(
     if output:
         report.write(document, output)
     if picture:
-        report.figure(document, picture)
+        pictures.study(document, picture)
     return document
 
 
@@ -72,18 +72,22 @@ def run_curve(
     if output:
         report.write(document, output)
     if picture:
-        curve.figure(document, picture)
+        pictures.curve(document, picture)
     return document
 
 
 def show(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
-    """Reports that were written before, and their overview; of a single one all its tables.
+    """Reports that were written before, and an overview of the studies, of a single one all its tables; then each curve's table.
 
     Raises:
         InputError: a file is not such a report, or is damaged.
     """
     reports = [_whole(path) for path in paths]
-    return reports, report.table(reports[0]) if len(reports) == 1 else report.overview(reports)
+    studies = [each for each in reports if not report.is_curve(each)]
+    shown: list[RenderableType] = [curve.table(each) for each in reports if report.is_curve(each)]
+    if studies:
+        shown.insert(0, report.table(studies[0]) if len(studies) == 1 else report.overview(studies))
+    return reports, Group(*shown)
 
 
 def _check_writable(*paths: Path | None) -> None:
@@ -93,11 +97,14 @@ def _check_writable(*paths: Path | None) -> None:
 
 
 def _whole(path: Path) -> dict[str, Any]:
-    """The report in a file, of which both tables can be made."""
+    """The report in a file, of which its tables can be made."""
     document = report.load(path)
     try:
-        report.table(document)
-        report.overview([document])
+        if report.is_curve(document):
+            curve.table(document)
+        else:
+            report.table(document)
+            report.overview([document])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, NotRenderableError) as error:
         raise InputError(f"{path}: is a damaged report of `sprfast study` ({type(error).__name__}: {error})") from error
     return document

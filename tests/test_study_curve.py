@@ -12,7 +12,7 @@ from rich.console import Console
 from study_cases import BACKEND, CPU
 
 from sprfast import data, evaluation, metrics, model_file
-from sprfast.bench.study import curve
+from sprfast.bench.study import curve, report
 from sprfast.config import RECIPES, Level, Preprocessing, Schedule, TrainingConfig
 from sprfast.engine import Engine
 from sprfast.errors import InputError
@@ -125,6 +125,33 @@ def test_the_command_writes_report_and_picture(run, small_model, tmp_path, monke
     assert {each["metrics"]["pixel_AUROC"] for each in points} == {None}
     assert all(f"{100 * each['metrics']['image_AUROC']['mean']:.1f}" in out for each in points)
     assert PIL.Image.open(picture).format == "PNG"
+    code, again, _ = run("study", "show", output)
+    assert (code, again) == (0, out)
+
+
+def test_show_prints_the_studies_and_then_each_curve(run, found, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    curves, studies = tmp_path / "curve.json", tmp_path / "study.json"
+    report.write(found, curves)
+    report.write(study_cases.document(), studies)
+    code, out, _ = run("study", "show", curves, studies, curves)
+    assert code == 0
+    assert "independent draws, K = 3" in out
+    assert out.count("nut, 16x16") == 2
+    assert out.index("independent draws") < out.index("nut, 16x16")
+    code, out, _ = run("study", "show", curves, "--json")
+    assert json.loads(out) == {"reports": [found]}
+
+
+@pytest.mark.parametrize("key", ["recipe", "minutes", "files", "steps", "images_per_s", "peak_memory_mib", "metrics"])
+def test_a_damaged_curve_is_one_line(run, found, tmp_path, key):
+    path = tmp_path / "curve.json"
+    first, *others = found["points"]
+    report.write(found | {"points": [{name: first[name] for name in first if name != key}, *others]}, path)
+    code, out, err = run("study", "show", path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sprfast: {path}: is a damaged report of `sprfast study`")
+    assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import study_cases
 from rich.console import Console
 
 from sprfast import calibration, metrics, model_file, threshold
-from sprfast.bench.study import measure, promises, report
+from sprfast.bench.study import measure, pictures, promises, report
 from sprfast.bench.study.rows import ROWS
 from sprfast.config import RECIPES, TrainingConfig
 from sprfast.errors import InputError
@@ -232,7 +232,7 @@ def test_the_figure_is_a_picture_of_a_report_with_and_without_figures(tmp_path):
     moved = copy.deepcopy(document)
     moved["rows"][0]["metrics"]["image_AUROC"] = better
     for index, each in enumerate((document, moved, nulls(document))):
-        report.figure(each, tmp_path / f"{index}.png")
+        pictures.study(each, tmp_path / f"{index}.png")
         with PIL.Image.open(tmp_path / f"{index}.png") as picture:
             assert (picture.format, picture.size) == ("PNG", (1690, 728))
             pixels = np.asarray(picture.convert("RGB"))
@@ -248,7 +248,7 @@ def test_the_figure_of_a_quick_study_is_of_its_named_settings(tmp_path):
     moved["settings"]["cascade"]["metrics"]["image_AUROC"] = {"mean": 0.5, "standard_error": None, "values": [0.5]}
     drawn = []
     for index, each in enumerate((quick, moved)):
-        report.figure(each, tmp_path / f"{index}.png")
+        pictures.study(each, tmp_path / f"{index}.png")
         drawn.append((tmp_path / f"{index}.png").read_bytes())
     assert drawn[0] != drawn[1]
 
@@ -258,7 +258,7 @@ def test_nothing_is_half_written(tmp_path):
     with pytest.raises(InputError, match=r"nowhere/report.json: cannot be written"):
         report.write(document, tmp_path / "nowhere" / "report.json")
     with pytest.raises(InputError, match=r"nowhere/report.png: cannot be written"):
-        report.figure(document, tmp_path / "nowhere" / "report.png")
+        pictures.study(document, tmp_path / "nowhere" / "report.png")
     path = tmp_path / "old.json"
     path.write_text("old")
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -7,8 +7,6 @@ and not a stop on the way of a longer one.
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,16 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from sprfast import environment, evaluation, files, metrics
+from sprfast import environment, evaluation, metrics
 from sprfast.bench.study import report, summary
+from sprfast.bench.study.measure import SCHEMA_VERSION
 from sprfast.config import RECIPES, Schedule, TrainingConfig
 from sprfast.data import Category
 from sprfast.engine import Engine
 from sprfast.errors import InputError
 from sprfast.model_file import Model
 
-SCHEMA_VERSION = 1
 _FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
-_COLOURS = {"published": "#0b5fa5", "fast": "#c2410c"}
 
 
 def measure(
@@ -100,38 +97,6 @@ def table(curve: Mapping[str, Any]) -> Table:
         cells = [report.percent(point["metrics"][key]) for key in metrics.KEYS]
         drawn.add_row(point["recipe"], f"{point['minutes']:g}", str(len(point["files"])), *trained, *cells)
     return drawn
-
-
-def figure(curve: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the picture as a PNG: image and pixel AUROC of each recipe against minutes, with whiskers of one standard error.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(10.0, 4.0), dpi=110, facecolor="white")
-    for axes, key in zip(drawn.subplots(1, 2), ("image_AUROC", "pixel_AUROC"), strict=True):
-        for recipe in RECIPES:
-            points = [each for each in curve["points"] if each["recipe"] == recipe and each["metrics"][key]]
-            if points:
-                minutes = [each["minutes"] for each in points]
-                values = [100 * each["metrics"][key]["mean"] for each in points]
-                errors = [100 * (each["metrics"][key]["standard_error"] or 0.0) for each in points]
-                axes.errorbar(minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_COLOURS[recipe], label=recipe)
-        axes.set_xlabel("minutes of training")
-        axes.set_xlim(left=0.0)
-        axes.set_title(f"{key}, %", fontsize=10, loc="left")
-        axes.grid(color="#e4e7eb")
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.containers:
-            axes.legend(frameon=False)
-    size = curve["preprocessing"]["size"]
-    drawn.suptitle(f"{curve['category']}, {size}x{size}, {curve['device']}", fontsize=11, parse_math=False)
-    drawn.tight_layout()
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", metadata={"Software": None})
-    files.write_bytes(path, buffer.getvalue())
 
 
 def _trained(path: Path, model: Model) -> tuple[str, float]:

@@ -1,15 +1,12 @@
-"""A study as tables for a terminal, as a file, and as a picture of accuracy against time."""
+"""A study as tables for a terminal, and as a file."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -21,13 +18,9 @@ from sprfast.bench.study.measure import SCHEMA_VERSION
 from sprfast.errors import InputError
 from sprfast.setting import PUBLISHED
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
 _WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}  # as `promises` has them
-_DRAWN = ("image_AUROC", "pixel_AUROC")
-_OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
+_KEYS = {"study": {"rows", "settings", "times", "category"}, "curve": {"points", "category", "preprocessing"}}  # of reports
 
 
 def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -40,7 +33,7 @@ def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The report in a file that `write` made.
+    """The report in a file that `write` made, of a study or of a curve.
 
     Raises:
         InputError: the file is missing, or is no such report of this version.
@@ -52,10 +45,15 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is not a report of `sprfast study` ({type(error).__name__}: {error})") from error
-    if version != SCHEMA_VERSION or not {"rows", "settings", "times", "category"} <= report.keys():
+    if version != SCHEMA_VERSION or not any(keys <= report.keys() for keys in _KEYS.values()):
         raise InputError(f"{path}: is not a report of `sprfast study` with schema_version {SCHEMA_VERSION}")
     found: dict[str, Any] = report
     return found
+
+
+def is_curve(report: Mapping[str, Any]) -> bool:
+    """Whether `curve.measure` made it, and not `measure.study`."""
+    return _KEYS["curve"] <= report.keys()
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -74,72 +72,6 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
             passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
             table.add_row(Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
     return table
-
-
-def figure(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the picture as a PNG: image and pixel AUROC of every way of scoring against its time, the best of each time joined.
-
-    Of a quick study, which has no way of scoring but the published one, the named settings are drawn.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    rows = report["rows"] if len(report["rows"]) > 1 else _settings_as_rows(report)
-    drawn = Figure(figsize=(13.0, 5.6), dpi=130, facecolor="white")
-    for index, key in enumerate(_DRAWN):
-        axes = drawn.add_axes((0.055 + 0.375 * index, 0.12, 0.325, 0.76))
-        _pareto(axes, rows, key)
-    names = "\n".join(f"{index + 1:2}  {row['name']}" for index, row in enumerate(rows))
-    drawn.text(0.775, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
-    size = report["preprocessing"]["size"]
-    title = f"{report['category']}, {size}x{size}, {len(report['models'])} models, {report['backend']} on {report['device']}"
-    drawn.text(0.055, 0.94, title, fontsize=11, color=_INK, parse_math=False)
-    legend = "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
-    drawn.text(0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5, color=_INK, parse_math=False)
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", metadata={"Software": None})
-    files.write_bytes(path, buffer.getvalue())
-
-
-def _settings_as_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    times = report["times"]["settings"]
-    return [
-        {"name": name, "field": False, "ms": times[name]["ms"]["median"], "metrics": setting["metrics"]}
-        for name, setting in report["settings"].items()
-    ]
-
-
-def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Points with whiskers of one standard error, numbered as in the list.
-
-    Rows without this metric are left out, and for a metric of maps those with a field, which have the same maps as without.
-    """
-    of_maps = key == "pixel_AUROC"
-    points = [(index + 1, row) for index, row in enumerate(rows) if row["metrics"][key] is not None and not (of_maps and row["field"])]
-    best, front = -1.0, []
-    times = sorted({row["ms"] for _, row in points})
-    gap = min((after - before for before, after in itertools.pairwise(times)), default=times[0] if times else 0.0)
-    for time in times:
-        alike = sorted((row["metrics"][key]["mean"], number) for number, row in points if row["ms"] == time)
-        for place, (mean, number) in enumerate(alike):  # of the same number of passes: side by side, the better the further right
-            row = rows[number - 1]
-            x = time + 0.8 * gap * ((place + 0.5) / len(alike) - 0.5)
-            colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
-            error = 100 * (row["metrics"][key]["standard_error"] or 0.0)
-            axes.errorbar(x, 100 * mean, error, fmt="o", markersize=4, color=colour, elinewidth=0.8)
-            offset = (0, 5 if place % 2 else -11)  # in turns above and below, where they are close to each other
-            axes.annotate(str(number), (x, 100 * mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center")
-        if alike[-1][0] > best:
-            best = alike[-1][0]
-            front.append((time, 100 * best))
-    if front:
-        axes.step(*zip(*front, (times[-1] + 0.4 * gap, 100 * best), strict=True), where="post", color=_OURS, linewidth=1, zorder=1)
-    axes.set_xlabel("ms an image, one image a call")
-    axes.set_title(f"{key}, %", fontsize=10, loc="left")
-    axes.grid(color=_FAINT)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _rows(report: Mapping[str, Any]) -> Table:
@@ -219,7 +151,7 @@ def _backends(report: Mapping[str, Any]) -> Table:
             table.add_row(each["backend"], "-", "-", Text(each["reason"]))
             continue
         apart = [abs(value) for value in each["from_eager"].values() if value is not None]
-        values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in _DRAWN]
+        values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in ("image_AUROC", "pixel_AUROC")]
         table.add_row(each["backend"], *values, f"{100 * max(apart, default=0.0):.2g}")
     return table
 
