@@ -282,6 +282,20 @@ def _require_listener(address: str) -> None:
 
 
 @contextlib.contextmanager
+def _one_try() -> Iterator[None]:
+    """Let Ray ask an address once, for 40 seconds, instead of ten minutes: something else may listen there."""
+    tries = "RAY_gcs_server_port_wait_time_s"
+    if tries in os.environ:
+        yield
+        return
+    os.environ[tries] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[tries]  # which would shorten the start of a cluster of one's own too
+
+
+@contextlib.contextmanager
 def _cluster(address: str, pool: Pool) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is started here must have room for a worker, another one may grow."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -297,7 +311,8 @@ def _cluster(address: str, pool: Pool) -> Iterator[Any]:
     _require_listener(address)
     try:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            with contextlib.nullcontext() if own else _one_try():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except Exception as error:  # Ray raises bare ones too
             raise BackendError(f"ray: no cluster at {address} ({_line(error, 0)})") from error
         ray.data.DataContext.get_current().enable_progress_bars = False

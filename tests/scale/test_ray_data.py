@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -231,6 +232,16 @@ def test_where_no_cluster_is_the_error_comes_at_once(archive, model, tmp_path, a
     with pytest.raises(BackendError, match=rf"no cluster at {re.escape(address)} \("):
         ray_data.score([archive / "1"], tmp_path / "far", model, address=address)
     assert time.monotonic() - began < 60
+    assert not ray.is_initialized()
+
+
+def test_what_listens_and_is_no_cluster_is_an_error_in_a_minute(archive, model, tmp_path):
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BackendError, match=rf"no cluster at {address} \("):
+            ray_data.score([archive / "1"], tmp_path / "far", model, address=address)
+    assert time.monotonic() - began < 120
     assert not ray.is_initialized()
 
 
