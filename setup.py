@@ -142,7 +142,7 @@ setup(
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
         "tensorrt-rtx": ["onnx>=1.23", TENSORRT_RTX, CUDA_BINDINGS],
         "pycuda": ["pycuda>=2024.1"],  # used in place of cuda-bindings where it is installed
-        "ray": ["ray[data,serve]>=2.57,<2.64"],  # before: no clean end on Ctrl-C, no short wait for a cluster; from 2.64: no bound on restarts
+        "ray": ["ray[data,serve]>=2.57,<2.64"],  # before: no short wait for a cluster; from 2.64: no bound on restarts
         "bench": ["pytest-benchmark>=5", LOADGEN, "nvidia-ml-py>=12"],
         "peers": [
             *ONNX,
