@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
+_DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
 _OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
 _RECIPES = {"published": _OURS, "fast": "#c2410c"}
 
@@ -34,7 +34,7 @@ def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
     rows = report["rows"] if len(report["rows"]) > 1 else _settings_as_rows(report)
     drawn = Figure(figsize=(13.0, 5.6), dpi=130, facecolor="white")
-    for index, key in enumerate(DRAWN):
+    for index, key in enumerate(_DRAWN):
         axes = drawn.add_axes((0.055 + 0.375 * index, 0.12, 0.325, 0.76))
         _pareto(axes, rows, key)
         _finish(axes, key, "ms an image, one image a call")
@@ -59,7 +59,7 @@ def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(10.0, 4.0), dpi=110, facecolor="white")
-    for axes, key in zip(drawn.subplots(1, 2), DRAWN, strict=True):
+    for axes, key in zip(drawn.subplots(1, 2), _DRAWN, strict=True):
         for recipe in RECIPES:
             points = [each for each in report["points"] if each["recipe"] == recipe and each["metrics"][key]]
             if points:

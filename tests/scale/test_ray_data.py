@@ -231,7 +231,7 @@ def test_where_no_cluster_is_the_error_comes_at_once(archive, model, tmp_path, a
     began = time.monotonic()
     with pytest.raises(BackendError, match=rf"no cluster at {re.escape(address)} \("):
         ray_data.score([archive / "1"], tmp_path / "far", model, address=address)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 20  # Ray itself would take 40
     assert not ray.is_initialized()
 
 
