@@ -19,7 +19,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 # The folders kernels and bench are installed as sprfast.kernels and sprfast.bench; mypy sees them so through a tree of links.
-# TensorRT's signatures are those of version 11.4; tests/test_tensorrt_types.py has them of 10.13 too.
+# TensorRT's signatures are those of version 11.4; tests/backends/test_tensorrt_types.py has them of 10.13 too.
 lint: $(READY)
 	$(BIN)/ruff check .
 	rm -rf build/typed && mkdir -p build/typed/sprfast
@@ -55,10 +55,10 @@ SCALE := $(VENV)-scale
 test-scale:
 	$(PYTHON) -m venv $(SCALE)
 	$(SCALE)/bin/python -m pip install --quiet --retries 1 --no-deps $(TORCH)
-	grep -v '^ml-dtypes\|^protobuf' constraints.txt | cat - tests/scale/constraints.txt >$(SCALE)/constraints.txt
+	grep -v '^ml-dtypes\|^protobuf' constraints.txt | cat - tests/deploy/servers/constraints.txt >$(SCALE)/constraints.txt
 	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --editable '.[dev,ray]' 'tritonclient[http,grpc]'
 	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --no-deps nvidia-pytriton
-	PATH="$(CURDIR)/$(SCALE)/bin:$$PATH" $(SCALE)/bin/python -m pytest tests/scale tests/test_distributed_training.py
+	PATH="$(CURDIR)/$(SCALE)/bin:$$PATH" $(SCALE)/bin/python -m pytest tests/deploy/servers tests/process/test_distributed_training.py
 
 # What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs NumPy < 2.4.
 test-oldest-triton:
@@ -66,7 +66,7 @@ test-oldest-triton:
 	$(VENV)-oldest-triton/bin/python -m pip install --quiet --retries 1 --no-deps $(TORCH)
 	grep -v '^triton\|^numpy' constraints.txt >$(VENV)-oldest-triton/constraints.txt
 	$(VENV)-oldest-triton/bin/python -m pip install --quiet --constraint $(VENV)-oldest-triton/constraints.txt --editable '.[dev]' triton==$(OLDEST_TRITON) 'numpy<2.4'
-	$(VENV)-oldest-triton/bin/python -m pytest tests/test_kernels.py tests/test_kernel_launch.py tests/test_self_test.py tests/test_kernels_gpu.py tests/test_compile_report.py tests/test_backends.py
+	$(VENV)-oldest-triton/bin/python -m pytest tests/kernels/triton/test_kernels.py tests/kernels/triton/test_kernel_launch.py tests/kernels/triton/test_self_test.py tests/kernels/triton/test_kernels_gpu.py tests/kernels/triton/test_compile_report.py tests/backends/test_backends.py
 
 # The CPU kernels with every access to memory and all arithmetic checked, in a copy of the package.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover
@@ -75,7 +75,7 @@ test-sanitizers: $(READY)
 	CFLAGS="-g $(SANITIZERS)" $(BIN)/python setup.py --quiet build --build-base build/sanitizers --build-lib build/sanitizers
 	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast_cpu.so
 	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/test_cpu_kernels.py
+	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py
 
 clean:
 	rm -rf build $(VENV) $(SCALE) $(VENV)-oldest-triton *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache

@@ -7,12 +7,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "sprfast" / "_version.py").read_text()).group(1)
 LOADGEN = "mlcommons-loadgen>=6; sys_platform == 'linux' and platform_machine == 'x86_64'"  # where it has wheels
 TENSORRT_RTX = "tensorrt-rtx-cu13>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'"
 CUDA_BINDINGS = "cuda-bindings>=12.9; sys_platform == 'linux'"
@@ -106,8 +106,9 @@ setup(
     python_requires=">=3.10",
     package_dir={"sprfast": "sprfast", "sprfast.kernels": "kernels", "sprfast.bench": "bench"},
     packages=[
-        *("sprfast", "sprfast.backends", "sprfast.runtimes", "sprfast.line", "sprfast.sources", "sprfast.soak", "sprfast.scale"),
-        *("sprfast.kernels", CPU_KERNELS, "sprfast.bench", "sprfast.bench.libraries", "sprfast.bench.study"),
+        *("sprfast", *(f"sprfast.{name}" for name in find_packages("sprfast"))),
+        *("sprfast.kernels", *(f"sprfast.kernels.{name}" for name in find_packages("kernels"))),
+        *("sprfast.bench", *(f"sprfast.bench.{name}" for name in find_packages("bench"))),
     ],
     package_data={"sprfast": ["py.typed"]},
     ext_modules=[
@@ -169,5 +170,5 @@ setup(
             "mypy==2.4.1",
         ],
     },
-    entry_points={"console_scripts": ["sprfast = sprfast.cli:main"]},
+    entry_points={"console_scripts": ["sprfast = sprfast.cli.app:main"]},
 )

@@ -11,9 +11,11 @@ import threading
 from pathlib import Path
 
 import sprfast
-from sprfast import data, images, sources
+from sprfast.data import datasets as data
+from sprfast.data import images
 from sprfast.errors import SprfastError
-from sprfast.signals import stop_signals
+from sprfast.line import sources
+from sprfast.system.signals import stop_signals
 
 
 def follow(path: str, line: sprfast.Line, ended: threading.Event) -> None:

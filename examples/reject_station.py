@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import sprfast
-from sprfast import data, images, sources
+from sprfast.data import datasets as data
+from sprfast.data import images
 from sprfast.errors import SprfastError
-from sprfast.frames import FrameFormat
-from sprfast.signals import stop_signals
+from sprfast.line import sources
+from sprfast.line.frames import FrameFormat
+from sprfast.system.signals import stop_signals
 
 
 def main() -> int:

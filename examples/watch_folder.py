@@ -11,9 +11,9 @@ import sys
 import prometheus_client
 
 import sprfast
-from sprfast import sources, telemetry
 from sprfast.errors import SprfastError
-from sprfast.signals import stop_signals
+from sprfast.line import sources, telemetry
+from sprfast.system.signals import stop_signals
 
 
 def write(answer: sprfast.Answer) -> None:

@@ -12,24 +12,25 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sprfast.engine import Engine, load
-    from sprfast.line import Answer, Line
-    from sprfast.prediction import Result
-    from sprfast.threshold import Verdict
-    from sprfast.training import train
+from sprfast._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from sprfast.engine.engine import Engine, load
+    from sprfast.engine.predictor import Result
+    from sprfast.line import Answer, Line
+    from sprfast.method.threshold import Verdict
+    from sprfast.training.train import train
+
 __all__ = ["Answer", "Engine", "Line", "Result", "Verdict", "__version__", "load", "train"]
 
 _HOMES = {
     "Answer": "line",
-    "Engine": "engine",
+    "Engine": "engine.engine",
     "Line": "line",
-    "Result": "prediction",
-    "load": "engine",
-    "Verdict": "threshold",
-    "train": "training",
+    "Result": "engine.predictor",
+    "load": "engine.engine",
+    "Verdict": "method.threshold",
+    "train": "training.train",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # an application that sets up no logging sees none

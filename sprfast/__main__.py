@@ -1,5 +1,5 @@
 """`python -m sprfast`."""
 
-from sprfast.cli import main
+from sprfast.cli.app import main
 
 main()

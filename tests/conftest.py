@@ -8,11 +8,13 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast import cli, model_file, threshold
+from sprfast.cli import app as cli
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.formats import model as model_file
+from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
-from sprfast.model_file import Model
-from sprfast.unet import ScoreUNet
+from sprfast.method import threshold
+from sprfast.method.unet import ScoreUNet
 
 
 def pytest_configure():

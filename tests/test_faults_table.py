@@ -16,7 +16,8 @@ ROWS = [
 
 def functions(name):
     """Names of the functions and methods of a test file."""
-    return {node.name for node in ast.walk(ast.parse((TESTS / name).read_text("utf-8"))) if isinstance(node, ast.FunctionDef)}
+    (path,) = TESTS.rglob(name)
+    return {node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_fault_is_there_once():

@@ -1,118 +1,67 @@
-"""Imports point down only: each module may import from lower layers, and from its own group."""
+"""Imports point down the table of rooms only, and what promises to need no torch needs none."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from support import ROOT, rooms
 
-# From low to high. A name stands for the module and, where it is a package, for all that is in it;
-# modules of one layer do not import each other, those of one package do.
-LAYERS = (
-    ("errors", "signals", "redaction", "kernels"),
-    ("ranks",),
-    ("files", "config", "devices", "manifest", "protobuf"),
-    ("sde", "images", "archive", "threshold", "metrics", "environment", "processes", "draws", "smoothing", "plan"),
-    ("error_field",),
-    ("setting",),
-    ("unet", "prediction", "frames", "drift", "cpu_network", "contract", "onnx_file"),
-    ("scoring", "noise", "figure", "data", "scenes", "graph", "runtimes", "export_file", "health", "cascade"),
-    ("calibration", "model_file", "loader", "checkpoint", "runner", "quantization", "line", "telemetry", "sources"),
-    ("folding", "probes"),
-    ("backends",),
-    ("engine",),
-    ("training", "soak"),
-    ("parity", "evaluation"),
-    ("export", "scale"),
-    ("bench",),
-    ("console", "options"),
-    ("predict_commands", "export_commands", "bench_commands", "kernel_report"),
-    ("commands", "calibrate_commands", "soak_commands", "study_commands", "scale_commands"),
-    ("demo",),
-    ("cli_bench", "cli_predict", "cli_study"),
-    ("cli",),
-    ("__main__",),
-)
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-LIGHT = (
-    *("sprfast", "errors", "config", "files", "images", "data", "metrics", "threshold", "figure", "scenes", "cli"),
-    *("error_field", "setting", "cascade", "calibration"),
-    *("runner", "predict_commands", "cpu_network", "export_file", "graph", "quantization"),
-    *("line", "sources", "sources.stream", "sources.folder", "sources.simulated", "sources.opencv", "sources.harvesters"),
-    *("scale.triton_repository", "scale.triton_model", "scale.ray_data", "scale.ray_serve", "scale.results", "scale_commands"),
-    *("telemetry", "signals", "ranks", "drift", "health", "frames", "soak"),
-    *("runtimes", "runtimes.cpu", "runtimes.onnxruntime"),
-    *("runtimes.cuda", "runtimes.plan_cache", "runtimes.tensorrt", "runtimes.tensorrt_build", "runtimes.tensorrt_session"),
-)
+MODULES = rooms.modules()
 
-
-def modules():
-    """Dotted names below sprfast, such as "backends.eager", with their files."""
-    sources = {}
-    for folder, prefix in ((ROOT / "sprfast", ()), (ROOT / "kernels", ("kernels",)), (ROOT / "bench", ("bench",))):
-        for path in folder.rglob("*.py"):
-            parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
-            sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    sources.pop("")  # sprfast/__init__.py names public modules lazily; it is tested by importing it
-    return sources
-
-
-MODULES = modules()
-
-
-def imported(path, name):
-    """Names below sprfast that the module imports anywhere, in functions and for type checking too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("sprfast.") for alias in node.names if alias.name.startswith("sprfast.")}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}: relative import in line {node.lineno}, write `from sprfast...`"
-            if node.module == "sprfast":
-                found |= {alias.name for alias in node.names if alias.name in MODULES}
-            elif (node.module or "").startswith("sprfast."):
-                found.add(node.module.removeprefix("sprfast."))
-    return found
-
-
-def group(name):
-    return name.partition(".")[0]
+# Modules that import torch, or another heavy library, when they are imported; every other one must not.
+HEAVY = {
+    "system": {"devices", "environment", "process_group"},
+    "method": {"noise", "scoring", "sde", "unet"},
+    "formats": {"model"},
+    "lowering": {"fold", "probe"},
+    "backends": {"cpu", "cuda_graph", "eager", "graphs", "onnxruntime", "registry", "tensorrt", "triton"},
+    "engine": {"engine"},
+    "evaluation": {"parity"},
+    "training": {"checkpoint", "loader", "train"},
+    "deploy": {"export"},
+    "cli": {"bench_commands", "commands", "demo", "export_commands", "kernels", "study_commands"},
+}
 
 
 def test_modules_are_found():
-    assert {"errors", "unet", "backends.eager", "engine"} <= MODULES.keys()
-    assert imported(MODULES["backends.eager"], "backends.eager") >= {"scoring", "unet", "model_file"}
-    assert "parity" in imported(MODULES["commands"], "commands")  # inside a function
+    assert {"errors", "method.unet", "backends.eager", "kernels.cpu.library", "bench.core.timing"} <= MODULES.keys()
+    assert rooms.imported(MODULES["backends.eager"], MODULES).keys() >= {"method.scoring", "method.unet", "formats.model"}
+    assert "evaluation.parity" in rooms.imported(MODULES["cli.commands"], MODULES)  # inside a function
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_point_down_only(name):
-    assert group(name) in RANK, f"{name} has no layer yet: add it to LAYERS in tests/test_layering.py"
-    for target in imported(MODULES[name], name):
-        assert group(target) in RANK, f"{name} imports {target}, which has no layer: add it to LAYERS in tests/test_layering.py"
-        down = RANK[group(target)] < RANK[group(name)]
-        assert down or group(target) == group(name), f"{name} imports {target}, which is not in a lower layer"
+def test_every_module_is_in_a_room():
+    assert {rooms.room_of(name) for name in MODULES} == {*rooms.ROOMS, *rooms.BESIDE}
+    assert {path.name for path in (ROOT / "sprfast").iterdir()} - {"__pycache__"} == {
+        *(f"{name}.py" for name in ("__init__", "__main__", *rooms.FACE)),
+        *rooms.ROOMS[1:],
+        "py.typed",
+    }
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_importing_does_not_import_torch(name):
-    module = name if name == "sprfast" else f"sprfast.{name}"
-    heavy = "'torch', 'matplotlib', 'sklearn', 'skimage', 'scipy'"
-    assert output_of(f"import sys, {module}; print(sorted({{{heavy}}} & set(sys.modules)))", ROOT) == "[]\n"
+@pytest.mark.parametrize("room", [*rooms.ROOMS, *rooms.BESIDE])
+def test_imports_point_down_only(room):
+    found = rooms.arrows().get(room, {})
+    assert not [example for target, example in found.items() if target not in rooms.allowed(room)]
+
+
+@pytest.mark.parametrize("room", rooms.ROOMS)
+def test_importing_does_not_import_torch(room):
+    names = [f"sprfast.{name}" for name in MODULES if rooms.room_of(name) == room and name.rpartition(".")[2] not in HEAVY.get(room, ())]
+    names += [f"sprfast.{name}" for name in MODULES if name.startswith("backends.sessions.") and room == "backends"]
+    heavy = "'torch', 'matplotlib', 'sklearn', 'skimage', 'scipy', 'triton', 'onnx', 'onnxruntime'"
+    assert output_of(f"import sys, sprfast, {', '.join(names)}; print(sorted({{{heavy}}} & set(sys.modules)))", ROOT) == "[]\n"
 
 
 def test_the_cpu_kernels_need_neither_torch_nor_triton():
-    names = ", ".join(f"sprfast.{name}" for name in sorted(MODULES) if name.startswith("kernels.cpu") and name != "kernels.cpu.reference")
+    names = ", ".join(f"sprfast.{name}" for name in MODULES if name.startswith("kernels.cpu") and name != "kernels.cpu.reference")
     assert "sprfast.kernels.cpu.library" in names
     assert output_of(f"import sys, {names}; print(sorted({{'torch', 'triton', 'scipy'}} & set(sys.modules)))", ROOT) == "[]\n"
 
 
 def test_importing_has_no_side_effects(tmp_path):
     """No output, no file, no thread, and torch's settings as they were."""
-    names = ", ".join(f"sprfast.{name}" for name in sorted(MODULES) if name != "__main__")
+    names = ", ".join(f"sprfast.{name}" for name in MODULES)
     code = f"""
 import sys, threading, torch
 sys.path.insert(0, {str(ROOT)!r})

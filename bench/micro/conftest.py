@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sprfast import unet
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
-from sprfast.model_file import Model
+from sprfast.formats.model import Model
+from sprfast.method import unet
 
 CUDA = torch.cuda.is_available()
 

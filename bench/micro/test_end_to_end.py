@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from sprfast.bench import peers, waterfall
+from sprfast.bench.core import peers
+from sprfast.bench.gpu import waterfall
 from sprfast.errors import BackendError
-from sprfast.model_file import Model
-from sprfast.noise import noise_bank
+from sprfast.formats.model import Model
+from sprfast.method.noise import noise_bank
 
 
 @pytest.mark.parametrize("images", [1, 2])

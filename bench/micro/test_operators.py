@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from sprfast import kernels
-from sprfast.bench import calls
+from sprfast.bench.gpu import calls
 from sprfast.config import Precision
-from sprfast.kernels import reference
-from sprfast.model_file import Model
+from sprfast.formats.model import Model
+from sprfast.kernels import triton as kernels
+from sprfast.kernels.triton import reference
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("operator", kernels.__all__)
 def test_operator(operator: str, precision: Precision, model: Model, device: torch.device, measured: Callable[..., Any]) -> None:
     """Time one operator, then hold its result against the reference in float64."""
-    from sprfast.kernels.self_test import TOLERANCE, relative_rms
+    from sprfast.kernels.triton.self_test import TOLERANCE, relative_rms
 
     size = model.preprocessing.size
     call = max((each for each in calls.recorded(model, 1, size, size, precision) if each.operator == operator), key=lambda each: each.bytes)

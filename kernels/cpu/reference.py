@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast.kernels import reference
+from sprfast.kernels.triton import reference
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

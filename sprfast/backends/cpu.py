@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sprfast.backends import inputs
+from sprfast.backends.registry import inputs
+from sprfast.backends.sessions.cpu_network import CpuUNet
 from sprfast.config import Precision
-from sprfast.cpu_network import CpuUNet
 from sprfast.errors import BackendError
-from sprfast.folding import fold
+from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
-from sprfast.model_file import Model
+from sprfast.lowering.fold import fold
 
 
 class CpuBackend:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sprfast import scoring
-from sprfast.backends import inputs, triton
+from sprfast.backends import triton
+from sprfast.backends.registry import inputs
 from sprfast.config import Precision
-from sprfast.model_file import Model
-from sprfast.smoothing import MAP_SIZE
+from sprfast.formats.model import Model
+from sprfast.method import scoring
+from sprfast.method.anomaly_map import MAP_SIZE
 
 BUCKETS = (1, 2, 4, 8, 16, 32)  # images; beyond 32 a GPU gains nothing more
 MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they share their memory

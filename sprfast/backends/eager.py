@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from sprfast import scoring, unet
 from sprfast.config import Precision
 from sprfast.errors import BackendError
-from sprfast.model_file import Model
+from sprfast.formats.model import Model
+from sprfast.method import scoring, unet
 
 
 class EagerBackend:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sprfast.backends import inputs
-from sprfast.folding import fold
-from sprfast.model_file import Model
-from sprfast.plan import InferencePlan
-from sprfast.runtimes import Session
+from sprfast.backends.registry import inputs
+from sprfast.backends.sessions.session import Session
+from sprfast.formats.model import Model
+from sprfast.lowering.fold import fold
+from sprfast.method.folded import InferencePlan
 
 SIZES = 4  # whose sessions are kept, the last ones used
 

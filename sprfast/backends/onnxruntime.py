@@ -7,12 +7,12 @@ import importlib.util
 import torch
 
 from sprfast.backends.graphs import GraphBackend
+from sprfast.backends.sessions import onnxruntime as runtime
+from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision
-from sprfast.graph import onnx_model
-from sprfast.model_file import Model
-from sprfast.plan import InferencePlan
-from sprfast.runtimes import Session
-from sprfast.runtimes import onnxruntime as runtime
+from sprfast.formats.model import Model
+from sprfast.lowering.onnx_graph import onnx_model
+from sprfast.method.folded import InferencePlan
 
 
 class OnnxRuntimeBackend(GraphBackend):

@@ -7,17 +7,17 @@ from typing import ClassVar
 
 import torch
 
-from sprfast import draws
 from sprfast.backends.graphs import GraphBackend
+from sprfast.backends.sessions import tensorrt as runtime
+from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision
-from sprfast.contract import TOLERANCE
 from sprfast.errors import BackendError
-from sprfast.graph import onnx_model
-from sprfast.model_file import Model
-from sprfast.plan import InferencePlan
-from sprfast.probes import probe
-from sprfast.runtimes import Session
-from sprfast.runtimes import tensorrt as runtime
+from sprfast.formats.export_metadata import TOLERANCE
+from sprfast.formats.model import Model
+from sprfast.lowering.onnx_graph import onnx_model
+from sprfast.lowering.probe import probe
+from sprfast.method import draws
+from sprfast.method.folded import InferencePlan
 
 
 class TensorRtBackend(GraphBackend):

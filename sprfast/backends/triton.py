@@ -17,17 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast import kernels, scoring
-from sprfast.backends import inputs
+from sprfast.backends.registry import inputs
 from sprfast.config import Precision
 from sprfast.errors import BackendError
-from sprfast.folding import fold
-from sprfast.kernels import reference
-from sprfast.model_file import Model
-from sprfast.plan import Array, Block, ConvNorm, InferencePlan
+from sprfast.formats.model import Model
+from sprfast.kernels import triton as kernels
+from sprfast.kernels.triton import reference
+from sprfast.lowering.fold import fold
+from sprfast.method import scoring
+from sprfast.method.folded import Array, Block, ConvNorm, InferencePlan
 
 if TYPE_CHECKING:
-    from sprfast.kernels.launch import Launch
+    from sprfast.kernels.triton.launch import Launch
 
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -146,7 +147,7 @@ class FusedUNet:
         Raises:
             kernels.self_test.SelfTestError: one computes something else.
         """
-        from sprfast.kernels.self_test import SelfTest
+        from sprfast.kernels.triton.self_test import SelfTest
 
         if (height, width) in self._tested:
             return
@@ -216,7 +217,7 @@ def launches(plan: InferencePlan, precision: Precision, images: int, height: int
     Raises:
         launch.UnsupportedError: the kernels do not take this network or size.
     """
-    from sprfast.kernels.launch import recorded
+    from sprfast.kernels.triton.launch import recorded
 
     meta = torch.device("meta")
     network = FusedUNet(plan, meta, STORAGE[precision])
@@ -248,7 +249,7 @@ def _installed() -> bool:
 
 
 def _interpreted() -> bool:
-    from sprfast.kernels.launch import INTERPRETED
+    from sprfast.kernels.triton.launch import INTERPRETED
 
     return INTERPRETED
 
@@ -261,8 +262,8 @@ def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
     """Turn what kernels cannot take, or compute wrongly, into a `BackendError`."""
-    from sprfast.kernels.launch import MissingConfigurationError, UnsupportedError
-    from sprfast.kernels.self_test import SelfTestError
+    from sprfast.kernels.triton.launch import MissingConfigurationError, UnsupportedError
+    from sprfast.kernels.triton.self_test import SelfTestError
 
     try:
         yield

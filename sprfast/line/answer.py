@@ -8,10 +8,10 @@ from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from sprfast.data.images import ChannelOrder, Image
+from sprfast.engine.predictor import Predictor, Result
 from sprfast.errors import SprfastError
-from sprfast.images import ChannelOrder, Image
-from sprfast.prediction import Predictor, Result
-from sprfast.threshold import Verdict
+from sprfast.method.threshold import Verdict
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from sprfast import drift, images
+from sprfast.data import images
+from sprfast.data.images import ChannelOrder
+from sprfast.engine.predictor import MAX_BATCH, Predictor
 from sprfast.errors import BackendError, ClosedError, InputError, OverloadedError, SprfastError
-from sprfast.frames import Frame, FrameFormat
-from sprfast.health import Health, ModelInfo, State, Tally
-from sprfast.images import ChannelOrder
-from sprfast.line import stages
+from sprfast.line import drift, stages
 from sprfast.line.answer import Answer, Entry
-from sprfast.line.book import Book, Overflow
-from sprfast.prediction import MAX_BATCH, Predictor
+from sprfast.line.frames import Frame, FrameFormat
+from sprfast.line.health import Health, ModelInfo, State, Tally
+from sprfast.line.in_flight import Book, Overflow
 
 STALL = 10.0  # seconds of one call of the network after which `Line.health` says so
 EXIT_TIMEOUT = 2.0  # seconds that the end of the interpreter waits for a line

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 
+from sprfast.engine.predictor import Predictor, Result
 from sprfast.errors import BackendError, DeviceLostError, InputError, ScoreError, SprfastError
-from sprfast.health import Tally, kind_of
 from sprfast.line.answer import Answer, Entry
-from sprfast.line.book import Book, late
-from sprfast.prediction import Predictor, Result
-from sprfast.threshold import Verdict
+from sprfast.line.health import Tally, kind_of
+from sprfast.line.in_flight import Book, late
+from sprfast.method.threshold import Verdict
 
 _log = logging.getLogger("sprfast.line")
 

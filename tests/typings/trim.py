@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODULES = sorted((HERE.parents[1] / "sprfast" / "runtimes").glob("tensorrt*.py"))
+MODULES = sorted((HERE.parents[1] / "sprfast" / "backends" / "sessions").glob("tensorrt*.py"))
 HEADER = "# Made by tests/typings/trim.py: what sprfast uses of TensorRT {version}.\nfrom __future__ import annotations\n\n"
 SPECIAL = {"__init__", "__len__", "__getitem__", "__int__"}  # which are called without being named
 OPEN = {"list": "list[typing.Any]", "tuple": "tuple[typing.Any, ...]"}

@@ -1,0 +1,117 @@
+"""Accuracy against minutes of training: how far each recipe gets in how long, by the published setting.
+
+Both recipes lower their learning rate towards the end of the time they are given, so that every point is a training of its own
+and not a stop on the way of a longer one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from sprfast.bench.accuracy import report, summary
+from sprfast.bench.accuracy.measure import SCHEMA_VERSION
+from sprfast.config import RECIPES, Schedule, TrainingConfig
+from sprfast.data.datasets import Category
+from sprfast.engine.engine import Engine
+from sprfast.errors import InputError
+from sprfast.evaluation import evaluate as evaluation
+from sprfast.evaluation import metrics
+from sprfast.formats.model import Model
+from sprfast.system import environment
+
+_FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
+
+
+def measure(
+    models: Sequence[tuple[Path, Model]],
+    category: Category,
+    *,
+    backend: str,
+    device: torch.device,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Evaluate trainings of several lengths on the category's test images.
+
+    Args:
+        models: trained with --time-limit by one of the recipes, taking images in one way; those of one recipe and one limit, such as
+            trainings with several seeds, are one point.
+        category: with labelled test images.
+        backend, device: what scores.
+        on_progress: called with the number of models evaluated, their total, and the file at hand.
+
+    Returns:
+        The report, plain values: `points`, each with its `recipe`, `minutes` (of the limit), what the trainings did (`steps`,
+        `images_per_s`, `peak_memory_mib`) and `metrics`, all of them as `summary.spread` has them.
+
+    Raises:
+        InputError: a model was trained in another way, or an image cannot be used.
+        BackendError: the backend cannot run here.
+    """
+    if len({(repr(model.preprocessing), repr(model.network)) for _, model in models}) != 1:
+        raise InputError("study curve: the models have different networks or take images in different ways; give those of one size")
+    of_points: dict[tuple[str, float], list[tuple[Path, Model]]] = {}
+    for path, model in models:
+        of_points.setdefault(_trained(path, model), []).append((path, model))
+    points, done = [], 0
+    for recipe, seconds in sorted(of_points, key=lambda point: (list(RECIPES).index(point[0]), point[1])):
+        alike, found = of_points[recipe, seconds], []
+        for path, model in alike:
+            on_progress(done, len(models), path.name)
+            engine = Engine(dataclasses.replace(model, schedule=Schedule(), threshold=None), backend, device)
+            found.append(evaluation.evaluate(engine, category).metrics)
+            done += 1
+        points.append(
+            {
+                "recipe": recipe,
+                "minutes": seconds / 60,
+                "files": [{"file": path.name, "sha256": model.sha256} for path, model in alike],
+                "steps": summary.spread([model.provenance["steps"] for _, model in alike]),
+                "images_per_s": summary.spread([_images_per_s(model.provenance) for _, model in alike]),
+                "peak_memory_mib": summary.spread([model.provenance["peak_memory_mib"] for _, model in alike]),
+                "metrics": summary.means(found),
+            }
+        )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment.describe(device),
+        "category": category.name,
+        "preprocessing": models[0][1].preprocessing.to_json(),
+        "backend": backend,
+        "device": str(device),
+        "points": points,
+    }
+
+
+def table(curve: Mapping[str, Any]) -> Table:
+    """A line a point; fits 110 columns."""
+    keys = [key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS]
+    size = curve["preprocessing"]["size"]
+    title = f"{curve['category']}, {size}x{size}, scored by the published setting, in percent"
+    drawn = report.grid("recipe", "minutes", "models", "steps", "images/s", "MiB", *keys, title=title, tight=True)
+    for point in curve["points"]:
+        trained = [f"{point['steps']['mean']:.0f}", f"{point['images_per_s']['mean']:.1f}", f"{point['peak_memory_mib']['mean']:.0f}"]
+        cells = [report.percent(point["metrics"][key]) for key in metrics.KEYS]
+        drawn.add_row(point["recipe"], f"{point['minutes']:g}", str(len(point["files"])), *trained, *cells)
+    return drawn
+
+
+def _trained(path: Path, model: Model) -> tuple[str, float]:
+    """The recipe and the time limit, in seconds, of a model's training."""
+    training = model.provenance.get("training", {})
+    for name, changes in RECIPES.items():
+        recipe = TrainingConfig(**changes).to_json()
+        if training and all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
+            if not training["time_limit"]:
+                raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
+            return name, training["time_limit"]
+    raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")
+
+
+def _images_per_s(provenance: Mapping[str, Any]) -> float:
+    return float(provenance["steps"] * provenance["training"]["batch_size"] / provenance["seconds"])

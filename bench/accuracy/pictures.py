@@ -1,0 +1,133 @@
+"""Studies as pictures: accuracy against time of scoring, and against time of training."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sprfast.config import RECIPES
+from sprfast.method.scoring_mode import PUBLISHED
+from sprfast.system import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
+_OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
+_RECIPES = {"published": _OURS, "fast": "#c2410c"}
+
+
+def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the picture as a PNG: image and pixel AUROC of every way of scoring against its time, the best of each time joined.
+
+    Of a quick study, which has no way of scoring but the published one, the named settings are drawn.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = report["rows"] if len(report["rows"]) > 1 else _settings_as_rows(report)
+    drawn = Figure(figsize=(13.0, 5.6), dpi=130, facecolor="white")
+    for index, key in enumerate(_DRAWN):
+        axes = drawn.add_axes((0.055 + 0.375 * index, 0.12, 0.325, 0.76))
+        _pareto(axes, rows, key)
+        _finish(axes, key, "ms an image, one image a call")
+    names = "\n".join(f"{index + 1:2}  {row['name']}" for index, row in enumerate(rows))
+    drawn.text(0.775, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
+    title = f"{_what(report)}, {len(report['models'])} models, {report['backend']} on {report['device']}"
+    drawn.text(0.055, 0.94, title, fontsize=11, color=_INK, parse_math=False)
+    legend = "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
+    drawn.text(0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5, color=_INK, parse_math=False)
+    _write(drawn, path)
+
+
+def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the picture as a PNG: image and pixel AUROC of each recipe against minutes, with whiskers of one standard error.
+
+    Args:
+        report: of `curve.measure`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(10.0, 4.0), dpi=110, facecolor="white")
+    for axes, key in zip(drawn.subplots(1, 2), _DRAWN, strict=True):
+        for recipe in RECIPES:
+            points = [each for each in report["points"] if each["recipe"] == recipe and each["metrics"][key]]
+            if points:
+                minutes = [each["minutes"] for each in points]
+                values = [100 * each["metrics"][key]["mean"] for each in points]
+                errors = [_whisker(each["metrics"][key]) for each in points]
+                axes.errorbar(minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_RECIPES[recipe], label=recipe)
+        _finish(axes, key, "minutes of training")
+        axes.set_xlim(left=0.0)
+        if axes.containers:
+            axes.legend(frameon=False)
+    drawn.suptitle(f"{_what(report)}, {report['device']}", fontsize=11, parse_math=False)
+    drawn.tight_layout()
+    _write(drawn, path)
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    size = report["preprocessing"]["size"]
+    return f"{report['category']}, {size}x{size}"
+
+
+def _settings_as_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    times = report["times"]["settings"]
+    return [
+        {"name": name, "field": False, "ms": times[name]["ms"]["median"], "metrics": setting["metrics"]}
+        for name, setting in report["settings"].items()
+    ]
+
+
+def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Points with whiskers of one standard error, numbered as in the list.
+
+    Rows without this metric are left out, and for a metric of maps those with a field, which have the same maps as without.
+    """
+    of_maps = key == "pixel_AUROC"
+    points = [(index + 1, row) for index, row in enumerate(rows) if row["metrics"][key] is not None and not (of_maps and row["field"])]
+    best, front = -1.0, []
+    times = sorted({row["ms"] for _, row in points})
+    gap = min((after - before for before, after in itertools.pairwise(times)), default=times[0] if times else 0.0)
+    for time in times:
+        alike = sorted((row["metrics"][key]["mean"], number) for number, row in points if row["ms"] == time)
+        for place, (mean, number) in enumerate(alike):  # of the same number of passes: side by side, the better the further right
+            row = rows[number - 1]
+            x = time + 0.8 * gap * ((place + 0.5) / len(alike) - 0.5)
+            colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
+            axes.errorbar(x, 100 * mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8)
+            offset = (0, 5 if place % 2 else -11)  # in turns above and below, where they are close to each other
+            axes.annotate(str(number), (x, 100 * mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center")
+        if alike[-1][0] > best:
+            best = alike[-1][0]
+            front.append((time, 100 * best))
+    if front:
+        axes.step(*zip(*front, (times[-1] + 0.4 * gap, 100 * best), strict=True), where="post", color=_OURS, linewidth=1, zorder=1)
+
+
+def _whisker(figure: Mapping[str, Any]) -> float:
+    """One standard error in percent; 0 of a single value."""
+    return 100 * (figure["standard_error"] or 0.0)
+
+
+def _finish(axes: Axes, key: str, against: str) -> None:
+    axes.set_xlabel(against)
+    axes.set_title(f"{key}, %", fontsize=10, loc="left")
+    axes.grid(color=_FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _write(drawn: Figure, path: str | os.PathLike[str]) -> None:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", metadata={"Software": None})
+    files.write_bytes(path, buffer.getvalue())

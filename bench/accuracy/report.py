@@ -1,0 +1,188 @@
+"""A study as tables for a terminal, and as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sprfast.bench.accuracy.measure import SCHEMA_VERSION
+from sprfast.errors import InputError
+from sprfast.evaluation import metrics
+from sprfast.method.scoring_mode import PUBLISHED
+from sprfast.system import files
+
+_METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
+_WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}  # as `promises` has them
+_KEYS = {"study": {"rows", "settings", "times", "category"}, "curve": {"points", "category", "preprocessing"}}  # of reports
+
+
+def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the report as JSON.
+
+    Raises:
+        InputError: the file cannot be written; an old file stays as it was.
+    """
+    files.write_bytes(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The report in a file that `write` made, of a study or of a curve.
+
+    Raises:
+        InputError: the file is missing, or is no such report of this version.
+    """
+    try:
+        report = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+        version = report["schema_version"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not a report of `sprfast study` ({type(error).__name__}: {error})") from error
+    if version != SCHEMA_VERSION or not any(keys <= report.keys() for keys in _KEYS.values()):
+        raise InputError(f"{path}: is not a report of `sprfast study` with schema_version {SCHEMA_VERSION}")
+    found: dict[str, Any] = report
+    return found
+
+
+def is_curve(report: Mapping[str, Any]) -> bool:
+    """Whether `curve.measure` made it, and not `measure.study`."""
+    return _KEYS["curve"] <= report.keys()
+
+
+def table(report: Mapping[str, Any]) -> RenderableType:
+    """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits 110 columns."""
+    return Group(_rows(report), _settings(report), _notes(report), _promises(report), _backends(report))
+
+
+def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each named setting of each report: for a README; fits 110 columns."""
+    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
+    for report in reports:
+        for name, setting in report["settings"].items():
+            times = report["times"]["settings"][name]
+            cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
+            size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
+            passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
+            table.add_row(Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
+    return table
+
+
+def _rows(report: Mapping[str, Any]) -> Table:
+    given = report["images"]
+    title = f"{report['category']}, {len(report['models'])} models, {given['test']} test images ({given['defective']} defective)"
+    table = grid("", "passes", "ms", *_METRICS, title=title, tight=True)
+    for row in report["rows"]:
+        name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
+        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS))
+    return table
+
+
+def _settings(report: Mapping[str, Any]) -> Table:
+    table = grid("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
+    for name, setting in report["settings"].items():
+        times = report["times"]["settings"][name]
+        cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
+        speed = f"{times['images_per_s']['median']:.1f}"
+        ratio = f"{times['speedup']['median']:.2f}"
+        table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
+    return table
+
+
+def _notes(report: Mapping[str, Any]) -> Text:
+    """What the cascade asks again, and what dividing maps by the field would do."""
+    lines = []
+    for name, setting in report["settings"].items():
+        if "agreement" in setting:
+            agreement, again = (_shares(setting[key]) for key in ("agreement", "asked_again"))
+            lines.append(f"{name}: {again} are asked again; the verdict is the published one's on {agreement}")
+        if "divided" in setting and setting["divided"][0]["maps"] is not None:
+            mean = {key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"]) for key in setting["divided"][0]}
+            lines.append(
+                f"{name}: maps divided by the field would have a pixel_AUROC of {mean['maps']:.1f} %, "
+                f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
+            )
+    return Text("\n".join(lines) + "\n")
+
+
+def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
+    """In percent, averaged over the models, of each kind of image that there is."""
+    known = {key: [value for each in of_models if (value := each[key]) is not None] for key in of_models[0]}
+    means = {key: 100 * sum(values) / len(values) for key, values in known.items() if values}
+    return ", ".join(f"{value:.1f} % of {key}" for key, value in means.items())
+
+
+def _promises(report: Mapping[str, Any]) -> Table:
+    title = "rejected good images and marked good pixels, in percent (images that the threshold is from; * : out of the 95 % interval)"
+    table = grid("threshold of", "promised", *_WAYS.values(), title=title)
+    for name, setting in report["settings"].items():
+        for kind in ("images", "maps"):
+            for of_models in setting[kind]:
+                promised = f"{100 * of_models[0]['promised']:g} %"
+                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS))
+    return table
+
+
+def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
+    """A measured rate, averaged over the models; a star where it lies outside of the interval for one of them."""
+    found = [each for each in of_models if each is not None]
+    if not found:
+        return "-"
+    samples = found[0]["calibrated_on"]
+    if any("refused" in each for each in found):
+        return f"refused ({samples})"
+    rate = 100 * sum(each["rate"] for each in found) / len(found)
+    low, high = (100 * value for value in found[0]["interval"])
+    return f"{rate:.2f}{'' if all(each['within'] for each in found) else ' *'} in {low:.1f}-{high:.1f} ({samples})"
+
+
+def _backends(report: Mapping[str, Any]) -> Table:
+    title = "published setting by every backend, first model; largest difference of the two from eager's in percentage points"
+    table = grid("backend", "image_AUROC", "pixel_AUROC", title=title)
+    table.add_column("from eager", overflow="fold")
+    for each in report["backends"]:
+        if "reason" in each:
+            table.add_row(each["backend"], "-", "-", Text(each["reason"]))
+            continue
+        apart = [abs(value) for value in each["from_eager"].values() if value is not None]
+        values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in ("image_AUROC", "pixel_AUROC")]
+        table.add_row(each["backend"], *values, f"{100 * max(apart, default=0.0):.2g}")
+    return table
+
+
+def _minutes(report: Mapping[str, Any]) -> str:
+    """Of training, on average; a dash for models that were not trained here."""
+    seconds = [model["provenance"].get("seconds") for model in report["models"]]
+    return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
+
+
+def percent(figure: Mapping[str, Any] | None) -> str:
+    """Such as 97.2±0.3: a mean and its standard error, in percent."""
+    if figure is None:
+        return "-"
+    error = figure["standard_error"]
+    return f"{100 * figure['mean']:.1f}" + ("" if error is None else f"±{100 * error:.1f}")
+
+
+def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table:
+    """Names may go over several lines, figures not; `tight`: with one blank between columns instead of three."""
+    shown = Text(title, "table.title") if title else None
+    padding = (0, 0 if tight else 1)
+    table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", pad_edge=False, padding=padding)
+    for index, heading in enumerate(headings):
+        if index == 0:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")

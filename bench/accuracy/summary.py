@@ -1,0 +1,54 @@
+"""Figures over several models: the mean, its standard error, and the difference from the published setting, model by model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sprfast.evaluation import metrics
+from sprfast.evaluation.metrics import Metric
+
+Metrics = dict[str, Metric]
+
+
+def over_models(of_row: Sequence[Metrics], published: Sequence[Metrics]) -> dict[str, Any]:
+    """Each metric of a way of scoring.
+
+    Args:
+        of_row: one set a model.
+        published: those of the published setting on the same models.
+
+    Returns:
+        `metrics` and `difference` (from the published setting, paired by model), each metric as `spread` has it, or null where it
+        is undefined.
+    """
+    values, base = _values(of_row), _values(published)
+    return {"metrics": means(of_row), "difference": {key: _differences(values[key], base[key]) for key in metrics.KEYS}}
+
+
+def means(of_models: Sequence[Metrics]) -> dict[str, dict[str, Any] | None]:
+    """Each metric over the models as `spread` has it, or null where it is undefined for one of them."""
+    return {key: _defined(values) for key, values in _values(of_models).items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard error of the mean (null for a single value), and the values themselves."""
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "standard_error": error, "values": [float(value) for value in values]}
+
+
+def _values(of_models: Sequence[Metrics]) -> dict[str, list[float | None]]:
+    return {key: [each[key].value for each in of_models] for key in metrics.KEYS}
+
+
+def _defined(values: Sequence[float | None]) -> dict[str, Any] | None:
+    known = [value for value in values if value is not None]
+    return spread(known) if len(known) == len(values) else None
+
+
+def _differences(values: Sequence[float | None], base: Sequence[float | None]) -> dict[str, Any] | None:
+    pairs = [(one, other) for one, other in zip(values, base, strict=True) if one is not None and other is not None]
+    return spread([one - other for one, other in pairs]) if len(pairs) == len(values) else None

@@ -1,0 +1,1 @@
+"""One bench run: candidates, scenarios, timing, reports."""

@@ -1,0 +1,233 @@
+"""One bench run: build and warm up every candidate, check its maps, then measure each scenario."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprfast.bench.core import audits, drivers, hardware, loadgen, peers, recommend, scenarios, timing
+from sprfast.bench.core.peers import BASELINE, Candidate
+from sprfast.bench.core.work import WORKS, Answer, Work, file_images, parity, random_images
+from sprfast.data.datasets import Category
+from sprfast.errors import BackendError, InputError
+from sprfast.formats.model import Model
+from sprfast.system import devices, environment
+
+SCHEMA_VERSION = 6
+AUDIT_SHARE = 0.2  # of the time for a scenario
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure, and for how long.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    size: int | None = None  # pixels at the network's input; None takes the model's
+    batch: int = 16  # images of an Offline query
+    seconds: float = 60.0  # for each scenario, over all candidates; a few rounds are measured whatever they cost
+    period: float | None = None  # of Line, in seconds; None takes 1.25 times the slowest candidate's SingleStream p90
+    bound: float | None = None  # of Server's p99, in seconds; None takes 4 times that p90
+    device: str | torch.device | None = None  # as in `devices.resolve`
+    timed: str = "maps"  # "network", "maps" or "file", see `work`
+    paths: Sequence[Path] | None = None  # image files; None takes random images
+    labelled: Category | None = None  # test images for the accuracy at each number of draws
+    driver: str = "rounds"  # "rounds": candidates take turns; "loadgen": one after another by MLPerf's LoadGen
+    margin: float | None = None  # share of the period that a recommended setting leaves free; None recommends none
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("size", self.size, 16), ("batch", self.batch, 1)):
+            if value is not None and value < least:
+                raise InputError(f"{name}: {value} is not allowed, expected at least {least}")
+        for name, limit in (("seconds", self.seconds), ("period", self.period), ("bound", self.bound)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise InputError(f"{name}: {limit} is not allowed, expected a positive number")
+        for name, word, known in (("timed", self.timed, tuple(WORKS)), ("driver", self.driver, tuple(drivers.DRIVERS))):
+            if word not in known:
+                raise InputError(f"{name}: {word!r} is not known, choose from {', '.join(known)}")
+        if self.margin is not None and not 0 <= self.margin < 1:
+            raise InputError(f"margin: {self.margin} is not allowed, expected a number from 0 to below 1")
+        if self.margin is not None and self.period is None:
+            raise InputError("a recommendation needs the line's period, give --period, for example 100ms")
+        if self.margin is not None and self.timed == "network":
+            raise InputError("a recommendation is for maps or verdicts: with --timed network its latency would leave out the rest")
+
+
+def run(
+    model: Model, options: Options, *, candidates: Sequence[Candidate] | None = None, on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure all candidates on the same images and noise.
+
+    A candidate gets speed figures only after its results, for one image and for the Offline query, were
+    those of the plain definition; one that cannot run here is listed with the reason. Ctrl-C ends the
+    run early: the report then holds the whole rounds measured so far and `"complete": false`.
+
+    Args:
+        model: what is computed.
+        options: what to measure.
+        candidates: None takes those of the device, see `peers.candidates`.
+        on_progress: called with (done, total) in seconds of measuring, and what is going on.
+
+    Returns:
+        The report: see `report_file`.
+
+    Raises:
+        InputError: an image file cannot be used.
+        BackendError: the device or the driver cannot be used here.
+    """
+    device = devices.resolve(options.device)
+    reason = loadgen.unavailable() if options.driver == "loadgen" else None
+    if reason:
+        raise BackendError(reason)
+    candidates = peers.candidates(device) if candidates is None else candidates
+    size = options.size or model.preprocessing.size
+    model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
+    count = options.batch
+    given = random_images(count, size) if options.paths is None else file_images(options.paths, count, model.preprocessing)
+    work = WORKS[options.timed](model, given, device)
+    report = _header(work, options, candidates)
+    entries = report["candidates"]
+    progress = _Progress(on_progress, math.ceil(options.seconds))
+    with contextlib.suppress(KeyboardInterrupt):
+        report["ceilings"] = hardware.ceilings(model, device, {each.precision for each in candidates}, *given.pixels.shape[2:])
+        answers = _prepare(work, candidates, entries, progress)
+        audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
+        try:
+            drivers.DRIVERS[options.driver](work, audited, options.seconds, entries, progress)
+        finally:
+            _add_shares(report)
+        _audit(work, answers, audited, options.seconds, entries)
+        if answers:
+            drivers.by_the_clock(work, audited, options.seconds, options.period, options.bound, options.driver, entries, progress)
+        ours = [each for each in candidates if each.ours and each.name in answers]
+        if ours:
+            recommend.section(
+                model,
+                given,
+                type(work),
+                ours,
+                device,
+                batch=len(work),
+                seconds=options.seconds,
+                labelled=options.labelled,
+                period=None if options.margin is None else options.period,
+                margin=options.margin or 0.0,
+                on_progress=functools.partial(progress, len(drivers.KEYS)),
+                into=report,
+            )
+        report["complete"] = True
+    return report
+
+
+class _Progress:
+    """Tells how far the measuring is: in `share` seconds for each of the scenarios, and for the sweeps after them."""
+
+    def __init__(self, tell: Progress | None, share: int) -> None:
+        self._tell, self.share = tell, share
+
+    def __call__(self, scenario: int, fraction: float, what: str) -> None:
+        """`fraction` of the scenario with this number is done."""
+        if self._tell:
+            self._tell(int((scenario + min(1.0, fraction)) * self.share), (len(drivers.KEYS) + 1) * self.share, what)
+
+
+def _header(work: Work, options: Options, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    model, (height, width) = work.model, work.given.pixels.shape[2:]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "note": scenarios.NOTE,
+        "complete": False,
+        "environment": environment.describe(work.device),
+        "model": {
+            "sha256": model.sha256,
+            "network": model.network.to_json(),
+            "schedule": {**model.schedule.to_json(), "levels": [level.to_json() for level in model.schedule.levels]},
+            "noise_seed": model.noise_seed,
+        },
+        "input": {
+            "images": work.given.description,
+            "height": height,
+            "width": width,
+            "samples": len(work),
+            "noise": "the model's frozen bank, the same for every image and candidate",
+        },
+        "device": str(work.device),
+        "work": work.name,
+        "timed": work.timed,
+        "truth": peers.TRUTH,
+        "driver": "rounds" if options.driver == "rounds" else f"mlcommons-loadgen {loadgen.version()}",
+        "seconds_per_scenario": options.seconds,
+        "baseline": BASELINE,
+        "ceilings": None,
+        "candidates": {each.name: _unmeasured(each) for each in candidates},
+        "settings": None,
+        "recommendation": None,
+    }
+
+
+def _unmeasured(candidate: Candidate) -> dict[str, Any]:
+    given = {
+        "description": candidate.description,
+        "ours": candidate.ours,
+        "precision": candidate.precision,
+        "tolerance": candidate.tolerance,
+    }
+    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware")
+    return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
+
+
+def _prepare(work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: _Progress) -> dict[str, Answer]:
+    """Build each candidate, run both shapes of query once and check the results; those that passed, by name."""
+    ends = sorted({0, len(work) - 1})  # a truth for every image would cost as much as a round
+    truth = work.truth(ends)
+    passed = {}
+    for candidate in candidates:
+        progress(0, 0.0, f"building {candidate.name}")
+        entry = entries[candidate.name]
+        before = hardware.held(work.device)
+        try:
+            entry["build_s"], answer = timing.timed(functools.partial(work.build, candidate), work.device)
+            entry["first_image_s"], single = timing.timed(functools.partial(answer, work.take([0])), work.device)
+        except BackendError as error:
+            entry |= {"status": "unavailable", "reason": str(error)}
+            continue
+        one_image = {name: value.clone() for name, value in work.results(single).items()}  # the next call may write into them
+        entry["first_batch_s"], many = timing.timed(functools.partial(answer, work.take(range(len(work)))), work.device)
+        batch = {name: value[ends] for name, value in work.results(many).items()}
+        entry["parity"] = {
+            "one_image": parity(one_image, {name: value[:1] for name, value in truth.items()}, entry["tolerance"]),
+            "batch": parity(batch, truth, entry["tolerance"]),
+        }
+        if all(check["passed"] for check in entry["parity"].values()):
+            passed[candidate.name] = answer
+            call = functools.partial(answer, work.take(range(len(work))))
+            shares = dict.fromkeys(("percent_of_matmul", "percent_of_copy"))
+            entry["hardware"] = {**shares, **hardware.usage(call, work.device, len(work), before)}
+        else:
+            entry["status"] = "failed"
+    return passed
+
+
+def _audit(work: Work, answers: dict[str, Answer], audited: dict[str, audits.Outputs], seconds: float, entries: dict[str, Any]) -> None:
+    for name, answer in answers.items():
+        again = audits.repeated(work, answer, AUDIT_SHARE * seconds / len(answers))
+        entries[name]["audits"] = {"outputs": audited[name].result(), "repeated_image": again}
+
+
+def _add_shares(report: dict[str, Any]) -> None:
+    """Percent of the ceilings, for what was measured in Offline."""
+    for entry in report["candidates"].values():
+        if entry["offline"]:
+            shares = hardware.percent(report["ceilings"], entry["precision"], entry["offline"]["images_per_s"])
+            entry["hardware"] |= dict(zip(("percent_of_matmul", "percent_of_copy"), shares, strict=True))

@@ -1,0 +1,239 @@
+"""Time, rate and error of every layer of backend cpu, each measured where it stands in the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from torch import Tensor
+
+from sprfast.backends.sessions.cpu_network import CpuUNet, Layer
+from sprfast.bench.core.sweeps import plural
+from sprfast.bench.core.work import random_images
+from sprfast.errors import BackendError
+from sprfast.formats.model import Model
+from sprfast.kernels.cpu import library, operators, reference
+from sprfast.kernels.cpu.operators import Floats
+from sprfast.lowering.fold import fold
+from sprfast.method.anomaly_map import MAP_SIZE
+from sprfast.method.folded import Array, ConvNorm, InferencePlan
+from sprfast.method.noise import noise_bank
+from sprfast.system import environment
+
+SCHEMA_VERSION = 1
+CALLS = 5  # at least
+CPU = torch.device("cpu")
+
+Operator = Callable[..., None]
+Exact = dict[int, tuple[Tensor, Tensor]]  # raw output and affine in float64, by the address of the float32 output
+
+
+def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, Any]:
+    """Calls of backend cpu with a clock around every operator.
+
+    Errors are measured in a call of their own, against float64 arithmetic twice: on the inputs that the layer had, so without
+    what the layers before it got wrong, and from the image on.
+
+    Args:
+        model: what is computed.
+        size: pixels on both sides of the images.
+        images: of a call; with many draws, they go through the network in several passes, whose times are added.
+        seconds: for the calls; `CALLS` are made whatever they cost.
+
+    Returns:
+        The report, plain JSON values. Of a row, `gflop` counts a direct convolution for all draws of all
+        images (null where there is none), `gflop_per_s` is that over the median time `ms`, `percent` the
+        share of `call_ms`, the median time of a call; `relative_rms` is the error of the layer alone, `accumulated_rms`
+        that of all convolutions so far (null for what is no 3x3 convolution). In `total`, `percent` is how much of a
+        call all layers together are.
+
+    Raises:
+        BackendError: backend cpu cannot run here.
+    """
+    reason = library.unavailable()
+    if reason:
+        raise BackendError(f"backend cpu: {reason}")
+    plan, watched = fold(model), _Watched()
+    network = CpuUNet(plan, watched)
+    x = random_images(images, size).pixels.numpy()
+    z = torch.cat(noise_bank(model.schedule, size, size, model.noise_seed)).numpy()
+    convolutions = network.layers(size, size)
+    head = Layer("head", model.network.base_width, 3, size, size)
+    layers = [*convolutions, head, Layer("anomaly map", 1, 1, MAP_SIZE, MAP_SIZE)]
+    errors = _errors(network, watched, _norms(plan, convolutions), x[:1], z)
+    calls, wholes = _times(network, watched, len(layers), x, z, seconds)
+    samples = images * plan.draws
+    gflop = [*(_gflop(layer, 9, samples) for layer in convolutions), _gflop(head, 1, samples), None]
+    call = statistics.median(wholes)
+    rows = [
+        {**dataclasses.asdict(layer), **_speed(median, count, call), "relative_rms": alone, "accumulated_rms": accumulated}
+        for layer, median, count, (alone, accumulated) in zip(layers, np.median(calls, axis=0).tolist(), gflop, errors, strict=True)
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment.describe(CPU),
+        "network": model.network.to_json(),
+        "input": {"images": images, "draws": plan.draws, "height": size, "width": size},
+        "calls": len(wholes),
+        "call_ms": 1e3 * call,
+        "rows": rows,
+        "total": _speed(statistics.median(calls.sum(axis=1).tolist()), sum(filter(None, gflop)), call),
+    }
+
+
+def table(report: dict[str, Any]) -> RenderableType:
+    """The report for a terminal; fits 80 columns."""
+    given, machine, total = report["input"], report["environment"], report["total"]
+    title = f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, {plural(given['images'], 'image')} a call"
+    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.add_column("layer", no_wrap=True)
+    for heading in ("size", "channels", "ms", "%", "GFLOP/s", "error\nalone", "error\nso far"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for row in report["rows"]:
+        shape = (f"{row['height']}x{row['width']}", f"{row['channels_in']}>{row['channels_out']}")
+        result.add_row(row["name"], *shape, *_cells(row), *(_error_cell(row[key]) for key in ("relative_rms", "accumulated_rms")))
+    result.add_section()
+    result.add_row("total", "", "", *_cells(total), "", "")
+    instructions = machine["cpu_kernels"]["instruction_set"]
+    notes = (
+        f"{machine['cpu']}, {instructions}, {plural(machine['torch_threads'], 'thread')}, load {machine['load_average']} at the end",
+        f"ms: median of {report['calls']} calls; one takes {report['call_ms']:.4g} ms, of which the layers are {total['percent']:.1f} %",
+        "GFLOP/s: of direct convolutions, which the kernels do not need in full",
+        "errors: relative RMS against float64, on the layer's own inputs, and from the image on",
+    )
+    return Group(result, *notes)
+
+
+class _Watched:
+    """`kernels.cpu.operators`, with those that compute maps run by `run`."""
+
+    def __init__(self) -> None:
+        self.run: Callable[..., None] = lambda name, operator, *given: operator(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        operator = getattr(operators, name)
+        return functools.partial(self.run, name, operator) if name in _WATCHED else operator
+
+
+def _times(network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float) -> tuple[Floats, list[float]]:
+    """Seconds of every layer, (calls, count), and of every call."""
+    spent: list[float] = []
+
+    def timed(name: str, operator: Operator, *given: Any) -> None:
+        started = time.perf_counter()
+        operator(*given)
+        spent.append(time.perf_counter() - started)
+
+    watched.run = timed
+    threads = torch.get_num_threads()
+    network.maps(x, z, threads)
+    calls: list[Floats] = []
+    wholes: list[float] = []
+    begun = time.perf_counter()
+    while len(wholes) < CALLS or time.perf_counter() - begun + wholes[-1] < seconds:
+        spent.clear()
+        started = time.perf_counter()
+        network.maps(x, z, threads)
+        wholes.append(time.perf_counter() - started)
+        calls.append(np.reshape(spent, (-1, count)).sum(axis=0))  # a row for each pass
+    return np.stack(calls), wholes
+
+
+@torch.inference_mode()
+def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats) -> list[tuple[float, float | None]]:
+    """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on its first draw, of the rest on all."""
+    found: list[tuple[float, float | None]] = []
+    exact: Exact = {}
+
+    def compared(name: str, operator: Operator, *given: Any) -> None:
+        operator(*given)
+        if name in _CHECKS:
+            found.append((_relative_rms(*_CHECKS[name](*given)), None))
+            return
+        norm, raw = norms[len(found)], given[-4]
+        if name == "perturb_conv3x3":
+            alone = accumulated = _perturb_conv3x3(norm, *given)
+        else:
+            alone, accumulated = _conv3x3(norm, {}, *given), _conv3x3(norm, exact, *given)
+        found.append((_relative_rms(raw[:1], alone[0]), _relative_rms(raw[:1], accumulated[0])))
+        exact[raw.ctypes.data] = accumulated
+
+    watched.run = compared
+    network.maps(x, z, torch.get_num_threads())
+    return found
+
+
+def _perturb_conv3x3(norm: ConvNorm[Array], image: Floats, noise: Floats, std: Floats, *rest: Any) -> tuple[Tensor, Tensor]:
+    """Raw output and affine of the first draw."""
+    first = (_double(image), _double(noise[:1]), _double(std[:1]), reference.pack_perturb(_double(norm.weight)))
+    return reference.perturb_conv3x3(*first, *_double_norm(norm), rest[4])
+
+
+def _conv3x3(norm: ConvNorm[Array], exact: Exact, sources: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The same, of what is in `exact` where that has the source."""
+    groups, raw = rest[4], rest[6]
+    inputs = []
+    for source in sources:
+        read = exact.get(source.raw.ctypes.data) or (_double(source.raw[:1]), _double(source.affine[:1]))
+        embedding = None if source.embedding is None else _double(source.embedding[:1])
+        inputs.append(reference.Source(*read, embedding, source.kind))
+    return reference.conv3x3(inputs, _double(norm.weight), *_double_norm(norm), groups, *raw.shape[1:3])
+
+
+def _head(*given: Any) -> tuple[Floats, Tensor]:
+    *read, errors, _ = given
+    return errors, reference.head(*map(_double, read))
+
+
+def _anomaly_map(*given: Any) -> tuple[Floats, Tensor]:
+    *read, maps, _, _ = given
+    return maps, reference.anomaly_map(*map(_double, read))
+
+
+# What an operator wrote when called with these arguments, and what it should have.
+_CHECKS: dict[str, Callable[..., tuple[Floats, Tensor]]] = {"head": _head, "anomaly_map": _anomaly_map}
+_WATCHED = ("perturb_conv3x3", "conv3x3", *_CHECKS)
+
+
+def _relative_rms(got: Floats, expected: Tensor) -> float:
+    return float((_double(got) - expected).norm() / expected.norm())
+
+
+def _error_cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _double(values: Floats) -> Tensor:
+    return torch.from_numpy(values).double()
+
+
+def _double_norm(norm: ConvNorm[Array]) -> tuple[Tensor, Tensor, Tensor]:
+    return _double(norm.bias), _double(norm.gamma), _double(norm.beta)
+
+
+def _norms(plan: InferencePlan, convolutions: Sequence[Layer]) -> list[ConvNorm[Array]]:
+    places = (layer.name.split(".") for layer in convolutions)
+    return [getattr(plan.blocks[block], place) for block, place in places]
+
+
+def _gflop(layer: Layer, taps: int, samples: int) -> float:
+    return 2e-9 * taps * layer.channels_in * layer.channels_out * layer.height * layer.width * samples
+
+
+def _speed(seconds: float, gflop: float | None, call: float) -> dict[str, float | None]:
+    rate = None if gflop is None else gflop / seconds
+    return {"gflop": gflop, "ms": 1e3 * seconds, "percent": 100 * seconds / call, "gflop_per_s": rate}
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    figures = [(row["ms"], ".3g"), (row["percent"], ".1f"), (row["gflop_per_s"], ".4g")]
+    return ["-" if value is None else format(value, spec) for value, spec in figures]

@@ -1,0 +1,170 @@
+"""What else a bench compares: the same network through torch.compile, onnxruntime, OpenVINO, ncnn and MNN, all in float32.
+
+Each library gets what a competent user gives it: the time embedding folded into constants, an image with
+all its draws as one batch (ncnn knows no batches: one draw after the other), as many threads as torch
+uses. On a CPU a batch of images is worked off image by image. Everything is converted while a candidate
+is built, and the files of the conversion are deleted again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sprfast.bench.core import peers
+from sprfast.bench.core.libraries.graph import Graph, maps_graph, network_graph, unfolded_graph
+from sprfast.bench.core.libraries.mnn import ALL_TILES, SMALL_TILES, Mnn
+from sprfast.bench.core.libraries.ncnn import Ncnn, NcnnMaps
+from sprfast.bench.core.libraries.onnxruntime import OnnxRuntime
+from sprfast.bench.core.libraries.openvino import OpenVino
+from sprfast.bench.core.libraries.torch_compile import compiled_maps, compiled_network, compiler_missing
+from sprfast.bench.core.peers import Candidate, Maps, Network
+from sprfast.errors import BackendError, InputError
+from sprfast.formats.model import Model
+
+# What is imported for each library, beside torch.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "onnx_unfolded": ("onnx", "onnxscript", "onnxruntime"),
+    "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "ncnn": ("ncnn", "pnnx"),
+    "mnn": ("onnx", "onnxscript", "MNN"),
+    "mnn_normal": ("onnx", "onnxscript", "MNN"),
+}
+_ALL_TILES_TOLERANCE = 3e-3  # of MNN as it comes: above float32's, so that its speed is shown with the error that it costs
+
+
+class Runner(Protocol):
+    """A graph in one library, for inputs of one shape, with the threads that torch has when it is made."""
+
+    threads: int  # as the library itself tells
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Float32 to float32: (1, 3, H, W) to the error map (1, 1, H, W) and the anomaly map (1, 1, 256, 256), or the D draws of
+        an image (D, 3, H, W) to the network's undivided output of the same shape.
+        """
+        ...
+
+
+def unavailable(name: str, device: torch.device) -> str | None:
+    """None where the library can run on `device`, else one sentence: why not, and what to install where that helps."""
+    if name == "torch_compile":
+        return None if device.type == "cuda" else compiler_missing()
+    if device.type != "cpu":
+        return f"{name} is measured on the CPU only, not on {device}"
+    missing = [module for module in _MODULES[name] if importlib.util.find_spec(module) is None]
+    return f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'" if missing else None
+
+
+def _candidate(
+    name: str,
+    description: str,
+    maps_runner: Callable[[Model, Sequence[Tensor]], Runner],
+    network_runner: Callable[[Model, Tensor, Sequence[int]], Runner],
+) -> Candidate:
+    """A candidate whose `build` and `network` raise BackendError with the reason where the library cannot run.
+
+    Args:
+        maps_runner: given a model and its noise.
+        network_runner: given a model, the times (D,) of the draws and the shape (D, 3, H, W). As the shape is
+            known with the first images, that call converts the network.
+    """
+
+    def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+        _require(name, device)
+        run = maps_runner(model, noise)
+
+        @torch.inference_mode()
+        def maps(x: Tensor) -> tuple[Tensor, Tensor]:
+            if device.type == "cuda":
+                errors, anomaly_maps = run(x)
+                return errors, anomaly_maps
+            parts = zip(*(run(image[None]) for image in x), strict=True)
+            errors, anomaly_maps = map(torch.cat, parts)
+            return errors, anomaly_maps
+
+        return maps
+
+    def network(model: Model, times: Tensor, device: torch.device) -> Network:
+        _require(name, device)
+        runner = functools.cache(functools.partial(network_runner, model, times.to(device)))
+
+        def scores(x: Tensor) -> Tensor:
+            run = runner(x.shape[1:])
+            with torch.inference_mode():
+                if device.type == "cuda":
+                    return run(x.flatten(0, 1))[0].view_as(x)
+                return torch.stack([run(draws)[0] for draws in x])
+
+        return scores
+
+    return Candidate(name, description, build, network=network)
+
+
+def _of_graph(name: str, description: str, runner: Callable[[Graph], Runner]) -> Candidate:
+    def maps_runner(model: Model, noise: Sequence[Tensor]) -> Runner:
+        return runner(maps_graph(model, noise))
+
+    def network_runner(model: Model, times: Tensor, shape: Sequence[int]) -> Runner:
+        return runner(network_graph(model, times, shape))
+
+    return _candidate(name, description, maps_runner, network_runner)
+
+
+def _require(name: str, device: torch.device) -> None:
+    reason = unavailable(name, device)
+    if reason:
+        raise BackendError(reason)
+
+
+CANDIDATES = (
+    _candidate("torch_compile", "torch.compile of the plain definition in channels-last, default mode", compiled_maps, compiled_network),
+    _candidate(
+        "onnx_unfolded",
+        "onnxruntime, the published pipeline exported as it is written, an image with all its draws in one graph",
+        lambda model, noise: OnnxRuntime(unfolded_graph(model, noise)),
+        lambda model, times, shape: OnnxRuntime(network_graph(model, times, shape)),
+    ),
+    _of_graph("onnxruntime", "onnxruntime, CPU provider, an image with all its draws in one graph", OnnxRuntime),
+    _of_graph("openvino", "OpenVINO, CPU plugin, latency hint, an image with all its draws in one graph", OpenVino),
+    _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),
+    _of_graph(
+        "mnn",
+        "MNN, high precision without the largest Winograd tiles, an image with all its draws in one graph",
+        functools.partial(Mnn, precision="high", tiles=SMALL_TILES),
+    ),
+    dataclasses.replace(
+        _of_graph(
+            "mnn_normal",
+            "MNN as it comes: normal precision, all Winograd tiles, an image with all its draws in one graph",
+            functools.partial(Mnn, precision="normal", tiles=ALL_TILES),
+        ),
+        own_tolerance=_ALL_TILES_TOLERANCE,
+    ),
+)
+
+
+def candidates(device: torch.device) -> tuple[Candidate, ...]:
+    """`CANDIDATES`; torch.compile runs with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions."""
+    if device.type != "cuda":
+        return CANDIDATES
+    return tuple(dataclasses.replace(each, precision="tf32") if each.name == "torch_compile" else each for each in CANDIDATES)
+
+
+def chosen(device: torch.device, names: Sequence[str] | None = None) -> tuple[Candidate, ...]:
+    """All that `sprfast bench` knows on this device, or of that what has one of these names.
+
+    Raises:
+        InputError: a name is not known.
+    """
+    known = {each.name: each for each in (*peers.candidates(device), *candidates(device))}
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"--candidates: {name!r} is not known, choose from {', '.join(known)}")
+    return tuple(each for name, each in known.items() if names is None or name in names)

@@ -1,0 +1,255 @@
+"""What a bench times: the network only, from tensor to map, or from image file to verdict."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprfast.bench.core import peers
+from sprfast.bench.core.peers import Candidate, Maps
+from sprfast.config import Preprocessing
+from sprfast.data import images
+from sprfast.engine.engine import Engine
+from sprfast.engine.predictor import Result
+from sprfast.errors import BackendError, InputError
+from sprfast.formats.model import Model
+from sprfast.method import sde
+from sprfast.method.noise import noise_bank
+
+SEED = 0  # of random images
+Answer = Callable[[Any], Any]  # what `Work.take` gives, to what `Work.results` reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The samples of a bench."""
+
+    pixels: Tensor  # (N, 3, H, W) float32 in [-1, 1], on the CPU
+    description: str
+    paths: tuple[Path, ...] | None = None  # of the N files, if they are files
+
+
+def parity(given: Mapping[str, Tensor], truth: Mapping[str, Tensor], tolerance: float) -> dict[str, Any]:
+    """Errors of each result relative to the truth, and whether all are within `tolerance`.
+
+    `relative_rms` is rms(given - truth) / rms(truth), `relative_max` is max|given - truth| / max|truth|;
+    null where what is given is not finite or has another shape.
+    """
+    errors = {name: _errors(given[name], expected) for name, expected in truth.items()}
+    worst = max((math.inf if value is None else value) for pair in errors.values() for value in pair.values())
+    return {**errors, "passed": worst <= tolerance}
+
+
+def _errors(given: Tensor, truth: Tensor) -> dict[str, float | None]:
+    if given.shape != truth.shape or not given.isfinite().all():
+        return {"relative_rms": None, "relative_max": None}
+    expected = truth.double().cpu()
+    difference = given.double().cpu() - expected
+    rms = difference.square().mean().sqrt() / expected.square().mean().sqrt()
+    return {"relative_rms": rms.item(), "relative_max": (difference.abs().max() / expected.abs().max()).item()}
+
+
+def random_images(count: int, size: int) -> Images:
+    """`count` images of `size` by `size` pixels that are the same in every run."""
+    pixels = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(SEED)) * 2.0 - 1.0
+    return Images(pixels, f"uniform random in [-1, 1], seed {SEED}")
+
+
+def file_images(paths: Sequence[Path], count: int, preprocessing: Preprocessing) -> Images:
+    """`count` images decoded from files, spread evenly over `paths`; where there are fewer files they repeat.
+
+    Raises:
+        InputError: a file cannot be decoded, or two have different sizes at the network's input.
+    """
+    chosen = [paths[index * len(paths) // count] if len(paths) > count else paths[index % len(paths)] for index in range(count)]
+    decoded = {path: images.load_image(path, preprocessing).pixels for path in dict.fromkeys(chosen)}
+    first = chosen[0]
+    for path, pixels in decoded.items():
+        if pixels.shape != decoded[first].shape:
+            sizes = " and ".join(f"{images.display_name(each)} is {decoded[each].shape[1:]}" for each in (first, path))
+            raise InputError(f"bench: images must have one size at the network's input, but {sizes}")
+    stacked = torch.from_numpy(np.stack([decoded[path] for path in chosen]))
+    return Images(stacked, f"{len(decoded)} files, {images.display_name(first)} the first", tuple(chosen))
+
+
+class Work(abc.ABC):
+    """One kind of work on the same images and noise for every candidate.
+
+    Args:
+        model: what is computed.
+        given: the samples.
+        device: where the candidates run; tensors are there before the clock starts.
+
+    Raises:
+        InputError: this work cannot be done on these samples.
+    """
+
+    name: ClassVar[str]
+    timed: ClassVar[str]  # for a person
+
+    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
+        self.model, self.given, self.device = model, given, device
+        height, width = given.pixels.shape[2:]
+        self._bank = noise_bank(model.schedule, height, width, model.noise_seed)
+        self.noise = [z.to(device) for z in self._bank]
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.given.pixels)
+
+    @abc.abstractmethod
+    def take(self, indices: Sequence[int]) -> Any:
+        """The samples of a query, for a candidate's answer."""
+
+    @abc.abstractmethod
+    def build(self, candidate: Candidate) -> Answer:
+        """The candidate, ready for samples.
+
+        Raises:
+            BackendError: it cannot do this work here; the message says why.
+        """
+
+    @abc.abstractmethod
+    def results(self, returned: Any) -> dict[str, Tensor]:
+        """What an answer returned, as tensors by name with one row a sample; outside of the time."""
+
+    @abc.abstractmethod
+    def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The results by `peers.Definition`: in float64, on the CPU whatever the device."""
+
+
+class TensorToMap(Work):
+    """Images on the device to both maps on the device."""
+
+    name = "maps"
+    timed = (
+        "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of noise are outside; "
+        "build and first calls are apart"
+    )
+
+    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
+        super().__init__(model, given, device)
+        self._samples = given.pixels.to(device)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """(B, 3, H, W)."""
+        return _rows(self._samples, indices)
+
+    def build(self, candidate: Candidate) -> Answer:
+        """As `Work.build`."""
+        return candidate.build(self.model, self.noise, self.device)
+
+    def results(self, returned: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256)."""
+        return _named(*returned)
+
+    def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """As `Work.truth`."""
+        return _named(*peers.Definition(self.model).maps(_rows(self.given.pixels, indices), self._bank))
+
+
+class FileToVerdict(TensorToMap):
+    """Image files to verdicts through the engine, whichever candidate computes the maps: what a line pays."""
+
+    name = "file"
+    timed = (
+        "from an image file to the verdict, by the engine with this candidate as its backend: decoding, resizing, copies, "
+        "both maps on the host, score; the file is in the system's cache; build and first calls are apart"
+    )
+
+    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
+        if given.paths is None:
+            raise InputError("bench: timing from file to verdict needs image files, give a folder of them with --images")
+        super().__init__(model, given, device)
+        self._paths = given.paths
+
+    def take(self, indices: Sequence[int]) -> list[Path]:  # type: ignore[override]
+        """B paths."""
+        return [self._paths[index] for index in indices]
+
+    def build(self, candidate: Candidate) -> Answer:
+        """As `Work.build`."""
+        return Engine(self.model, _MapsBackend(super().build(candidate), self.device)).predict
+
+    def results(self, returned: list[Result]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256)."""
+        failed = [result.reason for result in returned if result.anomaly_map is None]
+        if failed:
+            raise InputError(f"bench: an image could not be scored: {failed[0]}")
+        maps = ([result.error_map for result in returned], [result.anomaly_map for result in returned])
+        return _named(*(torch.from_numpy(np.stack(each)[:, None]) for each in maps))  # type: ignore[arg-type]
+
+
+class NetworkOnly(Work):
+    """Perturbed images on the device to the network's undivided output on the device."""
+
+    name = "network"
+    timed = (
+        "the network only, from perturbed images on the device to std(t) times the score on the device; perturbation, residual and "
+        "maps are outside; build and first calls are apart"
+    )
+
+    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
+        super().__init__(model, given, device)
+        draws = [sde.std(level.t) * z[:, 0] for level, z in zip(model.schedule.levels, self._bank, strict=True)]
+        self._perturbed = given.pixels[:, None] + torch.cat(draws)
+        self._samples = self._perturbed.to(device)
+        self.times = peers.draw_times(model.schedule)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """(B, D, 3, H, W): D draws of an image, those of the first level first."""
+        return _rows(self._samples, indices)
+
+    def build(self, candidate: Candidate) -> Answer:
+        """As `Work.build`."""
+        if candidate.network is None:
+            raise BackendError("perturbation and residual are part of its kernels, so the network alone cannot be timed")
+        return candidate.network(self.model, self.times, self.device)
+
+    def results(self, returned: Tensor) -> dict[str, Tensor]:
+        """(B, D, 3, H, W)."""
+        return {"scaled_score": returned}
+
+    def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """As `Work.truth`."""
+        network = peers.Definition(self.model)
+        return self.results(torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)]))
+
+
+WORKS: dict[str, type[Work]] = {work.name: work for work in (NetworkOnly, TensorToMap, FileToVerdict)}
+
+
+class _MapsBackend:
+    """A candidate as a `backends.Backend`; it has the noise already."""
+
+    def __init__(self, maps: Maps, device: torch.device) -> None:
+        self.device, self._maps = device, maps
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """As `backends.Backend.unavailable`: it has been built already."""
+        return None
+
+    def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `backends.Backend.maps`, with the candidate's own noise, which is the same."""
+        return self._maps(x.to(self.device))
+
+
+def _named(errors: Tensor, anomaly_maps: Tensor) -> dict[str, Tensor]:
+    return {"error_map": errors, "anomaly_map": anomaly_maps}
+
+
+def _rows(samples: Tensor, indices: Sequence[int]) -> Tensor:
+    """A view where the indices are consecutive."""
+    if all(after == before + 1 for before, after in itertools.pairwise(indices)):
+        return samples[indices[0] : indices[0] + len(indices)]
+    return samples[list(indices)]

@@ -1,0 +1,1 @@
+"""Correctness and speed on a machine with a GPU."""

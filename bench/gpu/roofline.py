@@ -1,0 +1,151 @@
+"""What this GPU can do at best: matrix products, copies, and the network's convolutions with nothing between them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from sprfast.backends.registry import inputs
+from sprfast.backends.triton import STORAGE, FusedUNet
+from sprfast.bench.core import timing
+from sprfast.bench.gpu.operators import Save, copying
+from sprfast.config import NetworkConfig, Precision
+from sprfast.formats.model import Model
+from sprfast.kernels.triton import reference
+from sprfast.lowering.fold import fold
+from sprfast.method import unet
+from sprfast.method.noise import noise_bank
+from sprfast.system import environment
+
+SCHEMA_VERSION = 1
+CONVOLUTIONS = ("conv2d", "convolution", "cudnn_convolution")  # of torch.ops.aten
+
+
+@torch.inference_mode()
+def measure(
+    model: Model,
+    device: torch.device,
+    batches: Sequence[int],
+    height: int,
+    width: int,
+    precision: Precision = "bfloat16",
+    *,
+    matrix: int = 8192,
+    copied: int = 2**31,
+    repeats: int = 5,
+    save: Save = lambda report: None,
+) -> dict[str, Any]:
+    """The ceilings, and for each batch the convolutions alone.
+
+    Args:
+        model: its network and schedule.
+        device: CUDA, or a CPU, where times mean nothing.
+        batches: numbers of images.
+        precision: of matrix product and convolutions.
+        matrix: rows and columns of the matrices.
+        copied: bytes of a copy, read and written together.
+        repeats: samples behind each median.
+        save: called with the report after each part.
+
+    Returns:
+        The report, plain JSON values. `floor` is the time that all multiplications of an image take at
+        the matrix product's rate; nothing that computes them in this precision is faster.
+    """
+    per_pass = flops(model.network, height, width)
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment.describe(device),
+        "device": str(device),
+        "input": {"height": height, "width": width, "draws": model.schedule.draws},
+        "precision": precision,
+        "gflop_per_forward": 1e-9 * per_pass,
+        "convolutions": [],
+    }
+    generator = torch.Generator(device).manual_seed(0)
+    a, b, out = torch.randn(3, matrix, matrix, device=device, generator=generator).to(STORAGE[precision])
+    clocks = {"matmul": timing.captured([functools.partial(torch.mm, a, b, out=out)] * 2, device), "copy": copying(copied, device)}
+    times = timing.spreads(clocks, repeats)
+    tflops = {key: 2e-12 * matrix**3 / seconds for key, seconds in times["matmul"].items()}
+    report["matmul"] = {"size": matrix, "tflop_per_s": _rates(tflops)}
+    report["copy"] = {"bytes": copied, "gb_per_s": _rates({key: 1e-9 * copied / seconds for key, seconds in times["copy"].items()})}
+    floor = 1e-6 * model.schedule.draws * per_pass / tflops["median"]
+    report["floor"] = {"us_per_image": floor, "images_per_s": 1e6 / floor}
+    save(report)
+    for images in batches:
+        report["convolutions"].append(_convolutions(model, device, images, height, width, precision, floor, repeats))
+        save(report)
+    return report
+
+
+def flops(config: NetworkConfig, height: int, width: int) -> int:
+    """Floating-point operations of one pass of one image through the network, two a multiplication and addition."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
+    return int(counter.get_total_flops())
+
+
+class _Recorded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects every convolution that runs, with its operands."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Callable[[], Tensor]] = []
+        self.operands: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in CONVOLUTIONS:
+            self.calls.append(functools.partial(func, *args, **(kwargs or {})))
+            self.operands.append((args[0], args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def library_convolutions(
+    model: Model, device: torch.device, images: int, height: int, width: int, precision: Precision
+) -> tuple[list[Callable[[], Tensor]], list[tuple[Tensor, Tensor]]]:
+    """The convolutions that the fused network leaves to the library, on the maps of random images.
+
+    Returns:
+        The calls in order, and input and weight of each. All of the network's convolutions but the
+        first, which our kernel computes, and the 1x1, which is fused into the head.
+    """
+    network = FusedUNet(fold(model), device, STORAGE[precision], operators=reference, benchmark=True)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.rand(images, 3, height, width, device=device, generator=generator) * 2.0 - 1.0
+    x, z = inputs(x, noise_bank(model.schedule, height, width, model.noise_seed), device)
+    with _Recorded() as recorded:
+        network.error_map(x, z, network.workspace(images, height, width))
+    ours = [index for index, (_, weight) in enumerate(recorded.operands) if weight.shape[1] > 3 and weight.shape[2] == 3]
+    return [recorded.calls[index] for index in ours], [recorded.operands[index] for index in ours]
+
+
+def _convolutions(
+    model: Model, device: torch.device, images: int, height: int, width: int, precision: Precision, floor: float, repeats: int
+) -> dict[str, Any]:
+    """All of them in one graph, and each alone."""
+    calls, operands = library_convolutions(model, device, images, height, width, precision)
+    clocks = {"all": timing.captured(calls, device)}
+    clocks |= {str(index): timing.captured([call] * 2, device) for index, call in enumerate(calls)}
+    times = timing.spreads(clocks, repeats)
+    per_image = {key: 1e6 * len(calls) * seconds / images for key, seconds in times["all"].items()}
+    layers = []
+    for index, (x, weight) in enumerate(operands):
+        work = 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3]
+        median = times[str(index)]["median"]
+        layers.append({"input": list(x.shape), "weight": list(weight.shape), "us": 1e6 * median, "tflop_per_s": 1e-12 * work / median})
+    return {
+        "images": images,
+        "us_per_image": per_image,
+        "percent_of_floor": 100 * floor / per_image["median"],
+        "layers": layers,  # each on its own; a small map may then lie in the cache
+    }
+
+
+def _rates(by_time: dict[str, float]) -> dict[str, float]:
+    """From the rates at the median, least and most time."""
+    return {"median": by_time["median"], "min": by_time["max"], "max": by_time["min"]}

@@ -1,0 +1,201 @@
+"""End to end, step after step: the published pipeline, bfloat16, torch.compile, our kernels, and those in a CUDA graph."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprfast.bench.core import hardware, peers, scenarios, timing
+from sprfast.bench.core.peers import BASELINE, TOLERANCES, Candidate, Maps
+from sprfast.bench.gpu.operators import Save
+from sprfast.formats.model import Model
+from sprfast.method import scoring
+from sprfast.method.noise import noise_bank
+from sprfast.system import environment
+
+SCHEMA_VERSION = 1
+COMPILED = "compile_bfloat16"
+PEERS = (BASELINE, "eager_bfloat16", COMPILED)
+BUILD_SHARE = 0.75  # of a batch's time
+ROUNDS_SECONDS = 12.0  # at most, a batch
+
+CANDIDATES = (
+    Candidate(
+        BASELINE, "the published pipeline as PyTorch's defaults run it: float32 with TF32, a pass a draw", peers.published_tf32, "tf32"
+    ),
+    Candidate("eager_bfloat16", "bfloat16, channels-last, eager, all draws in one batch", peers.bfloat16, "bfloat16"),
+    Candidate(COMPILED, "the same through torch.compile, max-autotune, with CUDA graphs", peers.compiled_bfloat16, "bfloat16"),
+    Candidate("triton_bfloat16", "sprfast, fused kernels", peers.backend("triton", "bfloat16"), "bfloat16"),
+    Candidate("cuda_graph_bfloat16", "sprfast, fused kernels in a CUDA graph", peers.backend("cuda_graph", "bfloat16"), "bfloat16"),
+    Candidate("triton_float32", "sprfast, fused kernels, float32", peers.backend("triton")),
+    Candidate("cuda_graph_float32", "sprfast, fused kernels in a CUDA graph, float32", peers.backend("cuda_graph")),
+)
+
+
+def measure(
+    model: Model,
+    device: torch.device,
+    batches: Sequence[int],
+    height: int,
+    width: int,
+    *,
+    seconds: float,
+    floor: float | None = None,
+    minimum: int = 10,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    save: Save = lambda report: None,
+) -> dict[str, Any]:
+    """Every candidate at every batch size, the batches in the order given.
+
+    Within a batch the candidates take turns on the same images and noise. One whose maps are not the
+    definition's (float64, on the CPU) has no speed; one that cannot be built, or not in time, is
+    listed with the reason.
+
+    Args:
+        batches: numbers of images in a call.
+        seconds: for everything; the remaining time is shared evenly by the remaining batches.
+        minimum: rounds of a batch that are measured whatever they cost.
+        floor: microseconds that the matrix units need for an image, from `roofline.measure`.
+        save: called with the report after each candidate's build and each batch.
+
+    Returns:
+        The report, plain JSON values.
+    """
+    deadline = time.monotonic() + seconds
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "environment": environment.describe(device),
+        "device": str(device),
+        "input": {"images": "uniform random in [-1, 1]", "height": height, "width": width, "draws": model.schedule.draws},
+        "network": model.network.to_json(),
+        "model_sha256": model.sha256,
+        "timed": "from an input tensor on the device to the anomaly map on the device, until the device is idle",
+        "tolerances": TOLERANCES,
+        "floor_us_per_image": floor,
+        "batches": [],
+    }
+    noise = noise_bank(model.schedule, height, width, model.noise_seed)
+    for index, images in enumerate(batches):
+        generator = torch.Generator().manual_seed(images)
+        x = torch.rand(images, 3, height, width, generator=generator) * 2.0 - 1.0
+        entries = {each.name: _unmeasured(each) for each in candidates}
+        report["batches"].append({"images": images, "candidates": entries})
+        share = (deadline - time.monotonic()) / (len(batches) - index)
+        passed = _build(model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report))
+        _measure(passed, x.to(device), min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share), minimum, entries)
+        _add_figures(entries, images, floor)
+        save(report)
+    return report
+
+
+def problems(report: dict[str, Any]) -> list[str]:
+    """One sentence for each candidate with wrong maps, and for each of ours that should run on this device and has no speed."""
+    found = []
+    for batch in report["batches"]:
+        for name, entry in batch["candidates"].items():
+            ours = name not in PEERS and (report["device"].startswith("cuda") or not name.startswith("cuda_graph"))
+            if entry["status"] == "failed" or (ours and entry["status"] != "measured"):
+                found.append(f"{name}, {batch['images']} images: {entry['status']}, {entry['reason']}")
+    return found
+
+
+def _unmeasured(candidate: Candidate) -> dict[str, Any]:
+    fields = ("build_s", "first_call_s", "parity", "memory", "images_per_s", "us_per_image", "latency", "ratio_to", "percent_of_floor")
+    head = {"description": candidate.description, "precision": candidate.precision, "status": "not measured", "reason": "out of time"}
+    return head | dict.fromkeys(fields)
+
+
+def _build(
+    model: Model,
+    device: torch.device,
+    x: Tensor,
+    noise: Sequence[Tensor],
+    seconds: float,
+    entries: dict[str, dict[str, Any]],
+    candidates: Sequence[Candidate],
+    save: Callable[[], None],
+) -> dict[str, Maps]:
+    """Build, warm up and check every candidate; those that passed, by name, in the order given."""
+    deadline = time.monotonic() + seconds
+    ends = sorted({0, x.shape[0] - 1})  # a truth for every image would take longer than the measurement
+    truth = peers.Definition(model).maps(x[ends], noise)
+    device_noise, device_x = [z.to(device) for z in noise], x.to(device)
+    passed: dict[str, Maps] = {}
+    for each in sorted(candidates, key=lambda each: each.name == COMPILED):  # last: it gets the time that the others leave
+        try:
+            with timing.limited(deadline - time.monotonic()):
+                maps = _built(each, model, device_noise, device_x, truth, ends, entries[each.name])
+                if maps:
+                    passed[each.name] = maps
+        except Exception as error:  # listed with its reason
+            entries[each.name] |= {"status": "unavailable", "reason": timing.failure(error)}
+        save()
+    return {each.name: passed[each.name] for each in candidates if each.name in passed}
+
+
+def _measure(passed: dict[str, Maps], x: Tensor, seconds: float, minimum: int, entries: dict[str, dict[str, Any]]) -> None:
+    """Interleaved rounds; their times into `entries`."""
+
+    def answering(maps: Maps) -> Callable[[int], object]:
+        return lambda index: maps(x)
+
+    measured = list(timing.rounds({name: answering(maps) for name, maps in passed.items()}, x.device, seconds, minimum))
+    for name in passed:
+        entries[name] |= {"status": "measured", "reason": None, "rounds": measured}
+
+
+def _built(
+    candidate: Candidate,
+    model: Model,
+    noise: Sequence[Tensor],
+    x: Tensor,
+    truth: tuple[Tensor, Tensor],
+    ends: list[int],
+    entry: dict[str, Any],
+) -> Maps | None:
+    """The candidate, warmed up and checked; None if its maps are wrong."""
+    before = hardware.held(x.device)
+    entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, x.device), x.device)
+    entry["first_call_s"], given = timing.timed(functools.partial(maps, x), x.device)
+    entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
+    if not entry["parity"]["passed"]:
+        entry |= {"status": "failed", "reason": "its maps are not the definition's"}
+        return None
+    maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
+    peak = hardware.peak_memory(functools.partial(maps, x), x.device, before)
+    entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
+    return maps
+
+
+def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
+    """Relative RMS errors of error maps and of the images' scores; null where one is not finite or has another shape."""
+    errors, anomaly_maps = given
+    pairs = {"error_map": (errors, truth[0]), "score": (scoring.image_score(anomaly_maps), scoring.image_score(truth[1]))}
+    found: dict[str, float | None] = {}
+    for name, (got, expected) in pairs.items():
+        sound = got.shape == expected.shape and bool(got.isfinite().all())
+        difference = got.cpu().double() - expected.double() if sound else None
+        found[name] = None if difference is None else float(difference.norm() / expected.double().norm())
+    passed = all(error is not None and error <= tolerance for error in found.values())
+    return {"relative_rms": found, "tolerance": tolerance, "passed": passed}
+
+
+def _add_figures(entries: dict[str, dict[str, Any]], images: int, floor: float | None) -> None:
+    """Replace the rounds of the measured entries by figures."""
+    for name, entry in entries.items():
+        measured = entry.pop("rounds", None)
+        if measured is None:
+            continue
+        seconds = [times[name] for times in measured]
+        entry["images_per_s"] = scenarios.OFFLINE.figures(seconds, images)
+        entry["us_per_image"] = timing.spread([1e6 * value / images for value in seconds])
+        entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
+        if images == 1:
+            entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
+        if floor is not None:
+            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]

@@ -1,0 +1,104 @@
+"""What befalls each frame of a soak run, decided before it begins."""
+
+from __future__ import annotations
+
+import enum
+import re
+
+import numpy as np
+
+from sprfast.errors import InputError
+from sprfast.line.health import KINDS as ERROR_KINDS
+from sprfast.line.sources import Fault
+
+_CAMERA = "soak"  # with the producer's number the name of its camera
+_ID = re.compile(rf"{_CAMERA}(\d+)-(\d+)")
+
+
+class LineFault(str, enum.Enum):
+    """What goes wrong between a good camera and the line."""
+
+    PAST_DEADLINE = "past_deadline"  # the frame comes when its deadline has passed
+    DUPLICATE_ID = "duplicate_id"  # the frame is submitted again under its id
+    MISSING_FILE = "missing_file"  # a path without a file
+    TRUNCATED_FILE = "truncated_file"  # half a PNG
+    WRONG_DTYPE = "wrong_dtype"  # int32
+    NAN_VALUES = "nan_values"  # float32, with a pixel that is no number
+    WRONG_CHANNEL_ORDER = "wrong_channel_order"  # colour that is declared grey
+    FAILING_CALLBACK = "failing_callback"  # the callback raises at its answer
+
+    def __str__(self) -> str:
+        return self.value
+
+
+Kind = Fault | LineFault
+KINDS: tuple[Kind, ...] = (*Fault, *LineFault)
+TWICE = (Fault.REPEAT, Fault.REORDER, LineFault.DUPLICATE_ID)  # whose id comes again, and must be refused then
+
+
+def error_of(kind: Kind | None) -> str | None:
+    """The kind of the error that a frame must be answered with, one of `health.KINDS`; None: it must have its score."""
+    if kind in (None, Fault.REPEAT, LineFault.DUPLICATE_ID, LineFault.FAILING_CALLBACK):
+        return None
+    name = "camera" if isinstance(kind, Fault) else "deadline" if kind is LineFault.PAST_DEADLINE else "input"
+    assert name in dict(ERROR_KINDS)
+    return name
+
+
+class Plan:
+    """The faults of all producers' frames, one byte a frame; frames are counted over all producers, one producer after another.
+
+    Args:
+        frames: of all producers together.
+        producers: that share them evenly.
+        rate: of faults; there is at least one of each kind, unless it is 0.
+        seed: of where they are.
+
+    Raises:
+        InputError: there are too few frames for the producers or the faults.
+    """
+
+    def __init__(self, frames: int, producers: int, rate: float, seed: int) -> None:
+        self.counts = [frames // producers + (producer < frames % producers) for producer in range(producers)]
+        self._starts = np.cumsum([0, *self.counts[:-1]]).tolist()
+        inner = [np.arange(start + 1, start + count - 1) for start, count in zip(self._starts, self.counts, strict=True)]
+        places = np.concatenate(inner)  # the first and the last picture of a camera are good, so that it can tell what lies between
+        faults = max(round(frames * rate), len(KINDS)) if rate else 0
+        if min(self.counts) < 3 or faults > len(places):
+            raise InputError(
+                f"frames: {frames} are too few for {producers} producers and {faults} faults, there are {len(KINDS)} kinds of them"
+            )
+        self._codes = np.zeros(frames, np.uint8)  # 0: a good frame
+        chosen = np.random.default_rng(seed).choice(places, faults, replace=False)
+        self._codes[chosen] = 1 + np.arange(faults) % len(KINDS)
+
+    @staticmethod
+    def camera(producer: int) -> str:
+        """The name of its camera."""
+        return f"{_CAMERA}{producer}"
+
+    def place(self, id: object) -> tuple[int, int] | None:
+        """The frame with this id, counted over all and among its producer's; None: there is no such id."""
+        match = _ID.fullmatch(str(id))
+        if not match:
+            return None
+        producer, number = int(match[1]), int(match[2])
+        known = producer < len(self.counts) and number < self.counts[producer]
+        return (self._starts[producer] + number, number) if known else None
+
+    def kind(self, frame: int) -> Kind | None:
+        """What befalls it."""
+        code = int(self._codes[frame])
+        return KINDS[code - 1] if code else None
+
+    def camera_faults(self, producer: int) -> dict[int, Fault]:
+        """What befalls it in its camera, by number among the producer's."""
+        start, count = self._starts[producer], self.counts[producer]
+        numbers = np.flatnonzero(self._codes[start : start + count]).tolist()
+        kinds = {number: self.kind(start + number) for number in numbers}
+        return {number: kind for number, kind in kinds.items() if isinstance(kind, Fault)}
+
+    def injected(self) -> dict[Kind, int]:
+        """How many frames each kind befalls."""
+        counts = np.bincount(self._codes, minlength=len(KINDS) + 1)[1:].tolist()
+        return dict(zip(KINDS, counts, strict=True))

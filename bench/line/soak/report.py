@@ -1,0 +1,207 @@
+"""What a soak run found: counts, slopes, and the checks that held or did not."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from sprfast._version import __version__
+from sprfast.bench.line.soak import samples
+from sprfast.bench.line.soak.ledger import Ledger
+from sprfast.bench.line.soak.plan import KINDS, TWICE, error_of
+from sprfast.bench.line.soak.samples import Sample
+from sprfast.engine.predictor import Predictor
+from sprfast.line.health import Health
+
+if TYPE_CHECKING:
+    from sprfast.bench.line.soak.soaking import Options
+
+SCHEMA_VERSION = 1
+MEMORY_LIMIT = 1.0  # KB for each 1,000 frames that the process may grow by, as the median slope: an allocator grows in steps
+JUDGED = 20_000  # frames after the warm-up from which memory is judged; before, what an allocator keeps outweighs what grows
+
+# Key, heading, and what a sample has of it.
+_QUANTITIES: tuple[tuple[str, str, Callable[[Sample], float | None]], ...] = (
+    ("memory_kb", "memory, KB", lambda sample: sample.memory_kb),
+    ("threads", "threads", lambda sample: sample.threads),
+    ("python_threads", "Python threads", lambda sample: sample.python_threads),
+    ("descriptors", "descriptors", lambda sample: sample.descriptors),
+    ("p50_ms", "p50, ms", lambda sample: sample.p50_ms),
+    ("p99_ms", "p99, ms", lambda sample: sample.p99_ms),
+)
+Check = tuple[str, bool | None, str]  # its name, whether it held (None: it is not judged), and what was found
+_NEVER_MORE = ("threads", "python_threads", "descriptors")
+
+
+@dataclasses.dataclass
+class Swaps:
+    """Models that were offered while the line ran, a broken one and an equal one each time."""
+
+    offered: int = 0  # pairs
+    refused: int = 0  # broken ones
+    accepted: int = 0  # equal ones
+    wrongly_accepted: int = 0
+    wrongly_refused: int = 0
+    reason: str = ""  # of the last refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run leaves."""
+
+    options: Options
+    warm_up: int  # frames
+    complete: bool
+    signal: signal.Signals | None  # that ended it early
+    drained: bool  # all answers came within the time for it
+    hung: bool  # no answer came for too long
+    seconds: float
+    ledger: Ledger
+    swaps: Swaps
+    health: Health  # of the closed line
+    samples: Sequence[Sample]
+    warm: int | None  # the first sample that counts
+
+
+def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any]:
+    """The report, plain JSON values.
+
+    `trends` has for each quantity its slopes per 1,000 frames after the warm-up (see `samples.Trend`), and its first and last value,
+    both taken when the line was at rest; null where it is not known. `checks` have a name, whether they held (null: not judged)
+    and what was found.
+    """
+    ledger, counted = outcome.ledger, [] if outcome.warm is None else outcome.samples[outcome.warm :]
+    trends = {key: _trend(counted, value) for key, _, value in _QUANTITIES}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": outcome.complete,
+        "signal": outcome.signal.name if outcome.signal else None,
+        "environment": {"sprfast": __version__, "python": platform.python_version(), "platform": platform.platform()},
+        "model": dataclasses.asdict(outcome.health.model),
+        "options": dataclasses.asdict(outcome.options) | {"warm_up": outcome.warm_up},
+        "threshold": predictor.threshold.value if predictor.threshold else None,
+        "seconds": outcome.seconds,
+        "frames_per_s": ledger.answered / outcome.seconds,
+        "ids": ledger.counts() | {"answered": ledger.answered, "closed": ledger.closed},
+        "verdicts": dict(outcome.health.verdicts),
+        "faults": {str(kind): ledger.verdicts[kind] | ({"refused": ledger.refused[kind]} if kind in TWICE else {}) for kind in KINDS},
+        "swaps": dataclasses.asdict(outcome.swaps),
+        "batches": outcome.health.batches,
+        "heap": heap,
+        "trends": trends,
+        "trends_reason": samples.unavailable(),
+        "samples": [dataclasses.asdict(sample) for sample in outcome.samples],
+        "checks": [
+            {"name": name, "passed": passed, "found": found}
+            for name, passed, found in (*_answers(outcome), *_course(outcome), *_resources(outcome, trends))
+        ],
+        "examples": list(ledger.examples),
+    }
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """A sentence for each check that did not hold."""
+    return [f"{check['name']}: {check['found']}" for check in report["checks"] if check["passed"] is False]
+
+
+def exit_code(report: dict[str, Any]) -> int:
+    """128 + n after signal n, else 1 if a check did not hold, else 0."""
+    return 128 + signal.Signals[report["signal"]] if report["signal"] else int(bool(failures(report)))
+
+
+def table(report: dict[str, Any]) -> RenderableType:
+    """The report for a terminal; fits 80 columns."""
+    ids, options, model = report["ids"], report["options"], report["model"]
+    unfinished = "" if report["complete"] else f", INCOMPLETE ({report['signal'] or 'see the checks'})"
+    title = f"{ids['answered']} frames, {report['frames_per_s']:.4g} a second{unfinished}"
+    trends = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    trends.add_column("after the warm-up", no_wrap=True)
+    for heading in ("first", "last", "a 1,000\nframes", "standard\nerror", "median\nslope"):
+        trends.add_column(heading, justify="right", no_wrap=True)
+    for key, heading, _ in _QUANTITIES:
+        row = report["trends"][key]
+        trends.add_row(heading, *(_cell(row[name]) for name in ("first", "last", "slope", "standard_error", "median_slope")))
+    checks = Table("", "", "", box=None, show_header=False, padding=(0, 1))
+    for check in report["checks"]:
+        word = {True: "held", False: "FAILED", None: "not judged"}[check["passed"]]
+        checks.add_row(word, check["name"], check["found"])
+    notes = (
+        f"model {model['sha256'][:12]}, backend {model['backend']}, {model['precision']}; {options['producers']} producers, "
+        f"warm-up {options['warm_up']} frames, {report['batches']} batches, heap {report['heap']}",
+        *report["examples"],
+    )
+    return Group(trends, checks, *notes)
+
+
+def _answers(outcome: Outcome) -> Iterator[Check]:
+    ledger, wrong = outcome.ledger, outcome.ledger.wrong
+    ids = ledger.counts()
+    others = wrong["mixed up"] + wrong["unknown"]
+    once = not (ids["taken_twice"] or ids["unanswered"] or ids["answered_twice"] or others)
+    numbers = f"{ids['taken']} taken; {ids['unanswered']} not answered, {ids['answered_twice']} answered again"
+    yield "every id is answered once", once, f"{numbers}, {ids['taken_twice']} taken again, {others} answers to another id"
+    spoilt = sum(sum(ledger.verdicts[kind].values()) for kind in KINDS if error_of(kind))
+    missed = f"{wrong['passed']} passed, {wrong['not noticed']} had another answer than their ERROR"
+    yield "no fault passes", not (wrong["passed"] or wrong["not noticed"]), f"{spoilt} faults; {missed}"
+    good = sum(sum(verdicts.values()) for kind, verdicts in ledger.verdicts.items() if not error_of(kind))
+    differ = f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others, relative tolerance {ledger.tolerance:g}"
+    yield "good frames score as they do alone", not (wrong["scores"] or wrong["verdicts"]), f"{good} good frames; {differ}"
+    again = sum(ledger.refused.values())
+    refusals = f"{again} ids that came again and {ledger.closed} after the end were refused, {wrong['refused']} others"
+    yield "what is refused is accounted for", not wrong["refused"], refusals
+    yield _counts(outcome, again + ledger.closed + wrong["refused"], ids["taken"])
+    swaps = outcome.swaps
+    right = swaps.refused == swaps.accepted == swaps.offered == outcome.health.swaps
+    broken = f"{swaps.refused} of {swaps.offered} broken models refused"
+    yield "models are swapped", right, f"{broken}, {swaps.accepted} equal ones accepted; last reason: {swaps.reason}"
+
+
+def _counts(outcome: Outcome, refused: int, taken: int) -> Check:
+    health, ledger = outcome.health, outcome.ledger
+    told = (health.taken, health.refused, sum(health.verdicts.values()), health.callback_failures, health.unanswered)
+    seen = (taken, refused, taken, ledger.failed_callbacks, 0)
+    named = "taken, refused, answered, failed callbacks, unanswered"
+    return "the line counts right", told == seen, f"{named}: {told}" + ("" if told == seen else f", expected {seen}")
+
+
+def _course(outcome: Outcome) -> Iterator[Check]:
+    missing = [str(kind) for kind in KINDS if not sum(outcome.ledger.verdicts[kind].values())]
+    if outcome.options.faults and outcome.complete:
+        yield "every kind of fault occurs", not missing, f"{len(KINDS)} kinds" + (f", but not {', '.join(missing)}" if missing else "")
+    found = "no answer for too long" if outcome.hung else "all was answered in time" if outcome.drained else "not all was answered in time"
+    yield "the line does not hang", outcome.drained and not outcome.hung, found
+
+
+def _resources(outcome: Outcome, trends: dict[str, dict[str, float | None]]) -> Iterator[Check]:
+    memory, frames = trends["memory_kb"], outcome.ledger.answered - outcome.warm_up
+    growth, slope, error = memory["median_slope"], memory["slope"], memory["standard_error"]
+    told = "not known"
+    if growth is not None:
+        told = f"{growth:.3g} KB per 1,000 frames, limit {MEMORY_LIMIT:g}; by least squares {slope:.3g}, standard error {error:.2g}"
+    judged = growth is not None and frames >= JUDGED
+    short = "" if judged or memory["first"] is None else f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
+    yield "memory does not grow", growth <= MEMORY_LIMIT if judged and growth is not None else None, told + short
+    for key, heading, _ in _QUANTITIES:
+        if key in _NEVER_MORE:
+            first, last = trends[key]["first"], trends[key]["last"]
+            known = outcome.complete and first is not None and last is not None
+            more = last - first if first is not None and last is not None else 0
+            yield f"{heading} do not grow", more <= 0 if known else None, f"{more:+g} since the warm-up" if known else "not known"
+
+
+def _trend(counted: Sequence[Sample], value: Callable[[Sample], float | None]) -> dict[str, float | None]:
+    found = samples.trend(counted, value)
+    first, last = (value(counted[0]), value(counted[-1])) if counted else (None, None)
+    fitted = dataclasses.asdict(found) if found else dict.fromkeys(("slope", "standard_error", "median_slope", "samples"))
+    return fitted | {"first": first, "last": last}
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""A bench report as one HTML page."""

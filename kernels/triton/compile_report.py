@@ -1,0 +1,295 @@
+"""What the compiler makes of each launch, without a GPU: registers, spills, shared memory, access widths, matrix instructions.
+
+A launch recorded on meta tensors (`launch.recorded`) is compiled as Triton would compile it when it
+runs, for any architecture; the numbers are read from the machine code. This shows slow code, not
+wrong code: that is what `self_test` is for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton._C.libtriton import native_specialize_impl
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.compiler import ASTSource
+
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.launch import Launch
+
+REGISTERS = 65536  # 32-bit ones of a multiprocessor, on all of ARCHITECTURES
+RESERVED_BYTES = 1024  # of shared memory, for each block
+MAP_LOADS = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "affine_swish_head", "group_statistics", "group_norm_swish")
+MAP_STORES = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "group_norm_swish", "perturb_conv3x3")
+RESIDENT_WARPS = {"perturb_conv3x3": 8}  # at least, on a multiprocessor; others: DEFAULT_RESIDENT_WARPS
+DEFAULT_RESIDENT_WARPS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Limits of a multiprocessor, from the CUDA programming guide."""
+
+    block_bytes: int  # shared memory, at most for one block
+    shared_bytes: int  # shared memory
+    warps: int
+    blocks: int
+
+
+ARCHITECTURES: dict[int, Architecture] = {
+    80: Architecture(163 << 10, 164 << 10, 64, 32),
+    86: Architecture(99 << 10, 100 << 10, 48, 16),
+    89: Architecture(99 << 10, 100 << 10, 48, 24),
+    90: Architecture(227 << 10, 228 << 10, 64, 32),
+    100: Architecture(227 << 10, 228 << 10, 64, 32),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One compiled kernel. Accesses are instructions in the code, by bits a thread: {128: 8, 32: 2}.
+
+    A feature-map access is one of a whole [pixels, channels] block; the others are vectors of one
+    number a channel or a pixel, and single numbers.
+    """
+
+    kernel: str
+    capability: int  # 90 for sm_90
+    signature: dict[str, str]  # Triton's type of each argument: "*bf16", "i32", with ":16" where known to be divisible, or "1"
+    constants: dict[str, Any]
+    warps: int
+    registers: int  # of one thread, 32 bits each
+    stack_bytes: int  # of one thread
+    local_accesses: int  # loads and stores of local memory: spills
+    shared_bytes: int  # of one block
+    resident_warps: int  # that fit on one multiprocessor
+    loads: dict[int, int]  # of global memory, feature maps included
+    stores: dict[int, int]
+    map_loads: dict[int, int]
+    map_stores: dict[int, int]
+    matrix: dict[str, int]  # tensor-core instructions: {"HGMMA": 24}
+
+    @property
+    def storage(self) -> str:
+        """Type of the feature maps; float32 for a kernel that has none."""
+        types = {kind.removeprefix("*").partition(":")[0] for kind in self.signature.values()}
+        return "bfloat16" if "bf16" in types else "float16" if "fp16" in types else "float32"
+
+    def describe(self) -> str:
+        """Kernel, storage, constants, warps and architecture, for a message."""
+        constants = ", ".join(f"{name}={value}" for name, value in self.constants.items())
+        return f"{self.kernel}({self.storage}, {constants}, warps={self.warps}) on sm_{self.capability}"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields and `storage`."""
+        return {**dataclasses.asdict(self), "storage": self.storage}
+
+
+def capability(name: str) -> int:
+    """90 for "sm_90".
+
+    Raises:
+        ValueError: it is none of `ARCHITECTURES`.
+    """
+    known = {f"sm_{number}": number for number in ARCHITECTURES}
+    if name not in known:
+        raise ValueError(f"architecture {name!r} is not known, expected one of {', '.join(known)}")
+    return known[name]
+
+
+def compile_launches(launches: Iterable[Launch], capability: int) -> list[Compiled]:
+    """Compile the distinct ones of `launches` for one of `ARCHITECTURES`, in their order.
+
+    Launches that Triton would serve by the same machine code are one: the same kernel, types,
+    divisibility by 16, arguments that equal 1, constants and warps. Triton's cache on disk is used.
+
+    Raises:
+        RuntimeError: Triton is in its interpreter, which compiles nothing.
+    """
+    if launch.INTERPRETED:
+        raise RuntimeError("TRITON_INTERPRET is set, and Triton's interpreter compiles nothing; unset it")
+    sources = {(source.hash(), each.warps): (each, source) for each in launches for source in [_source(each)]}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler runs outside of Python's lock
+        return list(pool.map(lambda pair: _compile(pair[0], pair[1], capability), sources.values()))
+
+
+def problems(reports: Iterable[Compiled]) -> list[str]:
+    """What no shipped kernel may have, one sentence each; empty if all is well.
+
+    - A stack or an access to local memory: registers were spilled.
+    - More shared memory than a block may have, or fewer warps resident than `RESIDENT_WARPS` asks for.
+    - An access to a feature map of less than 128 bits, or none found, in `MAP_LOADS` and `MAP_STORES`. The first
+      convolution loads images of three channels, number by number, and stores a feature map.
+    - The first convolution without tensor cores for 16-bit storage, or anything else with: IEEE float32 has none.
+    """
+    return [f"{each.describe()}: {problem}" for each in reports for problem in _problems(each)]
+
+
+def rows(reports: Sequence[Compiled]) -> list[tuple[str, ...]]:
+    """A table, its header first: one row a compiled kernel.
+
+    `regs` of a thread, `local` accesses to local memory, `shared` bytes of a block, `warps` that fit on a
+    multiprocessor, `maps` loads + stores of feature maps by bits, `matrix` tensor-core instructions.
+    """
+    header = ("kernel", "type", "C", "regs", "local", "shared", "warps", "maps", "matrix")
+    return [header, *(_row(each) for each in reports)]
+
+
+def _source(each: Launch) -> Any:
+    """The launch's source with its arguments specialised, by Triton's own function."""
+    signature, constants, attributes = {}, {}, {}
+    given = {**each.arguments, **each.constants}
+    for index, parameter in enumerate(each.kernel.params):
+        value = given[parameter.name]
+        kind, detail = "constexpr", value
+        if not parameter.is_constexpr:
+            specialize, align = not parameter.do_not_specialize, not parameter.do_not_specialize_on_alignment
+            kind, detail = native_specialize_impl(CUDABackend, value, parameter.is_const, specialize, align)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[(index,)] = detail
+        elif detail:
+            attributes[(index,)] = CUDABackend.parse_attr(detail)
+    return ASTSource(each.kernel, signature, constants, attributes)
+
+
+def _compile_source(source: Any, warps: int, capability: int) -> Any:
+    return triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": warps})
+
+
+def _compile(each: Launch, source: Any, capability: int) -> Compiled:
+    compiled = _compile_source(source, each.warps, capability)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _output(triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin))
+        code = _output(triton.knobs.nvidia.nvdisasm.path, "-c", "-g", str(cubin))
+    used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
+    instructions = list(_instructions(code))
+    lines = _map_lines(compiled.asm["ttgir"], each.constants.get("BLOCK", 0) * each.constants.get("C", 0))
+    of_maps = [opcode for line, opcode in instructions if line in lines]
+    opcodes = [opcode for _, opcode in instructions]
+    shared = compiled.metadata.shared
+    return Compiled(
+        kernel=each.name,
+        capability=capability,
+        signature=_signature(source, each),
+        constants=each.constants,
+        warps=each.warps,
+        registers=used["REG"],
+        stack_bytes=used["STACK"],
+        local_accesses=sum(_name(opcode) in ("LDL", "STL") for opcode in opcodes),
+        shared_bytes=shared,
+        resident_warps=_resident_warps(ARCHITECTURES[capability], each.warps, used["REG"], shared),
+        loads=_widths(opcodes, "LDG", "LDGSTS"),
+        stores=_widths(opcodes, "STG"),
+        map_loads=_widths(of_maps, "LDG", "LDGSTS"),
+        map_stores=_widths(of_maps, "STG"),
+        matrix=dict(Counter(_name(opcode) for opcode in opcodes if _name(opcode).endswith("MMA"))),
+    )
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _signature(source: Any, each: Launch) -> dict[str, str]:
+    """As `Compiled.signature`: of the arguments, not of the constants."""
+    signature = {}
+    for index, (name, kind) in enumerate(source.signature.items()):
+        if name in each.arguments:
+            divisible = ":16" if (index,) in source.attrs else ""
+            signature[name] = str(source.constants[(index,)]) if kind == "constexpr" else f"{kind}{divisible}"
+    return signature
+
+
+def _instructions(code: str) -> Iterator[tuple[tuple[str, int], str]]:
+    """((file, line), opcode) of each instruction that nvdisasm lists."""
+    where = ("", 0)
+    for text in code.splitlines():
+        if found := re.match(r'\s*//## File "([^"]+)", line (\d+)', text):
+            where = (found[1], int(found[2]))
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text):
+            yield where, found[1]
+
+
+def _map_lines(ttgir: str, elements: int) -> set[tuple[str, int]]:
+    """(file, line) of the loads and stores of whole blocks: of so many elements."""
+    locations = dict(re.findall(r"^(#loc\d*) = (loc\(.*\))$", ttgir, re.MULTILINE))
+    accesses = re.findall(r"tt\.(?:load|store) .*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>.* loc\((#loc\d*)\)$", ttgir, re.MULTILINE)
+    return {_line(location, locations) for first, second, location in accesses if int(first) * int(second) == elements}
+
+
+def _line(location: str, locations: dict[str, str]) -> tuple[str, int]:
+    """File and line of an MLIR location; of a call's, those inside of the function."""
+    text = locations[location]
+    if found := re.match(r'loc\("([^"]+)":(\d+)', text):
+        return found[1], int(found[2])
+    return _line(re.findall(r"#loc\d*", text)[0], locations)
+
+
+def _name(opcode: str) -> str:
+    return opcode.partition(".")[0]
+
+
+def _widths(opcodes: Iterable[str], *names: str) -> dict[int, int]:
+    """How many of the opcodes of these names there are, by bits, widest first."""
+    found = Counter(_bits(opcode) for opcode in opcodes if _name(opcode) in names)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _bits(opcode: str) -> int:
+    """128 for LDG.E.128.CONSTANT, 16 for LDG.E.U16; without a suffix 32."""
+    sizes = [int(part.lstrip("US")) for part in opcode.split(".") if re.fullmatch(r"[US]?(8|16)|64|128|256", part)]
+    return sizes[0] if sizes else 32
+
+
+def _resident_warps(limits: Architecture, warps: int, registers: int, shared_bytes: int) -> int:
+    by_registers = REGISTERS // (-(-registers // 8) * 8 * 32 * warps)  # registers come in eights
+    by_shared = limits.shared_bytes // (shared_bytes + RESERVED_BYTES)
+    return warps * min(limits.warps // warps, limits.blocks, by_registers, by_shared)
+
+
+def _problems(each: Compiled) -> Iterator[str]:
+    if each.stack_bytes or each.local_accesses:
+        yield f"{each.stack_bytes} bytes of stack and {each.local_accesses} accesses to local memory, none are allowed"
+    limit = ARCHITECTURES[each.capability].block_bytes
+    if each.shared_bytes > limit:
+        yield f"{each.shared_bytes} bytes of shared memory, at most {limit} are allowed"
+    wanted = RESIDENT_WARPS.get(each.kernel, DEFAULT_RESIDENT_WARPS)
+    if each.resident_warps < wanted:
+        yield f"{each.resident_warps} warps on a multiprocessor with {each.registers} registers a thread, at least {wanted} are wanted"
+    for verb, kernels, accesses in (("loaded", MAP_LOADS, each.map_loads), ("stored", MAP_STORES, each.map_stores)):
+        if each.kernel in kernels and min(accesses, default=0) < 128:
+            yield f"feature maps are {verb} in accesses of {_listed(accesses) or 'unknown'} bits, only 128 or more are allowed"
+    if (each.kernel == "perturb_conv3x3" and each.storage != "float32") != bool(each.matrix):
+        yield f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and nowhere else"
+
+
+def _row(each: Compiled) -> tuple[str, ...]:
+    accesses = {bits: (each.map_loads.get(bits, 0), each.map_stores.get(bits, 0)) for bits in sorted({*each.map_loads, *each.map_stores})}
+    return (
+        each.kernel,
+        {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[each.storage],
+        str(each.constants.get("C", "-")),
+        str(each.registers),
+        str(each.local_accesses),
+        str(each.shared_bytes),
+        str(each.resident_warps),
+        " ".join(f"{loads}+{stores}x{bits}" for bits, (loads, stores) in accesses.items()),
+        " ".join(f"{count} {name}" for name, count in each.matrix.items()),
+    )
+
+
+def _listed(accesses: dict[int, int]) -> str:
+    """8x128 2x32."""
+    return " ".join(f"{count}x{bits}" for bits, count in accesses.items())

@@ -1,0 +1,267 @@
+"""GroupNorm of a convolution's output: statistics in chunks, the affine that follows from them, and one pass for small maps.
+
+Statistics are shifted sums (the shift is a channel's first pixel, or the mean of its first block), merged by Chan's formula (Chan,
+Golub & LeVeque 1983) in a fixed order with one writer a slot: never E[x²] - E[x]², no atomics. The
+convolution's bias is added here, in float32, instead of in a pass of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.reference import EPS
+
+
+@triton.jit
+def sample_offset(i_n, stride):
+    """Offset of sample i_n in elements: 64 bits, since n·H·W·C passes 2^31 within a large batch."""
+    return i_n.to(tl.int64) * stride
+
+
+@triton.jit
+def merge_channels(b_mean, b_m2, count, C: tl.constexpr, GROUPS: tl.constexpr):
+    """Merge the statistics of channels of `count` values each into those of groups.
+
+    Means and sums of squared deviations, [C] to [GROUPS].
+    """
+    b_mean = tl.reshape(b_mean, [GROUPS, C // GROUPS])
+    b_merged = tl.sum(b_mean, axis=1) / (C // GROUPS)
+    b_off = b_mean - b_merged[:, None]
+    b_m2 = tl.sum(tl.reshape(b_m2, [GROUPS, C // GROUPS]) + count * b_off * b_off, axis=1)
+    return b_merged, b_m2
+
+
+@triton.jit
+def store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C: tl.constexpr, GROUPS: tl.constexpr):
+    """Write mean, M2 and count of a chunk's groups to [N, chunks, 3, GROUPS], its only writer."""
+    o_g = tl.arange(0, GROUPS)
+    p_slot = p_partial + sample_offset(i_n, chunks * 3 * GROUPS) + i_chunk * 3 * GROUPS + o_g
+    tl.store(p_slot, b_mean)
+    tl.store(p_slot + GROUPS, b_m2)
+    tl.store(p_slot + 2 * GROUPS, tl.zeros([GROUPS], tl.float32) + count * (C // GROUPS))
+
+
+@triton.jit
+def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
+    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as `b_shift` [C] is near the mean."""
+    b_sum = tl.zeros([BLOCK, C], tl.float32)
+    b_squares = tl.zeros([BLOCK, C], tl.float32)
+    for i in range(BLOCKS):
+        o_p = first + i * BLOCK + tl.arange(0, BLOCK)
+        m_p = (o_p < pixels)[:, None]
+        b_x = tl.load(p_map + o_p[:, None] * stride + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)  # [BLOCK, C]
+        b_d = tl.where(m_p, b_x - b_shift[None, :], 0.0)
+        b_sum += b_d
+        b_squares += b_d * b_d
+    count = tl.minimum(pixels - first, BLOCKS * BLOCK).to(tl.float32)
+    b_total = tl.sum(b_sum, axis=0)
+    b_mean = b_total / count
+    return count, b_mean + b_shift, tl.sum(b_squares, axis=0) - b_total * b_mean
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks"])
+def _group_statistics_kernel(
+    p_raw,  # [N, pixels, C]
+    p_bias,  # [C]
+    p_partial,  # [N, chunks, 3, GROUPS] float32, written
+    pixels,
+    chunks,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Statistics of one chunk of whole pixels, all channels."""
+    i_chunk, i_n = tl.program_id(0), tl.program_id(1)
+    o_c = tl.arange(0, C)
+    p_map = p_raw + sample_offset(i_n, pixels * C)
+    first = i_chunk * BLOCK * BLOCKS
+    b_shift = tl.load(p_map + first * C + o_c).to(tl.float32)  # an outlier of one chunk is lost among the others
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, pixels, C, C, BLOCK, BLOCKS)
+    b_mean, b_m2 = merge_channels(b_mean + tl.load(p_bias + o_c), b_m2, count, C, GROUPS)
+    store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
+
+
+@triton.jit(do_not_specialize=["chunks"])
+def _group_affine_kernel(
+    p_partial,  # [N, chunks, 3, GROUPS] float32
+    p_bias,  # [C]
+    p_gamma,  # [C]
+    p_beta,  # [C]
+    p_affine,  # [N, 2, C] float32, written
+    chunks,
+    eps,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Merge the chunks of one sample and turn them into a and b of each channel."""
+    i_n = tl.program_id(0)
+    o_g = tl.arange(0, GROUPS)
+    p_sample = p_partial + sample_offset(i_n, chunks * 3 * GROUPS)
+    b_origin = tl.load(p_sample + o_g)  # [GROUPS], the first chunk's means
+    b_count = tl.zeros([BLOCK, GROUPS], tl.float32)
+    b_sum = tl.zeros([BLOCK, GROUPS], tl.float32)
+    for i in range(0, chunks, BLOCK):
+        o_k = i + tl.arange(0, BLOCK)
+        m_k = (o_k < chunks)[:, None]
+        p_slot = p_sample + o_k[:, None] * (3 * GROUPS) + o_g[None, :]
+        b_n = tl.load(p_slot + 2 * GROUPS, mask=m_k, other=0.0)
+        b_count += b_n
+        b_sum += b_n * (tl.load(p_slot, mask=m_k, other=0.0) - b_origin[None, :])
+    b_count = tl.sum(b_count, axis=0)  # [GROUPS]
+    b_mean = b_origin + tl.sum(b_sum, axis=0) / b_count
+    b_m2 = tl.zeros([BLOCK, GROUPS], tl.float32)
+    for i in range(0, chunks, BLOCK):
+        o_k = i + tl.arange(0, BLOCK)
+        m_k = (o_k < chunks)[:, None]
+        p_slot = p_sample + o_k[:, None] * (3 * GROUPS) + o_g[None, :]
+        b_off = tl.load(p_slot, mask=m_k, other=0.0) - b_mean[None, :]
+        b_m2 += tl.load(p_slot + GROUPS, mask=m_k, other=0.0) + tl.load(p_slot + 2 * GROUPS, mask=m_k, other=0.0) * b_off * b_off
+    b_rstd = 1.0 / tl.sqrt_rn(tl.sum(b_m2, axis=0) / b_count + eps)
+
+    o_c = o_g[:, None] * (C // GROUPS) + tl.arange(0, C // GROUPS)[None, :]  # [GROUPS, C // GROUPS]
+    b_a = tl.load(p_gamma + o_c) * b_rstd[:, None]
+    b_b = tl.load(p_beta + o_c) + (tl.load(p_bias + o_c) - b_mean[:, None]) * b_a
+    p_row = p_affine + sample_offset(i_n, 2 * C) + o_c
+    tl.store(p_row, b_a)
+    tl.store(p_row + C, b_b)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def _group_norm_swish_kernel(
+    p_raw,  # [N, pixels, CHANNELS]
+    p_bias,  # [CHANNELS]
+    p_gamma,  # [CHANNELS]
+    p_beta,  # [CHANNELS]
+    p_out,  # [N, pixels, CHANNELS], pixels `out_stride` apart, written
+    pixels,
+    out_stride,
+    eps,
+    CHANNELS: tl.constexpr,
+    C: tl.constexpr,  # of this program: whole groups
+    GROUPS: tl.constexpr,  # of this program
+    BLOCK: tl.constexpr,
+):
+    """Whole groups of one sample: statistics, then the activation; the second reading comes from the cache."""
+    i_c, i_n = tl.program_id(0), tl.program_id(1)
+    o_c = i_c * C + tl.arange(0, C)
+    p_map = p_raw + sample_offset(i_n, pixels * CHANNELS)
+    o_p = tl.arange(0, BLOCK)
+    b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=(o_p < pixels)[:, None], other=0.0).to(tl.float32)
+    b_shift = tl.sum(b_x, axis=0) / tl.minimum(pixels, BLOCK)
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
+    b_bias = tl.load(p_bias + o_c)
+    b_mean, b_m2 = merge_channels(b_mean + b_bias, b_m2, count, C, GROUPS)
+    b_rstd = 1.0 / tl.sqrt_rn(b_m2 / (count * (C // GROUPS)) + eps)  # [GROUPS]
+    b_a = tl.load(p_gamma + o_c) * _spread(b_rstd, C, GROUPS)
+    b_b = tl.load(p_beta + o_c) + (b_bias - _spread(b_mean, C, GROUPS)) * b_a
+    p_sample = p_out + sample_offset(i_n, pixels * out_stride)
+    for i in range(0, pixels, BLOCK):
+        o_p = i + tl.arange(0, BLOCK)
+        m_p = (o_p < pixels)[:, None]
+        b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)
+        b_y = swish(b_x * b_a[None, :] + b_b[None, :])
+        tl.store(p_sample + o_p[:, None] * out_stride + o_c[None, :], b_y.to(p_out.dtype.element_ty), mask=m_p)
+
+
+@triton.jit
+def _spread(b_group, C: tl.constexpr, GROUPS: tl.constexpr):
+    """[GROUPS] to [C]."""
+    return tl.reshape(tl.broadcast_to(b_group[:, None], [GROUPS, C // GROUPS]), [C])
+
+
+@triton.jit
+def swish(b_y):
+    """y·sigmoid(y)."""
+    return b_y / (1.0 + tl.exp(-b_y))
+
+
+def supports_group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> str | None:
+    """None if `group_norm_affine` takes these arguments, else the reason."""
+    if reason := launch.unsupported_map("raw", raw) or launch.unsupported_groups(raw.shape[1], groups):
+        return reason
+    return _unsupported_dense(raw) or launch.unsupported_parameters((raw.shape[1],), bias=bias, gamma=gamma, beta=beta)
+
+
+def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
+    """`reference.group_norm_affine` in two launches: statistics of chunks of pixels, then their merge.
+
+    Raises:
+        launch.UnsupportedError: see `supports_group_norm_affine`.
+    """
+    launch.require(supports_group_norm_affine(raw, bias, gamma, beta, groups))
+    samples, channels, height, width = raw.shape
+    tile = launch.tile("group_statistics", channels, raw.device)
+    chunks = triton.cdiv(height * width, tile.pixels * tile.blocks)
+    partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=raw.device)
+    launch.Launch(
+        _group_statistics_kernel,
+        (chunks, samples),
+        {"p_raw": raw, "p_bias": bias, "p_partial": partial, "pixels": height * width, "chunks": chunks},
+        {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels, "BLOCKS": tile.blocks},
+        tile.warps,
+    ).run()
+    return merge_partials(partial, bias, gamma, beta)
+
+
+def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """(N, chunks, 3, groups) means, M2 and counts to (N, 2, C): a and b of every channel."""
+    samples, chunks, _, groups = partial.shape
+    affine = torch.empty((samples, 2, gamma.shape[0]), dtype=torch.float32, device=partial.device)
+    tile = launch.tile("group_affine", gamma.shape[0], partial.device)
+    launch.Launch(
+        _group_affine_kernel,
+        (samples,),
+        {"p_partial": partial, "p_bias": bias, "p_gamma": gamma, "p_beta": beta, "p_affine": affine, "chunks": chunks, "eps": EPS},
+        {"C": gamma.shape[0], "GROUPS": groups, "BLOCK": tile.pixels},
+        tile.warps,
+    ).run()
+    return affine
+
+
+def supports_group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> str | None:
+    """None if `group_norm_swish` takes these arguments, else the reason."""
+    if reason := supports_group_norm_affine(raw, bias, gamma, beta, groups):
+        return reason
+    if raw.shape != out.shape or raw.dtype != out.dtype:
+        return f"out: {out.dtype} {tuple(out.shape)}, expected the like of raw, {raw.dtype} {tuple(raw.shape)}"
+    return launch.unsupported_map("out", out)
+
+
+def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> None:
+    """`reference.group_norm_swish` in one launch; for maps of up to `reference.ONE_PASS_PIXELS` pixels.
+
+    Raises:
+        launch.UnsupportedError: see `supports_group_norm_swish`.
+    """
+    launch.require(supports_group_norm_swish(raw, bias, gamma, beta, groups, out))
+    samples, channels, height, width = raw.shape
+    tile = launch.tile("group_norm_swish", channels, raw.device)
+    here = max(channels // groups, min(channels, 32))  # 32 channels: 64 bytes side by side in 16-bit storage
+    launch.Launch(
+        _group_norm_swish_kernel,
+        (channels // here, samples),
+        {
+            "p_raw": raw,
+            "p_bias": bias,
+            "p_gamma": gamma,
+            "p_beta": beta,
+            "p_out": out,
+            "pixels": height * width,
+            "out_stride": launch.pixel_stride(out),
+            "eps": EPS,
+        },
+        {"CHANNELS": channels, "C": here, "GROUPS": here * groups // channels, "BLOCK": tile.pixels},
+        tile.warps,
+    ).run()
+
+
+def _unsupported_dense(raw: Tensor) -> str | None:
+    if launch.pixel_stride(raw) != raw.shape[1]:
+        return f"raw: pixels {launch.pixel_stride(raw)} elements apart, expected {raw.shape[1]}: a whole tensor, not a slice of one"
+    return None

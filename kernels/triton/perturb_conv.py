@@ -1,0 +1,135 @@
+"""Perturbation and the network's first convolution in one pass: the perturbed images are never stored."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.group_norm import merge_channels, merge_partials, sample_offset, store_partial
+from sprfast.kernels.triton.norm_swish import unsupported_planes
+from sprfast.kernels.triton.reference import TAPS_PADDED
+
+
+@triton.jit(do_not_specialize=["height", "width", "z_draw_stride", "z_image_stride", "draws", "chunks"])
+def _perturb_conv3x3_kernel(
+    p_x,  # [B, 3, height, width] float32
+    p_z,  # [draws, 1 or B, 3, height, width] float32
+    p_std,  # [draws] float32
+    p_weight,  # [32, C] float32, rows from 27 on are zero
+    p_bias,  # [C] float32
+    p_raw,  # [B·draws, pixels, C], written
+    p_partial,  # [B·draws, chunks, 3, GROUPS] float32, written
+    height,
+    width,
+    z_draw_stride,
+    z_image_stride,
+    draws,
+    chunks,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One block of pixels, all channels: a [BLOCK, 32] x [32, C] product, then its statistics as stored."""
+    i_chunk, i_n = tl.program_id(0), tl.program_id(1)
+    i_b, i_d = i_n // draws, i_n % draws
+    pixels = height * width
+    o_c = tl.arange(0, C)
+    o_p = i_chunk * BLOCK + tl.arange(0, BLOCK)
+    o_k = tl.arange(0, TAPS)
+    o_y = (o_p // width)[:, None] + (o_k % 9 // 3 - 1)[None, :]  # [BLOCK, TAPS]
+    o_x = (o_p % width)[:, None] + (o_k % 3 - 1)[None, :]
+    m_tap = (o_y >= 0) & (o_y < height) & (o_x >= 0) & (o_x < width) & (o_k < 27)[None, :]
+    o_tap = (o_k // 9)[None, :] * pixels + o_y * width + o_x
+    b_x = tl.load(p_x + sample_offset(i_b, 3 * pixels) + o_tap, mask=m_tap, other=0.0)
+    b_z = tl.load(p_z + sample_offset(i_b, z_image_stride) + i_d * z_draw_stride + o_tap, mask=m_tap, other=0.0)
+    b_weight = tl.load(p_weight + o_k[:, None] * C + o_c[None, :])
+    b_raw = tl.dot(b_x + tl.load(p_std + i_d) * b_z, b_weight, input_precision=PRECISION).to(p_raw.dtype.element_ty)
+    m_p = (o_p < pixels)[:, None]
+    tl.store(p_raw + sample_offset(i_n, pixels * C) + o_p[:, None] * C + o_c[None, :], b_raw, mask=m_p)
+
+    count = tl.minimum(pixels - i_chunk * BLOCK, BLOCK).to(tl.float32)
+    b_value = tl.where(m_p, b_raw.to(tl.float32) + tl.load(p_bias + o_c)[None, :], 0.0)
+    b_mean = tl.sum(b_value, axis=0) / count
+    b_off = tl.where(m_p, b_value - b_mean[None, :], 0.0)
+    b_rest = tl.sum(b_off, axis=0) / count  # what rounding left in the mean
+    b_m2 = tl.sum(b_off * b_off, axis=0) - count * b_rest * b_rest
+    b_mean, b_m2 = merge_channels(b_mean + b_rest, b_m2, count, C, GROUPS)
+    store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
+
+
+def supports_perturb_conv3x3(
+    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+) -> str | None:
+    """None if `perturb_conv3x3` takes these arguments, else the reason."""
+    if reason := launch.unsupported_map("out", out) or launch.unsupported_groups(out.shape[1], groups):
+        return reason
+    samples, channels, height, width = out.shape
+    draws = std.numel()
+    if channels > max(launch.TABLE["perturb_conv3x3"]):
+        return f"out: {channels} channels, at most {max(launch.TABLE['perturb_conv3x3'])} come out of the first convolution"
+    if std.dim() != 1 or draws < 1 or samples % draws:
+        return f"std: shape {tuple(std.shape)}, expected (D,), D a divisor of the {samples} samples of out"
+    images = samples // draws
+    if launch.pixel_stride(out) != channels:
+        return f"out: pixels {launch.pixel_stride(out)} elements apart, expected {channels}: a whole tensor"
+    if z.shape not in ((draws, 1, 3, height, width), (draws, images, 3, height, width)):
+        return f"z: shape {tuple(z.shape)}, expected ({draws}, 1 or {images}, 3, {height}, {width})"
+    return (
+        launch.unsupported_parameters((images, 3, height, width), x=x)
+        or launch.unsupported_parameters((draws,), std=std)
+        or launch.unsupported_parameters((TAPS_PADDED, channels), weight=weight)
+        or launch.unsupported_parameters((channels,), bias=bias, gamma=gamma, beta=beta)
+        or unsupported_planes("z", z)
+    )
+
+
+def perturb_conv3x3(
+    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+) -> Tensor:
+    """`reference.perturb_conv3x3` in two launches: the convolution with its statistics, then their merge.
+
+    The product is IEEE float32 for float32 storage; for 16-bit storage three TF32 products, as good as
+    float32 to the rounding of the storage. Never a bfloat16 product: the perturbation is a few per cent
+    of the image and would be lost in its rounding.
+
+    Raises:
+        launch.UnsupportedError: see `supports_perturb_conv3x3`.
+    """
+    launch.require(supports_perturb_conv3x3(x, z, std, weight, bias, gamma, beta, groups, out))
+    samples, channels, height, width = out.shape
+    tile = launch.tile("perturb_conv3x3", channels, out.device)
+    chunks = triton.cdiv(height * width, tile.pixels)
+    partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=out.device)
+    launch.Launch(
+        _perturb_conv3x3_kernel,
+        (chunks, samples),
+        {
+            "p_x": x,
+            "p_z": z,
+            "p_std": std,
+            "p_weight": weight,
+            "p_bias": bias,
+            "p_raw": out,
+            "p_partial": partial,
+            "height": height,
+            "width": width,
+            "z_draw_stride": z.stride(0),
+            "z_image_stride": z.stride(1) if z.shape[1] > 1 else 0,
+            "draws": std.shape[0],
+            "chunks": chunks,
+        },
+        {
+            "C": channels,
+            "GROUPS": groups,
+            "TAPS": TAPS_PADDED,
+            "BLOCK": tile.pixels,
+            "PRECISION": "ieee" if out.dtype == torch.float32 else "tf32x3",
+        },
+        tile.warps,
+    ).run()
+    return merge_partials(partial, bias, gamma, beta)

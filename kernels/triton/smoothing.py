@@ -1,0 +1,98 @@
+"""The anomaly map: bilinear resampling and box filter as one small float32 matrix product on each side."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.group_norm import sample_offset
+
+
+@triton.jit(do_not_specialize=["M", "N", "K"])
+def _matmul_kernel(
+    p_left,  # [B or 1, M, K] float32
+    p_right,  # [B or 1, K, N] float32
+    p_out,  # [B, M, N] float32, written
+    M,
+    N,
+    K,
+    left_batch,
+    left_row,
+    left_column,
+    right_batch,
+    right_row,
+    right_column,
+    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """One BLOCK x BLOCK block of left @ right in IEEE float32; TF32 would lose the last three digits of a score."""
+    i_column, i_row, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    o_row = i_row * BLOCK + tl.arange(0, BLOCK)
+    o_column = i_column * BLOCK + tl.arange(0, BLOCK)
+    p_left += sample_offset(i_b, left_batch)
+    p_right += sample_offset(i_b, right_batch)
+    b_out = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for k in range(0, K, STEP):
+        o_k = k + tl.arange(0, STEP)
+        m_left = (o_row < M)[:, None] & (o_k < K)[None, :]
+        m_right = (o_k < K)[:, None] & (o_column < N)[None, :]
+        b_left = tl.load(p_left + o_row[:, None] * left_row + o_k[None, :] * left_column, mask=m_left, other=0.0)
+        b_right = tl.load(p_right + o_k[:, None] * right_row + o_column[None, :] * right_column, mask=m_right, other=0.0)
+        b_out = tl.dot(b_left, b_right, b_out, input_precision="ieee")
+    m_out = (o_row < M)[:, None] & (o_column < N)[None, :]
+    tl.store(p_out + sample_offset(i_b, M * N) + o_row[:, None] * N + o_column[None, :], b_out, mask=m_out)
+
+
+def supports_anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> str | None:
+    """None if `anomaly_map` takes these arguments, else the reason."""
+    if errors.dim() != 4 or rows.dim() != 2 or min(*errors.shape, *rows.shape) < 1:
+        return f"errors, rows: shapes {tuple(errors.shape)}, {tuple(rows.shape)}, expected (B, 1, H, W) and (S, H)"
+    images, _, height, width = errors.shape
+    if images > launch.MAX_SAMPLES:
+        return f"errors: {images} maps, at most {launch.MAX_SAMPLES}"
+    return (
+        launch.unsupported_parameters((images, 1, height, width), errors=errors)
+        or launch.unsupported_parameters((rows.shape[0], height), rows=rows)
+        or launch.unsupported_parameters((rows.shape[0], width), columns=columns)
+    )
+
+
+def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`reference.anomaly_map` in two launches. A NaN spreads over its row and column.
+
+    Raises:
+        launch.UnsupportedError: see `supports_anomaly_map`.
+    """
+    launch.require(supports_anomaly_map(errors, rows, columns))
+    return _matmul(_matmul(rows[None], errors[:, 0]), columns.mT[None])[:, None]
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """(B or 1, M, K) @ (1 or B, K, N) to (B, M, N)."""
+    batch, m, n = max(left.shape[0], right.shape[0]), left.shape[1], right.shape[2]
+    out = torch.empty((batch, m, n), dtype=torch.float32, device=left.device)
+    tile = launch.tile("matmul", 1, left.device)
+    launch.Launch(
+        _matmul_kernel,
+        (triton.cdiv(n, tile.pixels), triton.cdiv(m, tile.pixels), batch),
+        {
+            "p_left": left,
+            "p_right": right,
+            "p_out": out,
+            "M": m,
+            "N": n,
+            "K": left.shape[2],
+            "left_batch": left.stride(0) if left.shape[0] > 1 else 0,
+            "left_row": left.stride(1),
+            "left_column": left.stride(2),
+            "right_batch": right.stride(0) if right.shape[0] > 1 else 0,
+            "right_row": right.stride(1),
+            "right_column": right.stride(2),
+        },
+        {"BLOCK": tile.pixels, "STEP": 16},
+        tile.warps,
+    ).run()
+    return out

@@ -1,0 +1,217 @@
+"""The network through our CPU kernels, without PyTorch: each convolution activates what it reads, and nothing activated is ever stored."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sprfast.errors import InputError
+from sprfast.kernels.cpu import operators
+from sprfast.kernels.cpu.operators import Floats, Kind, Source, empty
+from sprfast.method.anomaly_map import MAP_SIZE, smoothing_matrix
+from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, InferencePlan
+
+SAMPLES = 6  # of a pass: enough to keep all threads busy in the deepest maps
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A 3x3 convolution as the network runs it on images of one size."""
+
+    name: str  # of its block and its place there, such as "down1.first"
+    channels_in: int
+    channels_out: int
+    height: int  # pixels, of input and output
+    width: int
+
+    @property
+    def floats(self) -> int:
+        """Of the output of one sample."""
+        return self.height * self.width * self.channels_out
+
+
+class CpuUNet:
+    """A plan with packed weights, run through the operators of `sprfast.kernels.cpu`; safe to call from several threads.
+
+    Args:
+        plan: in float32; nothing of its convolutions' weights is kept but the packed form.
+        operators: `sprfast.kernels.cpu.operators`, or anything with its functions.
+    """
+
+    def __init__(self, plan: InferencePlan, operators: Any = operators) -> None:
+        self._operators = operators
+        self._groups, self.draws = plan.groups, plan.draws
+        self._convs: dict[str, _Conv] = {}
+        self._channels: dict[str, tuple[int, int]] = {}  # in and out
+        for name, block in plan.blocks.items():
+            for place, norm in (("first", block.first), ("second", block.second)):
+                pack = operators.pack_perturb if (name, place) == ("inc", "first") else operators.pack_conv3x3
+                self._convs[f"{name}.{place}"] = _Conv(
+                    pack(_floats(norm.weight)), _floats(norm.bias), _floats(norm.gamma), _floats(norm.beta)
+                )
+                self._channels[f"{name}.{place}"] = (norm.weight.shape[1], norm.weight.shape[0])
+        self._embeddings = {name: None if block.embedding is None else _floats(block.embedding) for name, block in plan.blocks.items()}
+        self._head_weight, self._head_bias = _floats(plan.head_weight), _floats(plan.head_bias)
+        self._std, self._scale = _floats(plan.std), _floats(plan.scale)
+        self._pool = WorkspacePool()
+
+    def layers(self, height: int, width: int) -> list[Layer]:
+        """The convolutions in the order in which they are called, for images of this size; the first is `perturb_conv3x3`."""
+        levels = {name: HALVINGS[name.split(".")[0]] for name in self._convs}
+        return [Layer(name, *self._channels[name], height >> level, width >> level) for name, level in levels.items()]
+
+    def maps(self, x: Floats, z: Floats, threads: int) -> tuple[Floats, Floats]:
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) in new memory.
+
+        As many images go through the network together as make up `SAMPLES` samples, at least one.
+
+        Args:
+            x: (B, 3, H, W), contiguous.
+            z: (D, 1 or B, 3, H, W), contiguous.
+            threads: at least 1.
+
+        Raises:
+            InputError: H or W is less than 16.
+        """
+        images, _, height, width = x.shape
+        if min(height, width) < MIN_SIZE:
+            raise InputError(f"image: expected at least {MIN_SIZE} pixels on each side, got {height}x{width}")
+        errors = np.empty((images, 1, height, width), np.float32)
+        anomaly_maps = np.empty((images, 1, MAP_SIZE, MAP_SIZE), np.float32)
+        together = max(1, SAMPLES // self.draws)
+        with self._pool.lend(self, together, height, width, threads) as space:
+            for first in range(0, images, together):
+                part = slice(first, first + together)
+                noise = z if z.shape[1] == 1 else np.ascontiguousarray(z[:, part])
+                self._error_map(x[part], noise, space, errors[part], threads)
+                self._anomaly_map(errors[part], space, anomaly_maps[part], threads)
+        return errors, anomaly_maps
+
+    def workspace(self, images: int, height: int, width: int, threads: int) -> Workspace:
+        """Memory for up to `images` images of this size in one pass; pages that are never used take up no memory."""
+        samples, layers = images * self.draws, self.layers(height, width)
+        first, convs, o = layers[0], layers[1:], self._operators
+        scratch = [o.conv3x3_space(samples, c.height, c.width, c.channels_in, c.channels_out, threads) for c in convs]
+        scratch.append(o.perturb_conv3x3_space(images, self.draws, height, width, first.channels_out, threads))
+        scratch.append(o.anomaly_map_space(images, height, width, MAP_SIZE))
+        maps = max(start + layer.floats for start, layer in zip(_starts(layers), layers, strict=True))
+        affines = sum(2 * layer.channels_out for layer in layers)
+        return Workspace(layers, *(empty((count,)) for count in (samples * maps, samples * affines, max(scratch))))
+
+    def _error_map(self, x: Floats, z: Floats, space: Workspace, errors: Floats, threads: int) -> None:
+        """One pass: the error maps of images (B, 3, H, W) into `errors` (B, 1, H, W)."""
+        outputs = space.outputs(x.shape[0] * self.draws)
+        rest = (self._groups, *outputs["inc.first"], space.scratch, threads)
+        self._operators.perturb_conv3x3(x, z, self._std, *self._convs["inc.first"], *rest)
+
+        def convolve(name: str, *sources: Source) -> None:
+            rest = (self._groups, self.draws, *outputs[name], space.scratch, threads)
+            self._operators.conv3x3(sources, *self._convs[name], *rest)
+
+        def result(block: str, kind: Kind) -> Source:
+            return Source(*outputs[f"{block}.second"], self._embeddings[block], kind)
+
+        before = ""
+        for name in BLOCKS:
+            if name in SKIPS:
+                convolve(f"{name}.first", result(SKIPS[name], "activation"), result(before, "upsampled"))
+            elif before:
+                convolve(f"{name}.first", result(before, "pooled"))
+            convolve(f"{name}.second", Source(*outputs[f"{name}.first"], None, "activation"))
+            before = name
+        self._operators.head(*outputs[f"{before}.second"], self._head_weight, self._head_bias, z, self._scale, errors, threads)
+
+    def _anomaly_map(self, errors: Floats, space: Workspace, anomaly_maps: Floats, threads: int) -> None:
+        rows, columns = map(smoothing_matrix, errors.shape[2:])
+        self._operators.anomaly_map(errors, rows, columns, anomaly_maps, space.scratch, threads)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workspace:
+    """What one pass at a time writes: 2.25·samples·H·W·base width floats of raw maps, and little else.
+
+    The first map of a block is dead when the next one is made, and what a skip connection leads to is made when the
+    skip is dead, so that all maps find room in three places:
+
+        inc.second, then up4.second | first of every block, behind it the skips of down1 to down3 | second of down4, up1, up2, up3
+
+    A map of the second place takes at most half of the room of the one above it.
+    """
+
+    layers: list[Layer]
+    maps: Floats  # of all places
+    affines: Floats
+    scratch: Floats  # of the operators
+
+    def outputs(self, samples: int) -> dict[str, tuple[Floats, Floats]]:
+        """Where each layer writes its raw map (samples, height, width, channels) and its affine (samples, 2, channels)."""
+        outputs = {}
+        affine = 0
+        for layer, start in zip(self.layers, _starts(self.layers), strict=True):
+            shape = (samples, layer.height, layer.width, layer.channels_out)
+            end = affine + samples * 2 * layer.channels_out
+            raw = self.maps[samples * start : samples * (start + layer.floats)].reshape(shape)
+            outputs[layer.name] = (raw, self.affines[affine:end].reshape(samples, 2, layer.channels_out))
+            affine = end
+        return outputs
+
+
+class WorkspacePool:
+    """Workspaces of one size that no call is using; those of another size are dropped when this one is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._size: tuple[int, ...] = ()
+        self._idle: list[Workspace] = []
+
+    @contextlib.contextmanager
+    def lend(self, network: CpuUNet, *size: int) -> Iterator[Workspace]:
+        """A workspace for the time of the context; `size` as `CpuUNet.workspace` takes it."""
+        with self._lock:
+            if self._size != size:
+                self._size = size
+                self._idle.clear()
+            space = self._idle.pop() if self._idle else None
+        if space is None:
+            space = network.workspace(*size)
+        try:
+            yield space
+        finally:
+            with self._lock:
+                if self._size == size:
+                    self._idle.append(space)
+
+
+class _Conv(NamedTuple):
+    """A convolution's constants as the operators take them."""
+
+    weight: Floats
+    bias: Floats
+    gamma: Floats
+    beta: Floats
+
+
+def _floats(value: Array) -> Floats:
+    return np.ascontiguousarray(value, np.float32)
+
+
+def _starts(layers: Sequence[Layer]) -> list[int]:
+    """Where the map of each layer begins, in floats a sample; see `Workspace`."""
+    full = layers[0].floats
+    starts = []
+    for layer in layers:
+        block, place = layer.name.split(".")
+        if place == "first":
+            starts.append(full)
+        elif block in ("inc", "up4"):
+            starts.append(0)
+        elif block in ("down1", "down2", "down3"):
+            starts.append(full + layer.floats)
+        else:
+            starts.append(2 * full)
+    return starts

@@ -1,0 +1,161 @@
+"""The command `calibrate`: thresholds from good images, or by hand, and the settings that a model file holds beside the published one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sprfast.cli import console
+from sprfast.cli.predict_commands import Runtime
+from sprfast.config import Schedule
+from sprfast.data import datasets as data
+from sprfast.engine.predictor import Predictor
+from sprfast.errors import InputError
+from sprfast.evaluation import calibration
+from sprfast.evaluation.calibration import CASCADE
+from sprfast.formats import export as export_file
+from sprfast.method import threshold
+from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, Setting
+
+if TYPE_CHECKING:
+    from sprfast.formats.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to calibrate, and on what."""
+
+    good: Path | None  # folder of good images; None: the threshold is `by_hand`
+    false_reject_rate: float = 0.001
+    false_pixel_rate: float | None = None  # None: where the score has an error field, that of rejects; else the map has no threshold
+    by_hand: float | None = None
+    setting: str = PUBLISHED
+    fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
+    schedule: Schedule | None = None  # of a new setting; None: the setting is one of `calibration.SETTINGS` or the cascade
+    field: bool = False  # of a new setting: its score is divided by an error field
+    balance: bool = False  # of a new setting: its levels are weighted so that their error maps have one mean over good images
+
+    def __post_init__(self) -> None:
+        if (self.good is None) == (self.by_hand is None):
+            raise InputError("calibrate: give either GOOD_DIR or --threshold")
+        if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
+            raise InputError("calibrate: a --threshold by hand goes without --fit, --level and --false-pixel-rate")
+        if self.setting == PUBLISHED and (self.fit or self.schedule):
+            raise InputError("calibrate: --fit and --level are for a --setting other than the published one, which has nothing to fit")
+        if (self.field or self.balance) and not self.schedule:
+            raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
+        if self.setting == CASCADE and (self.schedule or self.false_pixel_rate is not None):
+            raise InputError("calibrate: --level and --false-pixel-rate are for its two settings, not for a cascade")
+
+
+def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+    """Store a threshold, or a setting with one, in a model file or an export, and describe what was stored."""
+    if export_file.kind(path) != "model":
+        return _calibrate_export(path, request, runtime)
+    from sprfast.formats import model as model_file
+
+    model = model_file.load(path)
+    used: dict[str, Any] = {}
+    name = request.setting
+    if request.by_hand is not None:
+        model = _stored(model, name, dataclasses.replace(model.using(name).setting, threshold=threshold.manual(request.by_hand)))
+    else:
+        made, backend = _made(model, request, runtime)
+        model = _stored(model, name, made)
+        used["backend"] = backend
+    model_file.save(path, model)
+    kept = model.cascades[name] if name in model.cascades else model.using(name).setting
+    return {"model": str(path), "setting": name, **kept.summary(), **used}
+
+
+def _made(model: Model, request: Request, runtime: Runtime) -> tuple[Setting | CascadeSetting, str]:
+    """The setting that is asked for, fitted and calibrated, and the backend that was used."""
+    assert request.good is not None  # the caller checks it
+    paths = data.image_files([request.good])
+    if request.setting == PUBLISHED:
+        predictor = runtime.engine(model)
+        return _calibrated(predictor, paths, request), predictor.backend
+    schedule, field = _recipe(request)
+    if not (field or request.balance or request.setting == CASCADE):
+        if request.fit:
+            raise InputError(f"--fit: setting {request.setting} has nothing to fit")
+        predictor = runtime.engine(model.with_setting(Setting(schedule)))
+        return _calibrated(predictor, paths, request), predictor.backend
+    fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
+    _require_disjoint(fit, good)
+    if request.setting == CASCADE:
+        return _cascade(model, fit, good, request, runtime)
+
+    def predictor_of(schedule: Schedule) -> Predictor:
+        return runtime.engine(model.with_setting(Setting(schedule)))
+
+    if request.balance:
+        schedule = calibration.balanced(predictor_of, schedule, fit)
+    setting = Setting(schedule)
+    if field:
+        with console.counter("fitting") as on_image:
+            setting = Setting(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    predictor = runtime.engine(model.with_setting(setting))
+    return _calibrated(predictor, good, request), predictor.backend
+
+
+def _recipe(request: Request) -> tuple[Schedule, bool]:
+    """Schedule of the setting that is asked for, and whether it has an error field."""
+    if request.schedule:
+        return request.schedule, request.field
+    if request.setting == CASCADE:
+        return Schedule(), False
+    if request.setting not in calibration.SETTINGS:
+        known = ", ".join((PUBLISHED, *calibration.SETTINGS, CASCADE))
+        raise InputError(f"--setting {request.setting}: known are {known}; give --level to make another one")
+    return calibration.SETTINGS[request.setting]
+
+
+def _cascade(model: Model, fit: Sequence[Path], good: Sequence[Path], request: Request, runtime: Runtime) -> tuple[CascadeSetting, str]:
+    names = calibration.STAGES
+    first, second = (runtime.engine(model.using(name)) for name in names)
+    with console.counter("calibrating") as on_image:
+        made = calibration.fit_cascade(names, first, second, fit, good, request.false_reject_rate, on_image)
+    return made, first.backend
+
+
+def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> Setting:
+    pixels = request.false_pixel_rate
+    if pixels is None and predictor.setting.field is not None:
+        pixels = request.false_reject_rate
+    with console.counter("calibrating") as on_image:
+        return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
+
+
+def _stored(model: Model, name: str, made: Setting | CascadeSetting) -> Model:
+    """The model with a setting of this name."""
+    if isinstance(made, CascadeSetting):
+        return dataclasses.replace(model, cascades={**model.cascades, name: made})
+    if name == PUBLISHED:
+        return model.with_setting(made)
+    return dataclasses.replace(model, settings={**model.settings, name: made})
+
+
+def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+    if request.setting != PUBLISHED:
+        raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
+    exported = export_file.read(path)
+    used: dict[str, Any] = {}
+    if request.by_hand is not None:
+        setting = dataclasses.replace(exported.contract.setting, threshold=threshold.manual(request.by_hand))
+    else:
+        assert request.good is not None  # `Request` checks it
+        runner = runtime.open(path)
+        used["backend"] = runner.backend
+        setting = _calibrated(runner, data.image_files([request.good]), request)
+    export_file.write(path, dataclasses.replace(exported, contract=exported.contract.with_setting(setting)))
+    return {"model": str(path), **setting.summary(), **used}
+
+
+def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
+    """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
+    both = {data.digest(path) for path in fit} & {data.digest(path) for path in good}
+    if both:
+        raise InputError(f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others")

@@ -1,0 +1,106 @@
+"""The main job on photographs that ship with scikit-image: train, calibrate, evaluate, predict, bench.
+
+Every step is a function of the seed, so a second run on the same machine prints the same scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from sprfast.bench.core.cases import Options
+from sprfast.cli import bench_commands, calibrate_commands, commands, console, predict_commands
+from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.data import datasets as data
+from sprfast.data import scenes
+from sprfast.engine.engine import Engine
+from sprfast.evaluation.evaluate import Evaluation, evaluate, write_figure
+from sprfast.formats import model as model_file
+from sprfast.training.checkpoint import checkpoint_path
+
+SIZE = 64  # pixels at the network's input
+WIDTH = 32  # channels of the first block: half of the published network, a quarter of its work
+STEPS = 600
+LEARNING_RATE = 1e-3  # ten times the published one: a training of minutes instead of 3000 epochs
+BATCH_SIZE = 8
+FALSE_REJECT_RATE = 0.05
+BENCH_SECONDS = 8.0  # a scenario
+CANDIDATES = ["published", "channels_last", "eager", "cpu"]  # no other library, so that the demo stays short
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the demo measured, and where its files are."""
+
+    evaluation: Evaluation
+    threshold: dict[str, Any]
+    bench: dict[str, Any]
+    paths: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"evaluation": self.evaluation.to_json(), "threshold": self.threshold, "bench": self.bench, "paths": self.paths}
+
+    def render(self) -> RenderableType:
+        """The tables, for a person."""
+        from sprfast.bench.core import report
+
+        assert self.evaluation.rejected_good is not None  # the demo's model is calibrated
+        rejected, good = self.evaluation.rejected_good
+        asked = f"a false-reject rate of {self.threshold['false_reject_rate']:.0%}"
+        threshold = {
+            "threshold": f"{self.threshold['value']:.6g}",
+            "calibrated on": f"{self.threshold['samples']} held-back good images for {asked}",
+            "measured": f"{rejected} of {good} good test images rejected ({rejected / good:.1%})",
+        }
+        return Group(
+            commands.evaluations_table([self.evaluation]),
+            console.fields_table(threshold, "Threshold"),
+            report.table(self.bench),
+            console.fields_table(self.paths, "Files"),
+        )
+
+
+def run(folder: Path, seed: int) -> Outcome:
+    """Write data, model, figure, predictions and bench report under `folder` and return what was measured.
+
+    Raises:
+        BackendError: scikit-image, whose photographs are used, is not installed.
+        InputError: `folder` cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model_path = folder / f"{scenes.CATEGORY}.safetensors"
+    figure_path, report_path, predictions = folder / "figure.png", folder / "bench.json", folder / "predictions"
+    console.say(f"writing photographs with drawn defects to {folder / 'data'}")
+    scenes.write_scenes(folder / "data", size=SIZE, seed=seed)
+    checkpoint_path(model_path).unlink(missing_ok=True)  # of a demo that was stopped: this one starts afresh
+    job = commands.TrainingJob(
+        NetworkConfig(base_width=WIDTH),
+        Preprocessing(size=SIZE),
+        Schedule(),
+        TrainingConfig(epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed),
+    )
+    commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
+    held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
+    request = calibrate_commands.Request(held_back, FALSE_REJECT_RATE)
+    threshold = calibrate_commands.calibrate(model_path, request, predict_commands.Runtime())["threshold"]
+    engine = Engine(model_file.load(model_path))
+    category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
+    with console.counter(f"evaluating {category.name}") as on_image:
+        evaluation = evaluate(engine, category, on_image)
+    write_figure(evaluation, engine, figure_path)
+    defective = [sample.path.parent for sample in category.test if sample.label]
+    predict_commands.predict(model_path, sorted(set(defective)), predictions, predict_commands.Runtime())
+    sources = bench_commands.Sources(data=folder / "data", category=scenes.CATEGORY)
+    bench = bench_commands.run(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
+    paths = {
+        "model": model_path,
+        "figure": figure_path,
+        "predictions": predictions / "results.jsonl",
+        "bench report": report_path,
+        "bench page": report_path.with_suffix(".html"),
+    }
+    return Outcome(evaluation, threshold, bench, {name: str(path) for name, path in paths.items()})

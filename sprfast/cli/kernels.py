@@ -1,0 +1,81 @@
+"""The command `kernels`: what the compiler makes of every kernel that the published network launches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from sprfast.backends import triton
+from sprfast.cli import console
+from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.errors import BackendError, InputError
+from sprfast.formats.model import Model
+from sprfast.lowering.fold import fold
+from sprfast.method import unet
+from sprfast.system import environment
+
+if TYPE_CHECKING:
+    from sprfast.kernels.triton.compile_report import Compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelReport:
+    """What the compiler makes of the kernels."""
+
+    triton: str
+    size: int  # of the images, both sides
+    compiled: list[Compiled]
+    problems: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "compiled": [each.to_json() for each in self.compiled]}
+
+    def table(self) -> RenderableType:
+        """A table an architecture, one line a compiled kernel; then the problems."""
+        from sprfast.kernels.triton import compile_report
+
+        tables = []
+        for capability in dict.fromkeys(each.capability for each in self.compiled):
+            header, *lines = compile_report.rows([each for each in self.compiled if each.capability == capability])
+            title = f"sm_{capability}, {self.size}x{self.size}, Triton {self.triton}"
+            tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+            for line in lines:
+                tables[-1].add_row(*line)
+        return Group(*tables, *(self.problems or ["no problems"]))
+
+
+def compile_all(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
+    """Compile every kernel that scoring a square image with the published network takes, for each architecture.
+
+    Raises:
+        InputError: an architecture or precision is not known.
+        BackendError: Triton is missing, or in its interpreter.
+    """
+    unknown = set(precisions) - set(get_args(Precision))
+    if unknown:
+        raise InputError(f"--precision {', '.join(sorted(unknown))}: choose from {', '.join(get_args(Precision))}")
+    reason = triton.missing_compiler()
+    if reason:
+        raise BackendError(f"kernels: {reason}")
+    from sprfast.kernels.triton import compile_report  # needs Triton
+
+    try:
+        capabilities = [compile_report.capability(name) for name in architectures]
+    except ValueError as error:
+        raise InputError(f"--arch: {error}") from error
+    network = NetworkConfig()
+    weights = {name: torch.zeros(shape) for name, shape in unet.parameter_shapes(network).items()}
+    plan = fold(Model(network, Schedule(), Preprocessing(size=size), weights))
+    compiled: list[Compiled] = []
+    with console.counter("compiling") as on_done:
+        for index, capability in enumerate(capabilities):
+            launches = [each for precision in precisions for each in triton.launches(plan, precision, 1, size, size, capability)]  # type: ignore[arg-type]
+            compiled += compile_report.compile_launches(launches, capability)
+            on_done(index + 1, len(capabilities))
+    return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))

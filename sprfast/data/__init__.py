@@ -1,0 +1,1 @@
+"""Pixels and data sets. Imports `formats` and what lies below."""

@@ -1,0 +1,297 @@
+"""Folders of images: the MVTec AD, MPDD and BTAD layouts, and a plain folder of good images.
+
+A category folder holds
+
+    train/good (or ok)   test/good (or ok)   test/KIND   ground_truth/KIND
+
+and the mask of test/KIND/NAME.png is ground_truth/KIND/NAME_mask.png or ground_truth/KIND/NAME.png,
+in any image format. Folders are read by name order and without descending further; names that begin
+with a dot are passed over, as are files without an image suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sprfast.config import Preprocessing
+from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size, network_size
+from sprfast.errors import InputError
+from sprfast.system.files import confined
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})  # in any case
+
+_GOOD = ("good", "ok")
+_DEFAULT = Preprocessing()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image."""
+
+    path: Path
+    label: int  # 1 = anomalous
+    kind: str  # "good", or the name of the defect folder
+    mask: Path | None  # None for good images, and where the category has no ground_truth folder at all
+
+
+@dataclass(frozen=True)
+class Category:
+    """The images of one product; `test` is empty for a plain folder of good images."""
+
+    name: str
+    train: tuple[Path, ...]
+    test: tuple[Sample, ...]
+
+
+def list_categories(root: str | os.PathLike[str]) -> list[str]:
+    """The names, sorted, of the folders in `root` that hold train/good or train/ok.
+
+    Raises:
+        InputError: `root` is not a folder or holds no category.
+    """
+    names = _category_names(Path(root))
+    if not names:
+        raise InputError(f"{display_name(root)}: holds no category, a folder with train/good or train/ok in it")
+    return names
+
+
+def load_category(root: str | os.PathLike[str], name: str | None, preprocessing: Preprocessing = _DEFAULT) -> Category:
+    """The images of category `name` in the folder `root`; with None, of `root` itself.
+
+    Files are named in sorted order, defect kinds too. Defective images and their masks are decoded
+    to compare their sizes (under `preprocessing` and its orientation policy); `check_readable` does
+    the same for the other images.
+
+    Raises:
+        InputError: the folder is missing, is none of the layouts or leads out of `root`; a class is
+            empty; two files of a folder differ only in the suffix; a defective image has no mask,
+            two, or one of another size; a training image is also a defective test image.
+    """
+    top = Path(root)
+    folder = top if name is None else _category_folder(top, name)
+    good = _good_folders(folder / "train")
+    if good:
+        category = Category(_category_name(folder, name), _training_images(good), _test_samples(folder, preprocessing))
+        _refuse_anomaly_in_train(category)
+        return category
+    plain = _images(folder)
+    if not plain:
+        names = _category_names(folder)
+        advice = f"name one of its categories: {_listing(names)}" if names else "no train/good or train/ok, and no images"
+        raise InputError(f"{display_name(folder)}: {advice}")
+    return Category(_category_name(folder, name), tuple(plain.values()), ())
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """`paths` with every folder replaced by the images in it, in name order.
+
+    Raises:
+        InputError: a folder cannot be read or holds no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
+            files.append(path)
+            continue
+        found = [entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise InputError(f"{display_name(path)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        files += found
+    return files
+
+
+def check_readable(paths: Iterable[Path], preprocessing: Preprocessing) -> list[tuple[int, int]]:
+    """Decode every image and check that it can become a network input.
+
+    Returns:
+        height and width of each at the network's input.
+
+    Raises:
+        InputError: some cannot; the message holds their number and the first 5 with their faults.
+    """
+    sizes, faults = [], []
+    for path in paths:
+        try:
+            height, width = image_size(path, preprocessing)
+            try:
+                sizes.append(network_size(height, width, preprocessing))
+            except InputError as error:
+                raise InputError(f"{display_name(path)}: {error}") from error
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError(f"{len(faults)} of {len(sizes) + len(faults)} images cannot be used: {'; '.join(faults[:5])}{more}")
+    return sizes
+
+
+def training_shape(paths: Sequence[Path], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width that all images have at the network's input, after `check_readable`.
+
+    Raises:
+        InputError: some image cannot be used, or they do not all have one shape.
+    """
+    sizes = check_readable(paths, preprocessing)
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise InputError(
+                f"{display_name(path)}: {size[0]}x{size[1]} at the network's input where {display_name(paths[0])} has "
+                f"{sizes[0][0]}x{sizes[0][1]}; training needs one shape: use the size policy 'stretch'"
+            )
+    return sizes[0]
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A SHA-256 in hexadecimal over the sorted (file name, SHA-256 of content) of the files.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    total = hashlib.sha256()
+    for name, content in sorted((os.fsencode(path.name), digest(path)) for path in paths):
+        total.update(name + b"\0" + content)
+    return total.hexdigest()
+
+
+def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """`paths` without a share of them, rounded, and that share, drawn by the seed; both in the order given.
+
+    Raises:
+        InputError: nothing would be left on one of the two sides.
+    """
+    count = round(share * len(paths))
+    if share and not 0 < count < len(paths):
+        raise InputError(f"hold_back: {share} of {len(paths)} images are {count}, expected at least 1 held back and 1 left")
+    held_back = set(random.Random(seed).sample(range(len(paths)), count))
+    chosen = [path for index, path in enumerate(paths) if index in held_back]
+    return [path for index, path in enumerate(paths) if index not in held_back], chosen
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{display_name(folder)}: the folder cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _category_names(root: Path) -> list[str]:
+    return [entry.name for entry in _entries(root) if _good_folders(entry / "train")]
+
+
+def _category_folder(root: Path, name: str) -> Path:
+    folder = confined(root, name)
+    if not os.path.isdir(folder):
+        raise InputError(f"{display_name(name)}: no such category in {display_name(root)}, which holds {_listing(_category_names(root))}")
+    return folder
+
+
+def _category_name(folder: Path, name: str | None) -> str:
+    return Path(os.path.realpath(folder)).name if name is None else name
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(display_name(name) for name in names) or "none"
+
+
+def _good_folders(parent: Path) -> list[Path]:
+    return [parent / name for name in _GOOD if os.path.isdir(parent / name)]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Every image of a folder by its stem, in name order, broken links and special files included.
+
+    Stems are compared in Unicode's composed form, since copying between systems changes the form.
+    """
+    images: dict[str, Path] = {}
+    for entry in _entries(folder):
+        if entry.suffix.lower() not in IMAGE_SUFFIXES or os.path.isdir(entry):
+            continue
+        other = images.setdefault(unicodedata.normalize("NFC", entry.stem), entry)
+        if other is not entry:
+            raise InputError(f"{display_name(other)}: has the same name as {display_name(entry.name)} but for its suffix; keep one")
+    return images
+
+
+def _class_images(folder: Path) -> dict[str, Path]:
+    images = _images(folder)
+    if not images:
+        raise InputError(f"{display_name(folder)}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images
+
+
+def _training_images(good: list[Path]) -> tuple[Path, ...]:
+    if len(good) > 1:
+        raise InputError(f"{display_name(good[0].parent)}: holds both {good[0].name} and {good[1].name}; keep one")
+    return tuple(_class_images(good[0]).values())
+
+
+def _test_samples(folder: Path, preprocessing: Preprocessing) -> tuple[Sample, ...]:
+    samples: list[Sample] = []
+    test, truth = folder / "test", folder / "ground_truth"
+    for kind in _entries(test) if os.path.isdir(test) else []:
+        if not os.path.isdir(kind):
+            continue
+        images = _class_images(kind)
+        if kind.name in _GOOD:
+            samples += [Sample(path, 0, "good", None) for path in images.values()]
+            continue
+        masks = _images(truth / kind.name) if os.path.isdir(truth / kind.name) else {}
+        for stem, path in images.items():
+            mask = _mask(path, stem, masks, preprocessing) if os.path.isdir(truth) else None
+            samples.append(Sample(path, 1, kind.name, mask))
+    return tuple(samples)
+
+
+def _mask(path: Path, stem: str, masks: dict[str, Path], preprocessing: Preprocessing) -> Path:
+    found = [masks[name] for name in (f"{stem}_mask", stem) if name in masks]
+    if len(found) != 1:
+        have = " and ".join(display_name(mask) for mask in found) or "none"
+        raise InputError(f"{display_name(path)}: needs one mask in ground_truth, NAME_mask or NAME with an image suffix; found {have}")
+    image, mask = image_size(path, preprocessing), image_size(found[0], MASK_PREPROCESSING)
+    if image != mask:
+        raise InputError(f"{display_name(found[0])}: is {mask[0]}x{mask[1]} pixels, its image {display_name(path)} {image[0]}x{image[1]}")
+    return found[0]
+
+
+def _refuse_anomaly_in_train(category: Category) -> None:
+    """Only files of equal size are hashed, and each one once."""
+    training: defaultdict[int, list[Path]] = defaultdict(list)
+    for path in category.train:
+        training[_file_size(path)].append(path)
+    suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in training]
+    digests = {digest(path): path for size in {_file_size(path) for path in suspects} for path in training[size]}
+    for suspect in suspects:
+        twin = digests.get(digest(suspect))
+        if twin is not None:
+            raise InputError(f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}")
+
+
+def _file_size(path: Path) -> int:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{display_name(path)}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{display_name(path)}: not a regular file")
+    return status.st_size
+
+
+def digest(path: Path) -> bytes:
+    """SHA-256 of a file's content.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    _file_size(path)  # a named pipe would block the read
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise InputError(f"{display_name(path)}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,1 @@
+"""Archives by Ray Data and verdicts by Ray Serve."""

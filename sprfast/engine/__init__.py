@@ -1,0 +1,1 @@
+"""Image to verdict. Imports `backends` and what lies below."""

@@ -1,0 +1,254 @@
+"""From an image to a verdict, around whatever computes maps; without PyTorch."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import io
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from sprfast.config import Precision, Preprocessing
+from sprfast.data import images
+from sprfast.data.images import ChannelOrder
+from sprfast.errors import BackendError, InputError, OutOfMemoryError
+from sprfast.method.scoring_mode import Setting
+from sprfast.method.threshold import Threshold, Verdict, verdict
+
+Map = npt.NDArray[np.float32]
+Source = str | os.PathLike[str] | io.BytesIO | PIL.Image.Image | npt.NDArray[Any]
+MAX_BATCH = 16  # images a call of what computes maps
+
+_log = logging.getLogger("sprfast.engine.predictor")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What is said of one image. An image that could not be scored has the verdict ERROR and a reason."""
+
+    verdict: Verdict  # PASS only if the score is finite and at most the threshold
+    pred_score: float  # maximum of the anomaly map, or as the setting has it; NaN where there is none
+    threshold: float | None  # None: the model is not calibrated, and no image passes
+    anomaly_map: Map | None  # (256, 256)
+    error_map: Map | None  # (H, W) at the network's input
+    source_size: tuple[int, int] | None  # height and width of the image in pixels, as oriented
+    milliseconds: float  # from the image as given to the result, its share of a batch
+    reason: str | None = None  # why the verdict is ERROR
+    map_threshold: float | None = None  # above which a pixel of the anomaly map is marked; None: the setting does not say
+    passes: int = 0  # of the network
+
+    def to_json(self) -> dict[str, Any]:
+        """Score (null where it is not finite), verdict, threshold and milliseconds as plain values, and the reason where there is one."""
+        row = {
+            "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
+            "verdict": self.verdict.value,
+            "threshold": self.threshold,
+            "milliseconds": round(self.milliseconds, 3),
+        }
+        return row | ({"reason": self.reason} if self.reason else {})
+
+    @property
+    def pred_label(self) -> bool:
+        """False for PASS only."""
+        return self.verdict is not Verdict.PASS
+
+    @property
+    def pred_mask(self) -> npt.NDArray[np.bool_] | None:
+        """(256, 256): where the anomaly map is above `map_threshold`; None without one of the two."""
+        if self.anomaly_map is None or self.map_threshold is None:
+            return None
+        # in float64 like the verdict: numpy would round the threshold to float32 first
+        return ~(self.anomaly_map.astype(np.float64) <= self.map_threshold)
+
+
+class Predictor(abc.ABC):
+    """Scores images one by one or in lists.
+
+    Args:
+        preprocessing: from an image to the network's input.
+        setting: from the network's passes to a verdict.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, setting: Setting) -> None:
+        self.preprocessing, self.setting = preprocessing, setting
+        self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
+        self._process = os.getpid()
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """On the score; None: no image passes."""
+        return self.setting.threshold
+
+    @property
+    @abc.abstractmethod
+    def backend(self) -> str:
+        """Name of what computes the maps."""
+
+    @property
+    @abc.abstractmethod
+    def precision(self) -> Precision:
+        """Of stored feature maps."""
+
+    @property
+    @abc.abstractmethod
+    def model_sha256(self) -> str:
+        """Of the weights; see `model_file.Model.sha256`."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels at the network's input that it takes whatever the size policy."""
+        field = self.setting.field
+        return field.size if field else (self.preprocessing.size, self.preprocessing.size)
+
+    @abc.abstractmethod
+    def self_test(self) -> float:
+        """Compute the error map of the probe image (`contract.probe_image`), which must be the definition's.
+
+        Returns:
+            Its relative RMS error.
+
+        Raises:
+            BackendError: it is beyond what the precision allows, or the backend failed.
+        """
+
+    @abc.abstractmethod
+    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images of one size, in memory of their own."""
+
+    @overload
+    def predict(self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None) -> list[Result]: ...
+    @overload
+    def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Result: ...
+    def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Result | list[Result]:
+        """Score one image or a list of them.
+
+        Args:
+            source: a path, a PIL image, a numpy array, an `io.BytesIO` (see `images.load_image`), or a list of these. An
+                `Engine` also takes float tensors (3, H, W) in [-1, 1] that are already at the network's size.
+            channel_order: "rgb", "bgr" or "grey"; required for arrays, absent for everything else.
+
+        Returns:
+            A `Result`, or a list of them in the order given. A bad image never raises and never
+            disturbs the others: its result has the verdict ERROR and the reason.
+
+        Raises:
+            BackendError: the backend failed, or this is a fork of the process in which it was made.
+        """
+        if isinstance(source, (list, tuple)):
+            results: list[Result] = []
+            for first in range(0, len(source), MAX_BATCH):
+                results += self._predict_chunk(source[first : first + MAX_BATCH], channel_order)
+            return results
+        return self._predict_chunk([source], channel_order)[0]
+
+    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
+        """The network's input, where the backend can take it; the first half of `predict`, which may run in threads beside the second.
+
+        Raises:
+            InputError: the image cannot be used.
+        """
+        image = images.load_image(source, self.preprocessing, channel_order=channel_order)
+        self.require_field_size(image, images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image")
+        return image
+
+    def score(self, prepared: Sequence[images.Image]) -> list[Result]:
+        """The second half of `predict`: a result for each image of `prepare`, in their order.
+
+        A batch for which the device has no memory goes in halves, from then on; an image has the same score.
+
+        Raises:
+            BackendError: the backend failed, or this is a fork of the process in which it was made.
+            OutOfMemoryError: there is no memory even for one image.
+        """
+        self.require_own_process()
+        started = time.perf_counter()
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(prepared):
+            by_shape.setdefault(image.pixels.shape, []).append(index)
+        maps: dict[int, tuple[Map, Map]] = {}
+        for waiting in by_shape.values():
+            while waiting:
+                batch = waiting[: self.batch_limit]
+                try:
+                    errors, anomalies = self._maps([prepared[index] for index in batch])
+                except OutOfMemoryError:
+                    if len(batch) == 1:
+                        raise
+                    self.batch_limit = min(self.batch_limit, len(batch) // 2)
+                    _log.warning("no memory for a batch of %d images: at most %d from now on", len(batch), self.batch_limit)
+                    continue
+                maps.update((index, (errors[row, 0], anomalies[row, 0])) for row, index in enumerate(batch))
+                del waiting[: len(batch)]
+        share = (time.perf_counter() - started) * 1e3 / max(1, len(prepared))
+        return [self._result(*maps[index], image.source_size, share) for index, image in enumerate(prepared)]
+
+    def error(self, reason: str, milliseconds: float = 0.0) -> Result:
+        """The result of an image that could not be scored."""
+        threshold = self.threshold.value if self.threshold else None
+        return Result(Verdict.ERROR, math.nan, threshold, None, None, None, milliseconds, reason)
+
+    def warm_up(self, height: int, width: int, batches: Sequence[int] = (1, MAX_BATCH)) -> None:
+        """Do now what a first call does once: compile, tune and capture for images of this size.
+
+        Args:
+            height, width: pixels at the network's input.
+            batches: numbers of images in a call; the largest goes first, so that the others fit into its memory.
+        """
+        blank = np.zeros((3, height, width), np.float32)
+        for count in sorted(batches, reverse=True):
+            self.score([images.Image(blank, (height, width))] * count)
+
+    def require_field_size(self, image: images.Image, name: str) -> None:
+        """Raise InputError, which begins with `name`, where the error field of good parts is of another size than this image."""
+        if self.setting.field:
+            self.setting.field.require_size(image.pixels.shape[1:], name)
+
+    def require_own_process(self) -> None:
+        """Raise BackendError in a fork of the process that made this: its threads and its device were not copied."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                f"this engine was made in process {self._process} and cannot be used in a fork of it: "
+                f"load the model in the process that uses it, or start that with multiprocessing's spawn"
+            )
+
+    def _predict_chunk(self, sources: Sequence[Any], channel_order: ChannelOrder | None) -> list[Result]:
+        started = time.perf_counter()
+        results: dict[int, Result] = {}
+        prepared: dict[int, images.Image] = {}
+        for index, source in enumerate(sources):
+            try:
+                prepared[index] = self.prepare(source, channel_order)
+            except InputError as error:
+                results[index] = self.error(str(error), (time.perf_counter() - started) * 1e3)
+        scored = self.score(list(prepared.values()))
+        share = (time.perf_counter() - started) * 1e3 / len(sources)
+        results |= {index: dataclasses.replace(result, milliseconds=share) for index, result in zip(prepared, scored, strict=True)}
+        return [results[index] for index in range(len(sources))]
+
+    def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
+        threshold = self.threshold
+        score = self.setting.score(errors, anomalies)
+        decided = verdict(score, threshold)
+        reason = None
+        if decided is Verdict.ERROR:
+            reason = "the model has no threshold: run `sprfast calibrate`" if math.isfinite(score) else f"the score is {score}"
+        return Result(
+            verdict=decided,
+            pred_score=score,
+            threshold=threshold.value if threshold else None,
+            anomaly_map=anomalies,
+            error_map=errors,
+            source_size=size,
+            milliseconds=milliseconds,
+            reason=reason,
+            map_threshold=self.setting.map_value,
+            passes=self.setting.schedule.draws,
+        )

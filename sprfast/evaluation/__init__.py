@@ -1,0 +1,1 @@
+"""What a model is worth. Imports `engine` and what lies below."""

@@ -1,0 +1,72 @@
+"""The files that `sprfast export` writes, and what is in them: a contract, and the network as an ONNX graph or as a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from sprfast.errors import InputError, ModelFileError
+from sprfast.formats import onnx as onnx_file
+from sprfast.formats import tensors as archive
+from sprfast.formats.export_metadata import Contract, document_of
+from sprfast.formats.manifest import PathLike, file_bytes
+from sprfast.method import folded as plan
+from sprfast.method.folded import InferencePlan
+
+Kind = Literal["model", "plan", "onnx"]
+
+_ONNX_BEGIN = b"\x08"  # the field ir_version
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Export:
+    """One export; either `graph` or `plan` is there."""
+
+    contract: Contract
+    graph: bytes | None  # an ONNX model without metadata
+    plan: InferencePlan | None
+
+
+def kind(path: PathLike) -> Kind:
+    """What a file of this package is, by its first bytes and its own word, which `read` and `model_file.load` check.
+
+    Raises:
+        ModelFileError: it is none of them, or cannot be read.
+    """
+    content = file_bytes(path)
+    if content.startswith(_ONNX_BEGIN) and content[8:9] != b"{":  # which is where the header of safetensors begins
+        return "onnx"
+    return "plan" if archive.kind(path) == "plan" else "model"
+
+
+def write(path: PathLike, export: Export) -> None:
+    """Write an export, atomically; equal ones give equal bytes.
+
+    Raises:
+        InputError: the file cannot be written; the old file is unchanged.
+    """
+    contract = export.contract
+    if export.plan is not None:
+        archive.write(path, export.plan.to_arrays(), contract.to_json(), kind="plan")
+    elif export.graph is not None:
+        onnx_file.write(path, export.graph, document_of(contract, onnx_file.KIND))
+
+
+def read(path: PathLike) -> Export:
+    """An export, after every check of its file.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, foreign, from a newer version, or a model file.
+    """
+    found = kind(path)
+    if found == "model":
+        raise ModelFileError(f"{path}: is a model file, not an export; run `sprfast export` on it first, or open it with sprfast.load")
+    try:
+        if found == "onnx":
+            graph, document = onnx_file.read(path)
+            return Export(Contract.from_json(document), graph, None)
+        arrays, document = archive.read(path, kind="plan")
+        contract = Contract.from_json(document)
+        return Export(contract, None, plan.from_arrays(contract.network, contract.schedule.draws, arrays))
+    except InputError as error:
+        raise ModelFileError(f"{path}: {error}") from error

@@ -1,0 +1,231 @@
+"""What an exported network carries with it: all that scoring needs beside the network, and proof that it computes the right maps.
+
+The proof is a probe: an image that is a function of its size alone, with the error map that the definition
+gives for it. Whoever loads an export computes that map first and compares.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.errors import BackendError, InputError
+from sprfast.formats.manifest import FORMAT_VERSION
+from sprfast.method.error_field import ErrorField
+from sprfast.method.folded import MIN_SIZE
+from sprfast.method.scoring_mode import Setting
+from sprfast.method.threshold import MapThreshold, Threshold
+
+Map = npt.NDArray[np.float32]
+Quantization = Literal["int8", "float8"]
+
+MAX_BATCH = 4096  # images a call that an export may be fixed to
+
+# Relative RMS error of error maps and relative error of scores. What 16-bit storage costs depends on the model, so
+# that its verdicts are what counts; these limits are several times what the golden weights show.
+TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 3e-2}
+QUANTIZED_TOLERANCE: dict[Quantization, float] = {"int8": 0.2, "float8": 0.2}
+
+
+def tolerance(precision: Precision, quantization: Quantization | None) -> float:
+    """The relative errors that are allowed."""
+    return max(TOLERANCE[precision], QUANTIZED_TOLERANCE[quantization] if quantization else 0.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """An image's error map as the definition has it; the image is `probe_image` of the map's size."""
+
+    error_map: Map  # (H, W), float32
+    tolerance: float  # relative RMS error that is allowed
+
+    def check(self, error_map: Map, who: str) -> float:
+        """The relative RMS error of `error_map` (H, W) against the definition's.
+
+        Raises:
+            BackendError: it is beyond the tolerance, not a number or of another shape; the message begins with `who`.
+        """
+        expected = self.error_map.astype(np.float64)
+        if error_map.shape != expected.shape:
+            raise BackendError(f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}")
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+            error = float(np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean()))
+        if not error <= self.tolerance:
+            raise BackendError(
+                f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed {self.tolerance:.3g}); "
+                f"nothing may be scored with it"
+            )
+        return error
+
+
+def probe_image(height: int, width: int) -> Map:
+    """(1, 3, H, W) in [-1, 1]: smooth patches, an edge and fine noise, always the same."""
+    generator = np.random.RandomState(0)
+    patches = generator.uniform(-0.8, 0.8, (1, 3, 7, 7))
+    rows, columns = (np.linspace(0, 6, size) for size in (height, width))
+    image = _linear(_linear(patches, rows, axis=2), columns, axis=3)
+    image[:, :, height // 3 :, : width // 2] *= -0.5
+    image += generator.uniform(-0.1, 0.1, image.shape)
+    return np.clip(image, -1.0, 1.0).astype(np.float32)
+
+
+def _linear(values: npt.NDArray[np.float64], at: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
+    """Linear interpolation along an axis."""
+    low = np.minimum(at.astype(np.int64), values.shape[axis] - 2)
+    share = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    between: npt.NDArray[np.float64] = values.take(low, axis) * (1.0 - share) + values.take(low + 1, axis) * share
+    return between
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contract:
+    """All that scoring needs beside the network itself."""
+
+    network: NetworkConfig
+    schedule: Schedule
+    preprocessing: Preprocessing
+    noise_seed: int
+    threshold: Threshold | None  # None: not calibrated, no image passes
+    model_sha256: str  # of the weights that it was made from
+    precision: Precision
+    quantization: Quantization | None
+    size: tuple[int, int] | None  # height and width at the network's input; None: any
+    batch: int | None  # images a call; None: any number
+    probe: Probe
+    certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
+    field: ErrorField | None = None  # as `Setting` has them
+    map_threshold: MapThreshold | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """How its passes become a verdict."""
+        return Setting(self.schedule, self.field, self.threshold, self.map_threshold)
+
+    def with_setting(self, setting: Setting) -> Contract:
+        """The same with another one."""
+        return dataclasses.replace(self, **setting.parts)
+
+    def require_size(self, size: tuple[int, ...], name: str) -> None:
+        """Raise InputError, which begins with `name`, where the export does not take network inputs of this (height, width)."""
+        if self.size is not None and self.size != size:
+            got, allowed = ("x".join(map(str, each)) for each in (size, self.size))
+            raise InputError(
+                f"{name}: {got} pixels (height x width) at the network's input, this export takes {allowed} only; "
+                f"export with --size {got}, or train with the size policy 'stretch'"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, of which `from_json` makes it again."""
+        error_map = np.ascontiguousarray(self.probe.error_map, "<f4")
+        return {
+            "network": self.network.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "noise_seed": self.noise_seed,
+            **self.setting.to_json(),
+            "model_sha256": self.model_sha256,
+            "precision": self.precision,
+            "quantization": self.quantization,
+            "size": None if self.size is None else list(self.size),
+            "batch": self.batch,
+            "probe": {
+                "shape": list(error_map.shape),
+                "error_map": base64.b64encode(error_map.tobytes()).decode(),
+                "tolerance": self.probe.tolerance,
+            },
+            "certificates": list(self.certificates),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Contract:
+        """The contract in a checked document.
+
+        Raises:
+            InputError: a field is missing or not allowed; the message names it.
+        """
+        try:
+            size, batch = document["size"], document["batch"]
+            threshold = document["threshold"]
+            field, map_threshold = document.get("field"), document.get("map_threshold")
+            contract = cls(
+                network=_part("network", NetworkConfig, document["network"]),
+                schedule=_part("schedule", Schedule, document["schedule"]),
+                preprocessing=_part("preprocessing", Preprocessing, document["preprocessing"]),
+                noise_seed=_integer("noise_seed", document["noise_seed"], 0, 2**32 - 1),
+                threshold=None if threshold is None else _part("threshold", Threshold, threshold),
+                field=None if field is None else _part("field", ErrorField, field),
+                map_threshold=None if map_threshold is None else _part("map_threshold", MapThreshold, map_threshold),
+                model_sha256=_sha256("model_sha256", document["model_sha256"]),
+                precision=_one_of("precision", document["precision"], get_args(Precision)),
+                quantization=_one_of("quantization", document["quantization"], (None, *get_args(Quantization))),
+                size=None if size is None else _size("size", size),
+                batch=None if batch is None else _integer("batch", batch, 1, MAX_BATCH),
+                probe=_probe(document["probe"]),
+                certificates=_objects("certificates", document["certificates"]),
+            )
+        except KeyError as error:
+            raise InputError(f"field {error} is missing") from error
+        contract.require_size(contract.probe.error_map.shape, "probe")
+        return contract
+
+
+def document_of(contract: Contract, kind: str) -> dict[str, Any]:
+    """What `manifest.signed` takes: the contract in a file of this kind."""
+    return {"format_version": FORMAT_VERSION, "kind": kind, **contract.to_json()}
+
+
+def _part(name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold | MapThreshold | ErrorField], value: Any) -> Any:
+    try:
+        return kind.from_json(value)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _probe(document: Any) -> Probe:
+    if not isinstance(document, dict):
+        raise InputError(f"probe: expected an object, got {type(document).__name__}")
+    shape, tolerance = _size("probe.shape", document["shape"]), document["tolerance"]
+    try:
+        error_map = np.frombuffer(base64.b64decode(document["error_map"], validate=True), "<f4").reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"probe.error_map: expected base64 of {shape[0]} x {shape[1]} little-endian float32 numbers") from error
+    if not np.isfinite(error_map).all() or not error_map.any():
+        raise InputError("probe.error_map: expected finite numbers, not all of them 0")
+    if type(tolerance) is not float or not 0.0 < tolerance < 1.0:
+        raise InputError(f"probe.tolerance: {tolerance!r} is not allowed, expected a number between 0 and 1")
+    return Probe(error_map.astype(np.float32), tolerance)
+
+
+def _sha256(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise InputError(f"{name}: {value!r} is not allowed, expected 64 hexadecimal digits")
+    return value
+
+
+def _objects(name: str, value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{name}: {value!r} is not allowed, expected a list of objects")
+    return tuple(value)
+
+
+def _size(name: str, value: Any) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{name}: {value!r} is not allowed, expected a height and a width")
+    return _integer(f"{name}[0]", value[0], MIN_SIZE, 2**16), _integer(f"{name}[1]", value[1], MIN_SIZE, 2**16)
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InputError(f"{name}: {value!r} is not allowed, expected an integer from {low} to {high}")
+    return value
+
+
+def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    if value not in allowed:
+        raise InputError(f"{name}: {value!r} is not allowed, expected one of {', '.join(map(str, allowed))}")
+    return value

@@ -1,0 +1,154 @@
+"""Whether the scores of parts that pass still look like those of the calibration.
+
+Defects do not belong to the calibration's distribution, and how many there are is not known; a lamp that ages or a lens that fogs moves
+the good parts. So only scores up to the threshold are compared, on both sides: of the line, parts that passed; of the calibration, scores
+below the one that the threshold comes from. Given that one, both are draws of one distribution cut off there (for the line a ten-thousandth
+higher, see `threshold.CLEARANCE`) for as long as nothing changes, so that defects which the threshold stops cause no alarm however many
+there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sprfast.errors import InputError
+from sprfast.method.threshold import MAX_SCORES, Threshold
+
+WINDOW = 200  # parts that passed, in each test
+FALSE_ALARM_RATE = 1e-3  # of a window
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftReport:
+    """The last window of scores that was tested."""
+
+    drifted: bool  # p_value is at most false_alarm_rate
+    windows: int  # tested so far
+    alarms: int  # of them, those that had drifted
+    samples: int  # scores in a window
+    calibration: int  # scores that a window is compared with
+    p_value: float  # two-sided; 1 before the first window is full
+    statistic: float  # largest distance between the two distribution functions, in [0, 1]
+    false_alarm_rate: float  # probability of an alarm in a window where nothing has changed, see `Drift`
+    median: float  # of the window; NaN before the first one is full
+    calibration_median: float
+
+
+class Drift:
+    """One two-sided two-sample Kolmogorov-Smirnov test for each full window of scores; windows do not overlap.
+
+    In a window where nothing has changed an alarm has at most the probability `false_alarm_rate`: over draws of the calibration and of
+    the window, if their scores are exchangeable. Ties only lower it. Three things follow. The windows share one calibration, so that
+    their alarms are not independent: an unlucky calibration gives several. Many windows give some alarms: at a part a second, 0.001
+    and 200 parts mean one in two to three days. And parts that resemble their neighbours, such as those of one batch of material, are
+    not exchangeable and give more.
+
+    Where the threshold keeps 1024 of more scores, these lie closer to the distribution than 1024 draws would, so that the test, which
+    takes them for draws, gives fewer false alarms than stated: at 0.001 and 200 parts down to a quarter.
+
+    What a window of 200 parts notices at 0.001: a shift of all scores by their standard deviation after a calibration on 50 images, of
+    half as much after one on 200. A slower drift is noticed when it has come that far.
+
+    Not safe to call from several threads at once. `add` stores a number; the call that fills a window tests it, in about a millisecond.
+
+    Args:
+        calibration: scores of good parts up to the threshold, without the one that the threshold comes from.
+        window: parts in a test.
+        false_alarm_rate: in (0, 1).
+
+    Raises:
+        InputError: an argument is not allowed, or so few scores of the calibration could never give an alarm; the message says how
+            many are needed.
+    """
+
+    def __init__(self, calibration: Sequence[float], window: int = WINDOW, false_alarm_rate: float = FALSE_ALARM_RATE) -> None:
+        needed = needed_scores(window, false_alarm_rate)
+        if len(calibration) < needed:
+            raise InputError(_too_few(len(calibration), needed, window, false_alarm_rate))
+        from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # now, since it takes a second
+
+        self._test = ks_2samp
+        self._calibration = np.sort(np.asarray(calibration, np.float64))
+        if not np.isfinite(self._calibration).all():
+            raise InputError("calibration: a score is NaN or infinite, expected finite numbers")
+        self._window = np.empty(window)
+        self._filled = 0
+        self._report = DriftReport(
+            drifted=False,
+            windows=0,
+            alarms=0,
+            samples=window,
+            calibration=len(calibration),
+            p_value=1.0,
+            statistic=0.0,
+            false_alarm_rate=false_alarm_rate,
+            median=math.nan,
+            calibration_median=float(np.median(self._calibration)),
+        )
+
+    def add(self, score: float) -> None:
+        """Take the score of a part that passed."""
+        self._window[self._filled] = score
+        self._filled += 1
+        if self._filled == self._window.size:
+            self._filled = 0
+            self._finish_window()
+
+    def report(self) -> DriftReport:
+        """Of the last full window."""
+        return self._report
+
+    def _finish_window(self) -> None:
+        outcome = self._test(self._calibration, self._window)
+        before, p_value = self._report, float(outcome.pvalue)
+        drifted = p_value <= before.false_alarm_rate
+        self._report = dataclasses.replace(
+            before,
+            drifted=drifted,
+            windows=before.windows + 1,
+            alarms=before.alarms + drifted,
+            p_value=p_value,
+            statistic=float(outcome.statistic),
+            median=float(np.median(self._window)),
+        )
+
+
+def watch(threshold: Threshold | None, window: int = WINDOW, rate: float = FALSE_ALARM_RATE) -> Drift | str:
+    """What watches the scores that this threshold passes; or why they cannot be watched, so that a line runs without.
+
+    Raises:
+        InputError: `window` or `rate` is not allowed.
+    """
+    needed = needed_scores(window, rate)
+    if threshold is None or threshold.source == "manual":
+        return "the threshold does not come from a calibration"
+    if not threshold.scores:
+        return "the threshold was stored without the scores of its calibration; run `sprfast calibrate` again"
+    below = [score for score in threshold.scores if score <= threshold.value][:-1]
+    if len(below) < needed:
+        return _too_few(len(below), needed, window, rate)
+    return Drift(below, window, rate)
+
+
+def needed_scores(window: int, rate: float) -> int:
+    """How many scores the calibration must have for a window that lies wholly above or below them to give an alarm.
+
+    Raises:
+        InputError: `window` or `rate` is not allowed, or no calibration has as many scores.
+    """
+    if type(window) is not int or not 1 <= window <= 10_000:
+        raise InputError(f"window: {window!r} is not allowed, expected 1 to 10000 parts")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 < rate < 1.0:
+        raise InputError(f"false_alarm_rate: {rate!r} is not allowed, expected a rate in (0, 1)")
+    for needed in range(1, MAX_SCORES):
+        if 2 / math.comb(needed + window, window) <= rate:  # of as many orders of the two samples, two are that far apart
+            return needed
+    raise InputError(f"false_alarm_rate: {rate!r} is not allowed, a test of {window} parts cannot tell so rare an event; take a higher one")
+
+
+def _too_few(number: int, needed: int, window: int, rate: float) -> str:
+    return f"the calibration has {number} scores below its threshold, to test {window} parts at a false-alarm rate of {rate} takes {needed}"

@@ -1,0 +1,105 @@
+"""What a camera delivers: a picture with its id and the time of its trigger, in a declared form."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Hashable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from sprfast.data.images import ChannelOrder
+from sprfast.errors import CameraError, InputError
+
+PixelType = Literal["uint8", "uint16", "float32"]
+Buffer = bytes | bytearray | memoryview
+
+_MAX_SIDE = 2**31 - 1  # pixels
+_MAX_ROW = 2**40  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFormat:
+    """The form in which a camera delivers its pictures, so that one in another form is noticed."""
+
+    height: int  # pixels
+    width: int  # pixels
+    channel_order: ChannelOrder
+    dtype: PixelType = "uint8"  # uint16: of the bit depth that the model's preprocessing declares
+    row_bytes: int | None = None  # from the start of a row to that of the next, padding included; None: no padding
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= _MAX_SIDE:
+                raise InputError(
+                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 to {_MAX_SIDE}"
+                )
+        for name, allowed in (("channel_order", get_args(ChannelOrder)), ("dtype", get_args(PixelType))):
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:  # `in` would compare an array by element
+                raise InputError(f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected one of {', '.join(allowed)}")
+        least = self.width * self.channels * np.dtype(self.dtype).itemsize
+        if self.row_bytes is not None and (type(self.row_bytes) is not int or not least <= self.row_bytes <= _MAX_ROW):
+            raise InputError(
+                f"FrameFormat.row_bytes: {_shown(self.row_bytes)} is not allowed, expected an integer from {least} to {_MAX_ROW}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, else 3."""
+        return 1 if self.channel_order == "grey" else 3
+
+    def view(self, frame: Buffer | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The pixels (H, W) or (H, W, 3) of a raw buffer or an array, which must have this form; no copy is made.
+
+        Args:
+            frame: the bytes of `height` rows, the padding of the last one may be missing; or an array of any strides.
+
+        Raises:
+            InputError: it has another form; the message names both.
+        """
+        shape = (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
+        if isinstance(frame, np.ndarray):
+            if frame.dtype != np.dtype(self.dtype) or frame.shape not in (shape, (*shape[:2], self.channels)):
+                raise InputError(f"frame: {frame.dtype.str} of shape {frame.shape}, this camera was declared as {self.dtype} {shape}")
+            return frame
+        itemsize = np.dtype(self.dtype).itemsize
+        packed = self.width * self.channels * itemsize
+        row_bytes = self.row_bytes or packed
+        whole = math.prod((self.height, row_bytes))
+        given = _buffer(frame, self.dtype)
+        if given.nbytes not in range(whole - row_bytes + packed, whole + 1):
+            raise InputError(f"frame: {given.nbytes} bytes, this camera was declared with {self.height} rows of {row_bytes} bytes")
+        strides = (row_bytes, itemsize) if self.channels == 1 else (row_bytes, self.channels * itemsize, itemsize)
+        return np.ndarray(shape, self.dtype, given, 0, strides)
+
+
+def _shown(value: object) -> str:
+    """Fit for a message of one line, whatever was given."""
+    plain = isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < _MAX_ROW)
+    return repr(value) if plain else type(value).__name__
+
+
+def _buffer(frame: Any, dtype: PixelType) -> memoryview:
+    """A view of bytes, or of native elements of this type; those of another type or byte order would be taken for what they are not."""
+    try:
+        given = memoryview(frame)
+        native = given.format.removeprefix("@").removeprefix("<" if sys.byteorder == "little" else ">")
+    except (TypeError, ValueError) as error:  # ValueError: it was released
+        raise InputError(f"frame: {type(frame).__name__} is not accepted, expected a buffer or an array") from error
+    if not given.c_contiguous or native not in ("B", "b", "c", np.dtype(dtype).char):
+        raise InputError(f"frame: a buffer of {given.format!r} and strides {given.strides}, expected contiguous bytes or native {dtype}")
+    return given
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frame:
+    """What came of one trigger: a picture, or the reason why there is none."""
+
+    id: Hashable  # of the part; carried to its answer
+    image: Any  # a path, a PIL image, an array, or a buffer where the line has a `FrameFormat`; None with a `fault`
+    trigger_time: float  # seconds of `time.monotonic`
+    channel_order: ChannelOrder | None = None  # of an array, as `Predictor.predict` takes it
+    fault: CameraError | None = None  # why there is no picture

@@ -1,0 +1,1 @@
+"""A model to constants, to an ONNX graph, to a probe. Imports `data` and what lies below."""

@@ -1,0 +1,1 @@
+"""Training in eager PyTorch. Imports `evaluation` and what lies below."""

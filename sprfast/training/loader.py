@@ -1,0 +1,139 @@
+"""Batches of training images: which images make up step s, and the worker processes that decode them.
+
+The order is a function of (seed, step) alone, so a run that resumes at any step, or is spread over
+several processes, sees the batches that one uninterrupted process sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from sprfast.config import Preprocessing
+from sprfast.data.images import load_image
+from sprfast.errors import InputError
+
+CACHE_BYTES = 4 * 2**30  # decoded images kept in memory, all workers together
+
+
+class BatchOrder(Sampler[list[int]]):
+    """Endless batches of image indices from step `start` on; every epoch is a fresh permutation.
+
+    Epochs follow each other without a gap, so every batch is full: batch s holds positions
+    s·B to s·B + B - 1 of the endless sequence, of which process `rank` of `world_size` takes its
+    equal share.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
+        share = batch_size // world_size
+        self._share = slice(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self._start):
+            first = step * self._batch_size
+            yield [self._index(position) for position in range(first, first + self._batch_size)[self._share]]
+
+    def _index(self, position: int) -> int:
+        return int(_permutation(self._images, self._seed, position // self._images)[position % self._images])
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch]))).permutation(images)
+
+
+class ImageDataset(Dataset[torch.Tensor]):
+    """Decoded and resized images, float32 (3, H, W) in [-1, 1]; kept in memory while they fit."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, cache_bytes: int = CACHE_BYTES) -> None:
+        self._paths, self._preprocessing = list(paths), preprocessing
+        self._cache: dict[int, torch.Tensor] = {}
+        self._room = cache_bytes
+        self._shape = self._decode(0).shape
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index in self._cache:
+            return self._cache[index]
+        image = self._decode(index)
+        if image.shape != self._shape:
+            raise InputError(
+                f"{self._paths[index]}: {image.shape[1]}x{image.shape[2]} at the network's input where {self._paths[0].name} has "
+                f"{self._shape[1]}x{self._shape[2]}; training needs one shape: use the size policy 'stretch'"
+            )
+        size = image.numel() * image.element_size()
+        if size <= self._room:
+            self._cache[index] = image
+            self._room -= size
+        return image
+
+    def __getitems__(self, indices: list[int]) -> torch.Tensor | InputError:
+        """The (B, 3, H, W) batch; an image that cannot be used is an answer, since a worker's exception arrives as a traceback in text."""
+        try:
+            return default_collate([self[index] for index in indices])  # type: ignore[no-any-return]
+        except InputError as error:
+            return error
+
+    def _decode(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(load_image(self._paths[index], self._preprocessing).pixels)
+
+
+@contextlib.contextmanager
+def batches(dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool) -> Iterator[Iterator[torch.Tensor]]:
+    """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this one) that end with the context.
+
+    Taking a batch raises InputError where an image has become unreadable or changed its shape.
+    """
+    if workers and not os.access("/dev/shm", os.W_OK):
+        warnings.warn("/dev/shm is not writable: images are decoded in the training process itself", stacklevel=3)
+        workers = 0
+    loader: DataLoader[torch.Tensor] = DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=_whole,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+    )
+    stream = iter(loader)
+    try:
+        yield map(_usable, stream)
+    finally:
+        # an exception's traceback would keep the workers alive until Python exits, which waits for
+        # them for ever, since they ignore SIGTERM; nothing public ends them
+        if isinstance(stream, _MultiProcessingDataLoaderIter):
+            stream._shutdown_workers()
+
+
+def _whole(batch: Any) -> Any:
+    return batch  # `ImageDataset.__getitems__` has put it together
+
+
+def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """Leave SIGINT and SIGTERM to the training process: it stops after the step and ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,286 @@
+"""Denoising score matching on images of good parts, in eager PyTorch, resumable bit for bit.
+
+Every random number of step s is a function of (seed, s), so a checkpoint holds no generator state:
+weights, their average, optimizer moments, step and elapsed time are all there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sprfast._version import __version__
+from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.data import datasets as data
+from sprfast.errors import CheckFailedError, InputError
+from sprfast.formats import model as model_file
+from sprfast.method import sde
+from sprfast.method.unet import ScoreUNet
+from sprfast.system import devices
+from sprfast.system.process_group import ProcessGroup
+from sprfast.system.signals import Stop, stop_signals
+from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
+from sprfast.training.loader import CACHE_BYTES, BatchOrder, ImageDataset, batches
+
+_PUBLISHED = (NetworkConfig(), Preprocessing(), Schedule(), TrainingConfig())
+GPU_CHECK_EVERY = 20  # steps between looks at the loss on a GPU; each look waits for the device
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a training stands after a step."""
+
+    step: int  # optimizer steps done, over all runs of this training
+    fraction: float  # of the limit, 0 to 1
+    loss: float  # of the last step looked at, mean over the global batch
+    images_per_second: float  # of this run
+    seconds_left: float  # at the pace of this run
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run of `train` ended."""
+
+    model: model_file.Model | None  # the same on every process; None when a signal stopped the run
+    stopped_by: signal.Signals | None
+    step: int
+    losses: tuple[tuple[int, float], ...]  # (step, loss) of this run's steps that were looked at
+
+
+def train(
+    paths: list[Path],
+    output: Path,
+    *,
+    network: NetworkConfig = _PUBLISHED[0],
+    preprocessing: Preprocessing = _PUBLISHED[1],
+    schedule: Schedule = _PUBLISHED[2],
+    training: TrainingConfig = _PUBLISHED[3],
+    device: str | torch.device | None = None,
+    workers: int = 1,
+    checkpoint_every: float = 300.0,
+    resume: bool = False,
+    process_timeout: float = 300.0,
+    on_step: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Train a score network and write it to `output`, a model file without a threshold.
+
+    While it runs, `checkpoint_path(output)` holds the last good state; it is removed at the end.
+    Under torchrun the batch is shared among the processes and the first one writes.
+
+    Args:
+        paths: images of good parts.
+        device: where to train, see `devices.resolve`; under torchrun, "cuda" is this process's own device.
+        workers: processes that decode images; 0 decodes in the training process.
+        checkpoint_every: seconds between checkpoints.
+        resume: go on from the checkpoint.
+        process_timeout: seconds that torchrun's processes wait for each other at any point.
+        on_step: called after each step whose loss is looked at (each one on a CPU), by every process.
+
+    Raises:
+        InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of a fresh start.
+        CheckFailedError: the loss or the weights became NaN or infinite, or another process is gone; the checkpoint stays.
+    """
+    started = time.monotonic()
+    device = devices.resolve(device)
+    group = ProcessGroup(process_timeout)
+    group.share(training.batch_size)  # refused before anything is written
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives of this process run on the current device
+    if not resume and checkpoint_path(output).exists():
+        raise InputError(f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again")
+    height_width = data.training_shape(paths, preprocessing)
+    recipe = Recipe(network, preprocessing, schedule, training, data.fingerprint(paths))
+    trained, held_back = data.split(paths, training.hold_back, training.seed)
+    state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
+    run = _Run(recipe, state, group, device, images=len(trained), height_width=height_width, started=started)
+    dataset = ImageDataset(trained, preprocessing, CACHE_BYTES // max(1, workers))
+    order = BatchOrder(len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size)
+    with stop_signals() as stop:
+        if not resume:
+            run.save(output)
+        with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
+            stopped_by = run.loop(stream, stop, output, checkpoint_every, on_step)
+        run.require_finite(output)
+        model = None
+        if stopped_by:
+            run.save(output)
+        else:
+            model = run.model(len(trained), held_back)
+            if group.rank == 0:
+                model_file.save(output, model)
+                checkpoint_path(output).unlink(missing_ok=True)
+        return Outcome(model, stopped_by, state.step, tuple(run.losses))
+
+
+def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    """Denoising score matching: batch mean of the sum over pixels and channels of (s(x + std·z, t)·std + z)².
+
+    Args:
+        network: computes std(t)·s(x, t), see `ScoreUNet.scaled_score`.
+        x: (B, 3, H, W) images in [-1, 1].
+        t: (B,) times in (0, 1].
+        z: (B, 3, H, W) standard-normal draws.
+
+    Returns:
+        a float32 scalar.
+    """
+    perturbed = x + sde.std(t)[:, None, None, None] * z
+    return (network(perturbed, t).float() + z).square().flatten(1).sum(dim=1).mean()  # type: ignore[no-any-return]
+
+
+def times(config: TrainingConfig, u: Tensor) -> Tensor:
+    """Times of perturbations from uniform draws u in [0, 1), by `config.t_sampling`; shape and dtype of u."""
+    if config.t_sampling == "log_uniform":
+        return config.t_min * (config.t_max / config.t_min) ** u
+    return u * (config.t_max - config.t_min) + config.t_min
+
+
+def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
+    """Of a step, counted from 0, before which `fraction` of the limit was done."""
+    warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
+    if config.decay == "cosine":
+        return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
+    return config.learning_rate * warm * config.decay_factor ** int(min(fraction, 0.999) * 3)
+
+
+class _ScaledScore(torch.nn.Module):
+    """The network as the loss wants it, as a module: gradients are only shared through a module's forward."""
+
+    def __init__(self, network: ScoreUNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network.scaled_score(x, t)
+
+
+class _Run:
+    """One run of the training loop over a state."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: TrainingState,
+        group: ProcessGroup,
+        device: torch.device,
+        *,
+        images: int,
+        height_width: tuple[int, int],
+        started: float,
+    ) -> None:
+        self.recipe, self.state, self.group, self.device = recipe, state, group, device
+        self.height_width = height_width
+        self.losses: list[tuple[int, float]] = []
+        config = recipe.training
+        self._first_step = state.step
+        self._started = started - state.seconds
+        self._loop_started = time.monotonic()
+        self._last_step = config.steps or -(-config.epochs * images // config.batch_size)
+        self._network = group.wrap(_ScaledScore(state.network), device)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds trained, over all runs."""
+        return time.monotonic() - self._started
+
+    def loop(
+        self, stream: Iterator[Tensor], stop: Stop, output: Path, checkpoint_every: float, on_step: Callable[[Progress], None]
+    ) -> signal.Signals | None:
+        saved = time.monotonic()
+        while True:
+            fraction, stopped_by = self.group.agree(self._fraction(), stop.signal)
+            if stopped_by or fraction >= 1.0:
+                return stopped_by
+            value = self._step(next(stream), fraction)
+            # the processes look at the same steps, since each look is a collective; their clocks differ
+            if self.device.type == "cpu" or self.state.step % GPU_CHECK_EVERY == 0:
+                self._look(value, output, on_step)
+                if time.monotonic() - saved >= checkpoint_every:
+                    self.require_finite(output)
+                    self.save(output)
+                    saved = time.monotonic()
+
+    def save(self, output: Path) -> None:
+        """Write the checkpoint, from the first process."""
+        if self.group.rank == 0:
+            self.state.save(output, self.recipe, self.elapsed)
+
+    def require_finite(self, output: Path) -> None:
+        """Raise if the state has diverged, which the loss of a step cannot yet show of its own update."""
+        if not self.state.finite:
+            raise _diverged("the weights or their gradients", self.state.step, output)
+
+    def model(self, images: int, held_back: list[Path]) -> model_file.Model:
+        """The trained model: averaged weights and where they come from."""
+        recipe = self.recipe
+        provenance = {
+            "data_fingerprint": recipe.data_fingerprint,
+            "images": images,
+            "held_back": [path.name for path in held_back],
+            "steps": self.state.step,
+            "seconds": round(self.elapsed, 1),
+            "peak_memory_mib": devices.peak_memory_mib(self.device),
+            "loss": self.losses[-1][1] if self.losses else None,
+            "training": recipe.training.to_json(),
+            "versions": {"sprfast": __version__, "torch": torch.__version__},
+        }
+        weights = {name: value.to("cpu", memory_format=torch.contiguous_format) for name, value in self.state.average.items()}
+        seed = recipe.training.seed  # of the frozen noise too, so that trainings with several seeds show what both are worth
+        return model_file.Model(recipe.network, recipe.schedule, recipe.preprocessing, weights, seed, provenance=provenance)
+
+    def _fraction(self) -> float:
+        limit = self.recipe.training.time_limit
+        return self.elapsed / limit if limit else self.state.step / self._last_step
+
+    def _step(self, images: Tensor, fraction: float) -> Tensor:
+        config, state = self.recipe.training, self.state
+        x = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        t, z = self._draws()
+        for parameters in state.optimizer.param_groups:
+            parameters["lr"] = learning_rate(config, state.step, fraction)
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            value = loss(self._network, x, t, z)
+        with self.group.exchange(f"the gradients of step {state.step + 1}"):
+            value.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        state.update_average(config.ema_decay)
+        state.step += 1
+        return value.detach()
+
+    def _draws(self) -> tuple[Tensor, Tensor]:
+        """t and z of this process's share: every process draws the whole batch and takes its slice."""
+        config, group = self.recipe.training, self.group
+        digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
+        generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
+        z = torch.randn((config.batch_size, 3, *self.height_width), generator=generator, device=self.device)
+        mine = group.share(config.batch_size)
+        return t[mine], z[mine].contiguous(memory_format=torch.channels_last)
+
+    def _look(self, value: Tensor, output: Path, on_step: Callable[[Progress], None]) -> None:
+        state = self.state
+        number = self.group.mean(value)
+        if not math.isfinite(number):
+            raise _diverged("the loss", state.step, output)
+        self.losses.append((state.step, number))
+        seconds = time.monotonic() - self._loop_started
+        pace = (state.step - self._first_step) / seconds
+        limit = self.recipe.training.time_limit
+        left = limit - self.elapsed if limit else (self._last_step - state.step) / pace
+        on_step(Progress(state.step, min(1.0, self._fraction()), number, pace * self.recipe.training.batch_size, max(0.0, left)))
+
+
+def _diverged(what: str, step: int, output: Path) -> CheckFailedError:
+    return CheckFailedError(
+        f"{what} became NaN or infinite at step {step}; {checkpoint_path(output)} holds the last good state: "
+        "start again with a lower --learning-rate"
+    )

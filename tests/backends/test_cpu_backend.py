@@ -1,0 +1,304 @@
+import dataclasses
+import gc
+import json
+import os
+import tracemalloc
+import types
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sprfast.backends import registry as backends
+from sprfast.backends.cpu import CpuBackend
+from sprfast.backends.sessions.cpu_network import SAMPLES, CpuUNet
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.engine.engine import Engine
+from sprfast.errors import BackendError, InputError
+from sprfast.evaluation import parity
+from sprfast.formats.model import Model
+from sprfast.kernels.cpu import library, operators
+from sprfast.lowering.fold import fold
+from sprfast.method import scoring, unet
+from sprfast.method.noise import noise_bank
+from sprfast.method.unet import ScoreUNet
+
+pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def images(count, height, width, seed=0):
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def definition(model, x, noise):
+    network = unet.from_weights(model.network, model.weights)
+    with torch.inference_mode():
+        return scoring.error_map(network, x, model.schedule, noise)
+
+
+def relative_rms(got, expected):
+    return float((got - expected).norm() / expected.norm())
+
+
+def random_model(width, schedule):
+    config = NetworkConfig(base_width=width, embedding_dim=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(width)
+        weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
+    return Model(config, schedule, Preprocessing(size=32), weights)
+
+
+def watched(**replacements):
+    """The operators, some of them replaced."""
+    return types.SimpleNamespace(**{name: getattr(operators, name) for name in dir(operators)} | replacements)
+
+
+def network_maps(network, x, noise, threads=1):
+    return network.maps(x.numpy(), torch.cat(noise).numpy(), threads)
+
+
+def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golden_document):
+    model = Model(NetworkConfig(), Schedule((Level(parity.GOLDEN_T, 2),)), Preprocessing(), parity.golden_weights(golden_document))
+    with np.load(golden_folder / "tiny_32.npz") as stored:
+        arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
+    errors, anomaly_maps = CpuBackend(model, CPU).maps(arrays["x"], [arrays["z"]])
+    assert relative_rms(errors, arrays["error_map"]) <= 1e-4
+    torch.testing.assert_close(scoring.image_score(anomaly_maps), arrays["image_score"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23), (31, 16), (33, 47), (200, 197)])
+def test_any_size_equals_the_definition(small_model, size):
+    x, noise = images(2, *size), noise_bank(small_model.schedule, *size, 0)
+    errors, anomaly_maps = CpuBackend(small_model, CPU).maps(x, noise)
+    assert relative_rms(errors, definition(small_model, x, noise)) <= 1e-5
+    assert relative_rms(anomaly_maps, scoring.anomaly_map(errors)) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("width", "schedule"),
+    [
+        pytest.param(32, Schedule((Level(1e-3, 1),)), id="one-draw"),
+        pytest.param(32, Schedule((Level(1e-3, 5), Level(0.05, 2, weight=0.5))), id="two-levels"),
+        pytest.param(64, Schedule(), id="published"),
+        pytest.param(96, Schedule((Level(1e-3, 2),)), id="three-channels-a-group"),
+    ],
+)
+def test_any_width_and_schedule_equals_the_definition(width, schedule):
+    model = random_model(width, schedule)
+    x, noise = images(3, 23, 32), noise_bank(schedule, 23, 32, 1)
+    assert relative_rms(CpuBackend(model, CPU).maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
+def test_every_instruction_set_equals_the_definition(small_model, monkeypatch, name):
+    try:
+        table = library.load(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(library, "operators", lambda: table)
+    x, noise = images(2, 50, 37), noise_bank(small_model.schedule, 50, 37, 0)
+    assert relative_rms(CpuBackend(small_model, CPU).maps(x, noise)[0], definition(small_model, x, noise)) <= 1e-5
+
+
+@pytest.mark.parametrize("size", [(32, 48), (50, 37)])
+def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_threads, size):
+    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, *size, 0)
+    x = images(SAMPLES // 2 + 2, *size)  # two passes, the second one shorter
+    set_threads(1)
+    expected = [torch.cat(parts) for parts in zip(*(backend.maps(x[i : i + 1], noise) for i in range(len(x))), strict=True)]
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        assert all(map(torch.equal, backend.maps(x, noise), expected))
+
+
+def test_noise_of_each_image_follows_its_image_through_the_passes(small_model):
+    count = SAMPLES // 2 + 2
+    x, noise = images(count, 32, 32), [torch.randn(2, count, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
+    backend = CpuBackend(small_model, CPU)
+    together = backend.maps(x, noise)[0]
+    assert relative_rms(together, definition(small_model, x, noise)) <= 1e-5
+    for i in range(count):
+        assert torch.equal(together[i : i + 1], backend.maps(x[i : i + 1], [noise[0][:, i : i + 1]])[0])
+
+
+def test_expanded_strided_and_wider_inputs_give_the_same_bits(small_model):
+    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 48, 0)
+    x = images(1, 32, 48).expand(3, -1, -1, -1)
+    expected = backend.maps(x.contiguous(), noise)[0]
+    assert torch.equal(backend.maps(x, noise)[0], expected)
+    assert torch.equal(backend.maps(x.contiguous(memory_format=torch.channels_last), noise)[0], expected)
+    assert torch.equal(backend.maps(x, [z.expand(-1, 3, -1, -1, -1) for z in noise])[0], expected)
+    transposed = [z.transpose(3, 4).contiguous().transpose(3, 4) for z in noise]
+    assert torch.equal(backend.maps(x.double(), transposed)[0], expected)
+    assert torch.equal(backend.maps(x.clone().requires_grad_(), noise)[0], expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 47])
+def test_what_is_not_finite_in_an_image_is_not_finite_in_its_score(small_model, bad, row):
+    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 48, 32, 0)
+    x = images(3, 48, 32)
+    clean = scoring.image_score(backend.maps(x, noise)[1])
+    x[1, 2, row, 31] = bad
+    scores = scoring.image_score(backend.maps(x, noise)[1])
+    assert scores.isfinite().tolist() == [True, False, True]
+    assert torch.equal(scores[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("size", [(15, 32), (32, 15), (1, 1)])
+def test_an_image_too_small_is_an_input_error(small_model, size):
+    with pytest.raises(InputError, match=f"at least 16 pixels on each side, got {size[0]}x{size[1]}"):
+        CpuBackend(small_model, CPU).maps(images(1, *size), [torch.zeros(2, 1, 3, *size)])
+
+
+def test_noise_of_another_size_is_refused_before_it_is_read(small_model):
+    with pytest.raises(ValueError, match="noise"):
+        CpuBackend(small_model, CPU).maps(images(1, 32, 32), noise_bank(small_model.schedule, 16, 16, 0))
+
+
+def test_another_device_is_a_backend_error_that_says_what_to_do(small_model):
+    with pytest.raises(BackendError, match="backend cpu: cannot run on cuda:0; use --device cpu, or another backend"):
+        CpuBackend(small_model, torch.device("cuda:0"))
+
+
+def test_several_engines_and_threads_at_once_give_the_bits_of_one(small_model, set_threads):
+    set_threads(1)
+    models = [dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, draws),))) for draws in (1, 2, 3)]
+    engines = [Engine(model, "cpu", "cpu") for model in models]
+    work = [(engine, images(1 + seed % 4, 16 + 8 * (seed % 3), 32, seed)) for seed in range(8) for engine in engines]
+    expected = [engine.maps(x) for engine, x in work]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda item: item[0].maps(item[1]), work))
+    for a, b in zip(got, expected, strict=True):
+        assert all(map(torch.equal, a, b))
+
+
+def test_results_are_their_own_memory(small_model):
+    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
+    results = backend.maps(images(2, 32, 32), noise)
+    copies = [result.clone() for result in results]
+    assert [result.untyped_storage().nbytes() for result in results] == [4 * 2 * 32 * 32, 4 * 2 * 256 * 256]
+    backend.maps(images(2, 32, 32, seed=1), noise)
+    del backend
+    gc.collect()
+    assert all(map(torch.equal, results, copies))
+
+
+def test_memory_does_not_grow_with_the_number_of_sizes(small_model):
+    backend = CpuBackend(small_model, CPU)
+    sizes = [(16 + 3 * i, 64 - 3 * i) for i in range(12)] + [(16, 16)]
+    for size in sizes:  # what is kept beside: matrices of the anomaly map
+        backend.maps(images(1, *size), noise_bank(small_model.schedule, *size, 0))
+    tracemalloc.start()  # numpy reports its arrays
+    try:
+        backend.maps(images(1, 16, 17), noise_bank(small_model.schedule, 16, 17, 0))
+        smallest = tracemalloc.get_traced_memory()[0]
+        for size in sizes:
+            backend.maps(images(1, *size), noise_bank(small_model.schedule, *size, 0))
+        backend.maps(images(1, 16, 17), noise_bank(small_model.schedule, 16, 17, 0))
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < smallest + 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc/self/statm")
+def test_resident_memory_does_not_grow_from_call_to_call(small_model):
+    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
+    x = images(4, 32, 32)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(10):
+        backend.maps(x, noise)
+    before = resident()
+    for _ in range(50):
+        backend.maps(x, noise)
+    assert resident() - before < 4e6
+
+
+def test_an_exception_gives_the_workspace_back(small_model):
+    calls = []
+
+    def head(*arguments):
+        calls.append("head")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        operators.head(*arguments)
+
+    made = []
+
+    def anomaly_map_space(*arguments):
+        made.append(arguments)
+        return operators.anomaly_map_space(*arguments)
+
+    network = CpuUNet(fold(small_model), watched(head=head, anomaly_map_space=anomaly_map_space))
+    x, noise = images(1, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    with pytest.raises(KeyboardInterrupt):
+        network_maps(network, x, noise)
+    got = network_maps(network, x, noise)
+    assert len(made) == 1
+    assert relative_rms(torch.from_numpy(got[0]), definition(small_model, x, noise)) <= 1e-5
+
+
+def test_layers_are_the_convolutions_in_the_order_of_their_calls(small_model):
+    calls = []
+
+    def perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, affine, space, threads):
+        calls.append((image.shape[1], raw.shape))
+        operators.perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, affine, space, threads)
+
+    def conv3x3(sources, weight, bias, gamma, beta, groups, draws, raw, affine, space, threads):
+        calls.append((sum(source.raw.shape[3] for source in sources), raw.shape))
+        assert not any(np.shares_memory(source.raw, raw) for source in sources)
+        operators.conv3x3(sources, weight, bias, gamma, beta, groups, draws, raw, affine, space, threads)
+
+    network = CpuUNet(fold(small_model), watched(perturb_conv3x3=perturb_conv3x3, conv3x3=conv3x3))
+    network_maps(network, images(1, 47, 33), noise_bank(small_model.schedule, 47, 33, 0))
+    layers = network.layers(47, 33)
+    assert calls == [(layer.channels_in, (2, layer.height, layer.width, layer.channels_out)) for layer in layers]
+    assert [layer.name for layer in layers][:3] == ["inc.first", "inc.second", "down1.first"]
+    assert layers[-1].name == "up4.second"
+    modules = unet.from_weights(small_model.network, small_model.weights)
+    kernels = [module.weight.shape for module in modules.modules() if isinstance(module, torch.nn.Conv2d)][:-1]  # without the head
+    assert [(layer.channels_out, layer.channels_in, 3, 3) for layer in layers] == kernels
+
+
+@pytest.mark.parametrize("size", [(192, 192), (47, 33), (16, 31)])
+def test_a_workspace_is_as_large_as_it_says(small_model, size):
+    network = CpuUNet(fold(small_model))
+    maps = network.workspace(3, *size, 1).maps.size / (3 * network.draws * size[0] * size[1] * small_model.network.base_width)
+    assert 2.0 < maps <= 2.25
+
+
+def test_the_weights_as_they_were_are_not_kept(small_model):
+    plan = fold(small_model)
+    weights = [weakref.ref(norm.weight) for block in plan.blocks.values() for norm in (block.first, block.second)]
+    network = CpuUNet(plan)
+    del plan
+    gc.collect()
+    assert [weight() for weight in weights] == [None] * 18
+    assert network.draws == 2
+
+
+def test_commands_name_the_backend_that_ran(run, model_path, pictures, tmp_path):
+    used = json.loads(run("predict", model_path, *pictures, "--device", "cpu", "--json")[1])
+    assert used["backend"] == "cpu"
+    assert "backend cpu" in run("predict", model_path, pictures[0], "--device", "cpu")[1]
+    report = json.loads(run("parity", model_path, "--images", pictures[0].parent, "--device", "cpu", "--json")[1])
+    assert (report["backend"], report["passed"]) == ("cpu", True)
+    assert json.loads(run("doctor", "--json")[1])["backend_auto"] == backends.choose("auto")
+    summary = json.loads(run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.5", "--device", "cpu", "--json")[1])
+    assert summary["backend"] == "cpu"

@@ -1,0 +1,342 @@
+import dataclasses
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sprfast.bench.core import peers, timing
+from sprfast.bench.gpu import calls, operators, passes, roofline, waterfall
+from sprfast.bench.gpu import check as gpu_check
+from sprfast.bench.gpu.predictions import PREDICTIONS, predicted
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.errors import BackendError
+from sprfast.formats.model import Model
+from sprfast.kernels import triton as kernels
+from sprfast.kernels.triton import launch, reference
+from sprfast.method.noise import noise_bank
+from sprfast.method.unet import ScoreUNet
+from support import ROOT
+
+CPU = torch.device("cpu")
+
+interpreted = pytest.mark.skipif(not launch.INTERPRETED, reason="a dry run is for machines without a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = NetworkConfig(32, 8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
+    return Model(config, Schedule((Level(1e-3, 2),)), Preprocessing(size=16), weights)
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory):
+    """The folder of a dry run, and what it printed."""
+    folder = tmp_path_factory.mktemp("gpu_check") / "out"
+    command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(folder), "--dry-run", "--minutes", "5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def plain(model, noise, device, factor=1.0):
+    maps = peers.plain(model, noise, device, torch.contiguous_format)
+    return lambda x: tuple(factor * each for each in maps(x))
+
+
+def test_flops_of_a_forward():
+    assert [round(roofline.flops(NetworkConfig(), size, size) / 1e9, 1) for size in (192, 256)] == [45.0, 80.0]
+
+
+def test_recorded_calls_are_those_of_the_published_network():
+    recorded = calls.recorded(Model(NetworkConfig(), Schedule(), Preprocessing(), weights_of(NetworkConfig())), 16, 192, 192, "bfloat16")
+    names = [call.operator for call in recorded]
+    assert {name: names.count(name) for name in kernels.__all__} == {
+        "perturb_conv3x3": 1,
+        "group_norm_affine": 14,
+        "group_norm_swish": 3,
+        "affine_swish": 6,
+        "affine_swish_pool": 4,
+        "affine_swish_up2": 4,
+        "affine_swish_head": 1,
+        "anomaly_map": 1,
+    }
+    largest = next(call for call in recorded if call.operator == "affine_swish")
+    feature_map = 48 * 64 * 192 * 192
+    assert largest.bytes == 2 * 2 * feature_map + 4 * 48 * 2 * 64  # bfloat16 in and out, float32 affine
+    assert sum(len(each.calls) for each in passes.distinct(recorded)) < len(recorded)
+
+
+def weights_of(config):
+    with torch.random.fork_rng():
+        return {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
+
+
+def test_fresh_arguments_have_the_recorded_layout_and_unwritten_outputs(model):
+    call = next(each for each in calls.recorded(model, 1, 32, 32, "float32") if each.operator == "affine_swish_pool")
+    given = call.fresh(CPU, seed=1)
+    for name, pattern in call.arguments.items():
+        assert (given[name].shape, given[name].stride(), given[name].dtype) == (pattern.shape, pattern.stride(), pattern.dtype)
+        assert given[name].isnan().all() if name in ("out", "pooled") else given[name].isfinite().all()
+    assert torch.equal(given["raw"], call.fresh(CPU, seed=1)["raw"])
+    assert not torch.equal(given["raw"], call.fresh(CPU, seed=2)["raw"])
+
+
+@pytest.mark.parametrize("size", [(48, 48), (50, 70)])
+def test_the_plain_way_of_every_pass_is_what_our_operators_compute(model, size):
+    for each in passes.distinct(calls.recorded(model, 2, *size, "float32")):
+        given = each.inputs(CPU, seed=3)
+        plain_arguments = each.plain_arguments(given)
+        with torch.inference_mode():
+            got = each.plain(each.plain_function, *plain_arguments)
+            expected = each.ours(reference, *[calls.widened(arguments) for arguments in given])
+        assert list(got) == list(expected)
+        for name, truth in expected.items():
+            error = (got[name].double() - truth).norm() / truth.norm()
+            assert error < 1e-5, (each.name, name)
+
+
+def test_a_wrong_operator_has_no_speed(model):
+    wrong = SimpleNamespace(**{name: getattr(reference, name) for name in kernels.__all__})
+    wrong.affine_swish = lambda raw, affine, out: out.copy_(1.001 * reference._activation(raw, affine))
+    wrong.affine_swish_up2 = lambda *arguments: None  # leaves NaN
+
+    def refuse(*arguments):
+        raise launch.UnsupportedError("for the test\nsecond line")
+
+    wrong.affine_swish_head = refuse
+    report = operators.measure(model, CPU, 1, 80, 80, "float32", operators=wrong, repeats=1)
+    json.dumps(report, allow_nan=False)
+    for row in report["operators"]:
+        broken = row["operator"] in ("affine_swish", "affine_swish_up2", "affine_swish_head")
+        assert row["status"] == ("failed" if broken else "measured"), row
+        assert ("time_us" in row) is not broken
+    assert any(row.get("reason") == "UnsupportedError: for the test" for row in report["operators"])
+    head, *_ = [row for row in report["passes"] if row["pass"] == "norm_swish_head"]
+    assert head["ways"]["ours"] == {"status": "unavailable", "reason": "UnsupportedError: for the test"}
+    assert head["ways"]["eager"]["status"] == "measured"
+    up = [row["ways"]["ours"] for row in report["passes"] if row["pass"] == "norm_swish_up2"]
+    assert up
+    assert all(way["status"] == "failed" and way["parity"][0]["relative_rms"] is None and "time_us" not in way for way in up)
+    assert len(operators.problems(report)) == sum(row["status"] != "measured" for row in (*report["operators"], *report["passes"]))
+
+
+def test_operators_without_time_left_say_so(model):
+    report = operators.measure(model, CPU, 1, 16, 16, operators=reference, seconds=-1.0)
+    assert {row["reason"] for row in (*report["operators"], *report["passes"])} == {"out of time"}
+    assert operators.problems(report)
+
+
+def test_roofline_runs_the_convolutions_that_the_fused_network_runs(model):
+    report = roofline.measure(model, CPU, [1, 2], 32, 32, "float32", matrix=16, copied=4096, repeats=2)
+    json.dumps(report, allow_nan=False)
+    ours, head = 2 * 27 * 32 * 32 * 32, 2 * 32 * 3 * 32 * 32  # the first convolution and the 1x1
+    linear = sum(2 * value.numel() for name, value in model.weights.items() if "dense" in name or name.startswith("embed"))
+    for row, images in zip(report["convolutions"], (1, 2), strict=True):
+        assert len(row["layers"]) == 17
+        work = sum(2 * math.prod(layer["weight"]) * math.prod(layer["input"][2:]) for layer in row["layers"])
+        assert abs(work + ours + head - 1e9 * report["gflop_per_forward"]) < linear
+        assert {layer["input"][0] for layer in row["layers"]} == {2 * images}  # two draws
+        assert row["us_per_image"]["min"] > 0
+    draws = model.schedule.draws
+    expected = 1e-3 * draws * report["gflop_per_forward"] / report["matmul"]["tflop_per_s"]["median"] * 1e6
+    assert report["floor"]["us_per_image"] == pytest.approx(expected)
+
+
+def test_waterfall_lists_wrong_slow_and_unbuildable_candidates_with_the_reason(model):
+    def slow(model, noise, device):
+        time.sleep(30)
+
+    def broken(model, noise, device):
+        raise RuntimeError("no such library:\nlibfoo.so\nmore")
+
+    named = functools.partial(peers.Candidate, description="for the test")
+    candidates = [
+        named("published", build=peers.published),
+        named("right", build=plain),
+        named("wrong", build=functools.partial(plain, factor=1.001)),
+        named("wrong_but_16_bit", build=functools.partial(plain, factor=1.001), precision="bfloat16"),
+        named("nan", build=functools.partial(plain, factor=math.nan)),
+        named("broken", build=broken),
+        named("slow", build=slow),
+    ]
+    saved = []
+    report = waterfall.measure(
+        model, CPU, [2, 1], 16, 16, seconds=6.0, floor=1.0, minimum=3, candidates=candidates, save=lambda each: saved.append(str(each))
+    )
+    json.dumps(report, allow_nan=False)
+    assert [batch["images"] for batch in report["batches"]] == [2, 1]
+    for batch in report["batches"]:
+        entries = batch["candidates"]
+        states = {name: entry["status"] for name, entry in entries.items()}
+        assert states == {
+            "published": "measured",
+            "right": "measured",
+            "wrong": "failed",
+            "wrong_but_16_bit": "measured",
+            "nan": "failed",
+            "broken": "unavailable",
+            "slow": "unavailable",
+        }
+        assert entries["broken"]["reason"] == "RuntimeError: no such library: libfoo.so"
+        assert entries["slow"]["reason"].startswith("TimeoutError: not done within")
+        assert entries["wrong"]["images_per_s"] is None
+        assert entries["wrong"]["parity"]["relative_rms"]["error_map"] == pytest.approx(1e-3, rel=1e-2)
+        assert entries["nan"]["parity"]["relative_rms"] == {"error_map": None, "score": None}
+        right = entries["right"]
+        assert right["images_per_s"]["images_per_s"] > 0
+        assert right["percent_of_floor"] == pytest.approx(100 / right["us_per_image"]["median"])
+        assert right["ratio_to"]["published"]["median"] > 0
+        assert right["ratio_to"]["compile_bfloat16"] is None
+        assert (right["latency"] is not None) == (batch["images"] == 1)
+    assert len(saved) == 2 * (len(candidates) + 1)
+    problems = waterfall.problems(report)
+    assert len([each for each in problems if each.startswith(("wrong,", "nan,", "broken,", "slow,"))]) == 8
+    assert not [each for each in problems if each.startswith(("right", "published"))]
+
+
+def test_bfloat16_peer_is_the_definition_and_can_be_compiled_whole(model):
+    noise = noise_bank(model.schedule, 16, 16, 0)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    truth = plain(model, noise, CPU)(x)
+    before = model.sha256
+    compiler = functools.partial(torch.compile, backend="aot_eager", dynamic=False, fullgraph=True)
+    for maps in (peers.bfloat16(model, noise, CPU), peers.bfloat16(model, noise, CPU, compiler)):
+        found = waterfall.parity(maps(x), truth, 3e-2)
+        assert found["passed"]
+        assert found["relative_rms"]["error_map"] > 1e-4  # bfloat16 it is
+    assert model.sha256 == before
+    assert waterfall.parity(peers.published_tf32(model, noise, CPU)(x), truth, 1e-5)["passed"]
+    with pytest.raises(BackendError, match="CUDA"):
+        peers.compiled_bfloat16(model, noise, CPU)
+
+
+def test_spreads_take_turns():
+    seen = []
+
+    def clock(name, value):
+        return lambda: seen.append(name) or value
+
+    times = timing.spreads({"A": clock("A", 1.0), "B": clock("B", 2.0)}, 3)
+    assert seen == ["A", "B"] * 3
+    assert times["B"] == {"median": 2.0, "min": 2.0, "max": 2.0}
+
+
+def test_a_clock_goes_through_all_its_calls():
+    seen = []
+    clock = timing.captured([lambda index=index: seen.append(index) or time.sleep(0.01) for index in range(3)], CPU)
+    assert 0.01 <= clock() < 0.03
+    assert seen == [0, 1, 2]
+
+
+def test_limit_interrupts_and_leaves_other_alarms_as_they_were():
+    alarm = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+    def swallows_every_exception():
+        try:
+            time.sleep(5)
+        except Exception:
+            pytest.fail("the alarm was taken for a fault of the body")
+
+    with pytest.raises(TimeoutError, match=r"not done within 0\.1 s"), timing.limited(0.1):
+        swallows_every_exception()
+    with timing.limited(5.0):
+        pass
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == alarm
+
+
+def test_predictions_stand_beside_their_batches_only():
+    assert predicted("cuda_graph_bfloat16", 1)["us_per_image"] == [500.0, 700.0]
+    assert predicted("cuda_graph_bfloat16", 32)["for_images"] == 16
+    assert predicted("cuda_graph_float32", 1) is None
+    assert predicted("convolutions", 1) is None
+    names = {candidate.name for candidate in waterfall.CANDIDATES}
+    assert {each.name for each in PREDICTIONS} <= names | {"convolutions"}
+
+
+@interpreted
+def test_dry_run_writes_every_report(dry_run):
+    folder, printed = dry_run
+    names = {path.name for path in folder.iterdir()}
+    reports = {"operators.json", "roofline.json", "waterfall.json", "summary.json"}
+    assert reports | {"tests.xml", "tests.log", "operators.log", "roofline.log", "waterfall.log"} <= names
+    documents = {name: json.loads((folder / name).read_text()) for name in reports}
+    for document in documents.values():
+        assert document["schema_version"] == 1
+        assert document["environment"]["torch"] == torch.__version__
+    summary = documents["summary.json"]
+    states = {step["step"]: step["status"] for step in summary["steps"]}
+    assert states.pop("memcheck") in ("skipped", "passed")
+    assert states == dict.fromkeys(("tests", "operators", "roofline", "waterfall"), "passed")
+    assert summary["steps"][0]["counts"]["tests"] > 0
+    assert "waterfall" in printed
+    assert "dry run" in printed
+
+
+@interpreted
+def test_dry_run_checks_our_kernels(dry_run):
+    folder, _ = dry_run
+    document = json.loads((folder / "operators.json").read_text())
+    assert {row["operator"] for row in document["operators"]} == set(kernels.__all__)
+    assert all(row["status"] == "measured" and all(check["passed"] for check in row["parity"]) for row in document["operators"])
+    assert all(row["ways"]["ours"]["status"] == row["ways"]["eager"]["status"] == "measured" for row in document["passes"])
+    for batch in json.loads((folder / "waterfall.json").read_text())["batches"]:
+        entries = batch["candidates"]
+        assert entries["triton_float32"]["parity"]["relative_rms"]["error_map"] < 1e-5
+        assert entries["triton_bfloat16"]["status"] == "measured"
+        assert entries["cuda_graph_bfloat16"]["status"] == "unavailable"
+        assert "CUDA" in entries["cuda_graph_bfloat16"]["reason"]
+        assert "CUDA" in entries["compile_bfloat16"]["reason"]
+    rows = json.loads((folder / "summary.json").read_text())["waterfall"]
+    predictions = {row["candidate"] for row in rows if row["predicted"]}
+    assert predictions == {"cuda_graph_bfloat16"}  # of one image
+
+
+def test_check_refuses_a_folder_with_old_results(tmp_path, capsys):
+    (tmp_path / "summary.json").write_text("{}")
+    assert gpu_check.main([str(tmp_path), "--dry-run"]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_check_without_a_gpu_names_the_device(tmp_path, capsys):
+    assert gpu_check.main([str(tmp_path / "out")]) == 3
+    assert "cuda" in capsys.readouterr().err
+
+
+def test_a_step_that_crashes_or_hangs_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    scripts = {
+        "tests": "import sys; print('boom'); sys.exit(7)",
+        "operators": f"import time; open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid())); time.sleep(60)",
+        "roofline": "print('fine')",
+        "waterfall": "import os; os.kill(os.getpid(), 9)",
+    }
+    monkeypatch.setattr(gpu_check, "_command", lambda name, folder, dry_run, seconds: [sys.executable, "-c", scripts[name]])
+    monkeypatch.setattr(gpu_check, "MARGIN", 0.1)
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
+    assert gpu_check.main([str(tmp_path / "out"), "--dry-run", "--minutes", "0.1"]) == 1
+    steps = {step["step"]: step for step in json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]}
+    assert steps["tests"]["reason"] == "exit code 7: boom"
+    assert steps["memcheck"]["status"] == "skipped"
+    assert "stopped after" in steps["operators"]["reason"]
+    assert steps["roofline"]["status"] == "passed"
+    assert steps["waterfall"]["reason"] == "exit code -9"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert "exit code 7" in capsys.readouterr().out
+
+
+def test_scales_differ_in_size_only():
+    assert {field.name for field in dataclasses.fields(gpu_check.Scale)} == vars(gpu_check.FULL).keys() == vars(gpu_check.DRY).keys()
+    assert gpu_check.FULL.device == "cuda"
+    assert gpu_check.DRY.device == "cpu"

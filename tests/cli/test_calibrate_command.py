@@ -1,0 +1,337 @@
+"""Settings from the command line: made by `calibrate`, then used by every command that scores."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sprfast.backends import registry as backends
+from sprfast.cli.calibrate_commands import Request
+from sprfast.config import Level, Schedule
+from sprfast.engine.engine import predictor
+from sprfast.errors import InputError
+from sprfast.evaluation import calibration
+from sprfast.formats import model as model_file
+from support.line_cases import frame
+
+RATE = ("--false-reject-rate", "0.2")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder of 20 good images, 32x32: half of them are enough for a field, a band and thresholds at a rate of 0.2."""
+    folder = tmp_path_factory.mktemp("good")
+    for index in range(20):
+        PIL.Image.fromarray(frame(200 + index)).save(folder / f"{index:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A folder of 6 other images."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for index in range(6):
+        PIL.Image.fromarray(frame(300 + index)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(small_model, good, tmp_path_factory):
+    """A model file with every setting that has a name, made by the commands below."""
+    path = tmp_path_factory.mktemp("made") / "model.safetensors"
+    model_file.save(path, small_model)
+    from typer.testing import CliRunner
+
+    from sprfast.cli.app import app
+
+    for name in (*calibration.SETTINGS, "cascade"):
+        done = CliRunner().invoke(app, ["calibrate", str(path), str(good), *RATE, "--setting", name, "--json"])
+        assert done.exit_code == 0, (name, done.output, done.exception)
+    return path
+
+
+@pytest.fixture
+def path(made, tmp_path):
+    """A copy of it that may be changed."""
+    return shutil.copy(made, tmp_path / "model.safetensors")
+
+
+def rows(run, *arguments, code=0):
+    got, out, err = run("predict", *arguments, "--json")
+    assert got == code, err
+    return json.loads(out)["results"]
+
+
+def one_line(run, *arguments, code=2):
+    """The error of a command that must fail in one sentence."""
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, ""), arguments
+    assert err.startswith("sprfast: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("name", list(calibration.SETTINGS))
+def test_a_named_setting_is_fitted_on_one_half_and_calibrated_on_the_other(run, model_path, good, name):
+    before = model_file.load(model_path)
+    code, out, _ = run("calibrate", model_path, good, *RATE, "--setting", name, "--json")
+    assert code == 0
+    model = model_file.load(model_path)
+    stored = model.settings[name]
+    schedule, has_field = calibration.SETTINGS[name]
+    assert stored.schedule == schedule
+    assert (stored.field is not None) == has_field == (stored.map_threshold is not None)
+    files = sorted(good.iterdir())
+    promised = files[1::2] if has_field else files  # nothing is held back where nothing is fitted
+    assert stored.threshold.samples == len(promised)
+    scores = [result.pred_score for result in predictor(model, setting=name).predict(promised)]
+    assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
+    if has_field:
+        fitted = calibration.fit_field(predictor(model, setting=name), files[::2])
+        assert stored.field.samples == 10
+        np.testing.assert_array_equal(stored.field.expected, fitted.expected)
+        assert stored.map_threshold.false_pixel_rate == 0.2  # the rate of rejects, where no other is given
+    summary = json.loads(out)
+    assert (summary["setting"], summary["threshold"]) == (name, stored.threshold.summary())
+    assert (model.setting.parts, model.sha256) == (before.setting.parts, before.sha256)  # the published one stays
+
+
+def test_the_cascade_is_of_the_models_settings_and_calibrated_on_images_of_its_own(made, good):
+    model = model_file.load(made)
+    stored = model.cascades["cascade"]
+    assert (stored.first, stored.second) == calibration.STAGES
+    files = sorted(good.iterdir())
+    assert stored.threshold.samples == 10
+    scores = [result.pred_score for result in predictor(model, setting="cascade").predict(files[1::2])]
+    assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
+    assert 0 < stored.low <= 1 <= stored.high
+    assert stored.low * stored.high == pytest.approx(1.0)
+
+
+def test_predict_scores_with_the_setting_that_is_named(run, made, fresh, tmp_path):
+    model, paths = model_file.load(made), sorted(fresh.iterdir())
+    scores = {}
+    for name in ("published", *calibration.SETTINGS, "cascade"):
+        got = rows(run, made, fresh, "--setting", name)
+        expected = predictor(model, setting=name).predict(paths)
+        assert [row["verdict"] for row in got] == [result.verdict.value for result in expected]
+        assert {row["threshold"] for row in got} == {expected[0].threshold}
+        scores[name] = tuple(row["pred_score"] for row in got)
+        assert scores[name] == pytest.approx([result.pred_score for result in expected], rel=1e-6)
+    assert len(set(scores.values())) == len(scores)
+    assert [row["pred_score"] for row in rows(run, made, fresh)] == pytest.approx(scores["published"])
+    output = tmp_path / "out"
+    assert len(rows(run, made, fresh, "--setting", "cascade", "-o", output)) == len(list(output.glob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("name", ["field", "cascade"])
+def test_evaluate_takes_a_setting(run, made, tmp_path, name):
+    for kind, label in (("train/good", 0), ("test/good", 0), ("test/dent", 1)):
+        (tmp_path / "part" / kind).mkdir(parents=True)
+        for index in range(3):
+            PIL.Image.fromarray(frame(400 + index + 50 * label)).save(tmp_path / "part" / kind / f"{index}{kind[:2]}.png")
+    figure = tmp_path / "figure.png"
+    code, out, _ = run("evaluate", made, tmp_path, "--category", "part", "--setting", name, "--figure", figure, "--json")
+    assert code == 0
+    row = json.loads(out)["categories"][0]
+    engine = predictor(model_file.load(made), setting=name)
+    folders = (tmp_path / "part" / "test" / kind for kind in ("good", "dent"))
+    good, bad = ([engine.predict(path).pred_score for path in folder.iterdir()] for folder in folders)
+    assert row["image_AUROC"] == pytest.approx(np.mean([[b > g for g in good] for b in bad]))
+    assert row["caught"] == pytest.approx(np.mean(np.array(bad) > max(good)))
+    assert row["rejected_good"] == sum(score > engine.threshold.value for score in good)
+    assert PIL.Image.open(figure).width > 100
+    assert "give one of the two" in one_line(run, "evaluate", made, tmp_path, "--category", "part", "--setting", name, "--level", "0.1:1")
+
+
+@pytest.mark.parametrize("name", list(calibration.SETTINGS))
+def test_export_and_parity_take_a_setting(run, made, good, fresh, tmp_path, name):
+    pytest.importorskip("onnxruntime")
+    if backends.unavailable("cpu"):
+        pytest.skip(backends.unavailable("cpu"))
+    expected = rows(run, made, fresh, "--setting", name, "--backend", "eager")
+    for target in ("onnx", "plan"):
+        exported = tmp_path / target
+        code, out, _ = run("export", made, "--to", target, "-o", exported, "--images", good, "--setting", name, "--json")
+        assert code == 0
+        shown, stored = json.loads(out), model_file.load(made).settings[name]
+        assert {part: shown[part] for part in stored.summary()} == json.loads(json.dumps(stored.summary()))
+        got = rows(run, exported, fresh)
+        assert [(row["verdict"], row["threshold"]) for row in got] == [(row["verdict"], row["threshold"]) for row in expected]
+        assert [row["pred_score"] for row in got] == pytest.approx([row["pred_score"] for row in expected], rel=1e-5)
+        code, out, _ = run("parity", made, "--images", fresh, "--export", exported, "--json")
+        assert (code, json.loads(out)["passed"]) == (0, True)
+        for command in (("predict", exported, fresh), ("calibrate", exported, good, *RATE)):
+            assert "an export has the setting that it was exported with" in one_line(run, *command, "--setting", name)
+    code, out, _ = run("parity", made, "--images", fresh, "--setting", name, "--backend", "cpu", "--json")
+    assert (code, json.loads(out)["passed"]) == (0, True)
+
+
+def test_an_export_with_a_field_is_calibrated_anew(run, made, good, tmp_path):
+    pytest.importorskip("onnxruntime")
+    exported = tmp_path / "a.onnx"
+    assert run("export", made, "--to", "onnx", "-o", exported, "--setting", "field")[0] == 0
+    code, out, _ = run("calibrate", exported, good, *RATE, "--false-pixel-rate", "0.3", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert (shown["threshold"]["samples"], shown["map_threshold"]["samples"], shown["map_threshold"]["false_pixel_rate"]) == (20, 20, 0.3)
+    assert json.loads(run("info", exported, "--json")[1])["map_threshold"] == shown["map_threshold"]
+    code, out, _ = run("calibrate", exported, "--threshold", "1.5", "--json")
+    assert (code, json.loads(out)["threshold"]["value"]) == (0, 1.5)
+    assert json.loads(run("info", exported, "--json")[1])["field"] == {"shape": [32, 32], "samples": 10}
+
+
+def test_what_takes_one_engine_refuses_a_cascade(run, made, fresh, tmp_path):
+    for command in (
+        ("export", made, "--to", "plan", "-o", tmp_path / "a"),
+        ("parity", made, "--images", fresh),
+    ):
+        assert "setting 'cascade': is a cascade of two settings; name one of them" in one_line(run, *command, "--setting", "cascade")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_the_model_does_not_have_is_one_sentence(run, made, model_path, fresh, tmp_path):
+    for command in (
+        ("predict", made, fresh),
+        ("evaluate", made, fresh),
+        ("export", made, "--to", "plan", "-o", tmp_path / "a"),
+        ("parity", made, "--images", fresh),
+        ("calibrate", made, "--threshold", "1"),
+    ):
+        error = one_line(run, *command, "--setting", "fast")
+        assert "setting 'fast': the model has published, field, single, cascade; `sprfast calibrate --setting` adds one" in error
+    assert "the model has published;" in one_line(run, "predict", model_path, fresh, "--setting", "single")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_setting_of_ones_own_is_made_with_its_levels(run, path, good, fresh):
+    levels = ("--level", "0.0005:2", "--level", "0.01:2:3", "--noise", "antithetic")
+    for name, more in (("plain", ()), ("fielded", ("--field", "--false-pixel-rate", "0.4")), ("even", ("--balance",))):
+        assert run("calibrate", path, good, *RATE, "--setting", name, *levels, *more)[0] == 0, name
+        assert {row["verdict"] for row in rows(run, path, fresh, "--setting", name)} <= {"PASS", "REJECT"}
+    plain, fielded, even = (model_file.load(path).settings[name] for name in ("plain", "fielded", "even"))
+    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="antithetic")
+    assert plain.schedule == fielded.schedule == schedule
+    assert (plain.field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
+    assert fielded.field.samples == 10
+    assert fielded.map_threshold.false_pixel_rate == 0.4
+    assert (even.field, even.threshold.samples) == (None, 10)
+    assert [(level.t, level.draws) for level in even.schedule.levels] == [(5e-4, 2), (0.01, 2)]
+    assert even.schedule.weights != pytest.approx(schedule.weights)
+
+
+def test_images_to_fit_on_may_be_given(run, model_path, good, fresh):
+    assert run("calibrate", model_path, good, *RATE, "--setting", "field", "--fit", fresh)[0] == 0
+    stored = model_file.load(model_path).settings["field"]
+    assert (stored.field.samples, stored.threshold.samples) == (6, 20)
+
+
+def test_a_threshold_of_a_setting_is_set_by_hand(run, path):
+    before = model_file.load(path)
+    code, out, _ = run("calibrate", path, "--threshold", "0.75", "--setting", "field", "--json")
+    after = model_file.load(path)
+    assert (code, json.loads(out)["threshold"]["value"]) == (0, 0.75)
+    assert after.settings["field"].threshold.value == 0.75
+    assert after.settings["field"].map_threshold == before.settings["field"].map_threshold
+    assert (after.threshold, after.cascades) == (before.threshold, before.cascades)
+    assert after.settings["single"].threshold == before.settings["single"].threshold
+
+
+def test_a_map_threshold_of_the_published_setting_is_only_made_where_it_is_asked_for(run, model_path, good, fresh):
+    assert run("calibrate", model_path, good, *RATE, "--false-pixel-rate", "0.3")[0] == 0
+    stored = model_file.load(model_path)
+    assert (stored.map_threshold.false_pixel_rate, stored.threshold.false_reject_rate) == (0.3, 0.2)
+    result = predictor(stored).predict(sorted(fresh.iterdir())[0])
+    assert result.map_threshold == stored.map_threshold.value != result.threshold
+    assert run("calibrate", model_path, good, *RATE)[0] == 0
+    assert model_file.load(model_path).map_threshold is None
+
+
+def test_an_image_of_another_size_than_the_field_is_an_error_and_the_others_are_scored(run, made, fresh, tmp_path):
+    PIL.Image.fromarray(frame(1, (40, 80, 3))).save(tmp_path / "wide.png")
+    for name in ("field", "single"):
+        got = rows(run, made, fresh / "0.png", tmp_path / "wide.png", fresh / "1.png", "--setting", name, code=int(name == "field"))
+        expected = rows(run, made, fresh / "0.png", fresh / "1.png", "--setting", name)
+        wide = got.pop(1)
+        assert [(row["pred_score"], row["verdict"]) for row in got] == [(row["pred_score"], row["verdict"]) for row in expected]
+        if name == "single":  # which has no field
+            assert wide["verdict"] in ("PASS", "REJECT")
+        else:
+            assert (wide["verdict"], wide["pred_score"]) == ("ERROR", None)
+            assert "wide.png: 32x64 pixels (height x width) at the network's input, the error field was fitted at 32x32" in wide["reason"]
+    assert "wide.png: 32x64 pixels" in one_line(run, "parity", made, "--images", tmp_path, "--setting", "field")
+
+
+def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was(run, made, model_path, good, fresh, tmp_path):
+    twin, bad, mixed = (tmp_path / name for name in ("twin", "bad", "mixed"))
+    for folder in (twin, bad, mixed):
+        shutil.copytree(fresh, folder)
+    shutil.copy(good / "07.png", twin / "other-name.png")
+    (bad / "9.png").write_bytes(b"not an image")
+    PIL.Image.fromarray(frame(1, (40, 80, 3))).save(mixed / "wide.png")
+    before = {file: file.read_bytes() for file in (made, model_path)}
+    listing = sorted(model_path.parent.rglob("*"))
+    field = ("--setting", "field")
+    for model, arguments, match in (
+        (made, (good, "--fit", fresh), "--fit and --level are for a --setting other than the published one"),
+        (made, (good, "--level", "0.1:1"), "--fit and --level are for a --setting other than the published one"),
+        (made, (good, *RATE, "--setting", "fast"), "--setting fast: known are published, single, field, cascade; give --level"),
+        (made, (good, *RATE, *field, "--fit", twin), "1 of the images to fit on are among the good images too"),
+        (made, (good, *RATE, *field, "--fit", good), "20 of the images to fit on are among the good images too"),
+        (made, (good, *RATE, *field, "--fit", bad), "9.png: cannot be scored"),
+        (made, (bad, *RATE, *field, "--fit", good), "9.png: cannot be scored"),
+        (made, (good, *RATE, *field, "--fit", mixed), "expected good images of one size at the network's input"),
+        (made, (mixed, *RATE, *field, "--fit", good), f"wide.png: cannot be scored ({mixed}/wide.png: 32x64 pixels"),
+        (made, (good, *RATE, *field, "--fit", tmp_path / "nowhere"), "nowhere"),
+        (made, (good, *RATE, *field, "--field"), "--field and --balance are for a new --setting"),
+        (made, (good, *field), "needs 999 good images, got 10"),
+        (made, (good, "--setting", "single"), "needs scores of at least 999 good images, got 20"),
+        (made, (good, *RATE, "--setting", "single", "--fit", fresh), "--fit: setting single has nothing to fit"),
+        (made, (good, *RATE, "--setting", "cascade", "--level", "0.1:1"), "not for a cascade"),
+        (made, (good, *RATE, "--setting", "cascade", "--false-pixel-rate", "0.1"), "not for a cascade"),
+        (made, (fresh, *RATE, "--setting", "cascade"), "a band needs at least 9 good images to fit it on, got 3"),
+        (made, ("--threshold", "1", "--setting", "cascade"), "is a cascade of two settings"),
+        (made, (good, "--threshold", "1", *field), "give either GOOD_DIR or --threshold"),
+        (made, (good, *RATE, "--setting", "mine", "--level", "0.1:1", "--noise", "pink"), "'pink' is not allowed"),
+        (model_path, (good, *RATE, "--setting", "cascade"), "setting 'single': the model has published"),
+    ):
+        error = one_line(run, "calibrate", model, *arguments)
+        assert match in error, error
+    assert {file: file.read_bytes() for file in before} == before
+    assert sorted(model_path.parent.rglob("*")) == listing
+    assert [file.name for file in made.parent.iterdir()] == [made.name]
+
+
+def test_nan_while_calibrating_stores_nothing(run, made, small_model, good, tmp_path):
+    weights = {**small_model.weights, "outc.conv.weight": small_model.weights["outc.conv.weight"] * 1e30}
+    broken = tmp_path / "broken.safetensors"
+    model_file.save(broken, dataclasses.replace(model_file.load(made), weights=weights))
+    before = broken.read_bytes()
+    for name in ("published", "single", "field", "cascade"):
+        assert "cannot be scored (the score is" in one_line(run, "calibrate", broken, good, *RATE, "--setting", name)
+    assert broken.read_bytes() == before
+
+
+def test_info_lists_settings_and_cascades_without_their_numbers(run, made):
+    code, out, _ = run("info", made, "--json")
+    document, model = json.loads(out), model_file.load(made)
+    assert code == 0
+    assert document["settings"] == json.loads(json.dumps({name: each.summary() for name, each in model.settings.items()}))
+    assert document["settings"]["field"]["field"] == {"shape": [32, 32], "samples": 10}
+    assert document["cascades"]["cascade"]["first"] == "single"
+    assert document["field"] is None
+    assert len(out) < 8000
+    table = run("info", made)[1]
+    for line in ("settings.field.field.samples", "settings.single.threshold.value", "cascades.cascade.high"):
+        assert line in table
+
+
+@pytest.mark.parametrize("given", [{"good": None}, {"by_hand": 1.0}])
+def test_a_request_takes_images_or_a_threshold(good, given):
+    with pytest.raises(InputError, match="give either GOOD_DIR or --threshold"):
+        Request(**{"good": good} | given)
+    assert math.isclose(Request(good).false_reject_rate, 0.001)

@@ -1,0 +1,151 @@
+"""The gate on what the compiler makes of the kernels. Triton compiles in processes of its own, outside of the interpreter."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from sprfast.kernels.triton import compile_report, launch
+from support import ROOT
+
+PREPARED = """
+import dataclasses, json, torch
+from sprfast.backends.triton import launches
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.kernels.triton.compile_report import compile_launches, problems, rows
+from sprfast.formats.model import Model
+from sprfast.lowering.fold import fold
+from sprfast.method.unet import ScoreUNet
+
+config = NetworkConfig()
+weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
+plan = fold(Model(config, Schedule((Level(1e-3, 3),)), Preprocessing(), weights))
+
+def named(name, precision="bfloat16", capability=90):
+    return next(each for each in launches(plan, precision, 1, 192, 192, capability) if each.name == name)
+"""
+
+
+def compiled(code, **variables):
+    """What `code`, after PREPARED, prints as JSON."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    command = [sys.executable, "-c", PREPARED + code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_no_shipped_kernel_has_a_problem(capability):
+    """192x192 images, one and sixteen, on the published network; one 16-bit type stands for both."""
+    reports, found, table = compiled(f"""
+every = [each for precision in ("bfloat16", "float32") for images in (1, 16)
+         for each in launches(plan, precision, images, 192, 192, {capability})]
+reports = compile_launches(every, {capability})
+print(json.dumps([[each.to_json() for each in reports], problems(reports), rows(reports)]))
+""")
+    assert found == []
+    kernels = {(report["kernel"], report["storage"]) for report in reports}
+    both = {"perturb_conv3x3", "affine_swish", "affine_swish_pool", "affine_swish_up2", "affine_swish_head", "group_statistics"}
+    assert kernels >= {(name, storage) for name in both | {"group_norm_swish"} for storage in ("bfloat16", "float32")}
+    assert kernels >= {("group_affine", "float32"), ("matmul", "float32")}
+    assert all(report["map_loads"].keys() == {"128"} for report in reports if report["kernel"] in compile_report.MAP_LOADS)
+    assert len(table) == len(reports) + 1
+    assert {len(row) for row in table} == {len(table[0])}
+
+
+def test_each_kind_of_problem_is_found():
+    found = compiled("""
+apply, first, exact = named("affine_swish"), named("perturb_conv3x3"), named("perturb_conv3x3", "float32")
+bad = {
+    "spilled": dataclasses.replace(apply, constants={"C": 64, "BLOCK": 1024}),
+    "unaligned": dataclasses.replace(apply, arguments={**apply.arguments, "raw_stride": 68, "out_stride": 66}),
+    "no tensor cores": dataclasses.replace(first, constants={**first.constants, "PRECISION": "ieee"}),
+    "rounded": dataclasses.replace(exact, constants={**exact.constants, "PRECISION": "tf32"}),
+}
+found = {name: problems(compile_launches([each], 90)) for name, each in bad.items()}
+found["shared"] = problems([dataclasses.replace(compile_launches([apply], 90)[0], shared_bytes=228 << 10, resident_warps=0)])
+print(json.dumps(found))
+""")
+    assert "accesses to local memory" in found["spilled"][0]
+    assert found["spilled"][0].startswith("affine_swish(bfloat16, C=64, BLOCK=1024, warps=4) on sm_90: ")
+    unaligned = " ".join(found["unaligned"])
+    assert re.search(r"feature maps are loaded in accesses of \d+x(16|32|64) bits.*stored in accesses of \d+x(16|32|64) bits", unaligned)
+    assert "tensor-core" in found["no tensor cores"][-1]
+    assert "tensor-core" in found["rounded"][-1]
+    assert [problem.partition(": ")[2].split(",")[0] for problem in found["shared"]] == [
+        "233472 bytes of shared memory",
+        "0 warps on a multiprocessor with 80 registers a thread",
+    ]
+
+
+def test_launches_of_the_same_code_are_compiled_once():
+    signatures = compiled("""
+apply = named("affine_swish")
+def with_numbers(stride, pixels):
+    return dataclasses.replace(apply, arguments={**apply.arguments, "raw_stride": stride, "pixels": pixels})
+given = [(64, 36864), (128, 9216), (64, 30201), (72, 36864), (1, 36864), (2**31, 36864), (64, 1)]
+reports = compile_launches([with_numbers(*numbers) for numbers in given], 90)
+print(json.dumps([each.signature for each in reports]))
+""")
+    assert [signature.pop("raw_stride") for signature in signatures] == ["i32:16", "i32", "1", "i64:16"]
+    rest = {"p_raw": "*bf16:16", "p_affine": "*fp32:16", "p_out": "*bf16:16", "pixels": "i32", "out_stride": "i32:16"}
+    assert signatures == [rest] * 4
+
+
+def test_the_report_compiles_what_triton_runs(tmp_path):
+    """Triton's own launch path up to the assembly; a driver without a device names the target.
+
+    In a new cache, since what a cached kernel was compiled from may have had other line numbers.
+    """
+    same = compiled("""
+import triton
+from triton.backends.compiler import GPUTarget
+from sprfast.kernels.triton import compile_report
+
+class NoDevice:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+    def get_current_device(self):
+        return 0
+    def get_current_stream(self, device):
+        return 0
+
+triton.runtime.driver.set_active(NoDevice())
+same = []
+for each in [*launches(plan, "bfloat16", 1, 200, 151, 90)[-2:], named("affine_swish"), named("group_affine")]:
+    given = {**each.arguments, **each.constants}
+    runs = each.kernel.run(*(given[name] for name in each.kernel.arg_names), grid=each.grid, warmup=True, num_warps=each.warps)
+    same.append(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"] == runs.asm["ptx"])
+print(json.dumps(same))
+""", TRITON_CACHE_DIR=str(tmp_path))
+    assert same == [True] * 4
+
+
+def test_architectures_have_names():
+    assert [compile_report.capability(name) for name in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")] == [80, 86, 89, 90, 100]
+    with pytest.raises(ValueError, match="'sm_75' is not known, expected one of sm_80, sm_86, sm_89, sm_90, sm_100"):
+        compile_report.capability("sm_75")
+
+
+@pytest.mark.skipif(not launch.INTERPRETED, reason="Triton compiles here")
+def test_the_interpreter_compiles_nothing():
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
+        compile_report.compile_launches([], 90)
+
+
+def test_widths_of_opcodes():
+    opcodes = ["LDG.E.128.CONSTANT", "LDG.E.U16", "LDG.E.ENL2.256", "LDG.E", "LDG.E.64", "STG.E.128", "LDGSTS.E.BYPASS.LTC128B.128"]
+    assert compile_report._widths(opcodes, "LDG") == {256: 1, 128: 1, 64: 1, 32: 1, 16: 1}
+    assert compile_report._widths(opcodes, "LDGSTS") == {128: 1}
+
+
+def test_resident_warps():
+    limits = compile_report.ARCHITECTURES[90]
+    assert compile_report._resident_warps(limits, 4, 32, 0) == 64  # all there are
+    assert compile_report._resident_warps(limits, 4, 217, 0) == 8  # 224 registers: two blocks
+    assert compile_report._resident_warps(limits, 4, 32, 56 << 10) == 16  # 57 KiB with what is reserved: four blocks
+    assert compile_report._resident_warps(limits, 1, 32, 0) == 32  # blocks

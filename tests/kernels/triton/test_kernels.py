@@ -1,0 +1,176 @@
+"""Every operator against its reference in float64."""
+
+import math
+
+import pytest
+import torch
+
+from sprfast.kernels import triton as kernels
+from sprfast.kernels.triton import launch, reference
+from sprfast.kernels.triton.self_test import relative_rms
+from support.kernel_cases import DEVICE, OPERATORS, SEED, Shape, arguments, assert_correct, of_images, rows_of, run
+
+RAGGED = Shape(32, 33, 37, more_columns=1)
+SHAPES = {
+    "two-channels-a-group": Shape(64, 6, 8),
+    "one-channel-a-group": Shape(32, 5, 8, images=2),
+    "one-group": Shape(16, 6, 8, groups=1),
+    "one-row": Shape(64, 1, 40, more_rows=1),
+    "one-column": Shape(64, 40, 1, more_columns=1),
+    "one-pixel": Shape(128, 1, 1, groups=16, images=3, draws=2),  # as the deepest stage of a 16x16 image; statistics of channels alone
+    "width-not-a-power-of-two": Shape(64, 6, 12),
+    "odd-height-and-width": Shape(64, 7, 13, more_rows=1, more_columns=1),
+    "12x12x512": Shape(512, 12, 12),  # the deepest stage of a 192x192 image
+    "blocks-with-a-ragged-tail": RAGGED,
+    "embedding-and-noise-of-each-draw": Shape(32, 6, 10, images=2, draws=3),
+    "noise-of-each-image": Shape(32, 6, 10, images=3, draws=2, noise_per_image=True),
+}
+SIXTEEN_BIT = ("two-channels-a-group", "one-group", "odd-height-and-width", "noise-of-each-image")
+
+
+def cases(shapes):
+    return [pytest.param(name, shape, id=f"{name}-{key}") for key, shape in shapes.items() for name in OPERATORS if shape.takes(name)]
+
+
+@pytest.mark.parametrize(("operator", "shape"), cases(SHAPES))
+def test_operator_equals_its_reference(operator, shape):
+    given = arguments(operator, shape, torch.float32)
+    assert_correct(operator, given, run(operator, given))
+
+
+@pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(("operator", "shape"), cases({key: SHAPES[key] for key in SIXTEEN_BIT}))
+def test_operator_equals_its_reference_in_16_bit_storage(operator, shape, storage):
+    # perturb_conv3x3 in bfloat16 also shows that no product has bfloat16 operands: the interpreter multiplies their bit patterns
+    given = arguments(operator, shape, storage)
+    assert_correct(operator, given, run(operator, given))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_ragged_shape_takes_several_programs_and_does_not_fill_the_last(operator):
+    with launch.recorded(90) as launches:
+        run(operator, arguments(operator, RAGGED, torch.float32, "meta"))
+    first = launches[0]
+    if operator == "group_norm_swish":  # one program goes through all pixels of its channels
+        assert RAGGED.height * RAGGED.width > first.constants["BLOCK"]
+    else:
+        assert math.prod(first.grid) > 1  # of one sample
+    assert RAGGED.height * RAGGED.width % first.constants["BLOCK"]
+
+
+def test_more_chunks_than_are_merged_at_once():
+    shape = Shape(16, 67, 65, groups=16)
+    with launch.recorded(90) as launches:
+        run("perturb_conv3x3", arguments("perturb_conv3x3", shape, torch.float32, "meta"))
+    assert launches[1].arguments["chunks"] > launches[1].constants["BLOCK"]
+    given = arguments("perturb_conv3x3", shape, torch.float32)
+    assert_correct("perturb_conv3x3", given, run("perturb_conv3x3", given))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 6), (6, 1), (1, 1)])
+def test_pooling_less_than_a_window_writes_the_map_alone(height, width):
+    given = arguments("affine_swish_pool", Shape(32, height, width), torch.float32)
+    assert given["pooled"].numel() == 0
+    expected = torch.empty_like(given["raw"])
+    reference.affine_swish(given["raw"], given["affine"], expected)
+    expected += given["embedding"][:, :, None, None]
+    torch.testing.assert_close(run("affine_swish_pool", given)["out"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_nan_in_an_image_reaches_its_output_and_no_other_image(operator):
+    shape = Shape(32, 4, 6, images=2)
+    given = arguments(operator, shape, torch.float32)
+    first = next(iter(given))  # raw, x or errors
+    clean = {name: rows_of(name, value, [1], shape).clone() for name, value in run(operator, given).items()}
+    given[first][0, 0, 2, 3] = torch.nan
+    for name, value in run(operator, given).items():
+        assert rows_of(name, value, [0], shape).isnan().any(), name
+        assert torch.equal(rows_of(name, value, [1], shape), clean[name]), name
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_image_gives_the_same_bits_alone_and_anywhere_in_a_batch(operator, storage):
+    shape = Shape(32, 6, 10, images=7, draws=2, noise_per_image=True)
+    given = arguments(operator, shape, storage)
+    together = {name: value.clone() for name, value in run(operator, given).items()}
+    for name, value in run(operator, given).items():
+        assert torch.equal(value, together[name]), f"{name}, second run, SPRFAST_TEST_SEED={SEED}"
+    for images in ([0], [3], [6], [6, 2, 0, 1, 3, 5, 4]):
+        for name, value in run(operator, of_images(operator, shape, storage, given, images)).items():
+            assert torch.equal(value, rows_of(name, together[name], images, shape)), f"{name}, images {images}, SPRFAST_TEST_SEED={SEED}"
+
+
+# The scale of a group is 1 / std when gamma is one; these give it as each operator with statistics computes it.
+
+
+def affine_rstd(raw, groups):
+    ones, zeros = torch.ones(raw.shape[1], device=DEVICE), torch.zeros(raw.shape[1], device=DEVICE)
+    return kernels.group_norm_affine(raw, zeros, ones, zeros, groups)[:, 0].unflatten(1, (groups, -1))[:, :, 0]
+
+
+def fitted_rstd(raw, groups):
+    """From the output of `group_norm_swish`: with beta = 30 swish is the identity, and the output a straight line over the input."""
+    ones, out = torch.ones(raw.shape[1], device=DEVICE), torch.full_like(raw, torch.nan)
+    kernels.group_norm_swish(raw, 0 * ones, ones, 30 * ones, groups, out)
+    x, y = (value.double().reshape(raw.shape[0], groups, -1) for value in (raw, out))
+    x, y = x - x.mean(2, keepdim=True), y - y.mean(2, keepdim=True)
+    return (x * y).sum(2) / x.square().sum(2)
+
+
+def convolved_rstd(raw, groups):
+    """From `perturb_conv3x3` with weights that copy channel c of `raw` from channel c % 3 of an image."""
+    channels = raw.shape[1]
+    weight = torch.zeros(channels, 3, 3, 3, device=DEVICE)
+    weight[range(channels), [c % 3 for c in range(channels)], 1, 1] = 1
+    ones, zeros, out = torch.ones(channels, device=DEVICE), torch.zeros(channels, device=DEVICE), torch.full_like(raw, torch.nan)
+    z, std = torch.zeros(1, 1, 3, *raw.shape[2:], device=DEVICE), torch.zeros(1, device=DEVICE)
+    affine = kernels.perturb_conv3x3(raw[:, :3].contiguous(), z, std, reference.pack_weight(weight), zeros, ones, zeros, groups, out)
+    assert torch.equal(out, raw)
+    return affine[:, 0].unflatten(1, (groups, -1))[:, :, 0]
+
+
+def naive_rstd(raw, groups):
+    x = raw.reshape(raw.shape[0], groups, -1)
+    return (x.square().mean(2) - x.mean(2).square() + reference.EPS).rsqrt()
+
+
+def map_of_mean(ratio, channels=16):
+    x = torch.randn(6, 3, 32, 32, generator=torch.Generator(DEVICE).manual_seed(SEED), device=DEVICE) + ratio
+    return x[:, [c % 3 for c in range(channels)]].contiguous(memory_format=torch.channels_last)
+
+
+def rstd_error(rstd, raw, groups):
+    """Relative RMS over samples and groups."""
+    variance = raw.double().reshape(raw.shape[0], groups, -1).var(2, correction=0)
+    return relative_rms(rstd, (variance + reference.EPS).rsqrt())
+
+
+@pytest.mark.parametrize("ratio", [0, 30, 300])
+@pytest.mark.parametrize("rstd", [affine_rstd, fitted_rstd, convolved_rstd])
+def test_statistics_are_right_where_the_mean_is_many_standard_deviations(rstd, ratio):
+    raw = map_of_mean(ratio)
+    bound = 3e-6 if rstd is fitted_rstd and ratio == 300 else 1e-6  # the fit sees the rounding of a·x + b, whose terms are 300 times larger
+    assert rstd_error(rstd(raw, 4), raw, 4) <= bound, f"SPRFAST_TEST_SEED={SEED}"
+
+
+@pytest.mark.parametrize("ratio", [30, 300])
+def test_mean_of_squares_less_square_of_mean_would_not_be(ratio):
+    raw = map_of_mean(ratio)
+    assert rstd_error(naive_rstd(raw, 4), raw, 4) > 1e-5
+
+
+def test_perturbed_images_are_padded_with_zeros_and_normalised_afterwards():
+    # an affine or a bias taken in before the padding would make the border of a constant image like its inside
+    given = arguments("perturb_conv3x3", Shape(32, 6, 8), torch.float32)
+    given["x"].fill_(5)
+    given["z"].fill_(1)
+    got = run("perturb_conv3x3", given)
+    assert_correct("perturb_conv3x3", given, got)
+    inside = got["out"][0, :, 1:-1, 1:-1]
+    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5)  # the interpreter's matrix product may round columns differently
+    border = got["out"][0, :, 0, 1:-1]
+    assert ((border - inside[:, 0]).abs() > 1e-3).any(dim=1).all()
+    given["bias"] += 100
+    assert torch.equal(run("perturb_conv3x3", given)["out"][0, :, 1:-1, 1:-1], inside)

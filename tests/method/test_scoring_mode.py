@@ -1,0 +1,163 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from sprfast.config import Schedule
+from sprfast.errors import InputError
+from sprfast.method.scoring_mode import CascadeSetting, Setting
+from sprfast.method.threshold import MapThreshold, calibrate, manual
+from support.scoring_mode_cases import QUICK, field
+
+MARKED = MapThreshold(0.0125, 20, 0.1)
+SCORES = calibrate(np.linspace(0.5, 1.0, 40), 0.1)
+
+
+def filled():
+    return Setting(QUICK, field(20, 31), SCORES, MARKED)
+
+
+def cascade(**changes):
+    given = {"first_scale": 1.5, "second_scale": 0.02, "low": 0.9, "high": 1.1, "threshold": SCORES} | changes
+    return CascadeSetting("quick", "published", **given)
+
+
+def test_the_default_is_the_published_score_without_thresholds():
+    setting = Setting()
+    assert setting.schedule == Schedule()
+    assert setting.field is setting.threshold is setting.map_threshold is setting.map_value is None
+
+
+def test_the_score_is_the_maximum_of_the_map_or_by_the_field():
+    rng = np.random.default_rng(0)
+    errors, anomalies = rng.random((20, 31), np.float32), rng.random((256, 256), np.float32)
+    assert Setting().score(errors, anomalies) == float(anomalies.max())
+    assert filled().score(errors, anomalies) == field(20, 31).score(errors)
+    assert filled().score(errors, anomalies) != Setting().score(errors, anomalies)
+
+
+def test_what_is_not_a_number_stays_none_in_the_score():
+    errors, anomalies = np.ones((20, 31), np.float32), np.ones((256, 256), np.float32)
+    errors[3, 4] = anomalies[7, 7] = math.nan
+    assert math.isnan(Setting().score(errors, anomalies))
+    assert math.isnan(filled().score(errors, anomalies))
+
+
+@pytest.mark.parametrize(
+    ("has_field", "threshold", "marked", "value"),
+    [
+        (False, None, None, None),
+        (False, manual(0.5), None, 0.5),  # the published one, whose score is in the units of its map
+        (False, manual(0.5), MARKED, 0.0125),
+        (False, None, MARKED, 0.0125),
+        (True, manual(0.5), None, None),  # a quotient says nothing of the map
+        (True, manual(0.5), MARKED, 0.0125),
+        (True, None, None, None),
+    ],
+)
+def test_pixels_are_marked_above_the_maps_own_threshold_or_the_scores_where_that_has_its_units(has_field, threshold, marked, value):
+    assert Setting(field=field() if has_field else None, threshold=threshold, map_threshold=marked).map_value == value
+
+
+def test_a_threshold_of_zero_is_one():
+    assert Setting(threshold=manual(0.0)).map_value == 0.0
+    assert Setting(threshold=manual(3.0), map_threshold=MapThreshold(0.0, 20, 0.1)).map_value == 0.0
+
+
+def test_json_and_back():
+    got = Setting.from_json(json.loads(json.dumps(filled().to_json(), allow_nan=False)))
+    assert (got.schedule, got.threshold, got.map_threshold) == (QUICK, SCORES, MARKED)
+    assert got.field.expected.tobytes() == filled().field.expected.tobytes()
+    for given in (Setting(), Setting(QUICK, threshold=manual(1.0)), Setting(map_threshold=MARKED)):
+        assert Setting.from_json(json.loads(json.dumps(given.to_json()))).parts == given.parts
+
+
+def test_a_part_that_a_file_does_not_have_is_absent():
+    document = json.loads(json.dumps(Setting(QUICK).to_json()))
+    assert Setting.from_json({"schedule": document["schedule"]}).parts == Setting(QUICK).parts
+
+
+def test_the_parts_make_it_again():
+    given = filled()
+    assert Setting(**given.parts).parts == given.parts
+
+
+def test_what_is_looked_at_has_neither_the_field_nor_the_scores():
+    summary = filled().summary()
+    assert summary["field"] == {"shape": [20, 31], "samples": 12}
+    assert summary["threshold"] == SCORES.summary()
+    assert summary["map_threshold"] == MARKED.to_json()
+    assert summary["schedule"] == QUICK.to_json()
+    assert len(json.dumps(summary)) < 600
+    assert Setting().summary() == Setting().to_json()
+
+
+@pytest.mark.parametrize("document", [None, 5, "quick", [], ["schedule"]])
+def test_what_is_not_an_object_is_an_input_error(document):
+    with pytest.raises(InputError, match=r"^setting: expected an object"):
+        Setting.from_json(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"schedule": None}, "Schedule"),
+        ({"schedule": {"levels": []}}, "levels"),
+        ({"field": 0}, "error field"),
+        ({"field": {}}, "error field"),
+        ({"threshold": 0}, "Threshold"),
+        ({"threshold": {"value": 1.0}}, "Threshold.source"),
+        ({"map_threshold": 0.5}, "MapThreshold"),
+        ({"map_threshold": MARKED.to_json() | {"false_pixel_rate": 1.0}}, "false_pixel_rate"),
+    ],
+)
+def test_a_wrong_part_is_an_input_error_that_names_it(change, match):
+    with pytest.raises(InputError, match=match):
+        Setting.from_json(json.loads(json.dumps(filled().to_json())) | change)
+
+
+def test_a_cascade_survives_json_and_is_looked_at_without_its_scores():
+    assert CascadeSetting.from_json(json.loads(json.dumps(cascade().to_json(), allow_nan=False))) == cascade()
+    assert cascade().summary() == cascade().to_json() | {"threshold": SCORES.summary()}
+    assert len(cascade().to_json()["threshold"]["scores"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("first_scale", 0.0),
+        ("first_scale", math.inf),
+        ("first_scale", math.nan),
+        ("second_scale", -1.0),
+        ("second_scale", math.nan),
+        ("low", -0.1),
+        ("low", math.nan),
+        ("low", math.inf),
+        ("high", 0.89),
+        ("high", math.inf),
+        ("high", math.nan),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_an_input_error_that_names_the_field(name, value):
+    with pytest.raises(InputError, match=name):
+        cascade(**{name: value})
+
+
+def test_a_band_may_be_one_score_and_begin_at_zero():
+    assert cascade(low=0.0, high=0.0).high == 0.0
+    assert cascade(low=1.1).low == cascade().high
+
+
+def test_a_cascade_of_a_setting_and_itself_is_an_input_error():
+    with pytest.raises(InputError, match="second: 'quick' is not allowed"):
+        dataclasses.replace(cascade(), second="quick")
+
+
+@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(CascadeSetting)])
+def test_a_missing_part_of_a_cascade_is_named(name):
+    document = cascade().to_json()
+    del document[name]
+    with pytest.raises(InputError, match=f"CascadeSetting.{name}: missing"):
+        CascadeSetting.from_json(document)

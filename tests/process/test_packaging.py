@@ -1,0 +1,135 @@
+"""A wheel made from the sdist holds the CPU kernels; without a compiler there is one without them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from sprfast.deploy import export
+from sprfast.deploy.export import Request
+from sprfast.engine import runner
+from support import ROOT
+
+LIBRARY = "sprfast/kernels/cpu/libsprfast_cpu.so"
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
+COMPILER_VARIABLES = {"CC", "CXX", "CPPFLAGS", "CFLAGS", "CXXFLAGS", "LDFLAGS"}
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+
+def run(command, folder, **environment):
+    given = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", *COMPILER_VARIABLES}} | environment
+    done = subprocess.run(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def copy(folder):
+    """The sources as in a fresh checkout."""
+    for name in ("sprfast", "kernels", "bench"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__", "results"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """What the sdist unpacks to, with the wheel made of it in `dist`."""
+    checkout, folder = copy(tmp_path_factory.mktemp("checkout")), tmp_path_factory.mktemp("sdist")
+    run([sys.executable, "setup.py", "--quiet", "sdist"], checkout)
+    with tarfile.open(next((checkout / "dist").glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    unpacked = next(folder.iterdir())
+    run([*PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", "dist", "."], unpacked)
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def wheel(sources):
+    return next((sources / "dist").glob("*.whl"))
+
+
+@needs_compiler
+def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
+    name, _, python, abi, platform = wheel.stem.split("-")
+    assert (name, python, abi) == ("sprfast", "py3", "none")
+    assert platform != "any"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert LIBRARY in names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sprfast").rglob("*.py")}
+    assert {"sprfast/kernels/cpu/operators.py", "sprfast/bench/__init__.py", "sprfast/py.typed", *modules} <= set(names)
+    assert not [name for name in names if name.endswith((".cpp", ".h", ".txt", ".o")) and "dist-info" not in name]
+
+
+@needs_compiler
+@pytest.mark.parametrize("instruction_set", ["", "generic"])
+def test_the_installed_wheel_computes(wheel, tmp_path, instruction_set):
+    run([*PIP, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], tmp_path)
+    code = f"""
+import numpy as np
+from sprfast.kernels.cpu import library
+from sprfast.kernels.cpu import operators
+assert library.__file__.startswith({str(tmp_path)!r}), library.__file__
+assert library.instruction_set() == ({instruction_set!r} or library.available()[0])
+x = np.linspace(-9, 9, 99, dtype=np.float32)
+np.testing.assert_allclose(operators.swish(x), x / (1 + np.exp(-x.astype(float))), rtol=1e-6)
+"""
+    run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site"), SPRFAST_INSTRUCTION_SET=instruction_set)
+
+
+@needs_compiler
+def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, pictures, tmp_path):
+    exported = tmp_path / "model"
+    export.export(small_model, exported, Request("plan"))
+    run([*PIP, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], tmp_path)
+    code = f"""
+import sys
+sys.modules["torch"] = None  # importing it fails
+from sprfast.engine import runner
+assert runner.__file__.startswith({str(tmp_path)!r}), runner.__file__
+print(runner.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
+"""
+    score = float(run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site")))
+    assert score == runner.load(exported).predict(pictures[0]).pred_score
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
+    """A weak symbol in two objects is linked once: code for one instruction set could then run in another's place."""
+    objects = sorted(sources.glob("build/temp*/*.o"))
+    assert {"dispatch", "generic"} <= {each.stem for each in objects}
+    for each in objects:
+        symbols = [line.split()[-2:] for line in run(["nm", "--defined-only", each], sources).splitlines()]
+        assert [name for kind, name in symbols if kind in "WwVvu"] == [], each.name
+        if each.stem != "dispatch":
+            assert [name for kind, name in symbols if kind.isupper()] == [f"spr_operators_{each.stem}"]
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.parametrize("name", ["dispatch", "generic"])
+def test_what_every_processor_runs_has_no_instruction_of_avx(sources, wheel, name):
+    (compiled,) = sources.glob(f"build/temp*/{name}.o")
+    code = run(["objdump", "--disassemble", compiled], sources)
+    assert "ret" in code
+    assert not re.search(r"%[yz]mm|\tv[a-z]+ps", code)
+
+
+def test_without_a_compiler_the_build_succeeds_and_says_what_to_install(tmp_path):
+    checkout = copy(tmp_path)
+    stale = checkout / "kernels/cpu/libsprfast_cpu.so"
+    stale.write_bytes(b"of an older build")
+    output = run([sys.executable, "setup.py", "build_ext", "--inplace"], checkout, CXX="/nonexistent/c++")
+    (said,) = [line for line in output.splitlines() if line.startswith("sprfast:")]
+    assert "CPU kernels were not built" in said
+    assert "/nonexistent/c++" in said
+    assert "apt install g++" in said
+    assert not stale.exists()
+    code = "from sprfast.kernels.cpu import library; print(library.unavailable())"
+    assert "/nonexistent/c++" in run([sys.executable, "-c", code], "/", PYTHONPATH=str(checkout))

@@ -1,0 +1,126 @@
+import os
+import warnings
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sprfast.config import Preprocessing
+from sprfast.errors import InputError
+from sprfast.training.loader import BatchOrder, ImageDataset, batches
+
+SIZE = 16
+IMAGE_BYTES = 3 * SIZE * SIZE * 4
+PREPROCESSING = Preprocessing(size=SIZE)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    random = np.random.default_rng(0)
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path in paths:
+        PIL.Image.fromarray(random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def first(order, count):
+    return [indices for indices, _ in zip(order, range(count), strict=False)]
+
+
+def taken(paths, count, workers):
+    with batches(ImageDataset(paths, PREPROCESSING), BatchOrder(len(paths), 3, seed=1), workers=workers, pin_memory=False) as stream:
+        return [next(stream) for _ in range(count)]
+
+
+def test_order_is_a_function_of_seed_and_step():
+    assert first(BatchOrder(7, 3, seed=5), 20) == first(BatchOrder(7, 3, seed=5), 20)
+    assert first(BatchOrder(7, 3, seed=5), 20) != first(BatchOrder(7, 3, seed=6), 20)
+
+
+@pytest.mark.parametrize("start", [1, 2, 11])
+def test_order_from_a_later_step_continues(start):
+    assert first(BatchOrder(7, 3, seed=5, start=start), 9) == first(BatchOrder(7, 3, seed=5), start + 9)[start:]
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(7, 3), (4, 4), (3, 8), (1, 2)])
+def test_every_epoch_is_a_fresh_permutation(images, batch_size):
+    sequence = [index for indices in first(BatchOrder(images, batch_size, seed=0), 12 * images) for index in indices]
+    epochs = [tuple(sequence[i : i + images]) for i in range(0, 12 * images, images)]
+    assert all(sorted(epoch) == list(range(images)) for epoch in epochs)
+    assert len(set(epochs)) > 1 or images == 1
+
+
+def test_shares_of_two_processes_make_the_global_batch():
+    shares = [first(BatchOrder(7, 4, seed=5, rank=rank, world_size=2), 10) for rank in range(2)]
+    assert [one + other for one, other in zip(*shares, strict=True)] == first(BatchOrder(7, 4, seed=5), 10)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_hold_the_images_of_the_order(paths, workers):
+    dataset = ImageDataset(paths, PREPROCESSING)
+    got = taken(paths, 6, workers)
+    assert got[0].shape == (3, 3, SIZE, SIZE)
+    assert got[0].dtype == torch.float32
+    for batch, indices in zip(got, first(BatchOrder(5, 3, seed=1), 6), strict=True):
+        assert torch.equal(batch, torch.stack([dataset[index] for index in indices]))
+
+
+def test_cache_keeps_what_fits_and_no_more(paths):
+    dataset = ImageDataset(paths, PREPROCESSING, cache_bytes=2 * IMAGE_BYTES + 1)
+    before = [dataset[index] for index in range(5)]
+    for path in paths:
+        path.unlink()
+    assert all(torch.equal(dataset[index], before[index]) for index in (0, 1))
+    for index in (2, 3, 4):
+        with pytest.raises(InputError, match=rf"{index}\.png"):
+            dataset[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_of_another_size_is_an_input_error_in_one_line(paths, workers):
+    PIL.Image.new("RGB", (2 * SIZE, SIZE)).save(paths[3])
+    with pytest.raises(InputError, match=r"3\.png: 16x32 .* 0\.png has 16x16") as caught:
+        taken(paths, 2, workers)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_becomes_unreadable_is_an_input_error_in_one_line(paths, workers):
+    paths[3].write_bytes(paths[3].read_bytes()[:40])
+    with pytest.raises(InputError, match=r"3\.png") as caught:
+        taken(paths, 2, workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_shared_memory_warns_and_decodes_in_this_process(paths, monkeypatch):
+    expected = taken(paths, 3, workers=0)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/dev/shm" and access(path, mode))
+    with pytest.warns(UserWarning, match="/dev/shm is not writable"):
+        got = taken(paths, 3, workers=2)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        taken(paths, 1, workers=0)
+
+
+def test_workers_end_with_the_context_although_an_exception_holds_the_stream(paths):
+    with pytest.raises(RuntimeError) as caught:
+        run_into_an_error(paths)
+    assert caught.tb is not None
+    assert caught.value.args[0]
+    for process in caught.value.args[0]:
+        assert not os.path.exists(f"/proc/{process}")
+
+
+def run_into_an_error(paths):
+    before = children()
+    with batches(ImageDataset(paths, PREPROCESSING), BatchOrder(5, 3, seed=1), workers=2, pin_memory=False) as stream:
+        next(stream)
+        raise RuntimeError(children() - before)
+
+
+def children():
+    with open(f"/proc/self/task/{os.getpid()}/children") as stream:
+        return set(stream.read().split())
