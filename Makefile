@@ -22,6 +22,7 @@ test: lint
 # TensorRT's signatures are those of version 11.4; tests/backends/test_tensorrt_types.py has them of 10.13 too.
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	rm -rf build/typed && mkdir -p build/typed/sprfast
 	ln -s $(CURDIR)/sprfast/* $(CURDIR)/kernels $(CURDIR)/bench build/typed/sprfast/
 	cd build/typed && MYPYPATH=$(CURDIR)/tests/typings/tensorrt-11.4 $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p sprfast

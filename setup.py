@@ -1,4 +1,6 @@
-"""Packaging: `sprfast`, the folders `kernels` and `bench` as `sprfast.kernels` and `sprfast.bench`, and the library of the CPU kernels."""
+"""Packaging: `sprfast`, the folders `kernels` and `bench` as `sprfast.kernels` and `sprfast.bench`,
+and the library of the CPU kernels.
+"""
 
 import os
 import re
@@ -22,7 +24,10 @@ OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 CPU_KERNELS = "sprfast.kernels.cpu"
-FLAGS = "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden -Wall -Wextra"
+FLAGS = (
+    "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
+    "-fvisibility=hidden -Wall -Wextra"
+)
 INSTRUCTION_SETS = {
     "generic": "",
     "avx2": "-mavx2 -mfma",
@@ -31,7 +36,8 @@ INSTRUCTION_SETS = {
 
 
 class BuildCpuKernels(build_ext):
-    """The CPU kernels as one library: operators.cpp compiled for each instruction set, and dispatch.cpp.
+    """The CPU kernels as one library: operators.cpp compiled for each instruction set, and
+    dispatch.cpp.
 
     Where it cannot be built the install goes on without it, and a text file in its place says why.
     CXX (or CC), CPPFLAGS, CFLAGS, CXXFLAGS and LDFLAGS are taken from the environment.
@@ -51,7 +57,10 @@ class BuildCpuKernels(build_ext):
             lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
-            remedy = "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install sprfast again"
+            remedy = (
+                "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install "
+                "sprfast again"
+            )
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
 
     def build(self, source, library):
@@ -64,8 +73,11 @@ class BuildCpuKernels(build_ext):
         given = {name: os.environ.get(name, "") for name in ("CPPFLAGS", "CFLAGS", "CXXFLAGS", "LDFLAGS")}
         compiler = os.environ.get("CXX") or os.environ.get("CC") or "c++"
         compiling = "{compiler} {CPPFLAGS} {CFLAGS} {CXXFLAGS}".format(compiler=compiler, **given)
-        # as-needed: C++'s standard library, of which nothing is used, must not be loaded ahead of the one that torch wants
-        linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS} -shared -fopenmp -Wl,--as-needed".format(compiler=compiler, **given)
+        # as-needed: C++'s standard library, of which nothing is used, must not be loaded ahead of
+        # the one that torch wants
+        linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS} -shared -fopenmp -Wl,--as-needed".format(
+            compiler=compiler, **given
+        )
 
         x86 = self.plat_name.endswith(("x86_64", "amd64"))
         sets = INSTRUCTION_SETS if x86 else {"generic": ""}

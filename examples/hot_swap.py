@@ -1,4 +1,5 @@
-"""A line whose model follows a file: a new one serves once it has passed its self-test, a broken one changes nothing.
+"""A line whose model follows a file: a new one serves once it has passed its self-test, a broken
+one changes nothing.
 
 python examples/hot_swap.py screw.safetensors good-parts/ --frames 600
 """
@@ -43,7 +44,10 @@ def main() -> int:
     camera = sources.Stream(sources.SimulatedLine(pictures, "rgb", frames=given.frames, period=0.05).open)
     verdicts: collections.Counter[str] = collections.Counter()
     ended = threading.Event()
-    with stop_signals(camera.close) as stop, sprfast.Line(engine, lambda answer: verdicts.update([answer.verdict])) as line:
+    with (
+        stop_signals(camera.close) as stop,
+        sprfast.Line(engine, lambda answer: verdicts.update([answer.verdict])) as line,
+    ):
         print(f"model {line.health().model.sha256[:12]} serves", flush=True)
         following = threading.Thread(target=follow, args=(given.model, line, ended))
         following.start()

@@ -1,4 +1,5 @@
-"""Scores every image that appears in a folder: one JSON line each, Prometheus metrics beside, until a signal comes.
+"""Scores every image that appears in a folder: one JSON line each, Prometheus metrics beside, until
+a signal comes.
 
 python examples/watch_folder.py screw.safetensors incoming/ --metrics-port 9464
 """
@@ -18,7 +19,12 @@ from sprfast.system.signals import stop_signals
 
 def write(answer: sprfast.Answer) -> None:
     score = answer.result.pred_score if answer.error is None else None
-    print(json.dumps({"image": answer.id, "verdict": answer.verdict, "pred_score": score, "reason": answer.result.reason}), flush=True)
+    print(
+        json.dumps(
+            {"image": answer.id, "verdict": answer.verdict, "pred_score": score, "reason": answer.result.reason}
+        ),
+        flush=True,
+    )
 
 
 def main() -> int:

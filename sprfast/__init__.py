@@ -1,8 +1,8 @@
 """sprfast: score-based anomaly detection (SPR, ICCV 2023) for production lines, fast and exact.
 
-    engine = sprfast.load("bottle.safetensors")
-    result = engine.predict("part.png")
-    result.verdict, result.pred_score, result.anomaly_map
+engine = sprfast.load("bottle.safetensors")
+result = engine.predict("part.png")
+result.verdict, result.pred_score, result.anomaly_map
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _HOMES = {
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # an application that sets up no logging sees none
 
-# In a checkout that is not installed, `kernels` and `bench` lie beside this folder instead of inside it.
+# In a checkout that is not installed, `kernels` and `bench` lie beside this folder instead of
+# inside it.
 _here = os.path.dirname(os.path.abspath(__file__))
 if not os.path.isdir(os.path.join(_here, "kernels")):
     __path__.append(os.path.dirname(_here))

@@ -21,7 +21,8 @@ FramePolicy = Literal["refuse", "first"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
 Noise = Literal["gaussian", "antithetic", "signs", "none"]  # of draws, see `draws.draws`
-Precision = Literal["float32", "bfloat16", "float16"]  # of stored feature maps; statistics, residual and maps are float32 throughout
+# of stored feature maps; statistics, residual and maps are float32 throughout
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class _Config:
@@ -76,7 +77,9 @@ class NetworkConfig(_Config):
     def __post_init__(self) -> None:
         width, features = self.base_width, self.embedding_dim
         _require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
-        _require(2 <= features <= 4096 and features % 2 == 0, "embedding_dim", features, "an even number from 2 to 4096")
+        _require(
+            2 <= features <= 4096 and features % 2 == 0, "embedding_dim", features, "an even number from 2 to 4096"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,18 @@ class Schedule(_Config):
         total = sum(level.weight for level in self.levels)
         _require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
-            _require(self.noise != "antithetic" or level.draws % 2 == 0, "draws", level.draws, "an even number for antithetic noise")
-            _require(self.noise != "none" or level.draws == 1, "draws", level.draws, "1 without noise, where all draws are the same")
+            _require(
+                self.noise != "antithetic" or level.draws % 2 == 0,
+                "draws",
+                level.draws,
+                "an even number for antithetic noise",
+            )
+            _require(
+                self.noise != "none" or level.draws == 1,
+                "draws",
+                level.draws,
+                "1 without noise, where all draws are the same",
+            )
 
     @classmethod
     def from_json(cls, document: Any) -> Any:
@@ -150,7 +163,9 @@ class Preprocessing(_Config):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(_Config):
-    """How to train, by default the published recipe; exactly one of `epochs`, `steps` and `time_limit` is positive."""
+    """How to train, by default the published recipe; exactly one of `epochs`, `steps` and
+    `time_limit` is positive.
+    """
 
     epochs: int = 3000  # passes over the training images; 0 where another limit is given
     steps: int = 0  # optimizer steps; 0: not limited by steps
@@ -159,7 +174,9 @@ class TrainingConfig(_Config):
     learning_rate: float = 1e-4  # AdamW
     weight_decay: float = 1e-3
     warm_up: int = 0  # steps over which the learning rate rises to its value
-    decay: Decay = "steps"  # of the learning rate: a factor `decay_factor` at 1/3 and 2/3 of the limit, or a half cosine to 0
+    # of the learning rate: a factor `decay_factor` at 1/3 and 2/3 of the limit, or a half cosine to
+    # 0
+    decay: Decay = "steps"
     decay_factor: float = 0.1
     ema_decay: float = 0.9999  # reached by min(ema_decay, (1 + step) / (10 + step))
     t_sampling: TimeSampling = "uniform"  # of t on [t_min, t_max]; log_uniform: of its logarithm
@@ -186,8 +203,8 @@ class TrainingConfig(_Config):
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
 
 
-# Recipes by name, as what they change of the published one. `fast`: the network sees the small times at which it scores, in many
-# small steps at a larger learning rate.
+# Recipes by name, as what they change of the published one. `fast`: the network sees the small
+# times at which it scores, in many small steps at a larger learning rate.
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {

@@ -35,7 +35,9 @@ class OutOfMemoryError(BackendError):
 
 
 class DeviceLostError(BackendError):
-    """The device or its context is gone, and with it all that this process holds there; only a new process can go on."""
+    """The device or its context is gone, and with it all that this process holds there; only a new
+    process can go on.
+    """
 
 
 class ScoreError(SprfastError):
@@ -57,4 +59,6 @@ class DeadlineExceededError(SprfastError):
 
 
 class ClosedError(SprfastError):
-    """A line that takes no frames any more, and the frames that it had not answered when it was closed."""
+    """A line that takes no frames any more, and the frames that it had not answered when it was
+    closed.
+    """

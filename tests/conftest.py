@@ -18,9 +18,11 @@ from sprfast.method.unet import ScoreUNet
 
 
 def pytest_configure():
-    """One thread, unless told otherwise: the networks are tiny, and threads that wait for a busy core take minutes.
+    """One thread, unless told otherwise: the networks are tiny, and threads that wait for a busy
+    core take minutes.
 
-    Without a CUDA device the kernels run in Triton's interpreter, which must be chosen before they are imported.
+    Without a CUDA device the kernels run in Triton's interpreter, which must be chosen before they
+    are imported.
     """
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
@@ -42,13 +44,17 @@ def golden_document(golden_folder):
 
 @pytest.fixture(scope="session")
 def small_model():
-    """A narrow network for 32x32 images whose untrained output is loud enough to tell images apart."""
+    """A narrow network for 32x32 images whose untrained output is loud enough to tell images
+    apart.
+    """
     config = NetworkConfig(base_width=32, embedding_dim=8)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
     weights["outc.conv.weight"] *= 10
-    return Model(config, Schedule((Level(1e-3, 2),)), Preprocessing(size=32), weights, threshold=threshold.manual(0.023))
+    return Model(
+        config, Schedule((Level(1e-3, 2),)), Preprocessing(size=32), weights, threshold=threshold.manual(0.023)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from support import ROOT, rooms
 
 MODULES = rooms.modules()
 
-# Modules that import torch, or another heavy library, when they are imported; every other one must not.
+# Modules that import torch, or another heavy library, when they are imported; every other one must
+# not.
 HEAVY = {
     "system": {"devices", "environment", "process_group"},
     "method": {"noise", "scoring", "sde", "unet"},
@@ -26,7 +27,11 @@ HEAVY = {
 
 def test_modules_are_found():
     assert {"errors", "method.unet", "backends.eager", "kernels.cpu.library", "bench.core.timing"} <= MODULES.keys()
-    assert rooms.imported(MODULES["backends.eager"], MODULES).keys() >= {"method.scoring", "method.unet", "formats.model"}
+    assert rooms.imported(MODULES["backends.eager"], MODULES).keys() >= {
+        "method.scoring",
+        "method.unet",
+        "formats.model",
+    }
     assert "evaluation.parity" in rooms.imported(MODULES["cli.commands"], MODULES)  # inside a function
 
 
@@ -47,16 +52,28 @@ def test_imports_point_down_only(room):
 
 @pytest.mark.parametrize("room", rooms.ROOMS)
 def test_importing_does_not_import_torch(room):
-    names = [f"sprfast.{name}" for name in MODULES if rooms.room_of(name) == room and name.rpartition(".")[2] not in HEAVY.get(room, ())]
+    names = [
+        f"sprfast.{name}"
+        for name in MODULES
+        if rooms.room_of(name) == room and name.rpartition(".")[2] not in HEAVY.get(room, ())
+    ]
     names += [f"sprfast.{name}" for name in MODULES if name.startswith("backends.sessions.") and room == "backends"]
     heavy = "'torch', 'matplotlib', 'sklearn', 'skimage', 'scipy', 'triton', 'onnx', 'onnxruntime'"
-    assert output_of(f"import sys, sprfast, {', '.join(names)}; print(sorted({{{heavy}}} & set(sys.modules)))", ROOT) == "[]\n"
+    assert (
+        output_of(f"import sys, sprfast, {', '.join(names)}; print(sorted({{{heavy}}} & set(sys.modules)))", ROOT)
+        == "[]\n"
+    )
 
 
 def test_the_cpu_kernels_need_neither_torch_nor_triton():
-    names = ", ".join(f"sprfast.{name}" for name in MODULES if name.startswith("kernels.cpu") and name != "kernels.cpu.reference")
+    names = ", ".join(
+        f"sprfast.{name}" for name in MODULES if name.startswith("kernels.cpu") and name != "kernels.cpu.reference"
+    )
     assert "sprfast.kernels.cpu.library" in names
-    assert output_of(f"import sys, {names}; print(sorted({{'torch', 'triton', 'scipy'}} & set(sys.modules)))", ROOT) == "[]\n"
+    assert (
+        output_of(f"import sys, {names}; print(sorted({{'torch', 'triton', 'scipy'}} & set(sys.modules)))", ROOT)
+        == "[]\n"
+    )
 
 
 def test_importing_has_no_side_effects(tmp_path):
@@ -78,7 +95,9 @@ assert state() == before
 
 @pytest.mark.parametrize("name", ["kernels", "bench"])
 def test_folders_beside_sprfast_are_imported_as_parts_of_it_only(name):
-    done = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert f"this package is sprfast.{name}, it cannot be imported as '{name}'" in done.stderr
 

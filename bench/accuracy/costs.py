@@ -20,11 +20,14 @@ from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError
 from sprfast.evaluation import metrics
 from sprfast.formats.model import Model
-from sprfast.method.scoring_mode import PUBLISHED, Setting
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 
 
-def times(model: Model, test: Floats, rows: Sequence[Row], backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Time from a network input to a verdict, for each number of passes and for each of the model's settings.
+def times(
+    model: Model, test: Floats, rows: Sequence[Row], backend: str, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Time from a network input to a verdict, for each number of passes and for each of the model's
+    settings.
 
     Args:
         model: with its settings.
@@ -51,7 +54,9 @@ def times(model: Model, test: Floats, rows: Sequence[Row], backend: str, device:
 def backends_apart(
     model: Model, test: Floats, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None, device: torch.device
 ) -> list[dict[str, Any]]:
-    """AUROC of the published setting by every backend that can run here, and how far each lies from eager's."""
+    """AUROC of the published setting by every backend that can run here, and how far each lies from
+    eager's.
+    """
     found: list[dict[str, Any]] = []
     eager: dict[str, float | None] = {}
     for name in sorted(backends.NAMES, key=lambda each: each != "eager"):
@@ -63,11 +68,13 @@ def backends_apart(
         except BackendError as error:  # of a backend that is here, but not for this device
             found.append({"backend": name, "reason": str(error)})
             continue
-        scores, maps = scored(errors, Setting(ROWS[0].schedule))
+        scores, maps = scored(errors, ScoringMode(ROWS[0].schedule))
         row = metrics.evaluate(scores, labels, maps, masks)
         values = {key: row[key].value for key in ("image_AUROC", "pixel_AUROC")}
         eager = eager or values
-        found.append({"backend": name, **values, "from_eager": {key: _apart(values[key], eager[key]) for key in values}})
+        found.append(
+            {"backend": name, **values, "from_eager": {key: _apart(values[key], eager[key]) for key in values}}
+        )
     return found
 
 

@@ -1,7 +1,8 @@
-"""Accuracy against minutes of training: how far each recipe gets in how long, by the published setting.
+"""Accuracy against minutes of training: how far each recipe gets in how long, by the published
+setting.
 
-Both recipes lower their learning rate towards the end of the time they are given, so that every point is a training of its own
-and not a stop on the way of a longer one.
+Both recipes lower their learning rate towards the end of the time they are given, so that every
+point is a training of its own and not a stop on the way of a longer one.
 """
 
 from __future__ import annotations
@@ -39,22 +40,25 @@ def measure(
     """Evaluate trainings of several lengths on the category's test images.
 
     Args:
-        models: trained with --time-limit by one of the recipes, taking images in one way; those of one recipe and one limit, such as
-            trainings with several seeds, are one point.
+        models: trained with --time-limit by one of the recipes, taking images in one way; those of
+            one recipe and one limit, such as trainings with several seeds, are one point.
         category: with labelled test images.
         backend, device: what scores.
         on_progress: called with the number of models evaluated, their total, and the file at hand.
 
     Returns:
-        The report, plain values: `points`, each with its `recipe`, `minutes` (of the limit), what the trainings did (`steps`,
-        `images_per_s`, `peak_memory_mib`) and `metrics`, all of them as `summary.spread` has them.
+        The report, plain values: `points`, each with its `recipe`, `minutes` (of the limit), what
+        the trainings did (`steps`, `images_per_s`, `peak_memory_mib`) and `metrics`, all of them as
+        `summary.spread` has them.
 
     Raises:
         InputError: a model was trained in another way, or an image cannot be used.
         BackendError: the backend cannot run here.
     """
     if len({(repr(model.preprocessing), repr(model.network)) for _, model in models}) != 1:
-        raise InputError("study curve: the models have different networks or take images in different ways; give those of one size")
+        raise InputError(
+            "study curve: the models have different networks or take images in different ways; give those of one size"
+        )
     of_points: dict[tuple[str, float], list[tuple[Path, Model]]] = {}
     for path, model in models:
         of_points.setdefault(_trained(path, model), []).append((path, model))
@@ -95,7 +99,11 @@ def table(curve: Mapping[str, Any]) -> Table:
     title = f"{curve['category']}, {size}x{size}, scored by the published setting, in percent"
     drawn = report.grid("recipe", "minutes", "models", "steps", "images/s", "MiB", *keys, title=title, tight=True)
     for point in curve["points"]:
-        trained = [f"{point['steps']['mean']:.0f}", f"{point['images_per_s']['mean']:.1f}", f"{point['peak_memory_mib']['mean']:.0f}"]
+        trained = [
+            f"{point['steps']['mean']:.0f}",
+            f"{point['images_per_s']['mean']:.1f}",
+            f"{point['peak_memory_mib']['mean']:.0f}",
+        ]
         cells = [report.percent(point["metrics"][key]) for key in metrics.KEYS]
         drawn.add_row(point["recipe"], f"{point['minutes']:g}", str(len(point["files"])), *trained, *cells)
     return drawn
@@ -108,7 +116,9 @@ def _trained(path: Path, model: Model) -> tuple[str, float]:
         recipe = TrainingConfig(**changes).to_json()
         if training and all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
             if not training["time_limit"]:
-                raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
+                raise InputError(
+                    f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit"
+                )
             return name, training["time_limit"]
     raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")
 

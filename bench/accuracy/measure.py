@@ -22,7 +22,7 @@ from sprfast.evaluation import metrics
 from sprfast.evaluation.calibration import FEWEST
 from sprfast.formats.model import Model
 from sprfast.method import error_field
-from sprfast.method.scoring_mode import PUBLISHED, Setting
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
@@ -44,14 +44,17 @@ class Images:
         """Decode and resize all of them.
 
         Raises:
-            InputError: there are no test images, an image cannot be read, or they are not of one size at the network's input.
+            InputError: there are no test images, an image cannot be read, or they are not of one
+                size at the network's input.
         """
         if not category.test:
             raise InputError(f"{category.name}: there are no test images")
         labels = np.array([bool(sample.label) for sample in category.test])
         masks = None
         if all(sample.mask for sample in category.test if sample.label):
-            masks = np.stack([images.load_mask(each.mask) if each.mask else np.zeros((256, 256), bool) for each in category.test])
+            masks = np.stack(
+                [images.load_mask(each.mask) if each.mask else np.zeros((256, 256), bool) for each in category.test]
+            )
         count = len(good)
         pixels = _pixels([*good, *(sample.path for sample in category.test)], preprocessing)
         return cls(pixels[:count], pixels[count:], labels, masks)
@@ -71,26 +74,31 @@ def study(
     """Accuracy, cost and kept promises of every way of scoring.
 
     Args:
-        models: of one category and one preprocessing, such as trainings with several seeds; figures are their mean with its
-            standard error.
+        models: of one category and one preprocessing, such as trainings with several seeds; figures
+            are their mean with its standard error.
         category: with labelled test images.
-        good: images to fit on, neither trained nor tested on; None: those that each training held back.
+        good: images to fit on, neither trained nor tested on; None: those that each training held
+            back.
         backend, device: what computes the error maps.
         seconds: for the measurement of times.
         rows: the published passes first; the named settings are measured beside them in any case.
-        on_progress: called with the number of ways of scoring done, over all models, their total, and what is going on.
+        on_progress: called with the number of ways of scoring done, over all models, their total,
+            and what is going on.
 
     Returns:
         The report, plain values: see `summary`.
 
     Raises:
-        InputError: the models do not belong together, there are too few good images to fit on, or an image cannot be used.
+        InputError: the models do not belong together, there are too few good images to fit on, or
+            an image cannot be used.
         BackendError: the backend cannot run here.
     """
     if len({model.network for _, model in models}) != 1:
         raise InputError("study: the models have networks of different sizes; study one at a time")
     if len({repr(model.preprocessing) for _, model in models}) != 1:
-        raise InputError("study: the models take images in different ways (size, bit depth, ...); study one size at a time")
+        raise InputError(
+            "study: the models take images in different ways (size, bit depth, ...); study one size at a time"
+        )
     fitted_on = [_to_fit_on(category, model, good) for _, model in models]
     report = _header(models, category, backend, device)
     of_rows: list[dict[str, summary.Metrics]] = []
@@ -108,17 +116,21 @@ def study(
         if index == 0:
             report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
             report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
-            report["times"] = costs.times(named.model_with_settings(model, passes), given.test, rows, backend, device, seconds)
+            report["times"] = costs.times(
+                named.model_with_settings(model, passes), given.test, rows, backend, device, seconds
+            )
     published = [found[PUBLISHED] for found in of_rows]
     report["rows"] = [
-        {**_row(row, report["times"]), **summary.over_models([each[row.name] for each in of_rows], published)} for row in rows
+        {**_row(row, report["times"]), **summary.over_models([each[row.name] for each in of_rows], published)}
+        for row in rows
     ]
     report["settings"] = named.over_models(settings)
     return report
 
 
 def held_back(category: Category, model: Model) -> list[Path]:
-    """The training images of the category that the model was not trained on, as its provenance names them.
+    """The training images of the category that the model was not trained on, as its provenance
+    names them.
 
     Raises:
         InputError: it names one that is not there.
@@ -127,7 +139,9 @@ def held_back(category: Category, model: Model) -> list[Path]:
     by_name = {path.name: path for path in category.train}
     for name in names:
         if name not in by_name:
-            raise InputError(f"{category.name}: {name}, which the model's training held back, is not among the training images")
+            raise InputError(
+                f"{category.name}: {name}, which the model's training held back, is not among the training images"
+            )
     return [by_name[name] for name in names]
 
 
@@ -140,11 +154,13 @@ def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) ->
 
 
 def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summary.Metrics]) -> summary.Metrics:
-    """The metrics of a row; those of its maps, which take long, are taken over from the row without the field."""
+    """The metrics of a row; those of its maps, which take long, are taken over from the row without
+    the field.
+    """
     weights = passes.weights(row, "good")
     errors = passes.error_maps(row, "test", weights)
     field = error_field.fit(passes.error_maps(row, "good", weights)) if row.field else None
-    scores, maps = scored(errors, Setting(row.schedule, field))
+    scores, maps = scored(errors, ScoringMode(row.schedule, field))
     plain = before.get(row.name.removesuffix(", field")) if row.field else None
     if plain is None:
         return metrics.evaluate(scores, given.labels, maps, given.masks)
@@ -153,14 +169,27 @@ def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summa
 
 
 def _row(row: Row, times: Mapping[str, Any]) -> dict[str, Any]:
-    document = {"name": row.name, "passes": row.passes, "field": row.field, "independent": row.independent, "balanced": row.balanced}
+    document = {
+        "name": row.name,
+        "passes": row.passes,
+        "field": row.field,
+        "independent": row.independent,
+        "balanced": row.balanced,
+    }
     return {**document, "schedule": row.schedule.to_json(), "ms": times["passes"][str(row.passes)]["ms"]["median"]}
 
 
-def _header(models: Sequence[tuple[Path, Model]], category: Category, backend: str, device: torch.device) -> dict[str, Any]:
+def _header(
+    models: Sequence[tuple[Path, Model]], category: Category, backend: str, device: torch.device
+) -> dict[str, Any]:
     first = models[0][1]
     trained = [
-        {"file": path.name, "sha256": model.sha256, "noise_seed": model.noise_seed, "provenance": _short(model.provenance)}
+        {
+            "file": path.name,
+            "sha256": model.sha256,
+            "noise_seed": model.noise_seed,
+            "provenance": _short(model.provenance),
+        }
         for path, model in models
     ]
     return {
@@ -184,5 +213,7 @@ def _pixels(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
     found = [images.load_image(path, preprocessing).pixels for path in paths]
     sizes = {each.shape for each in found}
     if len(sizes) != 1:
-        raise InputError(f"study: the images are of different sizes at the network's input: {sorted(each[1:] for each in sizes)}")
+        raise InputError(
+            f"study: the images are of different sizes at the network's input: {sorted(each[1:] for each in sizes)}"
+        )
     return np.stack(found)

@@ -1,4 +1,6 @@
-"""The named settings of a model: accuracy, passes an image, and whether their thresholds keep what they promise."""
+"""The named settings of a model: accuracy, passes an image, and whether their thresholds keep what
+they promise.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from sprfast.evaluation.calibration import CASCADE, STAGES
 from sprfast.formats.model import Model
 from sprfast.method import error_field, threshold
 from sprfast.method.anomaly_map import anomaly_map
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, Setting
+from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
 
 RATE = 0.05  # of false rejects, at which verdicts of the cascade are compared with the published ones
 
@@ -32,7 +34,9 @@ class Scored:
     good_maps: Floats  # (n, 256, 256)
 
 
-def measure(passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, dict[str, Any]]:
+def measure(
+    passes: Passes, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
+) -> dict[str, dict[str, Any]]:
     """Figures of every named setting for one model.
 
     Args:
@@ -62,10 +66,14 @@ def over_models(found: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 def model_with_settings(model: Model, passes: Passes) -> Model:
     """The model with every named setting in it, thresholds 1: for the measurement of times."""
     one = threshold.manual(1.0)
-    settings = {row.name: Setting(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
+    settings = {
+        row.name: ScoringMode(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED
+    }
     first, second = (next(_scored(passes, row) for row in _rows() if row.name == name) for name in STAGES)
     cascade = calibration.band(STAGES, first.good, second.good, RATE)
-    published = model.with_setting(Setting(ROWS[0].schedule, threshold=one))  # whatever the model has under this name
+    published = model.with_setting(
+        ScoringMode(ROWS[0].schedule, threshold=one)
+    )  # whatever the model has under this name
     return dataclasses.replace(published, settings=settings, cascades={CASCADE: cascade})
 
 
@@ -79,14 +87,16 @@ def _field(passes: Passes, row: Row) -> error_field.ErrorField | None:
 
 
 def _scored(passes: Passes, row: Row) -> Scored:
-    setting = Setting(row.schedule, _field(passes, row))
+    setting = ScoringMode(row.schedule, _field(passes, row))
     weights = passes.weights(row, "good")
     good, test = (scored(passes.error_maps(row, of, weights), setting) for of in ("good", "test"))
     return Scored(good[0], test[0], test[1], good[1])
 
 
 def _promises(of_setting: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool) -> dict[str, Any]:
-    """What thresholds keep on the good test images; those that a score was `fitted` on cannot be calibrated on too."""
+    """What thresholds keep on the good test images; those that a score was `fitted` on cannot be
+    calibrated on too.
+    """
     scores, maps = of_setting.test[~labels], of_setting.maps[~labels]
     of_scores = None if fitted else of_setting.good
     return {
@@ -98,7 +108,9 @@ def _promises(of_setting: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool
 def _divided(
     passes: Passes, row: Row, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
 ) -> dict[str, float | None] | None:
-    """pixel_AUROC of what a setting with a field does not show: the maps divided by the field, and the field itself as every map."""
+    """pixel_AUROC of what a setting with a field does not show: the maps divided by the field, and
+    the field itself as every map.
+    """
     field = _field(passes, row)
     if field is None:
         return None
@@ -106,10 +118,15 @@ def _divided(
     alone = np.broadcast_to(anomaly_map(field.expected), (len(errors), 256, 256))
     divided = np.stack([anomaly_map(each / field.expected) for each in errors])
     of_maps = {"maps": divided, "field_alone": alone}
-    return {name: metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)["pixel_AUROC"].value for name, maps in of_maps.items()}
+    return {
+        name: metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)["pixel_AUROC"].value
+        for name, maps in of_maps.items()
+    }
 
 
-def _cascade(settings: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None) -> dict[str, Any]:
+def _cascade(
+    settings: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
+) -> dict[str, Any]:
     first, second = (settings[name] for name in STAGES)
     band = calibration.band(STAGES, first.good, second.good, RATE)
     unsure, scores = _decided(band, first.test, second.test)

@@ -1,4 +1,6 @@
-"""Error maps of single passes of a network, of which every way of scoring is a mean; each is computed once."""
+"""Error maps of single passes of a network, of which every way of scoring is a mean; each is
+computed once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from sprfast.engine.predictor import MAX_BATCH
 from sprfast.formats.model import Model
 from sprfast.method.anomaly_map import anomaly_map
 from sprfast.method.draws import draws
-from sprfast.method.scoring_mode import Setting
+from sprfast.method.scoring_mode import ScoringMode
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,7 +56,9 @@ class Passes:
         return total
 
     def weights(self, row: Row, of: str) -> tuple[float, ...]:
-        """Of the row's levels; for a balanced row from the error maps of this set, which must be good images."""
+        """Of the row's levels; for a balanced row from the error maps of this set, which must be
+        good images.
+        """
         if not row.balanced:
             return row.schedule.weights
         levels = [dataclasses.replace(row.schedule, levels=(level,)) for level in row.schedule.levels]
@@ -72,12 +76,16 @@ class Passes:
 
         def fresh(part: range) -> Floats:
             seeds = ([self._model.noise_seed, index, *draw] for index in part)
-            return np.stack([np.random.default_rng(seed).standard_normal((3, height, width), np.float32) for seed in seeds])[None]
+            return np.stack(
+                [np.random.default_rng(seed).standard_normal((3, height, width), np.float32) for seed in seeds]
+            )[None]
 
         return self._computed(of, t, fresh)
 
     def _computed(self, of: str, t: float, noise: Callable[[range], Floats]) -> Floats:
-        """One pass over a set; `noise` gives the draws (1, 1 or B, 3, H, W) for a range of its images."""
+        """One pass over a set; `noise` gives the draws (1, 1 or B, 3, H, W) for a range of its
+        images.
+        """
         if t not in self._networks:
             single = dataclasses.replace(self._model, schedule=Schedule((Level(t, 1),)))
             self._networks[t] = backends.create(self._backend, single, self._device)
@@ -91,7 +99,7 @@ class Passes:
         return np.concatenate(found)
 
 
-def scored(errors: Floats, setting: Setting) -> tuple[Floats, Floats]:
+def scored(errors: Floats, setting: ScoringMode) -> tuple[Floats, Floats]:
     """pred_score (n,) and anomaly maps (n, 256, 256) of error maps (n, H, W) under a setting."""
     maps = np.stack([anomaly_map(each) for each in errors])
     return np.array([setting.score(*each) for each in zip(errors, maps, strict=True)]), maps

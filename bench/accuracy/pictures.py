@@ -23,9 +23,11 @@ _RECIPES = {"published": _OURS, "fast": "#c2410c"}
 
 
 def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the picture as a PNG: image and pixel AUROC of every way of scoring against its time, the best of each time joined.
+    """Write the picture as a PNG: image and pixel AUROC of every way of scoring against its time,
+    the best of each time joined.
 
-    Of a quick study, which has no way of scoring but the published one, the named settings are drawn.
+    Of a quick study, which has no way of scoring but the published one, the named settings are
+    drawn.
 
     Raises:
         InputError: the file cannot be written.
@@ -42,13 +44,18 @@ def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     drawn.text(0.775, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
     title = f"{_what(report)}, {len(report['models'])} models, {report['backend']} on {report['device']}"
     drawn.text(0.055, 0.94, title, fontsize=11, color=_INK, parse_math=False)
-    legend = "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
-    drawn.text(0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5, color=_INK, parse_math=False)
+    legend = (
+        "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
+    )
+    drawn.text(
+        0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5, color=_INK, parse_math=False
+    )
     _write(drawn, path)
 
 
 def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the picture as a PNG: image and pixel AUROC of each recipe against minutes, with whiskers of one standard error.
+    """Write the picture as a PNG: image and pixel AUROC of each recipe against minutes, with
+    whiskers of one standard error.
 
     Args:
         report: of `curve.measure`.
@@ -66,7 +73,9 @@ def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
                 minutes = [each["minutes"] for each in points]
                 values = [100 * each["metrics"][key]["mean"] for each in points]
                 errors = [_whisker(each["metrics"][key]) for each in points]
-                axes.errorbar(minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_RECIPES[recipe], label=recipe)
+                axes.errorbar(
+                    minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_RECIPES[recipe], label=recipe
+                )
         _finish(axes, key, "minutes of training")
         axes.set_xlim(left=0.0)
         if axes.containers:
@@ -92,27 +101,43 @@ def _settings_as_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     """Points with whiskers of one standard error, numbered as in the list.
 
-    Rows without this metric are left out, and for a metric of maps those with a field, which have the same maps as without.
+    Rows without this metric are left out, and for a metric of maps those with a field, which have
+    the same maps as without.
     """
     of_maps = key == "pixel_AUROC"
-    points = [(index + 1, row) for index, row in enumerate(rows) if row["metrics"][key] is not None and not (of_maps and row["field"])]
+    points = [
+        (index + 1, row)
+        for index, row in enumerate(rows)
+        if row["metrics"][key] is not None and not (of_maps and row["field"])
+    ]
     best, front = -1.0, []
     times = sorted({row["ms"] for _, row in points})
     gap = min((after - before for before, after in itertools.pairwise(times)), default=times[0] if times else 0.0)
     for time in times:
         alike = sorted((row["metrics"][key]["mean"], number) for number, row in points if row["ms"] == time)
-        for place, (mean, number) in enumerate(alike):  # of the same number of passes: side by side, the better the further right
+        # of the same number of passes: side by side, the better the further right
+        for place, (mean, number) in enumerate(alike):
             row = rows[number - 1]
             x = time + 0.8 * gap * ((place + 0.5) / len(alike) - 0.5)
             colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
-            axes.errorbar(x, 100 * mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8)
+            axes.errorbar(
+                x, 100 * mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8
+            )
             offset = (0, 5 if place % 2 else -11)  # in turns above and below, where they are close to each other
-            axes.annotate(str(number), (x, 100 * mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center")
+            axes.annotate(
+                str(number), (x, 100 * mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center"
+            )
         if alike[-1][0] > best:
             best = alike[-1][0]
             front.append((time, 100 * best))
     if front:
-        axes.step(*zip(*front, (times[-1] + 0.4 * gap, 100 * best), strict=True), where="post", color=_OURS, linewidth=1, zorder=1)
+        axes.step(
+            *zip(*front, (times[-1] + 0.4 * gap, 100 * best), strict=True),
+            where="post",
+            color=_OURS,
+            linewidth=1,
+            zorder=1,
+        )
 
 
 def _whisker(figure: Mapping[str, Any]) -> float:

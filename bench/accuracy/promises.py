@@ -21,18 +21,21 @@ Floats = npt.NDArray[np.floating[Any]]
 def of_images(scores: Floats, rate: float, calibration: Floats | None = None, seed: int = 0) -> dict[str, Any]:
     """False rejects of `threshold.calibrate`, three ways.
 
-    - `iid`: by `SPLITS` random halves of the images. It checks the threshold's own arithmetic, whatever the images are like.
+    - `iid`: by `SPLITS` random halves of the images. It checks the threshold's own arithmetic,
+    whatever the images are like.
     - `in_time`: from the first half for the second one.
     - `across`: from `calibration` for all of them.
 
     Args:
         scores: (n,) of good images, in the order in which they were taken.
         rate: that is promised.
-        calibration: (m,) scores of other good images, on which nothing was trained or fitted; None: there are none.
+        calibration: (m,) scores of other good images, on which nothing was trained or fitted; None:
+            there are none.
 
     Returns:
-        For each way the images it calibrates on and either `refused`, the reason why nothing can be promised from so few, or the
-        measured `rate`, the `interval` in which 95 % of binomial counts at the promised rate lie, and whether the rate is `within`.
+        For each way the images it calibrates on and either `refused`, the reason why nothing can be
+        promised from so few, or the measured `rate`, the `interval` in which 95 % of binomial
+        counts at the promised rate lie, and whether the rate is `within`.
     """
 
     def measure(fit: Floats, held_back: Floats) -> float:
@@ -44,7 +47,8 @@ def of_images(scores: Floats, rate: float, calibration: Floats | None = None, se
 def of_maps(
     maps: npt.NDArray[np.float32], rate: float, calibration: npt.NDArray[np.float32] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """As `of_images`, for `threshold.calibrate_map` and the share of a good image's pixels that is marked.
+    """As `of_images`, for `threshold.calibrate_map` and the share of a good image's pixels that is
+    marked.
 
     The interval is that of whole images, which marked shares vary less than.
 
@@ -61,7 +65,12 @@ def of_maps(
 
 
 def _three_ways(
-    given: Floats, calibration: Floats | None, rate: float, splits: int, seed: int, measure: Callable[[Floats, Floats], float]
+    given: Floats,
+    calibration: Floats | None,
+    rate: float,
+    splits: int,
+    seed: int,
+    measure: Callable[[Floats, Floats], float],
 ) -> dict[str, Any]:
     half = len(given) // 2
     random = np.random.default_rng(seed)

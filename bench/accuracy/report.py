@@ -20,8 +20,10 @@ from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
 
 _METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
-_WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}  # as `promises` has them
-_KEYS = {"study": {"rows", "settings", "times", "category"}, "curve": {"points", "category", "preprocessing"}}  # of reports
+# as `promises` has them
+_WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}
+# of reports
+_KEYS = {"study": {"rows", "settings", "times", "category"}, "curve": {"points", "category", "preprocessing"}}
 
 
 def write(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -58,7 +60,9 @@ def is_curve(report: Mapping[str, Any]) -> bool:
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
-    """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits 110 columns."""
+    """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits
+    110 columns.
+    """
     return Group(_rows(report), _settings(report), _notes(report), _promises(report), _backends(report))
 
 
@@ -71,17 +75,24 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
             cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
             size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
             passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
-            table.add_row(Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells)
+            table.add_row(
+                Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells
+            )
     return table
 
 
 def _rows(report: Mapping[str, Any]) -> Table:
     given = report["images"]
-    title = f"{report['category']}, {len(report['models'])} models, {given['test']} test images ({given['defective']} defective)"
+    title = (
+        f"{report['category']}, {len(report['models'])} models, {given['test']} test images "
+        f"({given['defective']} defective)"
+    )
     table = grid("", "passes", "ms", *_METRICS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
-        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS))
+        table.add_row(
+            name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS)
+        )
     return table
 
 
@@ -104,7 +115,10 @@ def _notes(report: Mapping[str, Any]) -> Text:
             agreement, again = (_shares(setting[key]) for key in ("agreement", "asked_again"))
             lines.append(f"{name}: {again} are asked again; the verdict is the published one's on {agreement}")
         if "divided" in setting and setting["divided"][0]["maps"] is not None:
-            mean = {key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"]) for key in setting["divided"][0]}
+            mean = {
+                key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"])
+                for key in setting["divided"][0]
+            }
             lines.append(
                 f"{name}: maps divided by the field would have a pixel_AUROC of {mean['maps']:.1f} %, "
                 f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
@@ -120,18 +134,25 @@ def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
 
 
 def _promises(report: Mapping[str, Any]) -> Table:
-    title = "rejected good images and marked good pixels, in percent (images that the threshold is from; * : out of the 95 % interval)"
+    title = (
+        "rejected good images and marked good pixels, in percent (images that the threshold is from; * : out of "
+        "the 95 % interval)"
+    )
     table = grid("threshold of", "promised", *_WAYS.values(), title=title)
     for name, setting in report["settings"].items():
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
                 promised = f"{100 * of_models[0]['promised']:g} %"
-                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS))
+                table.add_row(
+                    Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS)
+                )
     return table
 
 
 def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
-    """A measured rate, averaged over the models; a star where it lies outside of the interval for one of them."""
+    """A measured rate, averaged over the models; a star where it lies outside of the interval for
+    one of them.
+    """
     found = [each for each in of_models if each is not None]
     if not found:
         return "-"
@@ -144,7 +165,10 @@ def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
 
 
 def _backends(report: Mapping[str, Any]) -> Table:
-    title = "published setting by every backend, first model; largest difference of the two from eager's in percentage points"
+    title = (
+        "published setting by every backend, first model; largest difference of the two from eager's in "
+        "percentage points"
+    )
     table = grid("backend", "image_AUROC", "pixel_AUROC", title=title)
     table.add_column("from eager", overflow="fold")
     for each in report["backends"]:
@@ -172,7 +196,9 @@ def percent(figure: Mapping[str, Any] | None) -> str:
 
 
 def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table:
-    """Names may go over several lines, figures not; `tight`: with one blank between columns instead of three."""
+    """Names may go over several lines, figures not; `tight`: with one blank between columns instead
+    of three.
+    """
     shown = Text(title, "table.title") if title else None
     padding = (0, 0 if tight else 1)
     table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", pad_edge=False, padding=padding)

@@ -1,4 +1,6 @@
-"""Figures over several models: the mean, its standard error, and the difference from the published setting, model by model."""
+"""Figures over several models: the mean, its standard error, and the difference from the published
+setting, model by model.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,17 @@ def over_models(of_row: Sequence[Metrics], published: Sequence[Metrics]) -> dict
         published: those of the published setting on the same models.
 
     Returns:
-        `metrics` and `difference` (from the published setting, paired by model), each metric as `spread` has it, or null where it
-        is undefined.
+        `metrics` and `difference` (from the published setting, paired by model), each metric as
+        `spread` has it, or null where it is undefined.
     """
     values, base = _values(of_row), _values(published)
     return {"metrics": means(of_row), "difference": {key: _differences(values[key], base[key]) for key in metrics.KEYS}}
 
 
 def means(of_models: Sequence[Metrics]) -> dict[str, dict[str, Any] | None]:
-    """Each metric over the models as `spread` has it, or null where it is undefined for one of them."""
+    """Each metric over the models as `spread` has it, or null where it is undefined for one of
+    them.
+    """
     return {key: _defined(values) for key, values in _values(of_models).items()}
 
 

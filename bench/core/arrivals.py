@@ -1,4 +1,5 @@
-"""Scenarios whose queries come by the clock: Server (Poisson arrivals, as MLPerf Inference has it) and Line (a fixed period).
+"""Scenarios whose queries come by the clock: Server (Poisson arrivals, as MLPerf Inference has it)
+and Line (a fixed period).
 
 A latency counts from the moment at which a query was due, not from the moment at which the system
 turned to it: a stall shows in every query that it delayed.
@@ -51,7 +52,9 @@ class WallClock:
             pass
 
 
-def serve(answer: Answer, due: Sequence[float], clock: Clock, *, most: int = 1, waiting: float = math.inf) -> list[float | None]:
+def serve(
+    answer: Answer, due: Sequence[float], clock: Clock, *, most: int = 1, waiting: float = math.inf
+) -> list[float | None]:
     """Answer queries in the order in which they come.
 
     Args:
@@ -84,7 +87,9 @@ def serve(answer: Answer, due: Sequence[float], clock: Clock, *, most: int = 1, 
     return latencies
 
 
-def line(answer: Answer, clock: Clock, *, period: float, frames: int, deadline: float | None = None, waiting: int = 8) -> dict[str, Any]:
+def line(
+    answer: Answer, clock: Clock, *, period: float, frames: int, deadline: float | None = None, waiting: int = 8
+) -> dict[str, Any]:
     """A camera that triggers every `period` seconds, whatever the system does.
 
     Args:
@@ -92,7 +97,8 @@ def line(answer: Answer, clock: Clock, *, period: float, frames: int, deadline: 
         waiting: frames that may wait, as in a camera driver's buffer.
 
     Returns:
-        Plain figures; `late` counts the frames answered after the deadline, `jitter_ms` is p99 - p50.
+        Plain figures; `late` counts the frames answered after the deadline, `jitter_ms` is p99 -
+        p50.
     """
     deadline = period if deadline is None else deadline
     latencies = serve(answer, [index * period for index in range(frames)], clock, waiting=waiting)
@@ -112,8 +118,11 @@ def line(answer: Answer, clock: Clock, *, period: float, frames: int, deadline: 
     }
 
 
-def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds: float, most: int, seed: int = 0) -> dict[str, Any]:
-    """The highest rate of Poisson arrivals at which 99 % of the queries are answered within `bound`.
+def server(
+    answer: Answer, clock: Clock, *, bound: float, start: float, seconds: float, most: int, seed: int = 0
+) -> dict[str, Any]:
+    """The highest rate of Poisson arrivals at which 99 % of the queries are answered within
+    `bound`.
 
     Found by doubling or halving from `start`, then bisection. Every trial scales the same random
     arrivals to its rate.
@@ -121,7 +130,8 @@ def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds:
     Args:
         bound: seconds.
         start: queries a second that the search begins with.
-        seconds: of one trial, which lasts at least `LEAST_BOUNDS` latency bounds and has at least `LEAST_QUERIES` queries.
+        seconds: of one trial, which lasts at least `LEAST_BOUNDS` latency bounds and has at least
+            `LEAST_QUERIES` queries.
         most: queries that the system answers in one call.
 
     Returns:
@@ -133,7 +143,9 @@ def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds:
     def holds(rate: float) -> bool:
         queries = max(LEAST_QUERIES, math.ceil(rate * seconds))
         gaps = np.random.default_rng(seed).exponential(1.0 / rate, queries)
-        latencies = [latency for latency in serve(answer, np.cumsum(gaps).tolist(), clock, most=most) if latency is not None]
+        latencies = [
+            latency for latency in serve(answer, np.cumsum(gaps).tolist(), clock, most=most) if latency is not None
+        ]
         p99 = timing.percentile(latencies, 99)
         trials.append({"queries_per_s": rate, "queries": queries, "p99_ms": 1e3 * p99, "valid": p99 <= bound})
         return p99 <= bound

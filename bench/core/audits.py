@@ -1,8 +1,10 @@
-"""Two audits in the spirit of MLPerf Inference's TEST01 and TEST04: is what was timed the real work?
+"""Two audits in the spirit of MLPerf Inference's TEST01 and TEST04: is what was timed the real
+work?
 
 - Outputs of timed queries, sampled at random, equal the outputs of the same queries untimed.
-- One image again and again is not more than `ALLOWED` faster than distinct images: nothing is cached. It
-  fails when three quarters of the rounds say so, which a busy machine does not bring about.
+- One image again and again is not more than `ALLOWED` faster than distinct images: nothing is
+  cached. It fails when three quarters of the rounds say so, which a busy machine does not bring
+  about.
 """
 
 from __future__ import annotations
@@ -45,12 +47,15 @@ class Outputs:
         return returned
 
     def after(self, scenario: str) -> None:
-        """To be called after a timed query, outside of the time: perhaps do it again and compare bit for bit."""
+        """To be called after a timed query, outside of the time: perhaps do it again and compare
+        bit for bit.
+        """
         done = self._compared.get(scenario, 0)
         if self._last is None or done == SAMPLED or (done and self._random.random() > SHARE):
             return
         indices, returned = self._last
-        timed = {name: value.clone() for name, value in self._work.results(returned).items()}  # the next call may write into them
+        # the next call may write into them
+        timed = {name: value.clone() for name, value in self._work.results(returned).items()}
         again = self._work.results(self._answer(self._work.take(indices)))
         self._equal &= all(torch.equal(timed[name], again[name]) for name in timed)
         self._compared[scenario] = done + 1
@@ -61,7 +66,8 @@ class Outputs:
 
 
 def repeated(work: Work, answer: Answer, seconds: float) -> dict[str, Any] | None:
-    """Time of distinct images over that of one image repeated, the two taking turns; None for fewer than two images.
+    """Time of distinct images over that of one image repeated, the two taking turns; None for fewer
+    than two images.
 
     Args:
         work: what the candidate does.

@@ -61,17 +61,24 @@ class Options:
         if self.margin is not None and self.period is None:
             raise InputError("a recommendation needs the line's period, give --period, for example 100ms")
         if self.margin is not None and self.timed == "network":
-            raise InputError("a recommendation is for maps or verdicts: with --timed network its latency would leave out the rest")
+            raise InputError(
+                "a recommendation is for maps or verdicts: with --timed network its latency would leave out the rest"
+            )
 
 
 def run(
-    model: Model, options: Options, *, candidates: Sequence[Candidate] | None = None, on_progress: Progress | None = None
+    model: Model,
+    options: Options,
+    *,
+    candidates: Sequence[Candidate] | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure all candidates on the same images and noise.
 
-    A candidate gets speed figures only after its results, for one image and for the Offline query, were
-    those of the plain definition; one that cannot run here is listed with the reason. Ctrl-C ends the
-    run early: the report then holds the whole rounds measured so far and `"complete": false`.
+    A candidate gets speed figures only after its results, for one image and for the Offline query,
+    were those of the plain definition; one that cannot run here is listed with the reason. Ctrl-C
+    ends the run early: the report then holds the whole rounds measured so far and `"complete":
+    false`.
 
     Args:
         model: what is computed.
@@ -94,13 +101,17 @@ def run(
     size = options.size or model.preprocessing.size
     model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
     count = options.batch
-    given = random_images(count, size) if options.paths is None else file_images(options.paths, count, model.preprocessing)
+    given = (
+        random_images(count, size) if options.paths is None else file_images(options.paths, count, model.preprocessing)
+    )
     work = WORKS[options.timed](model, given, device)
     report = _header(work, options, candidates)
     entries = report["candidates"]
     progress = _Progress(on_progress, math.ceil(options.seconds))
     with contextlib.suppress(KeyboardInterrupt):
-        report["ceilings"] = hardware.ceilings(model, device, {each.precision for each in candidates}, *given.pixels.shape[2:])
+        report["ceilings"] = hardware.ceilings(
+            model, device, {each.precision for each in candidates}, *given.pixels.shape[2:]
+        )
         answers = _prepare(work, candidates, entries, progress)
         audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
         try:
@@ -109,7 +120,9 @@ def run(
             _add_shares(report)
         _audit(work, answers, audited, options.seconds, entries)
         if answers:
-            drivers.by_the_clock(work, audited, options.seconds, options.period, options.bound, options.driver, entries, progress)
+            drivers.by_the_clock(
+                work, audited, options.seconds, options.period, options.bound, options.driver, entries, progress
+            )
         ours = [each for each in candidates if each.ours and each.name in answers]
         if ours:
             recommend.section(
@@ -131,7 +144,9 @@ def run(
 
 
 class _Progress:
-    """Tells how far the measuring is: in `share` seconds for each of the scenarios, and for the sweeps after them."""
+    """Tells how far the measuring is: in `share` seconds for each of the scenarios, and for the
+    sweeps after them.
+    """
 
     def __init__(self, tell: Progress | None, share: int) -> None:
         self._tell, self.share = tell, share
@@ -187,8 +202,12 @@ def _unmeasured(candidate: Candidate) -> dict[str, Any]:
     return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
 
 
-def _prepare(work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: _Progress) -> dict[str, Answer]:
-    """Build each candidate, run both shapes of query once and check the results; those that passed, by name."""
+def _prepare(
+    work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: _Progress
+) -> dict[str, Answer]:
+    """Build each candidate, run both shapes of query once and check the results; those that passed,
+    by name.
+    """
     ends = sorted({0, len(work) - 1})  # a truth for every image would cost as much as a round
     truth = work.truth(ends)
     passed = {}
@@ -202,7 +221,8 @@ def _prepare(work: Work, candidates: Sequence[Candidate], entries: dict[str, Any
         except BackendError as error:
             entry |= {"status": "unavailable", "reason": str(error)}
             continue
-        one_image = {name: value.clone() for name, value in work.results(single).items()}  # the next call may write into them
+        # the next call may write into them
+        one_image = {name: value.clone() for name, value in work.results(single).items()}
         entry["first_batch_s"], many = timing.timed(functools.partial(answer, work.take(range(len(work)))), work.device)
         batch = {name: value[ends] for name, value in work.results(many).items()}
         entry["parity"] = {
@@ -219,7 +239,9 @@ def _prepare(work: Work, candidates: Sequence[Candidate], entries: dict[str, Any
     return passed
 
 
-def _audit(work: Work, answers: dict[str, Answer], audited: dict[str, audits.Outputs], seconds: float, entries: dict[str, Any]) -> None:
+def _audit(
+    work: Work, answers: dict[str, Answer], audited: dict[str, audits.Outputs], seconds: float, entries: dict[str, Any]
+) -> None:
     for name, answer in answers.items():
         again = audits.repeated(work, answer, AUDIT_SHARE * seconds / len(answers))
         entries[name]["audits"] = {"outputs": audited[name].result(), "repeated_image": again}

@@ -1,10 +1,12 @@
-"""Two bench reports of the same work: the speed of the new one relative to the old one, with an interval, and what got worse.
+"""Two bench reports of the same work: the speed of the new one relative to the old one, with an
+interval, and what got worse.
 
-The two runs are separate, and machines drift between runs. So what is compared is a candidate's speed
-relative to the report's baseline within each round, where both took turns; only where there is no
-such pair are the times themselves compared, and then any drift of the machine is in the result. An
-interval tells how well the rounds of the two runs fix their medians; it takes the rounds as
-independent and cannot see what differs from one run to the next. The allowed regression is for that.
+The two runs are separate, and machines drift between runs. So what is compared is a candidate's
+speed relative to the report's baseline within each round, where both took turns; only where there
+is no such pair are the times themselves compared, and then any drift of the machine is in the
+result. An interval tells how well the rounds of the two runs fix their medians; it takes the rounds
+as independent and cannot see what differs from one run to the next. The allowed regression is for
+that.
 """
 
 from __future__ import annotations
@@ -25,17 +27,22 @@ from sprfast.errors import InputError
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-FEWEST_ROUNDS = 5  # of a bootstrap: with fewer, its percentiles are the extremes of the run, too narrow for the confidence
+# of a bootstrap: with fewer, its percentiles are the extremes of the run, too narrow for the
+# confidence
+FEWEST_ROUNDS = 5
 
 Array = npt.NDArray[np.float64]
 
 _SCENARIOS = {scenario.key: scenario.name for scenario in scenarios.ALL}
-_VOLATILE = ("date_utc", "load_average", "cpu_mhz", "clocks_mhz")  # never the same twice; the table tells them apart from what differs
+# never the same twice; the table tells them apart from what differs
+_VOLATILE = ("date_utc", "load_average", "cpu_mhz", "clocks_mhz")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One candidate in one scenario that both reports measured; 1.0 is as fast as before, 0.85 is 15 % slower."""
+    """One candidate in one scenario that both reports measured; 1.0 is as fast as before, 0.85 is
+    15 % slower.
+    """
 
     candidate: str
     scenario: str  # its key in a report
@@ -100,23 +107,28 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
     Args:
         old: a report as `cases.run` returns and `load` reads.
         new: another one, of the same work.
-        regression: the loss of speed that is allowed, at least 0 and below 1. A candidate is a regression
-            where the whole interval lies below 1 - regression.
+        regression: the loss of speed that is allowed, at least 0 and below 1. A candidate is a
+            regression where the whole interval lies below 1 - regression.
         seed: of the bootstrap.
 
     Raises:
-        InputError: the reports measured different work, or nothing that both measured, or `regression` is out of range.
+        InputError: the reports measured different work, or nothing that both measured, or
+            `regression` is out of range.
     """
     if not 0 <= regression < 1:
         raise InputError(f"regression: {regression} is not allowed, expected a number from 0 to below 1")
     _check_same_work(old, new)
     generator = np.random.default_rng(seed)
     both = [name for name in old["candidates"] if name in new["candidates"]]
-    rows = [_row(old, new, name, key, generator) for name in both for key in _SCENARIOS if _measured((old, new), name, key)]
+    rows = [
+        _row(old, new, name, key, generator) for name in both for key in _SCENARIOS if _measured((old, new), name, key)
+    ]
     slower = [_sentence(row, regression) for row in rows if _regressed(row, regression)]
     regressions = [*slower, *_lost(old, new)]
     if not rows and not regressions:
-        raise InputError("no candidate was measured in both reports; compare reports of `sprfast bench` with candidates in common")
+        raise InputError(
+            "no candidate was measured in both reports; compare reports of `sprfast bench` with candidates in common"
+        )
     runs = [f"{which}: {_run(report)}" for which, report in (("old", old), ("new", new))]
     return Comparison(regression, seed, runs, rows, regressions, _differences(old, new))
 
@@ -144,7 +156,9 @@ def _speeds(report: dict[str, Any], name: str, key: str, paired: bool) -> Array:
 
 
 def _student(before: Array, after: Array) -> tuple[float, float | None, float | None]:
-    """Ratio of the geometric means and Student's interval, for lognormal samples with the same spread in both runs."""
+    """Ratio of the geometric means and Student's interval, for lognormal samples with the same
+    spread in both runs.
+    """
     from scipy.stats import t  # type: ignore[import-untyped]
 
     logs = np.log(before), np.log(after)
@@ -159,7 +173,9 @@ def _student(before: Array, after: Array) -> tuple[float, float | None, float | 
 
 
 def _bootstrap(before: Array, after: Array, generator: np.random.Generator) -> tuple[float, float, float]:
-    """Ratio of the medians and percentile interval; the rounds of each run are drawn with replacement."""
+    """Ratio of the medians and percentile interval; the rounds of each run are drawn with
+    replacement.
+    """
     ratios = _resampled_medians(after, generator) / _resampled_medians(before, generator)
     low, high = np.quantile(ratios, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(np.median(after) / np.median(before)), float(low), float(high)
@@ -169,8 +185,8 @@ def _resampled_medians(samples: Array, generator: np.random.Generator) -> Array:
     """(RESAMPLES,) medians of as many draws, with replacement, as there are samples.
 
     Drawn from their exact distribution instead of one by one, as a run may have a hundred thousand
-    rounds: a draw is the sample of rank floor(n u) with u uniform, the k-th smallest of n uniforms is
-    Beta(k, n + 1 - k), and the next above it is the smallest of n - k uniforms on what is left.
+    rounds: a draw is the sample of rank floor(n u) with u uniform, the k-th smallest of n uniforms
+    is Beta(k, n + 1 - k), and the next above it is the smallest of n - k uniforms on what is left.
     """
     n = len(samples)
     k = (n + 1) // 2
@@ -204,9 +220,15 @@ def _sentence(row: Row, regression: float) -> str:
 
 
 def _lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Sentences on what the old report has and the new one has not, and on reports that are incomplete."""
+    """Sentences on what the old report has and the new one has not, and on reports that are
+    incomplete.
+    """
     reports = (("old", old), ("new", new))
-    found = [f"The {which} report is incomplete: its run was interrupted." for which, report in reports if not report["complete"]]
+    found = [
+        f"The {which} report is incomplete: its run was interrupted."
+        for which, report in reports
+        if not report["complete"]
+    ]
     for name, before in old["candidates"].items():
         after = new["candidates"].get(name)
         if after is None:
@@ -233,14 +255,22 @@ def _check_same_work(old: dict[str, Any], new: dict[str, Any]) -> None:
     before, after = (_work(report) for report in (old, new))
     found = [f"{name} {before[name]} and {after[name]}" for name in before if before[name] != after[name]]
     if found:
-        raise InputError(f"the reports are of different work: {'; '.join(found)}; measure both with the same options and schedule")
+        raise InputError(
+            f"the reports are of different work: {'; '.join(found)}; measure both with the same options and schedule"
+        )
 
 
 def _work(report: dict[str, Any]) -> dict[str, Any]:
     given = report["input"]
     size = f"{given['height']}x{given['width']}"
     model = {name: report["model"][name] for name in ("network", "schedule")}
-    return {"size": size, "batch": given["samples"], **model, "timed": repr(report["timed"]), "baseline": report["baseline"]}
+    return {
+        "size": size,
+        "batch": given["samples"],
+        **model,
+        "timed": repr(report["timed"]),
+        "baseline": report["baseline"],
+    }
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

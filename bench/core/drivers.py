@@ -1,4 +1,6 @@
-"""How queries come to the candidates: in turns, one candidate after another by MLPerf's LoadGen, or by the clock."""
+"""How queries come to the candidates: in turns, one candidate after another by MLPerf's LoadGen, or
+by the clock.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ Tell = Callable[[int, float, str], None]  # number of the scenario, the share of
 
 
 def in_turns(work: Work, answers: Mapping[str, Outputs], seconds: float, entries: Entries, tell: Tell) -> None:
-    """SingleStream, MultiStream and Offline in interleaved rounds; figures are of the rounds that are whole, also after Ctrl-C.
+    """SingleStream, MultiStream and Offline in interleaved rounds; figures are of the rounds that
+    are whole, also after Ctrl-C.
 
     Args:
         work: what the candidates do.
@@ -49,7 +52,9 @@ def in_turns(work: Work, answers: Mapping[str, Outputs], seconds: float, entries
 
 
 def by_loadgen(work: Work, answers: Mapping[str, Outputs], seconds: float, entries: Entries, tell: Tell) -> None:
-    """The same scenarios with LoadGen's figures; without turns there are no ratios within a round. Arguments as in `in_turns`."""
+    """The same scenarios with LoadGen's figures; without turns there are no ratios within a round.
+    Arguments as in `in_turns`.
+    """
     for index, scenario in enumerate(scenarios.ALL):
         for number, (name, outputs) in enumerate(answers.items()):
             tell(index, number / len(answers), f"{scenario.name}, {name}")
@@ -80,7 +85,8 @@ def by_the_clock(
         period: of Line, in seconds; None takes `LINE_MARGIN` times the slowest candidate's p90.
         bound: of Server, in seconds; None takes `SERVER_MARGIN` times that p90.
         driver: of Server, a key of `DRIVERS`.
-        entries: have the figures of SingleStream, and get those of Line and, where a search fits the time, Server.
+        entries: have the figures of SingleStream, and get those of Line and, where a search fits
+            the time, Server.
         tell: is called with every candidate.
     """
     slowest = 1e-3 * max(entries[name]["single_stream"]["p90_ms"] for name in answers)
@@ -90,7 +96,9 @@ def by_the_clock(
         first = len(scenarios.ALL) + 2.0 * index / len(answers)
         tell(int(first), first % 1.0, f"Line and Server, {name}")
         served = _blocking(work, answer)
-        entries[name]["line"] = arrivals.line(served, clock, period=period, frames=max(LEAST_FRAMES, int(share / period)))
+        entries[name]["line"] = arrivals.line(
+            served, clock, period=period, frames=max(LEAST_FRAMES, int(share / period))
+        )
         rate = 5e2 / entries[name]["single_stream"]["p50_ms"]  # half of what one query after another takes
         trial = share / arrivals.TRIALS
         if arrivals.search_seconds(bound, rate, trial) > SEARCH_SHARE * seconds:

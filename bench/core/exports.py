@@ -1,7 +1,9 @@
-"""The exports of one model side by side: what each costs in time, in error of scores and, on labelled images, in AUROC.
+"""The exports of one model side by side: what each costs in time, in error of scores and, on
+labelled images, in AUROC.
 
-`python -m sprfast.bench.core.exports MODEL EXPORT... --data DATA --category NAME` prints it, the model itself by backend auto as the
-first row. All take turns in one process, with the threads that torch has. Exit 1 where one does not score like the definition.
+`python -m sprfast.bench.core.exports MODEL EXPORT... --data DATA --category NAME` prints it, the
+model itself by backend auto as the first row. All take turns in one process, with the threads that
+torch has. Exit 1 where one does not score like the definition.
 """
 
 from __future__ import annotations
@@ -73,7 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         category = data.load_category(given.data, given.category, model.preprocessing) if given.data else None
         if category and not category.test:
             raise InputError(f"--data {given.data}: category {category.name} has no test images")
-        paths = data.image_files([given.images]) if given.images else [sample.path for sample in category.test] if category else []
+        paths = (
+            data.image_files([given.images])
+            if given.images
+            else [sample.path for sample in category.test]
+            if category
+            else []
+        )
         with contextlib.ExitStack() as opened:
             exports = {str(path): _opened(model, path, given.backend, opened) for path in given.exports}
             report = measure(model, exports, paths, category, given.seconds)
@@ -82,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             Console(highlight=False).print(table(report))
         if wrong := [row["name"] for row in report["rows"] if not row["passed"]]:
-            raise CheckFailedError(f"{', '.join(wrong)}: does not score like the definition, see what `sprfast parity --export` says")
+            raise CheckFailedError(
+                f"{', '.join(wrong)}: does not score like the definition, see what `sprfast parity --export` says"
+            )
     except SprfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -97,17 +107,19 @@ def measure(
     Args:
         model: the first row.
         exports: of this model, by the names of their rows.
-        paths: image files; up to `IMAGES` of them, spread over all, are compared with the definition, and the first one is timed.
-            Without any a random image is timed and nothing compared.
+        paths: image files; up to `IMAGES` of them, spread over all, are compared with the
+            definition, and the first one is timed. Without any a random image is timed and nothing
+            compared.
         category: its test images are scored for the AUROC; None: none are.
         seconds: for the calls that are timed; `ROUNDS` are made whatever they cost.
 
     Returns:
-        The report, plain JSON values. Of a row, `ms` is of a call from the network's input to both maps on the host, one image
-        a call, `ratio` how many times as fast it is as the model, within a turn; `error_map_relative_rms` and
-        `score_relative_error` are the largest of all images, `flips` the verdicts that differ from the definition's; a metric's
-        `_change` is from the model's, and `verdict_changes` counts labelled images whose verdict is not the model's. What is
-        not known is null.
+        The report, plain JSON values. Of a row, `ms` is of a call from the network's input to both
+        maps on the host, one image a call, `ratio` how many times as fast it is as the model,
+        within a turn; `error_map_relative_rms` and `score_relative_error` are the largest of all
+        images, `flips` the verdicts that differ from the definition's; a metric's `_change` is from
+        the model's, and `verdict_changes` counts labelled images whose verdict is not the model's.
+        What is not known is null.
 
     Raises:
         InputError: an image cannot be used, or an export takes images of another size.
@@ -117,7 +129,9 @@ def measure(
     entries = {OWN: _of_model(model, x)} | {name: _of_export(model, runner, x) for name, runner in exports.items()}
     rounds = _timed({name: entry.call for name, entry in entries.items()}, seconds)
     chosen = paths[:: -(-len(paths) // IMAGES)] if paths else []
-    evaluations = {name: evaluation.evaluate(entry.predictor, category) if category else None for name, entry in entries.items()}
+    evaluations = {
+        name: evaluation.evaluate(entry.predictor, category) if category else None for name, entry in entries.items()
+    }
     rows = []
     for name, entry in entries.items():
         calls = [1e3 * times[name] for times in rounds]
@@ -145,16 +159,26 @@ def table(report: dict[str, Any]) -> RenderableType:
         parts.append(_comparisons(report))
     if report["scored"]:
         parts.append(_accuracies(report))
-    parts.append(f"{machine['cpu']}, {plural(machine['torch_threads'], 'thread')}, load {machine['load_average']} at the end")
+    parts.append(
+        f"{machine['cpu']}, {plural(machine['torch_threads'], 'thread')}, load {machine['load_average']} at the end"
+    )
     size, draws = f"{given['height']}x{given['width']}", plural(given["draws"], "draw")
-    parts.append(f"ms: one image, {size}, {draws}, from the network's input to the maps; {plural(report['calls'], 'call')} each, in turns")
+    parts.append(
+        f"ms: one image, {size}, {draws}, from the network's input to the maps; {plural(report['calls'], 'call')} "
+        f"each, in turns"
+    )
     if report["compared"]:
-        parts.append(f"errors and flips: the largest and the number among {plural(report['compared'], 'image')}, against the definition")
+        parts.append(
+            f"errors and flips: the largest and the number among {plural(report['compared'], 'image')}, against the "
+            f"definition"
+        )
     else:
         parts.append("errors and flips are not known: give --images, or --data")
     parts += dict.fromkeys(f"flips: {row['flips_reason']}" for row in rows if row["flips_reason"])
     if report["scored"]:
-        parts.append(f"changes: from the model's on {plural(report['scored'], 'labelled image')}, AUROC in percentage points")
+        parts.append(
+            f"changes: from the model's on {plural(report['scored'], 'labelled image')}, AUROC in percentage points"
+        )
     return Group(*parts)
 
 
@@ -164,9 +188,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("exports", type=Path, nargs="+", metavar="EXPORT", help="what `sprfast export` made of it")
     parser.add_argument("--data", type=Path, help="labelled test images: the AUROC of every row")
     parser.add_argument("--category", help="of --data")
-    parser.add_argument("--images", type=Path, help="a folder of images to compare maps on; those of --data where it is not given")
+    parser.add_argument(
+        "--images", type=Path, help="a folder of images to compare maps on; those of --data where it is not given"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of calls that are timed, over all rows")
-    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS[1:]), help="for ONNX files; a plan runs on cpu")
+    parser.add_argument(
+        "--backend", default="auto", choices=("auto", *BACKENDS[1:]), help="for ONNX files; a plan runs on cpu"
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     return parser
 
@@ -186,7 +214,9 @@ def _opened(model: Model, path: Path, backend: str, opened: contextlib.ExitStack
         ("noise", stored.contract.noise_seed, model.noise_seed),
     ):
         if of_export != of_model:
-            raise InputError(f"{path}: was made from another model, its {what} differ; export the model that is given again")
+            raise InputError(
+                f"{path}: was made from another model, its {what} differ; export the model that is given again"
+            )
     runner = Runner(stored, "auto" if stored.plan else backend, threads=torch.get_num_threads())
     opened.callback(runner.close)
     return runner
@@ -199,7 +229,10 @@ def _image(model: Model, exports: Mapping[str, Runner], paths: Sequence[Path]) -
     else:
         sizes = [runner.contract.size for runner in exports.values() if runner.contract.size]
         height, width = sizes[0] if sizes else (model.preprocessing.size,) * 2
-        x, name = random_images(1, max(height, width)).pixels[:, :, :height, :width].contiguous().numpy(), "a random image"
+        x, name = (
+            random_images(1, max(height, width)).pixels[:, :, :height, :width].contiguous().numpy(),
+            "a random image",
+        )
     for export_name, runner in exports.items():
         runner.contract.require_size(x.shape[2:], f"{export_name}: {name}")
     return x
@@ -220,7 +253,12 @@ def _of_export(model: Model, runner: Runner, x: Map) -> _Entry:
 
 
 def _described(predictor: Engine | Runner, precision: Precision, quantization: Quantization | None) -> dict[str, Any]:
-    return {"backend": predictor.backend, "device": str(predictor.device), "precision": precision, "quantization": quantization}
+    return {
+        "backend": predictor.backend,
+        "device": str(predictor.device),
+        "precision": precision,
+        "quantization": quantization,
+    }
 
 
 def _timed(calls: Mapping[str, Callable[[], object]], seconds: float) -> list[timing.Round]:
@@ -232,7 +270,9 @@ def _timed(calls: Mapping[str, Callable[[], object]], seconds: float) -> list[ti
 
 
 def _errors(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of `parity.image_rows`, null where there are none, and whether they are what they must be."""
+    """The figures of `parity.image_rows`, null where there are none, and whether they are what they
+    must be.
+    """
     if not rows:
         return {**dict.fromkeys(_ERRORS), "flips_reason": None, "passed": True}
     of_map, of_score, _, flips = (row.to_json() for row in rows)
@@ -241,7 +281,9 @@ def _errors(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _accuracy(found: Evaluation | None, first: Evaluation | None) -> dict[str, float | None]:
-    """Metrics on labelled images, their change from the first row's, and how many verdicts are not its; null where not defined."""
+    """Metrics on labelled images, their change from the first row's, and how many verdicts are not
+    its; null where not defined.
+    """
     values: dict[str, float | None] = {}
     for name in METRICS:
         value, before = (None if each is None else each.metrics[name].value for each in (found, first))

@@ -1,10 +1,12 @@
 """A fleet of engines that nobody has measured, simulated from the measured times of one.
 
-Assumed: engines are alike and do not disturb each other; a call of b images takes what a straight line through the measured
-batch sizes says, and no less than the shortest measured call; images come at random times (Poisson) and are dealt to hosts in turn;
-a host has a link, which carries one image after another, and a router, which sends each image to its engine with the fewest images
-waiting or in work, of several the first; an idle engine takes what waits, up to a batch, at once; where the chosen engine's queue
-is full the image is refused. Not in it: decoding, failures, slow starts, a cluster's own overhead.
+Assumed: engines are alike and do not disturb each other; a call of b images takes what a straight
+line through the measured batch sizes says, and no less than the shortest measured call; images come
+at random times (Poisson) and are dealt to hosts in turn; a host has a link, which carries one image
+after another, and a router, which sends each image to its engine with the fewest images waiting or
+in work, of several the first; an idle engine takes what waits, up to a batch, at once; where the
+chosen engine's queue is full the image is refused. Not in it: decoding, failures, slow starts, a
+cluster's own overhead.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Service:
 
     @classmethod
     def fitted(cls, measured: dict[int, float]) -> Service:
-        """From seconds of a call by batch size: least squares of relative errors, neither part below zero.
+        """From seconds of a call by batch size: least squares of relative errors, neither part
+        below zero.
 
         Raises:
             InputError: fewer than two batch sizes were measured.
@@ -57,7 +60,9 @@ class Service:
         if len(measured) < 2:
             raise InputError(f"fleet: times at two batch sizes are needed, the report has {len(measured)}")
         sizes, seconds = np.array(sorted(measured), float), np.array([measured[size] for size in sorted(measured)])
-        (fixed, each), *_ = np.linalg.lstsq(np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(sizes)), rcond=None)
+        (fixed, each), *_ = np.linalg.lstsq(
+            np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(sizes)), rcond=None
+        )
         if fixed < 0:
             fixed, each = 0.0, float(np.mean(seconds / sizes))
         return cls(float(fixed), float(each), float(seconds.min()), int(sizes[-1]))
@@ -89,7 +94,8 @@ class Assumptions:
 
 
 def read(path: Path, candidate: str) -> dict[int, float]:
-    """Median seconds of a call by batch size, of a candidate in a report of `sprfast bench` or of `waterfall.measure`.
+    """Median seconds of a call by batch size, of a candidate in a report of `sprfast bench` or of
+    `waterfall.measure`.
 
     Raises:
         InputError: the file is neither, or has no times of the candidate.
@@ -103,15 +109,23 @@ def read(path: Path, candidate: str) -> dict[int, float]:
     try:
         if "batches" in report:
             entries = {batch["images"]: batch["candidates"].get(candidate) for batch in report["batches"]}
-            found = {size: 1e-6 * size * each["us_per_image"]["median"] for size, each in entries.items() if each and each["us_per_image"]}
+            found = {
+                size: 1e-6 * size * each["us_per_image"]["median"]
+                for size, each in entries.items()
+                if each and each["us_per_image"]
+            }
         else:
             own = max(level["draws"] for level in report["model"]["schedule"]["levels"])  # as `settings.own_draws`
-            points = [each for each in report["settings"]["points"] if each["candidate"] == candidate and each["draws"] == own]
+            points = [
+                each for each in report["settings"]["points"] if each["candidate"] == candidate and each["draws"] == own
+            ]
             found = {each["batch"]: 1e-3 * each["p50_ms"] for each in points}
         if not all(size >= 1 and 0 < seconds < math.inf for size, seconds in found.items()):
             raise ValueError(f"seconds by batch size: {found}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: is no report of `sprfast bench` or of the GPU check ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path}: is no report of `sprfast bench` or of the GPU check ({type(error).__name__}: {error})"
+        ) from error
     if not found:
         raise InputError(f"{path}: has no times of {candidate} at several batch sizes")
     return found
@@ -121,8 +135,9 @@ def simulate(service: Service, engines: int, assumed: Assumptions) -> dict[str, 
     """One fleet under load.
 
     Returns:
-        `offered` and `answered` images a second, the share `refused`, `p50_ms` and `p99_ms` from sending an image to its answer,
-        `mean_batch`, and `busy`, the share of time that engines worked.
+        `offered` and `answered` images a second, the share `refused`, `p50_ms` and `p99_ms` from
+        sending an image to its answer, `mean_batch`, and `busy`, the share of time that engines
+        worked.
     """
     random = np.random.default_rng([assumed.seed, engines])
     offered = assumed.load * engines * service.rate
@@ -179,13 +194,32 @@ def table(report: dict[str, Any]) -> RenderableType:
     """The same for a person, with what is assumed."""
     service, assumed = report["service"], report["assumed"]
     columns = ("engines", "offered/s", "answered/s", "of one x engines", "refused", "p50 ms", "p99 ms", "batch", "busy")
-    rows = Table(*(Column(name, justify="right") for name in columns), box=box.SIMPLE_HEAD, title=f"simulated: {report['candidate']}")
+    rows = Table(
+        *(Column(name, justify="right") for name in columns),
+        box=box.SIMPLE_HEAD,
+        title=f"simulated: {report['candidate']}",
+    )
     for row in report["fleets"]:
         linear = row["answered"] / (row["engines"] * service["rate"])
-        figures = (row["offered"], row["answered"], linear, row["refused"], row["p50_ms"], row["p99_ms"], row["mean_batch"], row["busy"])
+        figures = (
+            row["offered"],
+            row["answered"],
+            linear,
+            row["refused"],
+            row["p50_ms"],
+            row["p99_ms"],
+            row["mean_batch"],
+            row["busy"],
+        )
         rows.add_row(f"{row['engines']}", *(f"{figure:.4g}" for figure in figures))
-    fit = f"a call of b images: {1e3 * service['fixed']:.3g} + {1e3 * service['each']:.3g} b ms, b up to {service['batch']}"
-    link = f"{assumed['link_gbit']:g} Gbit/s for up to {assumed['host']} engines, {1e3 * assumed['latency']:g} ms there and back"
+    fit = (
+        f"a call of b images: {1e3 * service['fixed']:.3g} + {1e3 * service['each']:.3g} b ms, b up to "
+        f"{service['batch']}"
+    )
+    link = (
+        f"{assumed['link_gbit']:g} Gbit/s for up to {assumed['host']} engines, {1e3 * assumed['latency']:g} ms "
+        f"there and back"
+    )
     load = f"load {assumed['load']:g}; {assumed['image_kib']:g} KiB an image over {link}; queues of {assumed['queue']}"
     return Group(rows, Text(f"{fit} (from {report['report']}); {load}"))
 
@@ -198,7 +232,9 @@ def _through_link(sent: np.ndarray, transfer: float) -> np.ndarray:
 
 
 def _serve(reached: np.ndarray, service: Service, engines: int, queue: int) -> tuple[np.ndarray, int, float]:
-    """When each image is answered (NaN: refused), the number of calls, and the seconds that engines worked."""
+    """When each image is answered (NaN: refused), the number of calls, and the seconds that engines
+    worked.
+    """
     answered = np.full(len(reached), np.nan)
     waiting: list[list[int]] = [[] for _ in range(engines)]
     working = [0] * engines  # images in work

@@ -1,7 +1,9 @@
-"""Memory of every candidate on a CPU: what it holds once it is built, and the peaks of building and of calls.
+"""Memory of every candidate on a CPU: what it holds once it is built, and the peaks of building and
+of calls.
 
-`python -m sprfast.bench.core.footprint MODEL --candidates cpu,onnxruntime --batch 8` prints a table. Each figure comes from a
-fresh process in which the candidate has been built before for a tiny model, so that code loaded on first use does not count.
+`python -m sprfast.bench.core.footprint MODEL --candidates cpu,onnxruntime --batch 8` prints a
+table. Each figure comes from a fresh process in which the candidate has been built before for a
+tiny model, so that code loaded on first use does not count.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or with --one the figures of one candidate as JSON; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sprfast.bench.core.footprint", description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="a model file; images have its size")
-    parser.add_argument("--candidates", help="names with commas, as `sprfast bench` has them; all where it is not given")
+    parser.add_argument(
+        "--candidates", help="names with commas, as `sprfast bench` has them; all where it is not given"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images of a call, beside calls of one image")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
@@ -54,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             model_file.load(given.model)
             counts = sorted({1, given.batch})
-            Console(highlight=False).print(table([fresh(given.model, each.name, count) for each in candidates for count in counts]))
+            Console(highlight=False).print(
+                table([fresh(given.model, each.name, count) for each in candidates for count in counts])
+            )
     except SprfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -72,7 +78,17 @@ def fresh(path: Path, name: str, images: int) -> dict[str, Any]:
     Returns:
         Candidate, images, the figures of `measure`, and the reason why they are null.
     """
-    command = [sys.executable, "-m", "sprfast.bench.core.footprint", str(path), "--candidates", name, "--batch", str(images), "--one"]
+    command = [
+        sys.executable,
+        "-m",
+        "sprfast.bench.core.footprint",
+        str(path),
+        "--candidates",
+        name,
+        "--batch",
+        str(images),
+        "--one",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     row: dict[str, Any] = {"candidate": name, "images": images, **dict.fromkeys(_FIGURES), "reason": None}
     if done.returncode:
@@ -85,8 +101,8 @@ def fresh(path: Path, name: str, images: int) -> dict[str, Any]:
 def measure(model: Model, candidate: Candidate, images: int) -> dict[str, float]:
     """Build the candidate and call it `CALLS` times, in a process that has done nothing else.
 
-    Conversion to a library's format is part of building. What the process has freed may be taken again
-    without being seen, so figures are good to some ten MiB.
+    Conversion to a library's format is part of building. What the process has freed may be taken
+    again without being seen, so figures are good to some ten MiB.
 
     Args:
         model: its size is that of the images.
@@ -94,11 +110,13 @@ def measure(model: Model, candidate: Candidate, images: int) -> dict[str, float]
         images: of a call.
 
     Returns:
-        MiB of memory in use, above what it was with torch, the candidate's code, the model, images and noise loaded:
-        `built_mib` after building, `build_peak_mib` and `calls_peak_mib` at most during building and calls.
+        MiB of memory in use, above what it was with torch, the candidate's code, the model, images
+        and noise loaded: `built_mib` after building, `build_peak_mib` and `calls_peak_mib` at most
+        during building and calls.
 
     Raises:
-        BackendError: the candidate cannot run here, or this system does not tell a process's memory.
+        BackendError: the candidate cannot run here, or this system does not tell a process's
+            memory.
     """
     if sys.platform != "linux":
         raise BackendError("memory is read from /proc, which only Linux has: measure it on a Linux machine")
@@ -124,7 +142,9 @@ def table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     for heading in ("images\na call", "built", "peak of\nbuilding", f"peak of\n{plural(CALLS, 'call')}"):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        result.add_row(row["candidate"], str(row["images"]), *("-" if row[key] is None else f"{row[key]:.1f}" for key in _FIGURES))
+        result.add_row(
+            row["candidate"], str(row["images"]), *("-" if row[key] is None else f"{row[key]:.1f}" for key in _FIGURES)
+        )
     return Group(result, *dict.fromkeys(f"{row['candidate']}: {row['reason']}" for row in rows if row["reason"]))
 
 
@@ -144,7 +164,9 @@ def _settle() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
-        raise BackendError(f"peaks of memory need a Linux that lets /proc/self/clear_refs be written ({error.strerror})") from error
+        raise BackendError(
+            f"peaks of memory need a Linux that lets /proc/self/clear_refs be written ({error.strerror})"
+        ) from error
 
 
 def _mib(field: str) -> float:

@@ -1,4 +1,6 @@
-"""What the hardware could do at best, and what a candidate takes of it: ceilings, memory, energy."""
+"""What the hardware could do at best, and what a candidate takes of it: ceilings, memory,
+energy.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,11 @@ def ceilings(
         copied: bytes of a copy, read and written together; None takes `COPIED`.
 
     Returns:
-        Plain JSON values: `matmul_gflop_per_s` of a square matrix product, by precision; `copy_gb_per_s`
-        of a copy, of large buffers; `gflop_per_image` of all draws; `least_mb_per_image`, by precision,
-        what an implementation that keeps the convolutions apart moves at least: the inputs and outputs
-        of all of them for all draws, once each (see `convolution_values`). Weights, which are moved once
-        a call, are neglected.
+        Plain JSON values: `matmul_gflop_per_s` of a square matrix product, by precision;
+        `copy_gb_per_s` of a copy, of large buffers; `gflop_per_image` of all draws;
+        `least_mb_per_image`, by precision, what an implementation that keeps the convolutions apart
+        moves at least: the inputs and outputs of all of them for all draws, once each (see
+        `convolution_values`). Weights, which are moved once a call, are neglected.
 
     Raises:
         InputError: a precision is not known, or not on this device.
@@ -65,7 +67,10 @@ def ceilings(
     size, moved = matrix or MATRIX[device.type], copied or COPIED[device.type]
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         clocks = {name: _multiplying(size, name, device) for name in precisions}
-        seconds = {name: spread["median"] for name, spread in timing.spreads({**clocks, "copy": copying(moved, device)}, REPEATS).items()}
+        seconds = {
+            name: spread["median"]
+            for name, spread in timing.spreads({**clocks, "copy": copying(moved, device)}, REPEATS).items()
+        }
     draws = model.schedule.draws
     values = draws * convolution_values(model.network, height, width)
     return {
@@ -79,8 +84,9 @@ def ceilings(
 def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
     """Values in the inputs and outputs of all convolutions of one pass of one image.
 
-    Where each convolution is a step of its own, it reads the ones and writes the others. An upsampled
-    map counts at its full size, which a convolution that upsamples within itself would not read.
+    Where each convolution is a step of its own, it reads the ones and writes the others. An
+    upsampled map counts at its full size, which a convolution that upsamples within itself would
+    not read.
     """
     values = 0
 
@@ -100,8 +106,9 @@ def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
 def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> tuple[float, float]:
     """How much of the ceilings a speed is: percent of the matrix product's rate, and of the copy's.
 
-    More than 100 percent of the copy's is possible where maps stay in a cache between two convolutions, and of the
-    matrix product's where convolutions multiply less than direct ones, as Winograd's do.
+    More than 100 percent of the copy's is possible where maps stay in a cache between two
+    convolutions, and of the matrix product's where convolutions multiply less than direct ones, as
+    Winograd's do.
 
     Args:
         ceilings: as `ceilings` returns them.
@@ -114,23 +121,32 @@ def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> tu
 
 
 def usage(
-    call: Callable[[], object], device: torch.device, images: int, before: tuple[int, int], seconds: float = ENERGY_SECONDS
+    call: Callable[[], object],
+    device: torch.device,
+    images: int,
+    before: tuple[int, int],
+    seconds: float = ENERGY_SECONDS,
 ) -> dict[str, Any]:
     """Memory and energy of a warm call.
 
     Args:
-        call: the candidate's; to be measured before another candidate is built, whose memory would count too.
+        call: the candidate's; to be measured before another candidate is built, whose memory would
+            count too.
         device: that it runs on.
         images: of one call.
         before: `held` before the candidate was built.
-        seconds: of calls whose energy is measured, one call at least. The counter has all that the device
-            does in this time, idling between calls and other processes included.
+        seconds: of calls whose energy is measured, one call at least. The counter has all that the
+            device does in this time, idling between calls and other processes included.
 
     Returns:
-        Plain JSON values: `peak_memory_mib` as `peak_memory`, `joules_per_image`, and `energy_reason`,
-        why that is null.
+        Plain JSON values: `peak_memory_mib` as `peak_memory`, `joules_per_image`, and
+        `energy_reason`, why that is null.
     """
-    figures: dict[str, Any] = {"peak_memory_mib": peak_memory(call, device, before), "joules_per_image": None, "energy_reason": None}
+    figures: dict[str, Any] = {
+        "peak_memory_mib": peak_memory(call, device, before),
+        "joules_per_image": None,
+        "energy_reason": None,
+    }
     if device.type != "cuda":
         return figures | {"energy_reason": "energy is measured on CUDA devices only"}
     try:
@@ -140,7 +156,9 @@ def usage(
 
 
 def held(device: torch.device) -> tuple[int, int]:
-    """Bytes allocated and reserved on a CUDA device, after what is not used was given back; zeros on a CPU."""
+    """Bytes allocated and reserved on a CUDA device, after what is not used was given back; zeros
+    on a CPU.
+    """
     if device.type != "cuda":
         return 0, 0
     gc.collect()
@@ -149,7 +167,8 @@ def held(device: torch.device) -> tuple[int, int]:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device, before: tuple[int, int]) -> dict[str, float] | None:
-    """Peaks of one warm call above `before`, what was held before the candidate was built; None on a CPU.
+    """Peaks of one warm call above `before`, what was held before the candidate was built; None on
+    a CPU.
 
     Weights, workspace and graphs count.
 
@@ -163,7 +182,9 @@ def peak_memory(call: Callable[[], object], device: torch.device, before: tuple[
     call()
     torch.cuda.synchronize(device)
     peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    return {name: (peak - least) / 2**20 for name, peak, least in zip(("allocated", "reserved"), peaks, before, strict=True)}
+    return {
+        name: (peak - least) / 2**20 for name, peak, least in zip(("allocated", "reserved"), peaks, before, strict=True)
+    }
 
 
 def _multiplying(size: int, precision: str, device: torch.device) -> timing.Clock:

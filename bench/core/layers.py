@@ -1,4 +1,6 @@
-"""Time, rate and error of every layer of backend cpu, each measured where it stands in the network."""
+"""Time, rate and error of every layer of backend cpu, each measured where it stands in the
+network.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from sprfast.kernels.cpu import library, operators, reference
 from sprfast.kernels.cpu.operators import Floats
 from sprfast.lowering.fold import fold
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.folded import Array, ConvNorm, InferencePlan
+from sprfast.method.folded import Array, ConvNorm, FoldedModel
 from sprfast.method.noise import noise_bank
 from sprfast.system import environment
 
@@ -40,21 +42,22 @@ Exact = dict[int, tuple[Tensor, Tensor]]  # raw output and affine in float64, by
 def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, Any]:
     """Calls of backend cpu with a clock around every operator.
 
-    Errors are measured in a call of their own, against float64 arithmetic twice: on the inputs that the layer had, so without
-    what the layers before it got wrong, and from the image on.
+    Errors are measured in a call of their own, against float64 arithmetic twice: on the inputs that
+    the layer had, so without what the layers before it got wrong, and from the image on.
 
     Args:
         model: what is computed.
         size: pixels on both sides of the images.
-        images: of a call; with many draws, they go through the network in several passes, whose times are added.
+        images: of a call; with many draws, they go through the network in several passes, whose
+            times are added.
         seconds: for the calls; `CALLS` are made whatever they cost.
 
     Returns:
-        The report, plain JSON values. Of a row, `gflop` counts a direct convolution for all draws of all
-        images (null where there is none), `gflop_per_s` is that over the median time `ms`, `percent` the
-        share of `call_ms`, the median time of a call; `relative_rms` is the error of the layer alone, `accumulated_rms`
-        that of all convolutions so far (null for what is no 3x3 convolution). In `total`, `percent` is how much of a
-        call all layers together are.
+        The report, plain JSON values. Of a row, `gflop` counts a direct convolution for all draws
+        of all images (null where there is none), `gflop_per_s` is that over the median time `ms`,
+        `percent` the share of `call_ms`, the median time of a call; `relative_rms` is the error of
+        the layer alone, `accumulated_rms` that of all convolutions so far (null for what is no 3x3
+        convolution). In `total`, `percent` is how much of a call all layers together are.
 
     Raises:
         BackendError: backend cpu cannot run here.
@@ -75,8 +78,15 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     gflop = [*(_gflop(layer, 9, samples) for layer in convolutions), _gflop(head, 1, samples), None]
     call = statistics.median(wholes)
     rows = [
-        {**dataclasses.asdict(layer), **_speed(median, count, call), "relative_rms": alone, "accumulated_rms": accumulated}
-        for layer, median, count, (alone, accumulated) in zip(layers, np.median(calls, axis=0).tolist(), gflop, errors, strict=True)
+        {
+            **dataclasses.asdict(layer),
+            **_speed(median, count, call),
+            "relative_rms": alone,
+            "accumulated_rms": accumulated,
+        }
+        for layer, median, count, (alone, accumulated) in zip(
+            layers, np.median(calls, axis=0).tolist(), gflop, errors, strict=True
+        )
     ]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -93,20 +103,27 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal; fits 80 columns."""
     given, machine, total = report["input"], report["environment"], report["total"]
-    title = f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, {plural(given['images'], 'image')} a call"
+    title = (
+        f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, "
+        f"{plural(given['images'], 'image')} a call"
+    )
     result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     result.add_column("layer", no_wrap=True)
     for heading in ("size", "channels", "ms", "%", "GFLOP/s", "error\nalone", "error\nso far"):
         result.add_column(heading, justify="right", no_wrap=True)
     for row in report["rows"]:
         shape = (f"{row['height']}x{row['width']}", f"{row['channels_in']}>{row['channels_out']}")
-        result.add_row(row["name"], *shape, *_cells(row), *(_error_cell(row[key]) for key in ("relative_rms", "accumulated_rms")))
+        result.add_row(
+            row["name"], *shape, *_cells(row), *(_error_cell(row[key]) for key in ("relative_rms", "accumulated_rms"))
+        )
     result.add_section()
     result.add_row("total", "", "", *_cells(total), "", "")
     instructions = machine["cpu_kernels"]["instruction_set"]
     notes = (
-        f"{machine['cpu']}, {instructions}, {plural(machine['torch_threads'], 'thread')}, load {machine['load_average']} at the end",
-        f"ms: median of {report['calls']} calls; one takes {report['call_ms']:.4g} ms, of which the layers are {total['percent']:.1f} %",
+        f"{machine['cpu']}, {instructions}, {plural(machine['torch_threads'], 'thread')}, load "
+        f"{machine['load_average']} at the end",
+        f"ms: median of {report['calls']} calls; one takes {report['call_ms']:.4g} ms, of which the layers are "
+        f"{total['percent']:.1f} %",
         "GFLOP/s: of direct convolutions, which the kernels do not need in full",
         "errors: relative RMS against float64, on the layer's own inputs, and from the image on",
     )
@@ -124,7 +141,9 @@ class _Watched:
         return functools.partial(self.run, name, operator) if name in _WATCHED else operator
 
 
-def _times(network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float) -> tuple[Floats, list[float]]:
+def _times(
+    network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float
+) -> tuple[Floats, list[float]]:
     """Seconds of every layer, (calls, count), and of every call."""
     spent: list[float] = []
 
@@ -149,8 +168,12 @@ def _times(network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats
 
 
 @torch.inference_mode()
-def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats) -> list[tuple[float, float | None]]:
-    """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on its first draw, of the rest on all."""
+def _errors(
+    network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats
+) -> list[tuple[float, float | None]]:
+    """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on
+    its first draw, of the rest on all.
+    """
     found: list[tuple[float, float | None]] = []
     exact: Exact = {}
 
@@ -172,7 +195,9 @@ def _errors(network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x
     return found
 
 
-def _perturb_conv3x3(norm: ConvNorm[Array], image: Floats, noise: Floats, std: Floats, *rest: Any) -> tuple[Tensor, Tensor]:
+def _perturb_conv3x3(
+    norm: ConvNorm[Array], image: Floats, noise: Floats, std: Floats, *rest: Any
+) -> tuple[Tensor, Tensor]:
     """Raw output and affine of the first draw."""
     first = (_double(image), _double(noise[:1]), _double(std[:1]), reference.pack_perturb(_double(norm.weight)))
     return reference.perturb_conv3x3(*first, *_double_norm(norm), rest[4])
@@ -220,7 +245,7 @@ def _double_norm(norm: ConvNorm[Array]) -> tuple[Tensor, Tensor, Tensor]:
     return _double(norm.bias), _double(norm.gamma), _double(norm.beta)
 
 
-def _norms(plan: InferencePlan, convolutions: Sequence[Layer]) -> list[ConvNorm[Array]]:
+def _norms(plan: FoldedModel, convolutions: Sequence[Layer]) -> list[ConvNorm[Array]]:
     places = (layer.name.split(".") for layer in convolutions)
     return [getattr(plan.blocks[block], place) for block, place in places]
 

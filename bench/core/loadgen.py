@@ -1,7 +1,9 @@
-"""MLPerf's own LoadGen as the driver: it makes the queries, takes the times and computes the figures, for one system at a time.
+"""MLPerf's own LoadGen as the driver: it makes the queries, takes the times and computes the
+figures, for one system at a time.
 
-Queries are drawn with LoadGen's default seeds, in its performance mode. Its rules for a result (600 s, so
-many queries) are not asked for: the notes say what it was asked for and whether it calls that valid.
+Queries are drawn with LoadGen's default seeds, in its performance mode. Its rules for a result (600
+s, so many queries) are not asked for: the notes say what it was asked for and whether it calls that
+valid.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from sprfast.bench.core import arrivals, scenarios
 Answer = Callable[[Sequence[int]], object]  # given the indices of samples; returns when the device has answered them
 Log = dict[str, Any]  # what LoadGen says of a run, by its own keys
 PROBES = 3  # calls before a run: LoadGen must be told about how long one takes
-LEAST_LATENCY = 1e-4  # seconds: LoadGen makes all queries before the run, for a system of up to twice the speed it was told
+# seconds: LoadGen makes all queries before the run, for a system of up to twice the speed it was
+# told
+LEAST_LATENCY = 1e-4
 SLACK = 1.1  # samples of Offline over those that the time should be enough for, as LoadGen has it
 _SAMPLE = '{"name":"Sample","cat":"default","ph":"b",'  # start of a line in the trace, which as a whole is not JSON
 _CHECKS = {
@@ -54,18 +58,19 @@ def version() -> str:
 def stream(scenario: scenarios.Scenario, answer: Answer, samples: int, seconds: float) -> dict[str, Any]:
     """Measure one system in SingleStream, MultiStream or Offline.
 
-    Offline is one query of LoadGen's with many samples, answered `samples` at a time; each such call
-    counts as a query in what is returned. Ctrl-C ends the run after a moment.
+    Offline is one query of LoadGen's with many samples, answered `samples` at a time; each such
+    call counts as a query in what is returned. Ctrl-C ends the run after a moment.
 
     Args:
         scenario: one of `scenarios.ALL`.
         answer: the system, called on the caller's thread. Called `PROBES` times before the run.
         samples: how many there are; indices are below it.
-        seconds: LoadGen's minimum duration; `scenario.minimum_rounds` queries are made whatever they cost.
+        seconds: LoadGen's minimum duration; `scenario.minimum_rounds` queries are made whatever
+            they cost.
 
     Returns:
-        The keys of `scenarios.Scenario.summary` without a ratio. Figures are those that LoadGen reports,
-        `seconds` comes from its trace, `note` has its verdict.
+        The keys of `scenarios.Scenario.summary` without a ratio. Figures are those that LoadGen
+        reports, `seconds` comes from its trace, `note` has its verdict.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -88,23 +93,27 @@ def stream(scenario: scenarios.Scenario, answer: Answer, samples: int, seconds: 
     with _interruptible(system):
         log, completed = _run(settings, issue, samples, each)
     if scenario is scenarios.OFFLINE:
-        return _throughput(log, [after - before for before, after in itertools.pairwise([0.0, *completed])], samples, seconds)
+        return _throughput(
+            log, [after - before for before, after in itertools.pairwise([0.0, *completed])], samples, seconds
+        )
     return _latency(log, completed, scenario, seconds)
 
 
 def server(answer: Answer, samples: int, *, bound: float, start: float, seconds: float, most: int) -> dict[str, Any]:
     """The highest target rate at which LoadGen finds 99 % of the queries answered within `bound`.
 
-    Searched as in `arrivals.server`, every trial a run of LoadGen's Server scenario. Queries that wait are
-    answered together. LoadGen cannot be stopped within a trial: after Ctrl-C, or an exception in
-    `answer`, the queries that are still to come in this trial are made but not answered.
+    Searched as in `arrivals.server`, every trial a run of LoadGen's Server scenario. Queries that
+    wait are answered together. LoadGen cannot be stopped within a trial: after Ctrl-C, or an
+    exception in `answer`, the queries that are still to come in this trial are made but not
+    answered.
 
     Args:
         answer: the system, called on the caller's thread.
         samples: how many there are; indices are below it.
         bound: seconds.
         start: queries a second that the search begins with.
-        seconds: of one trial, at least `arrivals.LEAST_BOUNDS` latency bounds; at least `arrivals.LEAST_QUERIES` queries are made.
+        seconds: of one trial, at least `arrivals.LEAST_BOUNDS` latency bounds; at least
+            `arrivals.LEAST_QUERIES` queries are made.
         most: queries that the system answers in one call.
 
     Returns:
@@ -137,7 +146,9 @@ def server(answer: Answer, samples: int, *, bound: float, start: float, seconds:
 
 
 class _System:
-    """Answers queries and tells LoadGen so. An exception in LoadGen would abort the process, so it is kept in `error`."""
+    """Answers queries and tells LoadGen so. An exception in LoadGen would abort the process, so it
+    is kept in `error`.
+    """
 
     def __init__(self, answer: Answer) -> None:
         import mlperf_loadgen
@@ -168,7 +179,9 @@ class _System:
 
 @contextlib.contextmanager
 def _interruptible(system: _System) -> Iterator[None]:
-    """Let the system have SIGINT, which comes to the main thread only; raise its error afterwards."""
+    """Let the system have SIGINT, which comes to the main thread only; raise its error
+    afterwards.
+    """
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, system.interrupt) if main else None
     try:
@@ -217,7 +230,9 @@ def _serve(settings: Any, answer: Answer, samples: int, most: int) -> Log:
         return run.result()[0]
 
 
-def _run(settings: Any, issue: Callable[[list[int], list[int]], None], samples: int, each: int | None = None) -> tuple[Log, list[float]]:
+def _run(
+    settings: Any, issue: Callable[[list[int], list[int]], None], samples: int, each: int | None = None
+) -> tuple[Log, list[float]]:
     """One run of LoadGen, without a word and without leaving a file.
 
     Args:
@@ -262,7 +277,9 @@ def _completed(path: Path, each: int) -> list[float]:
 
 
 def _latency(log: Log, seconds: list[float], scenario: scenarios.Scenario, least: float) -> dict[str, Any]:
-    """All samples of a query are completed at once, so LoadGen's latencies of samples are those of queries."""
+    """All samples of a query are completed at once, so LoadGen's latencies of samples are those of
+    queries.
+    """
     figures: dict[str, Any] = {"queries": log["result_query_count"]}
     for q in (50, 90, 99):
         figures[f"p{q}_ms"] = 1e-6 * log[f"result_{q}.00_percentile_latency_ns"]
@@ -280,18 +297,26 @@ def _throughput(log: Log, seconds: list[float], samples: int, least: float) -> d
         "images_per_s": log["result_samples_per_second"],
         "min_images_per_s": samples / max(seconds),
         "max_images_per_s": samples / min(seconds),
-        "note": f"one query of {len(seconds) * samples} samples, answered {samples} at a time; {_verdict(log, least, 1)}",
+        "note": f"one query of {len(seconds) * samples} samples, answered {samples} at a time; "
+        f"{_verdict(log, least, 1)}",
         "seconds": seconds,
         "rounds": False,
     }
 
 
 def _verdict(log: Log, seconds: float, queries: int) -> str:
-    """What LoadGen was asked for, whether it calls the run valid, and if that is for its early stopping, in its own words why."""
+    """What LoadGen was asked for, whether it calls the run valid, and if that is for its early
+    stopping, in its own words why.
+    """
     unmet = [name for key, name in _CHECKS.items() if not log.get(key, True)]
-    text = f"LoadGen, asked for at least {seconds:.3g} s and {queries} {'queries' if queries > 1 else 'query'}: {log['result_validity']}"
+    text = (
+        f"LoadGen, asked for at least {seconds:.3g} s and {queries} {'queries' if queries > 1 else 'query'}: "
+        f"{log['result_validity']}"
+    )
     text += f" ({', '.join(unmet)} not satisfied)" if unmet else ""
     if log["early_stopping_met"]:
         return text
-    points = [" ".join(point.split()).rstrip(".") for point in log["early_stopping_result"].split(" * ") if point.strip()]
+    points = [
+        " ".join(point.split()).rstrip(".") for point in log["early_stopping_result"].split(" * ") if point.strip()
+    ]
     return f"{text}: {', '.join(points)}"

@@ -1,4 +1,6 @@
-"""What each setting of a model costs, from a network's input to a verdict, all in turns and in one run."""
+"""What each setting of a model costs, from a network's input to a verdict, all in turns and in one
+run.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,15 @@ INPUTS = 2 * MAX_BATCH  # random images
 
 
 def measure(model: Model, backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
-    """Times of the published setting and of all that the model file holds beside it, by one backend, on random images.
+    """Times of the published setting and of all that the model file holds beside it, by one
+    backend, on random images.
 
     Args:
         seconds: for calls of one image; as much again for calls of `MAX_BATCH`.
 
     Returns:
-        The report, plain values: `settings` as `times` has them, each with `error`, the relative RMS error of the probe image's
-        error map against the definition.
+        The report, plain values: `settings` as `times` has them, each with `error`, the relative
+        RMS error of the probe image's error map against the definition.
 
     Raises:
         BackendError: the backend cannot run here, or a setting computes wrong maps.
@@ -67,11 +70,15 @@ def times(
         base: name of the predictor that ratios are taken over.
 
     Returns:
-        For each name `ms` of a call of one image, `passes` of the network an image, `images_per_s` of calls of `MAX_BATCH`, and
-        `speedup`, the ratios within each round of the base's time in calls of `MAX_BATCH`.
+        For each name `ms` of a call of one image, `passes` of the network an image, `images_per_s`
+        of calls of `MAX_BATCH`, and `speedup`, the ratios within each round of the base's time in
+        calls of `MAX_BATCH`.
     """
     prepared = [images.Image(each, (each.shape[1], each.shape[2])) for each in inputs]
-    passes = {name: float(np.mean([each.passes for each in predictor.score(prepared)])) for name, predictor in predictors.items()}
+    passes = {
+        name: float(np.mean([each.passes for each in predictor.score(prepared)]))
+        for name, predictor in predictors.items()
+    }
     alone, together = (_rounds(predictors, prepared, count, device, seconds) for count in (1, MAX_BATCH))
     return {
         name: {
@@ -95,14 +102,25 @@ def table(report: Mapping[str, Any]) -> Table:
     for name, found in report["settings"].items():
         ratio = found["speedup"]
         cells = (f"{found['passes']:.2f}", f"{found['ms']['median']:.1f}", f"{found['images_per_s']['median']:.1f}")
-        table.add_row(Text(name), *cells, f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})", f"{found['error']:.1e}")
+        table.add_row(
+            Text(name),
+            *cells,
+            f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})",
+            f"{found['error']:.1e}",
+        )
     return table
 
 
 def _rounds(
-    predictors: Mapping[str, Predictor], prepared: Sequence[images.Image], count: int, device: torch.device, seconds: float
+    predictors: Mapping[str, Predictor],
+    prepared: Sequence[images.Image],
+    count: int,
+    device: torch.device,
+    seconds: float,
 ) -> list[dict[str, float]]:
-    """Seconds of a call of `count` images by each predictor, round by round; all get the same images."""
+    """Seconds of a call of `count` images by each predictor, round by round; all get the same
+    images.
+    """
 
     def call(predictor: Predictor, turn: int) -> object:
         first = turn * count

@@ -1,8 +1,10 @@
-"""Where onnxruntime spends its time in the folded graph and in a plain export of the published pipeline, operator type by operator type.
+"""Where onnxruntime spends its time in the folded graph and in a plain export of the published
+pipeline, operator type by operator type.
 
-`python -m sprfast.bench.core.onnx_profile MODEL` prints a table. The folded graph is that of backend onnxruntime, the plain one that of
-the peer `onnx_unfolded`; they take turns on the same image and noise, first as they are used and then under onnxruntime's own
-profiler, which names what the operators were fused to. Exit 1 where their maps differ.
+`python -m sprfast.bench.core.onnx_profile MODEL` prints a table. The folded graph is that of
+backend onnxruntime, the plain one that of the peer `onnx_unfolded`; they take turns on the same
+image and noise, first as they are used and then under onnxruntime's own profiler, which names what
+the operators were fused to. Exit 1 where their maps differ.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class _Graph:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or with --json the report; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sprfast.bench.core.onnx_profile", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sprfast.bench.core.onnx_profile", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("model", type=Path, help="a model file")
     parser.add_argument("--size", type=int, help="pixels on both sides of the image; the model's where it is not given")
     parser.add_argument("--calls", type=int, default=CALLS, help="of each graph, timed and then profiled")
@@ -76,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             Console(highlight=False).print(table(report))
         if not report["passed"]:
-            raise CheckFailedError(f"the maps of the two graphs differ by {_difference(report)}, allowed {LIMIT:g}: one of them is wrong")
+            raise CheckFailedError(
+                f"the maps of the two graphs differ by {_difference(report)}, allowed {LIMIT:g}: one of them is wrong"
+            )
     except SprfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -84,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(model: Model, size: int, calls: int) -> dict[str, Any]:
-    """Time both graphs, then profile them, for one image a call and with the threads that torch has.
+    """Time both graphs, then profile them, for one image a call and with the threads that torch
+    has.
 
     Args:
         model: what is computed.
@@ -92,17 +99,21 @@ def measure(model: Model, size: int, calls: int) -> dict[str, Any]:
         calls: of each graph, in turns, after one that does not count.
 
     Returns:
-        The report, plain JSON values. Of a graph, `ms_per_image` is median, min and max of the calls without the profiler and
-        `operators` has a row for each operator type that ran: nodes a call, the mean of their `ms` in a profiled call, and
-        `percent` of it; the last one is what a call spends between operators, so that `percent` sums to 100. `ratio` says
-        how many times as fast the folded graph is, within a turn. `largest_difference` is relative; null where a map is not finite.
+        The report, plain JSON values. Of a graph, `ms_per_image` is median, min and max of the
+        calls without the profiler and `operators` has a row for each operator type that ran: nodes
+        a call, the mean of their `ms` in a profiled call, and `percent` of it; the last one is what
+        a call spends between operators, so that `percent` sums to 100. `ratio` says how many times
+        as fast the folded graph is, within a turn. `largest_difference` is relative; null where a
+        map is not finite.
 
     Raises:
         BackendError: onnxruntime or what exports the plain graph is not installed.
     """
     noise = noise_bank(model.schedule, size, size, model.noise_seed)
     x = random_images(1, size).pixels
-    built = {name: libraries.chosen(CPU, [candidate])[0].build(model, noise, CPU) for name, candidate in CANDIDATES.items()}
+    built = {
+        name: libraries.chosen(CPU, [candidate])[0].build(model, noise, CPU) for name, candidate in CANDIDATES.items()
+    }
     difference = _largest_difference(*(built[name](x) for name in CANDIDATES))
     timed = {name: lambda index, maps=maps: maps(x) for name, maps in built.items()}
     settle = {name: functools.partial(maps, x) for name, maps in built.items()}
@@ -115,7 +126,10 @@ def measure(model: Model, size: int, calls: int) -> dict[str, Any]:
         "network": model.network.to_json(),
         "input": {"images": 1, "draws": model.schedule.draws, "height": size, "width": size},
         "calls": calls,
-        "graphs": {name: {"candidate": CANDIDATES[name], "ms_per_image": milliseconds[name], **profiles[name]} for name in CANDIDATES},
+        "graphs": {
+            name: {"candidate": CANDIDATES[name], "ms_per_image": milliseconds[name], **profiles[name]}
+            for name in CANDIDATES
+        },
         "ratio": timing.ratio(measured, "plain", "folded"),
         "largest_difference": difference if np.isfinite(difference) else None,
         "limit": LIMIT,
@@ -126,7 +140,10 @@ def measure(model: Model, size: int, calls: int) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal; fits 80 columns."""
     given, graphs, machine = report["input"], report["graphs"], report["environment"]
-    title = f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, onnxruntime {machine['onnxruntime']}, cpu"
+    title = (
+        f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, onnxruntime "
+        f"{machine['onnxruntime']}, cpu"
+    )
     result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     result.add_column("operator", no_wrap=True)
     for name in graphs:
@@ -141,7 +158,9 @@ def table(report: dict[str, Any]) -> RenderableType:
     for operator in sorted(found, key=cost):
         result.add_row(operator, *(cell for name in graphs for cell in _cells(rows[name].get(operator))))
     result.add_section()
-    result.add_row("a profiled call", *(cell for graph in graphs.values() for cell in ("", f"{graph['profiled_ms']:.4g}", "")))
+    result.add_row(
+        "a profiled call", *(cell for graph in graphs.values() for cell in ("", f"{graph['profiled_ms']:.4g}", ""))
+    )
     speeds = [f"{name} {graph['ms_per_image']['median']:.4g}" for name, graph in graphs.items()]
     ratio = report["ratio"]
     return Group(
@@ -177,11 +196,16 @@ def _profiled(graphs: Mapping[str, _Graph], calls: int) -> dict[str, dict[str, A
         for _ in range(1 + calls):
             for name, graph in graphs.items():
                 sessions[name].run(None, graph.inputs)
-        return {name: _rows(json.loads(Path(session.end_profiling()).read_text("utf-8"))) for name, session in sessions.items()}
+        return {
+            name: _rows(json.loads(Path(session.end_profiling()).read_text("utf-8")))
+            for name, session in sessions.items()
+        }
 
 
 def _rows(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean times in the calls of a profile but the first, in ms; the events' are in microseconds."""
+    """Mean times in the calls of a profile but the first, in ms; the events' are in
+    microseconds.
+    """
     first, *calls = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])
     whole = 1e-3 * statistics.fmean(call["dur"] for call in calls)
     spent: dict[str, float] = collections.defaultdict(float)

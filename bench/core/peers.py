@@ -1,4 +1,5 @@
-"""What a bench compares: our backends, the published pipeline, and the plain definition in channels-last, in bfloat16, compiled.
+"""What a bench compares: our backends, the published pipeline, and the plain definition in
+channels-last, in bfloat16, compiled.
 
 Also the truth that all of them are compared with.
 """
@@ -23,9 +24,11 @@ from sprfast.kernels.cpu import library
 from sprfast.method import scoring, sde, unet
 from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
-# (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all on one device.
+# (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all
+# on one device.
 Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
-# (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network alone.
+# (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network
+# alone.
 Network = Callable[[Tensor], Tensor]
 BASELINE = "published"
 TRUTH = "the plain definition in float64 on the CPU"  # `Definition`
@@ -40,9 +43,11 @@ class Candidate:
 
     name: str
     description: str
-    build: Callable[[Model, Sequence[Tensor], torch.device], Maps]  # model and its noise (one (K, 1, 3, H, W) a level), on the device
+    # model and its noise (one (K, 1, 3, H, W) a level), on the device
+    build: Callable[[Model, Sequence[Tensor], torch.device], Maps]
     precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
-    # model, times (D,) of the draws, device; None where the network cannot be run apart from what surrounds it
+    # model, times (D,) of the draws, device; None where the network cannot be run apart from what
+    # surrounds it
     network: Callable[[Model, Tensor, torch.device], Network] | None = None
     ours: bool = False  # one of our backends
     own_tolerance: float | None = None  # in place of that of `precision`
@@ -54,14 +59,17 @@ class Candidate:
 
 
 class Definition:
-    """The definition in float64 on the CPU, whatever computes beside it: the truth that results are compared with.
+    """The definition in float64 on the CPU, whatever computes beside it: the truth that results are
+    compared with.
 
-    A network as `scoring.ScoreNetwork`. Samples go through it one by one, since PyTorch's float64 convolution takes
-    nine times the memory of its input.
+    A network as `scoring.ScoreNetwork`. Samples go through it one by one, since PyTorch's float64
+    convolution takes nine times the memory of its input.
     """
 
     def __init__(self, model: Model) -> None:
-        self._network = unet.from_weights(model.network, {name: value.double() for name, value in model.weights.items()})
+        self._network = unet.from_weights(
+            model.network, {name: value.double() for name, value in model.weights.items()}
+        )
         self._schedule = model.schedule
 
     @torch.inference_mode()
@@ -72,7 +80,9 @@ class Definition:
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Error maps and anomaly maps of (B, 3, H, W) images; `noise` is one (K, 1, 3, H, W) tensor a level."""
+        """Error maps and anomaly maps of (B, 3, H, W) images; `noise` is one (K, 1, 3, H, W) tensor
+        a level.
+        """
         errors = scoring.error_map(self, x.double(), self._schedule, [z.double() for z in noise])
         rows, columns = (scoring.smoothing_matrix(size, x.device).double() for size in x.shape[2:])
         return errors, rows @ errors @ columns.mT
@@ -98,9 +108,9 @@ def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_fo
 def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
     """The published test script's arithmetic: float32, contiguous, one pass a draw, no fused swish.
 
-    Its network divides by std and the script multiplies by std² again; the heat map is upsampled and
-    averaged on images. Where the script's cost depends on details (zero-width padding, copies to the
-    host, drawing of noise), this peer has the cheaper form.
+    Its network divides by std and the script multiplies by std² again; the heat map is upsampled
+    and averaged on images. Where the script's cost depends on details (zero-width padding, copies
+    to the host, drawing of noise), this peer has the cheaper form.
     """
     network = _network(model, device)
     _split_swish(network)
@@ -134,7 +144,9 @@ def plain_network(model: Model, times: Tensor, device: torch.device, memory_form
 
 
 def published_network(model: Model, times: Tensor, device: torch.device) -> Network:
-    """The network of `published`: one pass a draw. Its output, divided by std, is multiplied again for comparison."""
+    """The network of `published`: one pass a draw. Its output, divided by std, is multiplied again
+    for comparison.
+    """
     network = _network(model, device)
     _split_swish(network)
     levels = [(torch.full((1,), float(t), device=device), sde.std(float(t))) for t in times]
@@ -148,7 +160,9 @@ def published_network(model: Model, times: Tensor, device: torch.device) -> Netw
 
 
 def _with_tf32(build: Callable[..., Callable[[Tensor], T]]) -> Callable[..., Callable[[Tensor], T]]:
-    """The same with PyTorch's default for cuDNN, which the script does not change: convolutions may be TensorFloat-32."""
+    """The same with PyTorch's default for cuDNN, which the script does not change: convolutions may
+    be TensorFloat-32.
+    """
 
     def built(*given: Any) -> Callable[[Tensor], T]:
         inner = build(*given)
@@ -166,11 +180,15 @@ published_tf32 = _with_tf32(published)
 published_tf32_network = _with_tf32(published_network)
 
 
-def bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device, compiler: Callable[..., Any] | None = None) -> Maps:
-    """The definition with convolutions and normalisations in bfloat16, channels-last, all draws in one batch.
+def bfloat16(
+    model: Model, noise: Sequence[Tensor], device: torch.device, compiler: Callable[..., Any] | None = None
+) -> Maps:
+    """The definition with convolutions and normalisations in bfloat16, channels-last, all draws in
+    one batch.
 
-    Time embedding, perturbation and residual stay in float32; cuDNN times its algorithms on the first
-    call. `compiler`, such as `torch.compile`, is given the whole function from images to both maps.
+    Time embedding, perturbation and residual stay in float32; cuDNN times its algorithms on the
+    first call. `compiler`, such as `torch.compile`, is given the whole function from images to both
+    maps.
     """
     network = _Bfloat16Network(_network(model, device))
 
@@ -191,7 +209,8 @@ def bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device, compil
 
 
 def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-    """`bfloat16` through torch.compile with autotuning and CUDA graphs; the maps last until the next call.
+    """`bfloat16` through torch.compile with autotuning and CUDA graphs; the maps last until the
+    next call.
 
     Raises:
         BackendError: the device is not a CUDA device.
@@ -199,7 +218,9 @@ def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.devic
     if device.type != "cuda":
         raise BackendError("torch.compile is measured on CUDA devices only")
     torch.compiler.reset()
-    return bfloat16(model, noise, device, functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True))
+    return bfloat16(
+        model, noise, device, functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
+    )
 
 
 class _Bfloat16Network:
@@ -226,7 +247,9 @@ def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Seq
 
 
 def eager_network(model: Model, times: Tensor, device: torch.device) -> Network:
-    """The network of our backend eager: on a CPU image by image, on CUDA all at once and without TensorFloat-32."""
+    """The network of our backend eager: on a CPU image by image, on CUDA all at once and without
+    TensorFloat-32.
+    """
     network = EagerBackend(model, device).network
     times = times.to(device)
 
@@ -259,7 +282,8 @@ def _network(model: Model, device: torch.device) -> unet.ScoreUNet:
 CANDIDATES = (
     Candidate(
         BASELINE,
-        "the published pipeline: float32, contiguous, one pass a draw, x * sigmoid(x), division and multiplication by std, "
+        "the published pipeline: float32, contiguous, one pass a draw, x * sigmoid(x), division and multiplication "
+        "by std, "
         "upsampling and 31x31 average pooling",
         published,
         network=published_network,
@@ -272,19 +296,25 @@ CANDIDATES = (
     ),
     Candidate("eager", "sprfast, backend eager", backend("eager"), network=eager_network, ours=True),
 )
-# "onnxruntime" is the peer, in `libraries`. The session opens with the first image, so that this counts as its first call.
-ONNX_PLAN = Candidate("onnx_plan", "sprfast, backend onnxruntime: the folded plan as an ONNX graph", backend("onnxruntime"), ours=True)
+# "onnxruntime" is the peer, in `libraries`. The session opens with the first image, so that this
+# counts as its first call.
+ONNX_PLAN = Candidate(
+    "onnx_plan", "sprfast, backend onnxruntime: the folded plan as an ONNX graph", backend("onnxruntime"), ours=True
+)
 
 
 def cpu() -> Candidate:
-    """Our backend cpu, which names its instruction set; where it cannot run, building it raises BackendError with the reason."""
+    """Our backend cpu, which names its instruction set; where it cannot run, building it raises
+    BackendError with the reason.
+    """
     reason = backends.unavailable("cpu")
     chosen = "" if reason else f", {library.instruction_set()}"
     return Candidate("cpu", f"sprfast, backend cpu: our CPU kernels{chosen}", backend("cpu"), ours=True)
 
 
 def candidates(device: torch.device) -> tuple[Candidate, ...]:
-    """What `sprfast bench` compares on this device, with our backends for it; on CUDA in the precisions that they are meant for.
+    """What `sprfast bench` compares on this device, with our backends for it; on CUDA in the
+    precisions that they are meant for.
 
     The peers run with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions.
     """
@@ -298,7 +328,13 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     names = [name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None]
     kernels = [
-        Candidate(f"{name}_{precision}", f"sprfast, backend {name}, {precision}", backend(name, precision), precision, ours=True)
+        Candidate(
+            f"{name}_{precision}",
+            f"sprfast, backend {name}, {precision}",
+            backend(name, precision),
+            precision,
+            ours=True,
+        )
         for name in names
         for precision in precisions
     ]

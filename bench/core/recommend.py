@@ -1,4 +1,6 @@
-"""The setting for a line: rules over measured points, and a check of the choice on the line's own clock."""
+"""The setting for a line: rules over measured points, and a check of the choice on the line's own
+clock.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,22 @@ from sprfast.formats.model import Model
 AUROC_TIE = 1e-3  # a smaller difference on one set of test images says nothing
 LEAST_QUERIES = 10  # of a check on the line
 _NOTE = (
-    "draws are at every sigma level, and the model's own number stands for its schedule; p99 by nearest rank, below 100 rounds the "
-    "slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that it was calibrated in"
+    "draws are at every sigma level, and the model's own number stands for its schedule; p99 by nearest rank, below "
+    "100 rounds the "
+    "slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that it was "
+    "calibrated in"
 )
-_UNDECIDED = ("candidate", "batch", "draws", "p99_ms", "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line")
+_UNDECIDED = (
+    "candidate",
+    "batch",
+    "draws",
+    "p99_ms",
+    "images_per_s",
+    "latency_ms",
+    "image_AUROC",
+    "AUROC_cost",
+    "line",
+)
 
 Point = Mapping[str, Any]  # as `settings.measure` gives it
 
@@ -47,7 +61,8 @@ def section(
     on_progress: Tell,
     into: dict[str, Any],
 ) -> None:
-    """Fill `into["settings"]`, and with a period `into["recommendation"]`, each part as soon as it is known.
+    """Fill `into["settings"]`, and with a period `into["recommendation"]`, each part as soon as it
+    is known.
 
     Args:
         model, given, kind, device: as in `settings.measure`.
@@ -55,7 +70,8 @@ def section(
         batch: the largest, at most the number of samples.
         seconds: for all rounds together, and again for the check on the line.
         labelled: test images for the accuracy; None leaves it out.
-        period: seconds from part to part; None recommends nothing and measures `settings.cross` instead of `settings.grid`.
+        period: seconds from part to part; None recommends nothing and measures `settings.cross`
+            instead of `settings.grid`.
         margin: as in `recommend`.
         on_progress: as in `settings.measure`, over all parts.
         into: the report.
@@ -77,12 +93,16 @@ def section(
     if labelled is not None:
         rows = found["accuracy"] = []
         counts = sorted({draws for _, draws in points})
-        for row in settings.accuracy(model, labelled, device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")):
+        for row in settings.accuracy(
+            model, labelled, device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
+        ):
             rows.append(row)
     if period is None:
         return
     precisions = {each.name: each.precision for each in candidates}
-    chosen = recommend(found["points"], found["accuracy"], period=period, margin=margin, draws=own, precisions=precisions)
+    chosen = recommend(
+        found["points"], found["accuracy"], period=period, margin=margin, draws=own, precisions=precisions
+    )
     into["recommendation"] = chosen
     if chosen["candidate"] is not None:
         tell(parts - 1, 0.0, "recommendation: check on the line")
@@ -103,12 +123,13 @@ def recommend(
 ) -> dict[str, Any]:
     """The setting for a line on which a part comes every `period` seconds.
 
-    A setting of B images holds if its p99 is at most (1 - margin)·B·period. The model's own draws come
-    first wherever they hold, even if others have a higher image_AUROC: threshold and published accuracy
-    are those of the model as it is, and one set of test images is too few to leave them for a gain. If
-    they do not hold, the draws within `AUROC_TIE` of the best image_AUROC that holds come first, and
-    where no AUROC is known, the number nearest to the model's own. Then float32 comes before a lower
-    precision, whose AUROC is not measured; then the lowest latency; then the most headroom.
+    A setting of B images holds if its p99 is at most (1 - margin)·B·period. The model's own draws
+    come first wherever they hold, even if others have a higher image_AUROC: threshold and published
+    accuracy are those of the model as it is, and one set of test images is too few to leave them
+    for a gain. If they do not hold, the draws within `AUROC_TIE` of the best image_AUROC that holds
+    come first, and where no AUROC is known, the number nearest to the model's own. Then float32
+    comes before a lower precision, whose AUROC is not measured; then the lowest latency; then the
+    most headroom.
 
     Args:
         points: figures of `settings.measure`.
@@ -121,8 +142,8 @@ def recommend(
     Returns:
         Plain values. `latency_ms` is from the trigger of a batch's first image to its answer,
         (B - 1)·period + p99; `AUROC_cost` is image_AUROC with the model's draws less that of the
-        setting; `reason` is one sentence; `line` is null until the setting has been checked. If nothing
-        holds, all of the setting is null.
+        setting; `reason` is one sentence; `line` is null until the setting has been checked. If
+        nothing holds, all of the setting is null.
     """
     known = {row["draws"]: row["image_AUROC"] for row in accuracy or () if row["image_AUROC"] is not None}
     result = {"period_ms": 1e3 * period, "margin": margin, **dict.fromkeys(_UNDECIDED)}
@@ -147,8 +168,11 @@ def recommend(
     }
 
 
-def verify(answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.Clock) -> dict[str, Any]:
-    """The figures of a line on which `batch` images are due every batch·period, and must be answered before the next are.
+def verify(
+    answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.Clock
+) -> dict[str, Any]:
+    """The figures of a line on which `batch` images are due every batch·period, and must be
+    answered before the next are.
 
     Args:
         answer: given the number of a query of `batch` images; returns when it is answered.
@@ -158,10 +182,13 @@ def verify(answer: Callable[[int], object], batch: int, *, period: float, second
         clock: passes the time.
 
     Returns:
-        As `arrivals.line`: a `frame` is a query here. The promise was kept if none is late or dropped.
+        As `arrivals.line`: a `frame` is a query here. The promise was kept if none is late or
+        dropped.
     """
     due = batch * period
-    return arrivals.line(lambda queries: answer(queries[0]), clock, period=due, frames=max(LEAST_QUERIES, int(seconds / due)))
+    return arrivals.line(
+        lambda queries: answer(queries[0]), clock, period=due, frames=max(LEAST_QUERIES, int(seconds / due))
+    )
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -230,7 +257,11 @@ def _reason(draws: int, own: int, period: float, cost: float | None) -> str:
 def _unknown(auroc: float | None, accuracy: object) -> str:
     if auroc is not None:
         return ""
-    return "; image_AUROC is unknown, give --data to know" if accuracy is None else "; image_AUROC is not defined on the labelled images"
+    return (
+        "; image_AUROC is unknown, give --data to know"
+        if accuracy is None
+        else "; image_AUROC is not defined on the labelled images"
+    )
 
 
 def _batch_sweep(found: Mapping[str, Any]) -> Table:
@@ -254,7 +285,11 @@ def _draws_sweep(found: Mapping[str, Any]) -> Table:
     def cells(point: Point) -> list[str]:
         values = [rows.get(point["draws"], {}).get(key) for key in metrics]
         mark = "*" if point["draws"] == found["draws"] else ""
-        return [f"{mark}{point['draws']}", *_speed(point), *("-" if value is None else f"{100 * value:.1f}" for value in values)]
+        return [
+            f"{mark}{point['draws']}",
+            *_speed(point),
+            *("-" if value is None else f"{100 * value:.1f}" for value in values),
+        ]
 
     result.caption = "* the model's own"
     return _filled(result, points, cells)
@@ -294,7 +329,12 @@ def _words(chosen: Mapping[str, Any]) -> list[str]:
     setting = f"{chosen['candidate']}, {plural(chosen['draws'], 'draw')}, {plural(chosen['batch'], 'image')} a call"
     times = f"p99 {_ms(chosen['p99_ms'])}, answer {_ms(chosen['latency_ms'])} after the trigger"
     figures = f"{times}, {chosen['images_per_s']:.4g} images/s{auroc}"
-    return [f"Recommended for {target}: {setting}", f"  {figures}", f"  {chosen['reason']}", f"  {_checked(chosen['line'])}"]
+    return [
+        f"Recommended for {target}: {setting}",
+        f"  {figures}",
+        f"  {chosen['reason']}",
+        f"  {_checked(chosen['line'])}",
+    ]
 
 
 def _checked(line: Mapping[str, Any] | None) -> str:

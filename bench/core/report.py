@@ -21,18 +21,24 @@ def table(report: dict[str, Any]) -> RenderableType:
 
 
 def failures(report: dict[str, Any]) -> list[str]:
-    """One sentence for each candidate with wrong maps or a failed audit, and for a period that is not held."""
+    """One sentence for each candidate with wrong maps or a failed audit, and for a period that is
+    not held.
+    """
     found = []
     for name, entry in report["candidates"].items():
         if entry["status"] == "failed":
-            found.append(f"{name}: its maps are not the definition's (tolerance {entry['tolerance']:g}), so it has no speed")
+            found.append(
+                f"{name}: its maps are not the definition's (tolerance {entry['tolerance']:g}), so it has no speed"
+            )
         failed = [audit for audit, result in (entry["audits"] or {}).items() if result and not result["passed"]]
         found += [f"{name}: FAILED the audit {audit.replace('_', ' ')}" for audit in failed]
     chosen = report["recommendation"]
     if chosen and chosen["candidate"] is None:
         found.append(chosen["reason"])
     if chosen and chosen["line"] and chosen["line"]["late"] + chosen["line"]["dropped"]:
-        found.append(f"the recommended setting did NOT keep a period of {chosen['period_ms']:.4g} ms on the line's clock")
+        found.append(
+            f"the recommended setting did NOT keep a period of {chosen['period_ms']:.4g} ms on the line's clock"
+        )
     return found
 
 
@@ -47,8 +53,18 @@ def _streams(report: dict[str, Any]) -> Table:
     given, baseline = report["input"], report["baseline"]
     schedule = report["model"]["schedule"]["levels"]
     unfinished = "" if report["complete"] else "  INTERRUPTED"
-    title = f"{given['height']}x{given['width']}, {sum(level['draws'] for level in schedule)} draws, {report['device']}{unfinished}"
-    headings = ("Offline\nimages/s", f"x {baseline}\n(min-max)", "Single\np50 ms", "Stream\np90 ms", "\np99 ms", "relative\nerror")
+    title = (
+        f"{given['height']}x{given['width']}, {sum(level['draws'] for level in schedule)} draws, "
+        f"{report['device']}{unfinished}"
+    )
+    headings = (
+        "Offline\nimages/s",
+        f"x {baseline}\n(min-max)",
+        "Single\np50 ms",
+        "Stream\np90 ms",
+        "\np99 ms",
+        "relative\nerror",
+    )
     result = _empty(headings, title)
     for name, entry in report["candidates"].items():
         result.add_row(_name(name, entry), *_offline(entry, baseline), *_single_stream(entry), _error(entry))
@@ -56,12 +72,22 @@ def _streams(report: dict[str, Any]) -> Table:
 
 
 def _by_the_clock(report: dict[str, Any]) -> Table:
-    headings = ("MultiStr.\np99 ms", "Server\nqueries/s", "Line\nlate", "\ndropped", "\nframes", "\np99 ms", "\njitter ms")
+    headings = (
+        "MultiStr.\np99 ms",
+        "Server\nqueries/s",
+        "Line\nlate",
+        "\ndropped",
+        "\nframes",
+        "\np99 ms",
+        "\njitter ms",
+    )
     result = _empty(headings, None)
     for name, entry in report["candidates"].items():
         multi_stream, server, line = (entry[key] for key in ("multi_stream", "server", "line"))
         cells = [f"{multi_stream['p99_ms']:.4g}" if multi_stream else "-"]
-        cells.append("-" if server is None else "none" if server["queries_per_s"] is None else f"{server['queries_per_s']:.4g}")
+        cells.append(
+            "-" if server is None else "none" if server["queries_per_s"] is None else f"{server['queries_per_s']:.4g}"
+        )
         cells += [str(line[key]) for key in ("late", "dropped", "frames")] if line else ["-"] * 3
         cells += [f"{line[key]:.4g}" for key in ("p99_ms", "jitter_ms")] if line else ["-"] * 2
         result.add_row(_name(name, entry), *cells)
@@ -123,9 +149,17 @@ def _notes(report: dict[str, Any]) -> list[str]:
     machine, entries = report["environment"], report["candidates"].values()
     device = machine["devices"][report["device"]]["name"]
     notes = [f"{device}, {machine['torch_threads']} threads, load {machine['load_average']} at the start"]
-    notes += [f"timed: {report['timed']}", f"images: {report['input']['images']}", f"errors: relative to {report['truth']}"]
+    notes += [
+        f"timed: {report['timed']}",
+        f"images: {report['input']['images']}",
+        f"errors: relative to {report['truth']}",
+    ]
     notes += failures(report)
-    notes += [f"{name}: {entry['status']}, {entry['reason']}" for name, entry in report["candidates"].items() if entry["reason"]]
+    notes += [
+        f"{name}: {entry['status']}, {entry['reason']}"
+        for name, entry in report["candidates"].items()
+        if entry["reason"]
+    ]
     first = {key: next((entry[key] for entry in entries if entry[key]), None) for key in drivers.KEYS}
     offline, single_stream, multi_stream, line, server = (first[scenario] for scenario in _SCENARIOS)
     if offline:
@@ -135,7 +169,9 @@ def _notes(report: dict[str, Any]) -> list[str]:
     if multi_stream:
         notes.append(f"MultiStream, 8 images a query: {multi_stream['note']}")
     if line:
-        notes.append(f"Line: a frame every {line['period_ms']:.4g} ms, late after {line['deadline_ms']:.4g} ms from its trigger")
+        notes.append(
+            f"Line: a frame every {line['period_ms']:.4g} ms, late after {line['deadline_ms']:.4g} ms from its trigger"
+        )
         notes.append(_server_note(server))
     return [*notes, report["note"]]
 

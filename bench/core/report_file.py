@@ -30,7 +30,14 @@ _FIELDS: dict[tuple[str, ...], type] = {
     ("baseline",): str,
     ("candidates",): dict,
 }
-_KINDS = {bool: "true or false", dict: "an object", str: "a string", int: "a whole number", list: "a list", float: "a number"}
+_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    str: "a string",
+    int: "a whole number",
+    list: "a list",
+    float: "a number",
+}
 _SECONDS = (1e-12, 1e12)  # beyond any query; keeps every ratio finite
 _WANTED = "give a report that `sprfast bench` of this version wrote"
 
@@ -48,8 +55,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The report in a file, with all that `compare.compare` needs in it.
 
     Raises:
-        InputError: the file is missing, is not JSON, has another schema version than this sprfast writes,
-            or a field of it is missing or no good; the message names file and field.
+        InputError: the file is missing, is not JSON, has another schema version than this sprfast
+            writes, or a field of it is missing or no good; the message names file and field.
     """
     try:
         report = json.loads(Path(path).read_bytes())
@@ -91,7 +98,9 @@ def _validate_candidate(report: dict[str, Any], name: str) -> None:
         wrong = [value for value in seconds if type(value) not in {int, float} or not least < value < most]
         if wrong or not seconds:
             shown = reprlib.repr(wrong[0]) if wrong else "an empty list"
-            raise InputError(f"{'.'.join((*given, key, 'seconds'))}: {shown} is not allowed, only positive numbers, at least one")
+            raise InputError(
+                f"{'.'.join((*given, key, 'seconds'))}: {shown} is not allowed, only positive numbers, at least one"
+            )
 
 
 def _validate_turns(entry: dict[str, Any], baseline: dict[str, Any] | None, name: str) -> None:
@@ -100,7 +109,9 @@ def _validate_turns(entry: dict[str, Any], baseline: dict[str, Any] | None, name
         if baseline and entry[key] and baseline[key] and entry[key]["rounds"]:
             counts = [len(each[key]["seconds"]) for each in (entry, baseline)]
             if counts[0] != counts[1]:
-                raise InputError(f"candidates.{name}.{key}.seconds: {counts[0]} rounds, but the baseline has {counts[1]}")
+                raise InputError(
+                    f"candidates.{name}.{key}.seconds: {counts[0]} rounds, but the baseline has {counts[1]}"
+                )
 
 
 def _field(document: Any, path: tuple[str, ...], kind: type, *, null: bool = False) -> Any:
@@ -113,5 +124,7 @@ def _field(document: Any, path: tuple[str, ...], kind: type, *, null: bool = Fal
     kinds = {int, float} if kind is float else {kind}  # not bool, which is an int too
     good = (null and value is None) or (type(value) in kinds and (kind is not float or math.isfinite(value)))
     if not good:
-        raise InputError(f"{'.'.join(path)}: {reprlib.repr(value)} is not allowed, only {_KINDS[kind]}{' or null' if null else ''}")
+        raise InputError(
+            f"{'.'.join(path)}: {reprlib.repr(value)} is not allowed, only {_KINDS[kind]}{' or null' if null else ''}"
+        )
     return value

@@ -1,4 +1,5 @@
-"""SingleStream, MultiStream and Offline, by the definitions of MLPerf Inference but not by its rules; `arrivals` has Server.
+"""SingleStream, MultiStream and Offline, by the definitions of MLPerf Inference but not by its
+rules; `arrivals` has Server.
 
 Runs are seconds long where MLPerf asks for 600 s, and data and model are other ones: MLPerf-style,
 not an MLPerf result.
@@ -32,9 +33,14 @@ class Scenario:
     figures: Callable[[Sequence[float], int], dict[str, Any]]  # seconds of every query and N to figures
 
     def rounds(
-        self, answers: Mapping[str, Callable[[Sequence[int]], object]], samples: int, device: torch.device, seconds: float
+        self,
+        answers: Mapping[str, Callable[[Sequence[int]], object]],
+        samples: int,
+        device: torch.device,
+        seconds: float,
     ) -> Iterator[timing.Round]:
-        """Interleaved rounds; in each, every candidate answers the same query. A turn begins with one sample that is not timed.
+        """Interleaved rounds; in each, every candidate answers the same query. A turn begins with
+        one sample that is not timed.
 
         Args:
             answers: the candidates by name; each is given the indices of the samples of a query.
@@ -53,7 +59,10 @@ class Scenario:
     def summary(self, measured: Sequence[timing.Round], name: str, baseline: str, samples: int) -> dict[str, Any]:
         """The figures of candidate `name`, with its speed relative to `baseline`."""
         seconds = [times[name] for times in measured]
-        return self.figures(seconds, samples) | {"rounds": True, f"ratio_to_{baseline}": timing.ratio(measured, baseline, name)}
+        return self.figures(seconds, samples) | {
+            "rounds": True,
+            f"ratio_to_{baseline}": timing.ratio(measured, baseline, name),
+        }
 
 
 def _one_sample(samples: int, index: int) -> Sequence[int]:
@@ -72,7 +81,9 @@ def _latency(seconds: Sequence[float], samples: int) -> dict[str, Any]:
     milliseconds = [1e3 * value for value in seconds]
     n = len(milliseconds)
     slowest = [f"p{q}" for q in (50, 90, 99) if timing.percentile(range(n), q) == n - 1]
-    note = f"percentiles by nearest rank from {n} queries" + (f"; {' = '.join(slowest)} = the slowest" if slowest else "")
+    note = f"percentiles by nearest rank from {n} queries" + (
+        f"; {' = '.join(slowest)} = the slowest" if slowest else ""
+    )
     figures: dict[str, Any] = {"queries": n}
     for q in (50, 90, 99):
         figures[f"p{q}_ms"] = timing.percentile(milliseconds, q)

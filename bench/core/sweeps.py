@@ -1,7 +1,8 @@
-"""Sweeps over batch size and draws: what a call of our candidates takes at each point, and what each number of draws is worth.
+"""Sweeps over batch size and draws: what a call of our candidates takes at each point, and what
+each number of draws is worth.
 
-A point is (batch, draws): images of one call, and draws at every sigma level. The model's own number
-of draws, that of the level with the most, stands for its schedule as it is.
+A point is (batch, draws): images of one call, and draws at every sigma level. The model's own
+number of draws, that of the level with the most, stands for its schedule as it is.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def variant(model: Model, draws: int) -> Model:
 
 
 def cross(batch: int, draws: int) -> list[tuple[int, int]]:
-    """Points that vary one of the two: batches up to `batch` at the model's `draws`, and numbers of draws for one image."""
+    """Points that vary one of the two: batches up to `batch` at the model's `draws`, and numbers of
+    draws for one image.
+    """
     return [(size, draws) for size in _batches(batch)] + [(1, count) for count in _counts(draws) if count != draws]
 
 
@@ -96,8 +99,8 @@ def measure(
         points: (batch, draws) that the model's schedule allows.
         seconds: for all rounds together; `ROUNDS` are made whatever they cost.
         on_progress: may raise KeyboardInterrupt, as a signal may; whole rounds are kept.
-        into: gets `points`, one object of figures for each, and `failed`, the candidate, batch (null: all) and draws that
-            have no figures and the reason.
+        into: gets `points`, one object of figures for each, and `failed`, the candidate, batch
+            (null: all) and draws that have no figures and the reason.
     """
     into |= {"points": [], "failed": []}
     calls: dict[tuple[str, int, int], Callable[[int, int], object]] = {}  # of a batch and the number of a query
@@ -108,7 +111,12 @@ def measure(
         for candidate in candidates:
             on_progress(0.0, f"settings: building {candidate.name}, {plural(draws, 'draw')}")
             calls |= _ready(work, truth, candidate, batches, draws, into["failed"])
-    order = {str(key): key for name in (each.name for each in candidates) for key in ((name, *point) for point in points) if key in calls}
+    order = {
+        str(key): key
+        for name in (each.name for each in candidates)
+        for key in ((name, *point) for point in points)
+        if key in calls
+    }
     timed = {name: functools.partial(calls[key], key[1]) for name, key in order.items()}
     settle = {name: functools.partial(calls[key], 1, 0) for name, key in order.items()}
     measured: list[timing.Round] = []
@@ -126,7 +134,8 @@ def measure(
 def accuracy(
     model: Model, category: Category, device: torch.device, draws: Sequence[int], on_image: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
-    """image_AUROC and pixel_AUROC of the labelled test images at each number of draws, by backend auto in float32.
+    """image_AUROC and pixel_AUROC of the labelled test images at each number of draws, by backend
+    auto in float32.
 
     Each is given as soon as it is known; one that is not defined on these images is null.
 
@@ -157,7 +166,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def _ready(
-    work: Work, truth: dict[str, Tensor], candidate: Candidate, batches: Sequence[int], draws: int, failed: list[dict[str, Any]]
+    work: Work,
+    truth: dict[str, Tensor],
+    candidate: Candidate,
+    batches: Sequence[int],
+    draws: int,
+    failed: list[dict[str, Any]],
 ) -> dict[tuple[str, int, int], Callable[[int, int], object]]:
     """Queries of the points that can be timed; the others go to `failed`."""
     point = {"candidate": candidate.name, "batch": None, "draws": draws}

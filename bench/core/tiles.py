@@ -1,7 +1,9 @@
-"""Why F(4x4, 3x3) at these points: multiplications and rounding error of Winograd convolutions by tile size and interpolation points.
+"""Why F(4x4, 3x3) at these points: multiplications and rounding error of Winograd convolutions by
+tile size and interpolation points.
 
-`python -m sprfast.bench.core.tiles` prints the table. Convolutions of one tile position over many channels are
-emulated in float32 as the CPU kernels compute them, weights transformed in float64, and compared with float64.
+`python -m sprfast.bench.core.tiles` prints the table. Convolutions of one tile position over many
+channels are emulated in float32 as the CPU kernels compute them, weights transformed in float64,
+and compared with float64.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Exact = npt.NDArray[np.float64]
 
 CHANNELS = 256
 TILES = 200
-# Pairs ±p beside 0 and infinity: the usual ones of the literature, and the best of all eighths up to 2 for F(4x4).
+# Pairs ±p beside 0 and infinity: the usual ones of the literature, and the best of all eighths up
+# to 2 for F(4x4).
 CHOICES: dict[int, tuple[tuple[float, ...], ...]] = {
     2: ((1.0,),),
     4: ((1.0, 2.0), (0.5, 1.0), (0.75, 1.5), (0.625, 1.75)),
@@ -29,9 +32,10 @@ CHOICES: dict[int, tuple[tuple[float, ...], ...]] = {
 def matrices(tile: int, pairs: tuple[float, ...]) -> tuple[Exact, Exact, Exact]:
     """Bᵀ, G and Aᵀ of F(tile x tile, 3x3) at 0, each ±pair and infinity.
 
-    Row i of Bᵀ holds the coefficients of the product over the other finite points of (x - point); row i of G the powers
-    of point i over the product of its distances to the others; Aᵀ the powers of the points. (Winograd 1980;
-    Lavin & Gray, Fast algorithms for convolutional neural networks, 2016.)
+    Row i of Bᵀ holds the coefficients of the product over the other finite points of (x - point);
+    row i of G the powers of point i over the product of its distances to the others; Aᵀ the powers
+    of the points. (Winograd 1980; Lavin & Gray, Fast algorithms for convolutional neural networks,
+    2016.)
     """
     points = [0.0, *itertools.chain.from_iterable((p, -p) for p in pairs)]
     n = tile + 2
@@ -47,7 +51,9 @@ def matrices(tile: int, pairs: tuple[float, ...]) -> tuple[Exact, Exact, Exact]:
 
 
 def error(tile: int, pairs: tuple[float, ...], seed: int = 0) -> float:
-    """Relative RMS error of float32 results, summed over `CHANNELS` channels in order, for inputs like activations."""
+    """Relative RMS error of float32 results, summed over `CHANNELS` channels in order, for inputs
+    like activations.
+    """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((TILES, CHANNELS, tile + 2, tile + 2)).astype(np.float32)
     x /= 1 + np.exp(-x)  # swish puts them to one side of zero
@@ -55,7 +61,9 @@ def error(tile: int, pairs: tuple[float, ...], seed: int = 0) -> float:
     data, weight, result = matrices(tile, pairs)
     planes = data.astype(np.float32) @ x @ data.T.astype(np.float32)
     products = planes * (weight @ g.astype(np.float64) @ weight.T).astype(np.float32)
-    return _relative_rms(result.astype(np.float32) @ _in_order(products) @ result.T.astype(np.float32), _exact(x, g, tile))
+    return _relative_rms(
+        result.astype(np.float32) @ _in_order(products) @ result.T.astype(np.float32), _exact(x, g, tile)
+    )
 
 
 def direct_error(seed: int = 0) -> float:
@@ -95,7 +103,9 @@ def main() -> None:
         for pairs in sets:
             points = ", ".join(f"±{p:g}" for p in pairs)
             measured = f"{error(tile, pairs):.1e}"
-            table.add_row(f"F({tile}x{tile}, 3x3)", f"0, {points}, ∞", f"{planes / tile**2:.2f}", f"{planes / 9:.1f}", measured)
+            table.add_row(
+                f"F({tile}x{tile}, 3x3)", f"0, {points}, ∞", f"{planes / tile**2:.2f}", f"{planes / 9:.1f}", measured
+            )
     Console().print(table)
 
 

@@ -1,4 +1,6 @@
-"""Time of calls: interleaved rounds on a monotonic clock, replays of CUDA graphs between events, medians, percentiles by nearest rank."""
+"""Time of calls: interleaved rounds on a monotonic clock, replays of CUDA graphs between events,
+medians, percentiles by nearest rank.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SAMPLE_SECONDS = 0.01  # of replays between two events, so that the gap before t
 
 
 def timed(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
-    """Seconds of one call, until the device has finished all its work, and what the call returned."""
+    """Seconds of one call, until the device has finished all its work, and what the call
+    returned.
+    """
     _synchronise(device)
     started = time.perf_counter()
     outcome = call()
@@ -44,16 +48,17 @@ def rounds(
 ) -> Iterator[Round]:
     """Interleaved measurement A B C A B C ...: a drift of the machine hits all candidates alike.
 
-    In each round every candidate is called with the number of the round, in the order given. A round is
-    yielded when it is whole, so an interrupt loses only the rounds in progress.
+    In each round every candidate is called with the number of the round, in the order given. A
+    round is yielded when it is whole, so an interrupt loses only the rounds in progress.
 
     Args:
         calls: what to time, by candidate.
         budget: seconds; no round begins that would not fit, by the length of the last one.
         minimum: rounds that are measured whatever they cost.
         turn: calls of a candidate before the next one has its turn; so many rounds go on at once.
-        settle: of each candidate, called untimed at the start of its turn. Threads of the candidate before
-            it may still be spinning, which can take a first call of some milliseconds to twice its time.
+        settle: of each candidate, called untimed at the start of its turn. Threads of the candidate
+            before it may still be spinning, which can take a first call of some milliseconds to
+            twice its time.
     """
     if not calls:
         return
@@ -80,8 +85,8 @@ def captured(calls: Sequence[Callable[[], object]], device: torch.device) -> Clo
     called, for dry runs of the same code.
 
     Args:
-        calls: the same work on memory of their own, see `working_sets`. The memory that they use must
-            stay alive as long as the clock, which keeps the calls themselves.
+        calls: the same work on memory of their own, see `working_sets`. The memory that they use
+            must stay alive as long as the clock, which keeps the calls themselves.
         device: where they run, the current device if it is a CUDA device.
     """
     if device.type != "cuda":
@@ -112,7 +117,9 @@ def captured(calls: Sequence[Callable[[], object]], device: torch.device) -> Clo
 
 
 def working_sets(size: int, device: torch.device) -> int:
-    """How many sets of `size` bytes a clock should go through so that none is still in the cache when its turn comes again."""
+    """How many sets of `size` bytes a clock should go through so that none is still in the cache
+    when its turn comes again.
+    """
     return 2 if device.type != "cuda" else max(2, math.ceil(UNCACHED_BYTES / size))
 
 
@@ -128,7 +135,9 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 class _OutOfTime(BaseException):
-    """Not an Exception: nothing between the alarm and `limited` may take it for a fault of its own."""
+    """Not an Exception: nothing between the alarm and `limited` may take it for a fault of
+    its own.
+    """
 
 
 @contextlib.contextmanager
@@ -155,22 +164,27 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def failure(error: BaseException) -> str:
-    """Class and first line of an error, for a report; two lines where the first only announces the second."""
+    """Class and first line of an error, for a report; two lines where the first only announces the
+    second.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     count = 2 if lines and lines[0].endswith(":") else 1
     return " ".join([f"{type(error).__name__}:", *lines[:count]]).removesuffix(":")
 
 
 def percentile(samples: Sequence[float], q: float) -> float:
-    """The smallest sample that at least q % of the samples do not exceed (nearest rank: a time that was seen)."""
+    """The smallest sample that at least q % of the samples do not exceed (nearest rank: a time that
+    was seen).
+    """
     return float(np.percentile(samples, q, method="inverted_cdf"))
 
 
 def upper_percentile(samples: Sequence[float], q: float, confidence: float = 0.99) -> float | None:
-    """The smallest sample that the q-th percentile exceeds with a probability of at most 1 - confidence.
+    """The smallest sample that the q-th percentile exceeds with a probability of at most 1 -
+    confidence.
 
-    MLPerf's early stopping in effect: a short run must show a better figure than a long one. None where
-    even the slowest sample does not do, for the 90th percentile below 44 samples.
+    MLPerf's early stopping in effect: a short run must show a better figure than a long one. None
+    where even the slowest sample does not do, for the 90th percentile below 44 samples.
     """
     from scipy.stats import binom  # type: ignore[import-untyped]
 
@@ -179,7 +193,8 @@ def upper_percentile(samples: Sequence[float], q: float, confidence: float = 0.9
 
 
 def ratio(measured: Sequence[Round], over: str, name: str) -> dict[str, float] | None:
-    """How many times faster `name` is than `over`: median, min and max of the ratios within each round.
+    """How many times faster `name` is than `over`: median, min and max of the ratios within each
+    round.
 
     None where `over` was not measured.
     """

@@ -41,8 +41,8 @@ class Images:
 def parity(given: Mapping[str, Tensor], truth: Mapping[str, Tensor], tolerance: float) -> dict[str, Any]:
     """Errors of each result relative to the truth, and whether all are within `tolerance`.
 
-    `relative_rms` is rms(given - truth) / rms(truth), `relative_max` is max|given - truth| / max|truth|;
-    null where what is given is not finite or has another shape.
+    `relative_rms` is rms(given - truth) / rms(truth), `relative_max` is max|given - truth| /
+    max|truth|; null where what is given is not finite or has another shape.
     """
     errors = {name: _errors(given[name], expected) for name, expected in truth.items()}
     worst = max((math.inf if value is None else value) for pair in errors.values() for value in pair.values())
@@ -65,12 +65,16 @@ def random_images(count: int, size: int) -> Images:
 
 
 def file_images(paths: Sequence[Path], count: int, preprocessing: Preprocessing) -> Images:
-    """`count` images decoded from files, spread evenly over `paths`; where there are fewer files they repeat.
+    """`count` images decoded from files, spread evenly over `paths`; where there are fewer files
+    they repeat.
 
     Raises:
         InputError: a file cannot be decoded, or two have different sizes at the network's input.
     """
-    chosen = [paths[index * len(paths) // count] if len(paths) > count else paths[index % len(paths)] for index in range(count)]
+    chosen = [
+        paths[index * len(paths) // count] if len(paths) > count else paths[index % len(paths)]
+        for index in range(count)
+    ]
     decoded = {path: images.load_image(path, preprocessing).pixels for path in dict.fromkeys(chosen)}
     first = chosen[0]
     for path, pixels in decoded.items():
@@ -120,7 +124,9 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def results(self, returned: Any) -> dict[str, Tensor]:
-        """What an answer returned, as tensors by name with one row a sample; outside of the time."""
+        """What an answer returned, as tensors by name with one row a sample; outside of the
+        time.
+        """
 
     @abc.abstractmethod
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -132,7 +138,8 @@ class TensorToMap(Work):
 
     name = "maps"
     timed = (
-        "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of noise are outside; "
+        "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of "
+        "noise are outside; "
         "build and first calls are apart"
     )
 
@@ -158,17 +165,22 @@ class TensorToMap(Work):
 
 
 class FileToVerdict(TensorToMap):
-    """Image files to verdicts through the engine, whichever candidate computes the maps: what a line pays."""
+    """Image files to verdicts through the engine, whichever candidate computes the maps: what a
+    line pays.
+    """
 
     name = "file"
     timed = (
-        "from an image file to the verdict, by the engine with this candidate as its backend: decoding, resizing, copies, "
+        "from an image file to the verdict, by the engine with this candidate as its backend: decoding, resizing, "
+        "copies, "
         "both maps on the host, score; the file is in the system's cache; build and first calls are apart"
     )
 
     def __init__(self, model: Model, given: Images, device: torch.device) -> None:
         if given.paths is None:
-            raise InputError("bench: timing from file to verdict needs image files, give a folder of them with --images")
+            raise InputError(
+                "bench: timing from file to verdict needs image files, give a folder of them with --images"
+            )
         super().__init__(model, given, device)
         self._paths = given.paths
 
@@ -194,7 +206,8 @@ class NetworkOnly(Work):
 
     name = "network"
     timed = (
-        "the network only, from perturbed images on the device to std(t) times the score on the device; perturbation, residual and "
+        "the network only, from perturbed images on the device to std(t) times the score on the device; "
+        "perturbation, residual and "
         "maps are outside; build and first calls are apart"
     )
 
@@ -212,7 +225,9 @@ class NetworkOnly(Work):
     def build(self, candidate: Candidate) -> Answer:
         """As `Work.build`."""
         if candidate.network is None:
-            raise BackendError("perturbation and residual are part of its kernels, so the network alone cannot be timed")
+            raise BackendError(
+                "perturbation and residual are part of its kernels, so the network alone cannot be timed"
+            )
         return candidate.network(self.model, self.times, self.device)
 
     def results(self, returned: Tensor) -> dict[str, Tensor]:
@@ -222,7 +237,9 @@ class NetworkOnly(Work):
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """As `Work.truth`."""
         network = peers.Definition(self.model)
-        return self.results(torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)]))
+        return self.results(
+            torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)])
+        )
 
 
 WORKS: dict[str, type[Work]] = {work.name: work for work in (NetworkOnly, TensorToMap, FileToVerdict)}

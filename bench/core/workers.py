@@ -1,7 +1,8 @@
-"""Several processes of one thread against one process of several, on the same machine, model and images, in turns.
+"""Several processes of one thread against one process of several, on the same machine, model and
+images, in turns.
 
-Each way has processes of its own, which hold their engine and wait while the others are measured. A turn ends when the last process
-of the way is done, so that an uneven pair counts as slow as it is.
+Each way has processes of its own, which hold their engine and wait while the others are measured. A
+turn ends when the last process of the way is done, so that an uneven pair counts as slow as it is.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Way:
 
 
 def ways(count: int) -> tuple[Way, ...]:
-    """One process of `count` threads, which the others are compared with, one of one, and `count` of one."""
+    """One process of `count` threads, which the others are compared with, one of one, and `count`
+    of one.
+    """
     return tuple(dict.fromkeys((Way(1, count), Way(1, 1), Way(count, 1))))
 
 
@@ -63,9 +66,10 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
         seconds: for everything but the start.
 
     Returns:
-        Plain values; `ways` by name, each with `images_per_s`, `ratio` (to the first way, within rounds) and `ms` (of one image in a
-        process while the others of its way work too), each median, min and max; and `equal_scores`, whether they are the first
-        way's within `tolerance` (relative), with backend cpu bit for bit.
+        Plain values; `ways` by name, each with `images_per_s`, `ratio` (to the first way, within
+        rounds) and `ms` (of one image in a process while the others of its way work too), each
+        median, min and max; and `equal_scores`, whether they are the first way's within `tolerance`
+        (relative), with backend cpu bit for bit.
 
     Raises:
         InputError: a value or file cannot be used.
@@ -81,7 +85,8 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
         opened = {way: [_heard(each) for each in team] for way, team in teams.items()}
         rounds = _rounds(teams, seconds)
     used, first = opened[chosen[0]][0]
-    tolerance = 0.0 if used == "cpu" else CLEARANCE  # PyTorch may add up in another order with another number of threads
+    # PyTorch may add up in another order with another number of threads
+    tolerance = 0.0 if used == "cpu" else CLEARANCE
     found = {}
     for way in chosen:
         rates = [each[way]["images_per_s"] for each in rounds]
@@ -91,7 +96,9 @@ def measure(model: Path, backend: str, pictures: Sequence[Path] | None, count: i
             "images_per_s": _spread(rates),
             "ratio": _spread(ratios),
             "ms": _spread([each[way]["ms"] for each in rounds]),
-            "equal_scores": all(bool((abs(scores - first) <= tolerance * abs(first)).all()) for _, scores in opened[way]),
+            "equal_scores": all(
+                bool((abs(scores - first) <= tolerance * abs(first)).all()) for _, scores in opened[way]
+            ),
         }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -162,7 +169,9 @@ def _ended() -> Iterator[None]:
     try:
         yield
     except (EOFError, OSError) as error:
-        raise BackendError("a process ended; its own output says why, or it was killed, as for want of memory") from error
+        raise BackendError(
+            "a process ended; its own output says why, or it was killed, as for want of memory"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -175,7 +184,9 @@ def _team(way: Way, model: Path, backend: str, pictures: Sequence[Path] | None) 
     try:
         for _ in range(way.processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, str(model), backend, pictures, way.threads), daemon=True)
+            process = context.Process(
+                target=_work, args=(theirs, str(model), backend, pictures, way.threads), daemon=True
+            )
             process.start()
             theirs.close()
             started.append(process)
@@ -196,7 +207,9 @@ def _team(way: Way, model: Path, backend: str, pictures: Sequence[Path] | None) 
 
 
 def _work(connection: Connection, model: str, backend: str, pictures: Sequence[Path] | None, threads: int) -> None:
-    """What a process does: say its backend and its scores, then so many images a turn, until the other side hangs up."""
+    """What a process does: say its backend and its scores, then so many images a turn, until the
+    other side hangs up.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures
     import torch
 

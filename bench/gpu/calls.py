@@ -31,11 +31,16 @@ class Call:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for calls that do the same work."""
-        return (self.operator, *((v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else v for v in self.arguments.values()))
+        return (
+            self.operator,
+            *((v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else v for v in self.arguments.values()),
+        )
 
     @property
     def bytes(self) -> int:
-        """The algorithmic minimum: every tensor that is read or written, once; memory that an operator needs for itself does not count."""
+        """The algorithmic minimum: every tensor that is read or written, once; memory that an
+        operator needs for itself does not count.
+        """
         return sum(size(value) for value in (*self.arguments.values(), self.returned) if isinstance(value, Tensor))
 
     @property
@@ -45,17 +50,27 @@ class Call:
         return f"{str(first.dtype).removeprefix('torch.')} {'x'.join(map(str, first.shape))}"
 
     def fresh(self, device: torch.device, seed: int = 0) -> Arguments:
-        """Arguments of the same shapes, strides and types: random, or NaN for what the operator writes."""
+        """Arguments of the same shapes, strides and types: random, or NaN for what the operator
+        writes.
+        """
         from sprfast.kernels.triton.self_test import OUTPUTS
 
         generator = torch.Generator(device).manual_seed(seed)
 
         def like(name: str, value: Tensor) -> Tensor:
             extent = 1 + sum((length - 1) * stride for length, stride in zip(value.shape, value.stride(), strict=True))
-            tensor = torch.full((extent,), torch.nan, dtype=value.dtype, device=device).as_strided(value.shape, value.stride())
-            return tensor if name in OUTPUTS else tensor.copy_(torch.randn(value.shape, device=device, generator=generator))
+            tensor = torch.full((extent,), torch.nan, dtype=value.dtype, device=device).as_strided(
+                value.shape, value.stride()
+            )
+            return (
+                tensor
+                if name in OUTPUTS
+                else tensor.copy_(torch.randn(value.shape, device=device, generator=generator))
+            )
 
-        return {name: like(name, value) if isinstance(value, Tensor) else value for name, value in self.arguments.items()}
+        return {
+            name: like(name, value) if isinstance(value, Tensor) else value for name, value in self.arguments.items()
+        }
 
 
 @torch.inference_mode()

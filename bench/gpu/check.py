@@ -1,9 +1,10 @@
-"""One command for a machine with a GPU: is it correct, and how fast is it. From a bare checkout, nothing installed.
+"""One command for a machine with a GPU: is it correct, and how fast is it. From a bare checkout,
+nothing installed.
 
-`python -m sprfast.bench.gpu.check OUT` runs its steps one after another, each in a process of its own
-with a time limit, so that neither a crash nor a hang takes the others along. What a step finds is
-written to OUT as soon as it is known; a short table comes last. `--dry-run` does the same on the CPU
-in Triton's interpreter, at a tiny size.
+`python -m sprfast.bench.gpu.check OUT` runs its steps one after another, each in a process of its
+own with a time limit, so that neither a crash nor a hang takes the others along. What a step finds
+is written to OUT as soon as it is known; a short table comes last. `--dry-run` does the same on the
+CPU in Triton's interpreter, at a tiny size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from sprfast.system import devices, environment
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "data" / "golden" / "golden.json"
 MARGIN = 20.0  # seconds for a step to start in, and between the end that it is asked to keep and the one it is made to
-# For memcheck, which slows kernels down many times: odd sizes, and the smallest map of the network. No CUDA graphs: see `_run`.
+# For memcheck, which slows kernels down many times: odd sizes, and the smallest map of the network.
+# No CUDA graphs: see `_run`.
 SANITIZED = "test_operator_equals_its_reference and (2x64x199x150 or 1x512x12x12)"
 # Of all the time, what a step may take at most; what it leaves is the next ones'.
 SHARES = {"tests": 0.4, "memcheck": 0.12, "operators": 0.2, "roofline": 0.1, "waterfall": 1.0}
@@ -85,7 +87,9 @@ def check(folder: Path, dry_run: bool, minutes: float) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty; name a new folder, so that old results are not taken for new ones")
+            raise InputError(
+                f"{folder}: is not empty; name a new folder, so that old results are not taken for new ones"
+            )
     except OSError as error:
         raise InputError(f"{folder}: cannot be used as a folder ({error.strerror})") from error
     deadline = time.monotonic() + 60.0 * minutes
@@ -122,11 +126,20 @@ def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
 
     problems: list[str] = []
     if name == "operators":
-        document = operators.measure(model, device, scale.images, *size, seconds=seconds, repeats=scale.repeats, save=save)
+        document = operators.measure(
+            model, device, scale.images, *size, seconds=seconds, repeats=scale.repeats, save=save
+        )
         problems = operators.problems(document)
     elif name == "roofline":
         roofline.measure(
-            model, device, scale.convolutions, *size, matrix=scale.matrix, copied=scale.copied, repeats=scale.repeats, save=save
+            model,
+            device,
+            scale.convolutions,
+            *size,
+            matrix=scale.matrix,
+            copied=scale.copied,
+            repeats=scale.repeats,
+            save=save,
         )
     else:
         ceilings = gpu_report.read(folder, "roofline")
@@ -170,7 +183,9 @@ def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str
 
 
 def _run(name: str, folder: Path, dry_run: bool, limit: float) -> dict[str, Any]:
-    """One step in a process group of its own, its output in `folder`/`name`.log, ended after `limit` seconds."""
+    """One step in a process group of its own, its output in `folder`/`name`.log, ended after
+    `limit` seconds.
+    """
     record: dict[str, Any] = {"step": name, "limit_s": limit, "seconds": 0.0}
     if name == "memcheck" and shutil.which("compute-sanitizer") is None:
         return record | {"status": "skipped", "reason": "compute-sanitizer is not on the PATH"}
@@ -179,13 +194,16 @@ def _run(name: str, folder: Path, dry_run: bool, limit: float) -> dict[str, Any]
     surroundings = dict(os.environ)
     if dry_run:
         surroundings |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    if name == "memcheck":  # a tensor then is an allocation, and an access beyond it is seen; graphs cannot be captured so
+    # a tensor then is an allocation, and an access beyond it is seen; graphs cannot be captured so
+    if name == "memcheck":
         surroundings |= {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     log = folder / f"{name}.log"
     started = time.monotonic()
     with log.open("wb") as output:
         command = _command(name, folder.resolve(), dry_run, limit - MARGIN)
-        process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=surroundings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:

@@ -1,7 +1,9 @@
-"""Our operators at every shape the network uses: time, bandwidth beside a copy of as many bytes, parity.
+"""Our operators at every shape the network uses: time, bandwidth beside a copy of as many bytes,
+parity.
 
 Two tables. "operators" has each kernel operator alone. "passes" has everything between two
-convolutions: by our operators, by plain torch in the storage type (see `passes`), and by that compiled.
+convolutions: by our operators, by plain torch in the storage type (see `passes`), and by that
+compiled.
 """
 
 from __future__ import annotations
@@ -60,9 +62,9 @@ def measure(
         save: called with the report after each row.
 
     Returns:
-        The report, plain JSON values. Of a row, `bytes` is the algorithmic minimum (every tensor read
-        or written once), `gb_per_s` that over the median time, `percent_of_copy` the time of a copy
-        that moves as many bytes over the median time.
+        The report, plain JSON values. Of a row, `bytes` is the algorithmic minimum (every tensor
+        read or written once), `gb_per_s` that over the median time, `percent_of_copy` the time of a
+        copy that moves as many bytes over the median time.
     """
     deadline = time.monotonic() + seconds
     calls = recorded(model, images, height, width, precision)
@@ -77,19 +79,36 @@ def measure(
         "passes": [],
     }
     for call in {call.key: call for call in calls}.values():
-        row = {"operator": call.operator, "shape": call.shape, "calls": sum(each.key == call.key for each in calls), "bytes": call.bytes}
-        report["operators"].append(row | _guarded(functools.partial(_operator, call, device, operators, repeats), deadline))
+        row = {
+            "operator": call.operator,
+            "shape": call.shape,
+            "calls": sum(each.key == call.key for each in calls),
+            "bytes": call.bytes,
+        }
+        report["operators"].append(
+            row | _guarded(functools.partial(_operator, call, device, operators, repeats), deadline)
+        )
         save(report)
     for each in distinct(calls):
-        row = {"pass": each.name, "operators": [call.operator for call in each.calls], "shape": each.calls[0].shape, "bytes": each.bytes}
-        report["passes"].append(row | _guarded(functools.partial(_pass, each, device, operators, repeats, deadline), deadline))
+        row = {
+            "pass": each.name,
+            "operators": [call.operator for call in each.calls],
+            "shape": each.calls[0].shape,
+            "bytes": each.bytes,
+        }
+        report["passes"].append(
+            row | _guarded(functools.partial(_pass, each, device, operators, repeats, deadline), deadline)
+        )
         save(report)
     return report
 
 
 def problems(report: dict[str, Any]) -> list[str]:
     """One sentence for each row in which our operators have no speed."""
-    rows = [(f"{row.get('operator') or row['pass']} {row['shape']}", row) for row in (*report["operators"], *report["passes"])]
+    rows = [
+        (f"{row.get('operator') or row['pass']} {row['shape']}", row)
+        for row in (*report["operators"], *report["passes"])
+    ]
     return [f"{name}: {row['status']}, {row['reason']}" for name, row in rows if row["status"] != "measured"]
 
 
@@ -108,7 +127,9 @@ def _operator(call: Call, device: torch.device, operators: Any, repeats: int) ->
     wide = widened(given)
     returned, expected = operator(*given.values()), getattr(reference, call.operator)(*wide.values())
     if call.operator == "perturb_conv3x3":  # its affine is that of the values as stored
-        expected = reference.group_norm_affine(given["out"].double(), *(wide[name] for name in ("bias", "gamma", "beta", "groups")))
+        expected = reference.group_norm_affine(
+            given["out"].double(), *(wide[name] for name in ("bias", "gamma", "beta", "groups"))
+        )
     parity = _compared(results(given, returned), results(wide, expected), 1)
     if not _passed(parity):
         return _wrong(parity)
@@ -140,7 +161,11 @@ def _pass(each: Pass, device: torch.device, operators: Any, repeats: int, deadli
             rows[name] = {"status": "unavailable", "reason": timing.failure(error)}
     times = timing.spreads({**clocks, "copy": copying(each.bytes, device)}, repeats)
     for name in clocks:
-        rows[name] = {"status": "measured", "parity": rows[name]["parity"], **_speed(each.bytes, times[name], times["copy"])}
+        rows[name] = {
+            "status": "measured",
+            "parity": rows[name]["parity"],
+            **_speed(each.bytes, times[name], times["copy"]),
+        }
     return {"status": rows["ours"]["status"], "reason": rows["ours"].get("reason"), "ways": rows}
 
 
@@ -158,7 +183,8 @@ def _compiled(function: Callable[..., Any], device: torch.device) -> Callable[..
 def _compared(got: dict[str, Tensor], expected: dict[str, Tensor], roundings: int | None) -> list[Check]:
     """Relative RMS error of every result against float64, null where it is not finite.
 
-    Allowed is the self-test's tolerance for each of so many `roundings` to the storage type; for None, `PLAIN_TOLERANCE`.
+    Allowed is the self-test's tolerance for each of so many `roundings` to the storage type; for
+    None, `PLAIN_TOLERANCE`.
     """
     from sprfast.kernels.triton.self_test import TOLERANCE, relative_rms
 
@@ -182,7 +208,10 @@ def _wrong(parity: list[Check]) -> dict[str, Any]:
 def copying(size: int, device: torch.device) -> timing.Clock:
     """A clock of copies that move `size` bytes, read and written together."""
     generator = torch.Generator(device).manual_seed(0)
-    pairs = [torch.rand(2, math.ceil(size / 8), device=device, generator=generator) for _ in range(timing.working_sets(size, device))]
+    pairs = [
+        torch.rand(2, math.ceil(size / 8), device=device, generator=generator)
+        for _ in range(timing.working_sets(size, device))
+    ]
     return timing.captured([functools.partial(target.copy_, source) for source, target in pairs], device)
 
 

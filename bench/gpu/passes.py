@@ -1,8 +1,9 @@
-"""What lies between two convolutions, in two ways: our operators, and plain torch as one writes a network.
+"""What lies between two convolutions, in two ways: our operators, and plain torch as one writes a
+network.
 
-The plain way works in the storage type on channels-last maps: group_norm, silu, the embedding added,
-then pooling, interpolation and concatenation, or the 1x1 convolution and the squared residual. It is
-given the convolution's output with its bias, which our operators add themselves.
+The plain way works in the storage type on channels-last maps: group_norm, silu, the embedding
+added, then pooling, interpolation and concatenation, or the 1x1 convolution and the squared
+residual. It is given the convolution's output with its bias, which our operators add themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pass:
-    """One or two operator calls that follow each other; the first of two returns the affine for the second to apply."""
+    """One or two operator calls that follow each other; the first of two returns the affine for the
+    second to apply.
+    """
 
     calls: tuple[Call, ...]
 
@@ -34,9 +37,12 @@ class Pass:
 
     @property
     def bytes(self) -> int:
-        """The algorithmic minimum as if one kernel did it: the convolution's output read once, every result written once."""
+        """The algorithmic minimum as if one kernel did it: the convolution's output read once,
+        every result written once.
+        """
         last = self.calls[-1]
-        if self.calls[0].operator == "perturb_conv3x3":  # the map between convolution and activation is none of the results
+        # the map between convolution and activation is none of the results
+        if self.calls[0].operator == "perturb_conv3x3":
             return self.calls[0].bytes - size(self.calls[0].arguments["out"]) + size(last.arguments["out"])
         return last.bytes
 
@@ -45,11 +51,16 @@ class Pass:
         given = [call.fresh(device, seed + index) for index, call in enumerate(self.calls)]
         if self.plain_function is anomaly_map:  # interpolation knows only these matrices
             height, width = given[0]["errors"].shape[2:]
-            given[0] |= {"rows": scoring.smoothing_matrix(height, device), "columns": scoring.smoothing_matrix(width, device)}
+            given[0] |= {
+                "rows": scoring.smoothing_matrix(height, device),
+                "columns": scoring.smoothing_matrix(width, device),
+            }
         return given
 
     def ours(self, operators: Any, *given: Arguments) -> dict[str, Tensor]:
-        """Through `operators`; the arguments of each call in turn. The second call's map is the first one's."""
+        """Through `operators`; the arguments of each call in turn. The second call's map is the
+        first one's.
+        """
         first, last = given[0], given[-1]
         returned = getattr(operators, self.calls[0].operator)(*first.values())
         if len(given) == 2:
@@ -58,7 +69,9 @@ class Pass:
         return results(last, returned)
 
     def plain(self, function: Callable[..., tuple[Tensor, ...]], *given: Any) -> dict[str, Tensor]:
-        """Through `function`, which is `plain_function` or that compiled; arguments are those of `plain_arguments`."""
+        """Through `function`, which is `plain_function` or that compiled; arguments are those of
+        `plain_arguments`.
+        """
         outputs = function(*given)
         if self.plain_function is norm_swish_up2:
             outputs = (outputs[0].chunk(2, dim=1)[1],)  # the other half is the skip connection
@@ -68,7 +81,9 @@ class Pass:
     @property
     def plain_function(self) -> Callable[..., tuple[Tensor, ...]]:
         """The plain way."""
-        return perturb_conv_norm_swish if self.calls[0].operator == "perturb_conv3x3" else PLAIN[self.calls[-1].operator]
+        return (
+            perturb_conv_norm_swish if self.calls[0].operator == "perturb_conv3x3" else PLAIN[self.calls[-1].operator]
+        )
 
     def plain_arguments(self, given: Sequence[Arguments]) -> tuple[Any, ...]:
         """What the plain way takes, from the arguments of our operators."""
@@ -83,9 +98,19 @@ class Pass:
         if self.plain_function is norm_swish:
             return norm
         if self.plain_function is norm_swish_head:
-            embedding = torch.zeros(1, raw.shape[1], 1, 1, dtype=storage, device=raw.device)  # our operator has it in its bias
-            return (*norm, embedding, last["weight"].to(storage)[:, :, None, None], last["bias"], last["z"], last["scale"])
-        embedding = last["embedding"].to(storage).repeat(raw.shape[0] // last["embedding"].shape[0], 1)[:, :, None, None]
+            # our operator has it in its bias
+            embedding = torch.zeros(1, raw.shape[1], 1, 1, dtype=storage, device=raw.device)
+            return (
+                *norm,
+                embedding,
+                last["weight"].to(storage)[:, :, None, None],
+                last["bias"],
+                last["z"],
+                last["scale"],
+            )
+        embedding = (
+            last["embedding"].to(storage).repeat(raw.shape[0] // last["embedding"].shape[0], 1)[:, :, None, None]
+        )
         if self.plain_function is norm_swish_pool:
             return (*norm, embedding)
         skip = torch.ones(last["out"].shape, dtype=storage, device=raw.device).to(memory_format=torch.channels_last)
@@ -122,7 +147,9 @@ def norm_swish_pool(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, embeddi
     return h, F.max_pool2d(h, 2)
 
 
-def norm_swish_up2(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, embedding: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
+def norm_swish_up2(
+    x: Tensor, gamma: Tensor, beta: Tensor, groups: int, embedding: Tensor, skip: Tensor
+) -> tuple[Tensor, ...]:
     """The activation with the embedding, upsampled, behind the skip connection."""
     h = norm_swish(x, gamma, beta, groups)[0] + embedding
     h = F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
@@ -131,7 +158,15 @@ def norm_swish_up2(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, embeddin
 
 
 def norm_swish_head(
-    x: Tensor, gamma: Tensor, beta: Tensor, groups: int, embedding: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    embedding: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    z: Tensor,
+    scale: Tensor,
 ) -> tuple[Tensor, ...]:
     """The error map, from the last activation."""
     h = norm_swish(x, gamma, beta, groups)[0] + embedding
@@ -164,4 +199,3 @@ PLAIN: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "affine_swish_head": norm_swish_head,
     "anomaly_map": anomaly_map,
 }
-

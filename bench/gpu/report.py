@@ -28,7 +28,9 @@ def counts(junit: Path) -> dict[str, int]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """The figures that matter, each of the waterfall with what was predicted; what was not measured is null or missing."""
+    """The figures that matter, each of the waterfall with what was predicted; what was not measured
+    is null or missing.
+    """
     ceilings, waterfall, operators = (read(folder, name) for name in ("roofline", "waterfall", "operators"))
     return {
         "ceilings": _ceilings(ceilings) if ceilings else None,
@@ -46,18 +48,31 @@ def show(document: dict[str, Any]) -> None:
             console.print(_table(document[name], name))
     if document["ceilings"]:
         ceilings = document["ceilings"]
-        console.print(*(f"{name}: {_text(value)}" for name, value in ceilings.items() if name != "convolutions"), sep="\n")
-        console.print(_table([row | {"predicted": _range(row["predicted"])} for row in ceilings["convolutions"]], "all convolutions alone"))
+        console.print(
+            *(f"{name}: {_text(value)}" for name, value in ceilings.items() if name != "convolutions"), sep="\n"
+        )
+        console.print(
+            _table(
+                [row | {"predicted": _range(row["predicted"])} for row in ceilings["convolutions"]],
+                "all convolutions alone",
+            )
+        )
     if document["waterfall"]:
         console.print(_table([_flat(row) for row in document["waterfall"]], "end to end"))
     for row in document["waterfall"] or ():
         if row["reason"]:
-            console.print(f"{row['candidate']}, {row['images']} images: {row['status']}, {row['reason']}", soft_wrap=True)
+            console.print(
+                f"{row['candidate']}, {row['images']} images: {row['status']}, {row['reason']}", soft_wrap=True
+            )
     for row in document["steps"]:
         if row["reason"]:
             console.print(f"{row['step']}: {row['status']}, {row['reason']}", soft_wrap=True)
     title = "dry run: no time here means anything" if document["dry_run"] else "steps"
-    console.print(_table([{key: row[key] for key in ("step", "status", "seconds", "limit_s")} for row in document["steps"]], title))
+    console.print(
+        _table(
+            [{key: row[key] for key in ("step", "status", "seconds", "limit_s")} for row in document["steps"]], title
+        )
+    )
 
 
 def _ceilings(report: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +107,10 @@ def _waterfall(report: dict[str, Any]) -> list[dict[str, Any]]:
                     "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
                     "us_per_image": entry["us_per_image"],
                     "predicted": predicted(name, batch["images"]),
-                    "latency_ms": entry["latency"] and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
-                    "ratio_to": entry["ratio_to"] and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
+                    "latency_ms": entry["latency"]
+                    and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
+                    "ratio_to": entry["ratio_to"]
+                    and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
                     "percent_of_floor": entry["percent_of_floor"],
                     "memory": entry["memory"],
                     "relative_rms": entry["parity"] and entry["parity"]["relative_rms"],
@@ -111,7 +128,9 @@ def _passes(report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for row in report["passes"]:
         times = {f"{name}_us": _median(way) for name, way in row.get("ways", {}).items()}
-        rows.append({"pass": row["pass"], "shape": row["shape"], **times, "status": row["status"], "reason": row["reason"]})
+        rows.append(
+            {"pass": row["pass"], "shape": row["shape"], **times, "status": row["status"], "reason": row["reason"]}
+        )
     return rows
 
 
@@ -133,7 +152,10 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "images/s": row["images_per_s"],
         "us/image": spread and spread["median"],
         "predicted": _range(row["predicted"]),
-        **{f"x {name.removesuffix('_bfloat16')}": peers.get(name) for name in ("published", "eager_bfloat16", "compile_bfloat16")},
+        **{
+            f"x {name.removesuffix('_bfloat16')}": peers.get(name)
+            for name in ("published", "eager_bfloat16", "compile_bfloat16")
+        },
         "p50/p90/p99 ms": row["latency_ms"] and "/".join(f"{value:.3g}" for value in row["latency_ms"].values()),
         "% floor": row["percent_of_floor"],
         "error": row["relative_rms"] and row["relative_rms"]["error_map"],
@@ -141,8 +163,14 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
-    """One column a key of the rows, in the order they appear; columns without a value are left out."""
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if any(row.get(key) is not None for row in rows)]
+    """One column a key of the rows, in the order they appear; columns without a value are
+    left out.
+    """
+    keys = [
+        key
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if any(row.get(key) is not None for row in rows)
+    ]
     columns = [Column(key, no_wrap=key != "reason") for key in keys]
     table = Table(*columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     for row in rows:
@@ -153,4 +181,10 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and value < 1000 else f"{value:.0f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 1000
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )

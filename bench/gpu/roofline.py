@@ -1,4 +1,6 @@
-"""What this GPU can do at best: matrix products, copies, and the network's convolutions with nothing between them."""
+"""What this GPU can do at best: matrix products, copies, and the network's convolutions with
+nothing between them.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,8 @@ def measure(
         save: called with the report after each part.
 
     Returns:
-        The report, plain JSON values. `floor` is the time that all multiplications of an image take at
-        the matrix product's rate; nothing that computes them in this precision is faster.
+        The report, plain JSON values. `floor` is the time that all multiplications of an image take
+        at the matrix product's rate; nothing that computes them in this precision is faster.
     """
     per_pass = flops(model.network, height, width)
     report: dict[str, Any] = {
@@ -69,11 +71,17 @@ def measure(
     }
     generator = torch.Generator(device).manual_seed(0)
     a, b, out = torch.randn(3, matrix, matrix, device=device, generator=generator).to(STORAGE[precision])
-    clocks = {"matmul": timing.captured([functools.partial(torch.mm, a, b, out=out)] * 2, device), "copy": copying(copied, device)}
+    clocks = {
+        "matmul": timing.captured([functools.partial(torch.mm, a, b, out=out)] * 2, device),
+        "copy": copying(copied, device),
+    }
     times = timing.spreads(clocks, repeats)
     tflops = {key: 2e-12 * matrix**3 / seconds for key, seconds in times["matmul"].items()}
     report["matmul"] = {"size": matrix, "tflop_per_s": _rates(tflops)}
-    report["copy"] = {"bytes": copied, "gb_per_s": _rates({key: 1e-9 * copied / seconds for key, seconds in times["copy"].items()})}
+    report["copy"] = {
+        "bytes": copied,
+        "gb_per_s": _rates({key: 1e-9 * copied / seconds for key, seconds in times["copy"].items()}),
+    }
     floor = 1e-6 * model.schedule.draws * per_pass / tflops["median"]
     report["floor"] = {"us_per_image": floor, "images_per_s": 1e6 / floor}
     save(report)
@@ -84,7 +92,9 @@ def measure(
 
 
 def flops(config: NetworkConfig, height: int, width: int) -> int:
-    """Floating-point operations of one pass of one image through the network, two a multiplication and addition."""
+    """Floating-point operations of one pass of one image through the network, two a multiplication
+    and addition.
+    """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
     return int(counter.get_total_flops())
@@ -120,12 +130,21 @@ def library_convolutions(
     x, z = inputs(x, noise_bank(model.schedule, height, width, model.noise_seed), device)
     with _Recorded() as recorded:
         network.error_map(x, z, network.workspace(images, height, width))
-    ours = [index for index, (_, weight) in enumerate(recorded.operands) if weight.shape[1] > 3 and weight.shape[2] == 3]
+    ours = [
+        index for index, (_, weight) in enumerate(recorded.operands) if weight.shape[1] > 3 and weight.shape[2] == 3
+    ]
     return [recorded.calls[index] for index in ours], [recorded.operands[index] for index in ours]
 
 
 def _convolutions(
-    model: Model, device: torch.device, images: int, height: int, width: int, precision: Precision, floor: float, repeats: int
+    model: Model,
+    device: torch.device,
+    images: int,
+    height: int,
+    width: int,
+    precision: Precision,
+    floor: float,
+    repeats: int,
 ) -> dict[str, Any]:
     """All of them in one graph, and each alone."""
     calls, operands = library_convolutions(model, device, images, height, width, precision)
@@ -137,7 +156,14 @@ def _convolutions(
     for index, (x, weight) in enumerate(operands):
         work = 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3]
         median = times[str(index)]["median"]
-        layers.append({"input": list(x.shape), "weight": list(weight.shape), "us": 1e6 * median, "tflop_per_s": 1e-12 * work / median})
+        layers.append(
+            {
+                "input": list(x.shape),
+                "weight": list(weight.shape),
+                "us": 1e6 * median,
+                "tflop_per_s": 1e-12 * work / median,
+            }
+        )
     return {
         "images": images,
         "us_per_image": per_image,

@@ -1,4 +1,6 @@
-"""End to end, step after step: the published pipeline, bfloat16, torch.compile, our kernels, and those in a CUDA graph."""
+"""End to end, step after step: the published pipeline, bfloat16, torch.compile, our kernels, and
+those in a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,22 @@ ROUNDS_SECONDS = 12.0  # at most, a batch
 
 CANDIDATES = (
     Candidate(
-        BASELINE, "the published pipeline as PyTorch's defaults run it: float32 with TF32, a pass a draw", peers.published_tf32, "tf32"
+        BASELINE,
+        "the published pipeline as PyTorch's defaults run it: float32 with TF32, a pass a draw",
+        peers.published_tf32,
+        "tf32",
     ),
     Candidate("eager_bfloat16", "bfloat16, channels-last, eager, all draws in one batch", peers.bfloat16, "bfloat16"),
-    Candidate(COMPILED, "the same through torch.compile, max-autotune, with CUDA graphs", peers.compiled_bfloat16, "bfloat16"),
+    Candidate(
+        COMPILED, "the same through torch.compile, max-autotune, with CUDA graphs", peers.compiled_bfloat16, "bfloat16"
+    ),
     Candidate("triton_bfloat16", "sprfast, fused kernels", peers.backend("triton", "bfloat16"), "bfloat16"),
-    Candidate("cuda_graph_bfloat16", "sprfast, fused kernels in a CUDA graph", peers.backend("cuda_graph", "bfloat16"), "bfloat16"),
+    Candidate(
+        "cuda_graph_bfloat16",
+        "sprfast, fused kernels in a CUDA graph",
+        peers.backend("cuda_graph", "bfloat16"),
+        "bfloat16",
+    ),
     Candidate("triton_float32", "sprfast, fused kernels, float32", peers.backend("triton")),
     Candidate("cuda_graph_float32", "sprfast, fused kernels in a CUDA graph, float32", peers.backend("cuda_graph")),
 )
@@ -52,9 +64,9 @@ def measure(
 ) -> dict[str, Any]:
     """Every candidate at every batch size, the batches in the order given.
 
-    Within a batch the candidates take turns on the same images and noise. One whose maps are not the
-    definition's (float64, on the CPU) has no speed; one that cannot be built, or not in time, is
-    listed with the reason.
+    Within a batch the candidates take turns on the same images and noise. One whose maps are not
+    the definition's (float64, on the CPU) has no speed; one that cannot be built, or not in time,
+    is listed with the reason.
 
     Args:
         batches: numbers of images in a call.
@@ -71,7 +83,12 @@ def measure(
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(device),
         "device": str(device),
-        "input": {"images": "uniform random in [-1, 1]", "height": height, "width": width, "draws": model.schedule.draws},
+        "input": {
+            "images": "uniform random in [-1, 1]",
+            "height": height,
+            "width": width,
+            "draws": model.schedule.draws,
+        },
         "network": model.network.to_json(),
         "model_sha256": model.sha256,
         "timed": "from an input tensor on the device to the anomaly map on the device, until the device is idle",
@@ -86,7 +103,9 @@ def measure(
         entries = {each.name: _unmeasured(each) for each in candidates}
         report["batches"].append({"images": images, "candidates": entries})
         share = (deadline - time.monotonic()) / (len(batches) - index)
-        passed = _build(model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report))
+        passed = _build(
+            model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report)
+        )
         _measure(passed, x.to(device), min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share), minimum, entries)
         _add_figures(entries, images, floor)
         save(report)
@@ -94,7 +113,9 @@ def measure(
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """One sentence for each candidate with wrong maps, and for each of ours that should run on this device and has no speed."""
+    """One sentence for each candidate with wrong maps, and for each of ours that should run on this
+    device and has no speed.
+    """
     found = []
     for batch in report["batches"]:
         for name, entry in batch["candidates"].items():
@@ -105,8 +126,23 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
-    fields = ("build_s", "first_call_s", "parity", "memory", "images_per_s", "us_per_image", "latency", "ratio_to", "percent_of_floor")
-    head = {"description": candidate.description, "precision": candidate.precision, "status": "not measured", "reason": "out of time"}
+    fields = (
+        "build_s",
+        "first_call_s",
+        "parity",
+        "memory",
+        "images_per_s",
+        "us_per_image",
+        "latency",
+        "ratio_to",
+        "percent_of_floor",
+    )
+    head = {
+        "description": candidate.description,
+        "precision": candidate.precision,
+        "status": "not measured",
+        "reason": "out of time",
+    }
     return head | dict.fromkeys(fields)
 
 
@@ -126,7 +162,8 @@ def _build(
     truth = peers.Definition(model).maps(x[ends], noise)
     device_noise, device_x = [z.to(device) for z in noise], x.to(device)
     passed: dict[str, Maps] = {}
-    for each in sorted(candidates, key=lambda each: each.name == COMPILED):  # last: it gets the time that the others leave
+    # last: it gets the time that the others leave
+    for each in sorted(candidates, key=lambda each: each.name == COMPILED):
         try:
             with timing.limited(deadline - time.monotonic()):
                 maps = _built(each, model, device_noise, device_x, truth, ends, entries[each.name])
@@ -138,7 +175,9 @@ def _build(
     return {each.name: passed[each.name] for each in candidates if each.name in passed}
 
 
-def _measure(passed: dict[str, Maps], x: Tensor, seconds: float, minimum: int, entries: dict[str, dict[str, Any]]) -> None:
+def _measure(
+    passed: dict[str, Maps], x: Tensor, seconds: float, minimum: int, entries: dict[str, dict[str, Any]]
+) -> None:
     """Interleaved rounds; their times into `entries`."""
 
     def answering(maps: Maps) -> Callable[[int], object]:
@@ -173,9 +212,14 @@ def _built(
 
 
 def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
-    """Relative RMS errors of error maps and of the images' scores; null where one is not finite or has another shape."""
+    """Relative RMS errors of error maps and of the images' scores; null where one is not finite or
+    has another shape.
+    """
     errors, anomaly_maps = given
-    pairs = {"error_map": (errors, truth[0]), "score": (scoring.image_score(anomaly_maps), scoring.image_score(truth[1]))}
+    pairs = {
+        "error_map": (errors, truth[0]),
+        "score": (scoring.image_score(anomaly_maps), scoring.image_score(truth[1])),
+    }
     found: dict[str, float | None] = {}
     for name, (got, expected) in pairs.items():
         sound = got.shape == expected.shape and bool(got.isfinite().all())

@@ -1,4 +1,6 @@
-"""What `Line` costs over its predictor alone: both answer the same pictures, in turns and in the same run, with the same scores."""
+"""What `Line` costs over its predictor alone: both answer the same pictures, in turns and in the
+same run, with the same scores.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Pictures:
 
     @classmethod
     def random(cls, predictor: Predictor, folder: Path) -> Pictures:
-        """Pictures of the size of the network's input, the same in every run, written to `folder` as PNG."""
+        """Pictures of the size of the network's input, the same in every run, written to `folder`
+        as PNG.
+        """
         height, width = predictor.input_size
         arrays = np.random.default_rng(0).integers(0, 256, (IMAGES, height, width, 3), np.uint8)
         paths = tuple(folder / f"{index}.png" for index in range(IMAGES))
@@ -110,27 +114,34 @@ def measure(
     line_of: Callable[[Predictor], Line] | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Offline and SingleStream by the predictor and by a line around it, from arrays and from files.
+    """Offline and SingleStream by the predictor and by a line around it, from arrays and from
+    files.
 
     Args:
         predictor: with a threshold.
         pictures: `IMAGES` of them.
-        seconds: for each scenario of each kind of input; a few rounds are measured whatever they cost.
+        seconds: for each scenario of each kind of input; a few rounds are measured whatever they
+            cost.
         line_of: makes the line; None: `Line` as it is by default.
         on_progress: called with scenarios done, their number, and what is going on.
 
     Returns:
-        The report, plain JSON values. In each of `arrays` and `files`: `offline` and `single_stream` with the figures of both
-        (see `scenarios`), `loss` as the share of images per second that the line loses, by rounds, and `added_ms` by percentile.
-        `limits` has what the line must keep, `scores` what was compared.
+        The report, plain JSON values. In each of `arrays` and `files`: `offline` and
+        `single_stream` with the figures of both (see `scenarios`), `loss` as the share of images
+        per second that the line loses, by rounds, and `added_ms` by percentile. `limits` has what
+        the line must keep, `scores` what was compared.
 
     Raises:
-        InputError: the time is not positive, a picture cannot be scored, or the predictor has no threshold.
+        InputError: the time is not positive, a picture cannot be scored, or the predictor has no
+            threshold.
         BackendError: the model does not pass its self-test here.
     """
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
-    forms: dict[str, tuple[Sequence[Any], ChannelOrder | None]] = {"arrays": (pictures.arrays, "rgb"), "files": (pictures.paths, None)}
+    forms: dict[str, tuple[Sequence[Any], ChannelOrder | None]] = {
+        "arrays": (pictures.arrays, "rgb"),
+        "files": (pictures.paths, None),
+    }
     steps, scores = itertools.count(), Scores(tolerance(predictor))
     report: dict[str, Any] = {}
     with (line_of or _default_line)(predictor) as line:
@@ -165,7 +176,15 @@ def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal; fits 80 columns."""
     speeds = Table(title=f"Line and its engine, backend {report['backend']}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     speeds.add_column("input", no_wrap=True)
-    for heading in ("Offline\nengine", "images/s\nline", "line/engine\n(min-max)", "p50 ms\nengine", "\nline", "p90 ms\nengine", "\nline"):
+    for heading in (
+        "Offline\nengine",
+        "images/s\nline",
+        "line/engine\n(min-max)",
+        "p50 ms\nengine",
+        "\nline",
+        "p90 ms\nengine",
+        "\nline",
+    ):
         speeds.add_column(heading, justify="right", no_wrap=True)
     for form in ("arrays", "files"):
         offline, single = report[form]["offline"], report[form]["single_stream"]
@@ -179,7 +198,9 @@ def table(report: dict[str, Any]) -> RenderableType:
     verdicts = Table("", "", "limit", "", box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in report["limits"]:
         verdict = "PASS" if each["passed"] else "FAIL"
-        verdicts.add_row(each["name"], f"{each['value']:.3g} {each['unit']}", f"limit {each['limit']:g} {each['unit']}", verdict)
+        verdicts.add_row(
+            each["name"], f"{each['value']:.3g} {each['unit']}", f"limit {each['limit']:g} {each['unit']}", verdict
+        )
     scores, machine = report["scores"], report["environment"]
     largest = "not finite" if scores["largest_relative"] is None else f"{scores['largest_relative']:.1e}"
     said = f"{scores['different']} of {scores['compared']} differ, limit {scores['tolerance']:g}"
@@ -231,7 +252,10 @@ def _compared(scenario: Scenario, answers: dict[str, Answering], seconds: float)
     figures = {name: scenario.figures([times[name] for times in measured], IMAGES) for name in answers}
     if scenario is OFFLINE:
         return {**figures, "ratio": timing.ratio(measured, BARE, LINE)}
-    return {**figures, "added_ms": {key: figures[LINE][f"{key}_ms"] - figures[BARE][f"{key}_ms"] for key in ("p50", "p90")}}
+    return {
+        **figures,
+        "added_ms": {key: figures[LINE][f"{key}_ms"] - figures[BARE][f"{key}_ms"] for key in ("p50", "p90")},
+    }
 
 
 def _limits(form: str, measured: dict[str, Any]) -> list[dict[str, Any]]:

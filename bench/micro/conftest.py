@@ -28,7 +28,9 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def model() -> Model:
-    """Random weights: the published network at 192x192 on CUDA, a narrow one at 16x16 in the interpreter."""
+    """Random weights: the published network at 192x192 on CUDA, a narrow one at 16x16 in the
+    interpreter.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = NetworkConfig() if CUDA else NetworkConfig(base_width=32, embedding_dim=8)

@@ -1,7 +1,7 @@
 """Plots of a bench report as inline SVG.
 
-Every plot has the same width. Its ids begin with its own name, so that several fit into one page, and the same
-values give the same text.
+Every plot has the same width. Its ids begin with its own name, so that several fit into one page,
+and the same values give the same text.
 """
 
 from __future__ import annotations
@@ -82,8 +82,19 @@ def latency(dots: Sequence[Series]) -> str:
         for row, each in enumerate(dots):
             colour = OURS if each.ours else PEER
             axes.plot(each.values[0], [row] * 3, color=colour, linewidth=1.5, zorder=2)
-            for value, marker, size, inside in zip(each.values[0], "o|s", (6, 9, 6), (colour, colour, "white"), strict=True):
-                axes.plot(value, row, marker, color=colour, markersize=size, markeredgewidth=1.5, markerfacecolor=inside, zorder=3)
+            for value, marker, size, inside in zip(
+                each.values[0], "o|s", (6, 9, 6), (colour, colour, "white"), strict=True
+            ):
+                axes.plot(
+                    value,
+                    row,
+                    marker,
+                    color=colour,
+                    markersize=size,
+                    markeredgewidth=1.5,
+                    markerfacecolor=inside,
+                    zorder=3,
+                )
             _label(axes, each.values[0][2], row, " / ".join(number(value) for value in each.values[0]), 9)
         _limits(axes, [value for each in dots for value in each.values[0]], spare=0.27)
         axes.set_xlabel("SingleStream latency, ms (circle p50, bar p90, open square p99)")
@@ -103,7 +114,9 @@ def distribution(samples: Sequence[Series]) -> str:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("SingleStream latency, ms")
         axes.set_ylabel("share of queries within")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, handlelength=2.6, title="fastest median first")
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1.03), frameon=False, handlelength=2.6, title="fastest median first"
+        )
 
     return _curves("distribution", "Distribution of the SingleStream latency of each candidate", samples, draw)
 
@@ -129,12 +142,16 @@ def waterfall(steps: Sequence[Series]) -> str:
 
 
 def batch_sweep(lines: Sequence[Series]) -> str:
-    """Images a second against images a call; `values` holds (batch, median, min, max), batches ascending."""
+    """Images a second against images a call; `values` holds (batch, median, min, max), batches
+    ascending.
+    """
 
     def draw(axes: Axes) -> None:
         for each, style in zip(lines, _styles(lines).values(), strict=True):
             batch, median, low, high = np.array(each.values).T
-            axes.errorbar(batch, median, [median - low, high - median], marker="o", markersize=5, capsize=3, elinewidth=1, **style)
+            axes.errorbar(
+                batch, median, [median - low, high - median], marker="o", markersize=5, capsize=3, elinewidth=1, **style
+            )
         axes.set_xscale("log", base=2)
         _ticks(axes, [int(value[0]) for each in lines for value in each.values])
         axes.set_ylim(0, 1.08 * max(value[3] for each in lines for value in each.values))
@@ -146,7 +163,9 @@ def batch_sweep(lines: Sequence[Series]) -> str:
 
 
 def draws_sweep(lines: Sequence[Series]) -> str:
-    """Milliseconds an image against draws; `values` holds (draws, milliseconds), draws ascending."""
+    """Milliseconds an image against draws; `values` holds (draws, milliseconds), draws
+    ascending.
+    """
 
     def draw(axes: Axes) -> None:
         for each, style in zip(lines, _styles(lines).values(), strict=True):
@@ -162,7 +181,9 @@ def draws_sweep(lines: Sequence[Series]) -> str:
 
 
 def trade_off(lines: Sequence[Series]) -> str:
-    """Accuracy against time; a series a metric, `values` holds (milliseconds an image, percent, draws), draws ascending."""
+    """Accuracy against time; a series a metric, `values` holds (milliseconds an image, percent,
+    draws), draws ascending.
+    """
 
     def draw(axes: Axes) -> None:
         for each, style, marker in zip(lines, _styles(lines).values(), "os", strict=False):
@@ -170,7 +191,9 @@ def trade_off(lines: Sequence[Series]) -> str:
             axes.plot(milliseconds, metric, marker=marker, markersize=6, **style)
         for x, draws in sorted({(x, draws) for each in lines for x, _, draws in each.values}):
             axes.axvline(x, color=PEER, linewidth=0.8, zorder=1)
-            axes.annotate(f"{draws:.0f}", (x, 1.0), (3, -10), xycoords=("data", "axes fraction"), textcoords="offset points")
+            axes.annotate(
+                f"{draws:.0f}", (x, 1.0), (3, -10), xycoords=("data", "axes fraction"), textcoords="offset points"
+            )
         axes.grid(visible=False, axis="x")
         axes.margins(0.08, 0.2)
         axes.ticklabel_format(useOffset=False)
@@ -182,7 +205,9 @@ def trade_off(lines: Sequence[Series]) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A whole number as it is, any other with at least so many significant digits; never with an exponent."""
+    """A whole number as it is, any other with at least so many significant digits; never with an
+    exponent.
+    """
     if isinstance(value, int):
         return f"{value:,}"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
@@ -268,7 +293,9 @@ def _label_ends(axes: Axes, ends: Sequence[float], texts: Sequence[str]) -> None
 
 
 def _limits(axes: Axes, values: Sequence[float], spare: float) -> None:
-    """An axis of times, with a share `spare` free at the right; logarithmic if the times differ widely."""
+    """An axis of times, with a share `spare` free at the right; logarithmic if the times differ
+    widely.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = min(values), max(values)
@@ -304,11 +331,15 @@ def _styles(lines: Sequence[Series]) -> dict[str, dict[str, Any]]:
 
 
 def _end_labels(axes: Axes, lines: Sequence[Series]) -> None:
-    """The name of each line at the right of its end, by its second value, moved where two would overlap."""
+    """The name of each line at the right of its end, by its second value, moved where two would
+    overlap.
+    """
     inches = axes.bbox.height / axes.figure.dpi
     low, high = axes.get_ylim()
     ordered, styles = sorted(lines, key=lambda line: line.values[-1][1]), _styles(lines)
-    for line, height in zip(ordered, _apart([line.values[-1][1] for line in ordered], _LABEL * (high - low) / inches, high), strict=True):
+    for line, height in zip(
+        ordered, _apart([line.values[-1][1] for line in ordered], _LABEL * (high - low) / inches, high), strict=True
+    ):
         axes.annotate(
             _short(line.name),
             (1.0, height),
@@ -323,7 +354,9 @@ def _end_labels(axes: Axes, lines: Sequence[Series]) -> None:
 
 
 def _apart(heights: Sequence[float], step: float, most: float) -> list[float]:
-    """Ascending heights moved up so that they are `step` apart, and down again where that is above `most`."""
+    """Ascending heights moved up so that they are `step` apart, and down again where that is above
+    `most`.
+    """
     moved: list[float] = []
     for height in heights:
         moved.append(max(height, moved[-1] + step) if moved else height)

@@ -1,4 +1,6 @@
-"""A bench report as one HTML page that needs nothing else: the answer first, then the evidence, then the conditions."""
+"""A bench report as one HTML page that needs nothing else: the answer first, then the evidence,
+then the conditions.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from sprfast.system import files
 
 _STEPS = ("channels_last",)  # of the waterfall, between the baseline and our backends
 _EARLY_STOPPING = (
-    "The bound is the smallest latency seen that the percentile exceeds with a probability of at most 1 %, as MLPerf's early stopping: "
+    "The bound is the smallest latency seen that the percentile exceeds with a probability of at most 1 %, as "
+    "MLPerf's early stopping: "
     "few queries make it larger, and where there are too few (below 44 for p90, below 459 for p99) there is none."
 )
 
@@ -67,14 +70,17 @@ def write(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
 def render(document: dict[str, Any]) -> str:
     """The page of a report, see `report_file`: HTML without scripts, its plots and style inside.
 
-    The same report gives the same page. What the report has no data for is left out with the reason.
+    The same report gives the same page. What the report has no data for is left out with the
+    reason.
 
     Raises:
         KeyError: a field that every report has is missing.
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     given, machine, entries = document["input"], document["environment"], document["candidates"]
     draws = plural(sum(level["draws"] for level in document["model"]["schedule"]["levels"]), "draw")
     date = machine["date_utc"].replace("T", " ").replace("+00:00", " UTC")
@@ -90,11 +96,16 @@ def render(document: dict[str, Any]) -> str:
         sections=(
             Section("Summary", [Part(table=page_tables.summary(document))], page_tables.notes(document)),
             Section("Throughput and latency", _speed(document)),
-            Section("Batch size, draws and accuracy", _settings(document), page_tables.setting_notes(document["settings"])),
+            Section(
+                "Batch size, draws and accuracy", _settings(document), page_tables.setting_notes(document["settings"])
+            ),
             Section("Errors and audits", _correctness(document)),
             Section("Ceilings, memory and energy", *_hardware(document)),
             Section("Server and Line", _by_the_clock(entries)),
-            Section("Percentiles as upper bounds", [_table("", page_tables.early_stopping(entries), "no latencies", _EARLY_STOPPING)]),
+            Section(
+                "Percentiles as upper bounds",
+                [_table("", page_tables.early_stopping(entries), "no latencies", _EARLY_STOPPING)],
+            ),
             Section("Conditions", _conditions(document)),
         ),
     )
@@ -107,7 +118,11 @@ def _answer(found: dict[str, Any] | None) -> Answer | None:
     if found["candidate"] is None:
         return Answer(False, "No setting holds this period", found["reason"], facts)
     facts += [
-        ("a call", f"{plural(found['batch'], 'image')}, p99 {number(found['p99_ms'])} ms, {number(found['images_per_s'])} images/s"),
+        (
+            "a call",
+            f"{plural(found['batch'], 'image')}, p99 {number(found['p99_ms'])} ms, {number(found['images_per_s'])} "
+            f"images/s",
+        ),
         ("latency", f"{number(found['latency_ms'])} ms from the trigger of a call's first image to its verdict"),
         ("image AUROC", _auroc(found)),
         ("checked", _checked(found["line"])),
@@ -132,16 +147,27 @@ def _checked(line: dict[str, Any] | None) -> str:
         return "not tried at this period"
     kept = "kept" if line["late"] + line["dropped"] == 0 else "NOT kept"
     counts = f"{number(line['late'])} late and {number(line['dropped'])} dropped of {plural(line['frames'], 'call')}"
-    return f"tried at this period and {kept}: {counts}, p99 {number(line['p99_ms'])} ms of {shortest(line['deadline_ms'])} ms"
+    return (
+        f"tried at this period and {kept}: {counts}, p99 {number(line['p99_ms'])} ms of "
+        f"{shortest(line['deadline_ms'])} ms"
+    )
 
 
 def _speed(document: dict[str, Any]) -> list[Part]:
     entries = document["candidates"]
-    offline = _series(entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))])
+    offline = _series(
+        entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))]
+    )
     latency = _series(entries, "single_stream", lambda found: [tuple(found[f"p{q}_ms"] for q in (50, 90, 99))])
     samples = _series(entries, "single_stream", lambda found: [(1e3 * value,) for value in found["seconds"]])
     return [
-        _plot("Throughput", plots.throughput, offline, "no candidate has Offline figures", "Blue and bold: sprfast; grey: others."),
+        _plot(
+            "Throughput",
+            plots.throughput,
+            offline,
+            "no candidate has Offline figures",
+            "Blue and bold: sprfast; grey: others.",
+        ),
         _plot("Latency", plots.latency, latency, "no candidate has SingleStream figures"),
         _plot("Latency distribution", plots.distribution, samples, "no candidate has SingleStream figures"),
         _waterfall(entries, document["baseline"]),
@@ -171,12 +197,23 @@ def _settings(document: dict[str, Any]) -> list[Part]:
         """A series a candidate over `axis`, where `fixed` has the value `at`."""
         chosen = sorted((point for point in found if point[fixed] == at), key=lambda point: point[axis])
         names = dict.fromkeys(point["candidate"] for point in chosen)
-        return [Series(name, entries[name]["ours"], [values(point) for point in chosen if point["candidate"] == name]) for name in names]
+        return [
+            Series(name, entries[name]["ours"], [values(point) for point in chosen if point["candidate"] == name])
+            for name in names
+        ]
 
-    speeds = sweep("batch", "draws", own, lambda point: (point["batch"], *map(point["images_per_s"].get, ("median", "min", "max"))))
+    speeds = sweep(
+        "batch", "draws", own, lambda point: (point["batch"], *map(point["images_per_s"].get, ("median", "min", "max")))
+    )
     times = sweep("draws", "batch", 1, lambda point: (point["draws"], point["p50_ms"]))
     return [
-        _plot("Batch size", plots.batch_sweep, speeds, f"no figures with {plural(own, 'draw')}", f"With {plural(own, 'draw')}."),
+        _plot(
+            "Batch size",
+            plots.batch_sweep,
+            speeds,
+            f"no figures with {plural(own, 'draw')}",
+            f"With {plural(own, 'draw')}.",
+        ),
         _plot("Draws", plots.draws_sweep, times, "no figures of single images", f"The model's own number is {own}."),
         _trade_off(settings, times, document["recommendation"]),
         Part("Every setting that was measured", page_tables.points(settings), folded=True),
@@ -197,7 +234,10 @@ def _trade_off(settings: dict[str, Any], times: Sequence[Series], recommendation
     lines = []
     for key, ours in (("image_AUROC", True), ("pixel_AUROC", False)):
         known = [each for each in settings["accuracy"] if each[key] is not None and each["draws"] in milliseconds]
-        values = [(milliseconds[each["draws"]], 100 * each[key], each["draws"]) for each in sorted(known, key=lambda each: each["draws"])]
+        values = [
+            (milliseconds[each["draws"]], 100 * each[key], each["draws"])
+            for each in sorted(known, key=lambda each: each["draws"])
+        ]
         lines += [Series(key.replace("_", " "), ours, values)] if values else []
     images = settings["accuracy"][0]["images"]
     caption = f"Times of {chosen.name}, one image a call; AUROC of {plural(images, 'labelled image')}."
@@ -219,8 +259,12 @@ def _hardware(document: dict[str, Any]) -> tuple[list[Part], list[str]]:
     if not ceilings or not rows:
         return [Part(absent="the run did not measure them")], []
     table, reasons = rows
-    matmul = ", ".join(f"{shortest(value)} GFLOP/s in {precision}" for precision, value in ceilings["matmul_gflop_per_s"].items())
-    least = ", ".join(f"{shortest(value)} MB in {precision}" for precision, value in ceilings["least_mb_per_image"].items())
+    matmul = ", ".join(
+        f"{shortest(value)} GFLOP/s in {precision}" for precision, value in ceilings["matmul_gflop_per_s"].items()
+    )
+    least = ", ".join(
+        f"{shortest(value)} MB in {precision}" for precision, value in ceilings["least_mb_per_image"].items()
+    )
     notes = [
         f"Ceilings measured in this run: matrix product {matmul}; copy {shortest(ceilings['copy_gb_per_s'])} GB/s",
         f"An image needs {shortest(ceilings['gflop_per_image'])} GFLOP and moves at least {least}",
@@ -238,25 +282,37 @@ def _by_the_clock(entries: Entries) -> list[Part]:
 
 
 def _conditions(document: dict[str, Any]) -> list[Part]:
-    run = {key: document[key] for key in ("schema_version", "device", "work", "driver", "seconds_per_scenario", "baseline")}
+    run = {
+        key: document[key] for key in ("schema_version", "device", "work", "driver", "seconds_per_scenario", "baseline")
+    }
     model = document["model"]
-    levels = [f"t = {level['t']:g}: {plural(level['draws'], 'draw')}, weight {level['weight']:g}" for level in model["schedule"]["levels"]]
+    levels = [
+        f"t = {level['t']:g}: {plural(level['draws'], 'draw')}, weight {level['weight']:g}"
+        for level in model["schedule"]["levels"]
+    ]
     schedule = {**model["schedule"], "levels": "; ".join(levels)}
     return [
         Part("Run", page_tables.facts({**run, **document["input"]})),
         Part("Model", page_tables.facts({**model, "schedule": schedule})),
         Part("Scenarios", page_tables.facts(dict(DEFINITIONS))),
-        Part("Candidates", page_tables.facts({name: entry["description"] for name, entry in document["candidates"].items()})),
+        Part(
+            "Candidates",
+            page_tables.facts({name: entry["description"] for name, entry in document["candidates"].items()}),
+        ),
         _table("Build and first calls", page_tables.setup(document["candidates"]), "no candidate was measured"),
         Part("Machine and versions", page_tables.facts(document["environment"])),
     ]
 
 
-def _series(entries: Entries, key: str, values: Callable[[Mapping[str, Any]], Sequence[tuple[float, ...]]]) -> list[Series]:
+def _series(
+    entries: Entries, key: str, values: Callable[[Mapping[str, Any]], Sequence[tuple[float, ...]]]
+) -> list[Series]:
     return [Series(name, entry["ours"], values(found)) for name, entry, found in measured(entries, key)]
 
 
-def _plot(title: str, draw: Callable[[Sequence[Series]], str], series: Sequence[Series], absent: str = "", caption: str = "") -> Part:
+def _plot(
+    title: str, draw: Callable[[Sequence[Series]], str], series: Sequence[Series], absent: str = "", caption: str = ""
+) -> Part:
     """A plot of the series, which escapes by itself; where there are none, the reason."""
     import markupsafe
 

@@ -18,10 +18,20 @@ STREAMS = ((scenarios.SINGLE_STREAM.name, "single_stream"), (scenarios.MULTI_STR
 PASSES = {"one_image": "one image", "batch": "batch"}
 DEFINITIONS = (
     ("SingleStream", "one image a query; the next query comes when the last has been answered"),
-    ("MultiStream", f"{scenarios.MULTI_STREAM_SAMPLES} images a query; the next query comes when the last has been answered"),
+    (
+        "MultiStream",
+        f"{scenarios.MULTI_STREAM_SAMPLES} images a query; the next query comes when the last has been answered",
+    ),
     ("Offline", "all images in one query"),
-    ("Server", "queries of one image at random (Poisson) times: the highest rate at which 99 % are answered within the bound"),
-    ("Line", "a frame every period, whatever the system does; a frame is late after its deadline, dropped where too many wait"),
+    (
+        "Server",
+        "queries of one image at random (Poisson) times: the highest rate at which 99 % are answered within the bound",
+    ),
+    (
+        "Line",
+        "a frame every period, whatever the system does; a frame is late after its deadline, dropped where too many "
+        "wait",
+    ),
 )
 
 
@@ -47,7 +57,9 @@ class Table:
 
 
 def measured(entries: Entries, key: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, entry and figures `key` of the candidates that have them; one with wrong maps has none, whatever the report holds."""
+    """Name, entry and figures `key` of the candidates that have them; one with wrong maps has none,
+    whatever the report holds.
+    """
     for name, entry in entries.items():
         if entry["status"] == "measured" and entry[key]:
             yield name, entry, entry[key]
@@ -56,10 +68,21 @@ def measured(entries: Entries, key: str) -> Iterator[tuple[str, dict[str, Any], 
 def summary(document: dict[str, Any]) -> Table:
     """One line a candidate: speed, latency, error, audits."""
     baseline = document["baseline"]
-    speeds = ("images/s", f"× {baseline}\n(min–max)", "p50", "p90", "p99", "p99, ms", "queries/s", "late / dropped\n/ frames")
+    speeds = (
+        "images/s",
+        f"× {baseline}\n(min–max)",
+        "p50",
+        "p90",
+        "p99",
+        "p99, ms",
+        "queries/s",
+        "late / dropped\n/ frames",
+    )
     groups = (("Offline", 2), ("SingleStream, ms", 3), ("MultiStream", 1), ("Server", 1), ("Line", 1), ("", 2))
     columns = ("candidate", *speeds, "largest\nrelative\nerror", "audits")
-    return Table(columns, [_summary_row(name, entry, baseline) for name, entry in document["candidates"].items()], groups)
+    return Table(
+        columns, [_summary_row(name, entry, baseline) for name, entry in document["candidates"].items()], groups
+    )
 
 
 def _summary_row(name: str, entry: dict[str, Any], baseline: str) -> Row:
@@ -69,7 +92,9 @@ def _summary_row(name: str, entry: dict[str, Any], baseline: str) -> Row:
     if entry["status"] != "measured":
         reason = f": {entry['reason']}" if entry["reason"] else ""
         return Row(name, kind="unavailable", text=f"{entry['status']}{reason}")
-    offline, single, multi, server, line = (entry[key] for key in ("offline", "single_stream", "multi_stream", "server", "line"))
+    offline, single, multi, server, line = (
+        entry[key] for key in ("offline", "single_stream", "multi_stream", "server", "line")
+    )
     ratio = offline[f"ratio_to_{baseline}"] if offline else None
     cells = [number(offline["images_per_s"]) if offline else NONE]
     cells.append("{} ({}–{})".format(*(_ratio(ratio[key]) for key in ("median", "min", "max"))) if ratio else NONE)
@@ -137,7 +162,13 @@ def hardware(entries: Entries) -> tuple[Table, list[str]] | None:
     rows, reasons = [], []
     for name, entry, used in measured(entries, "hardware"):
         memory = used["peak_memory_mib"] or {"allocated": None, "reserved": None}
-        figures = (used["percent_of_matmul"], used["percent_of_copy"], memory["allocated"], memory["reserved"], used["joules_per_image"])
+        figures = (
+            used["percent_of_matmul"],
+            used["percent_of_copy"],
+            memory["allocated"],
+            memory["reserved"],
+            used["joules_per_image"],
+        )
         rows.append(Row(name, [entry["precision"], *(optional(value, 3) for value in figures)], _kind(entry)))
         reasons += [used["energy_reason"]] if used["energy_reason"] else []
     columns = ("candidate", "precision", "% of matmul", "% of copy", "allocated", "reserved", "joules an image")
@@ -148,7 +179,11 @@ def hardware(entries: Entries) -> tuple[Table, list[str]] | None:
 def server(entries: Entries) -> Table | None:
     """The search's outcome a candidate."""
     rows = [
-        Row(name, [_rate(found), shortest(found["bound_ms"]), str(found["most_in_a_call"]), str(len(found["trials"]))], _kind(entry))
+        Row(
+            name,
+            [_rate(found), shortest(found["bound_ms"]), str(found["most_in_a_call"]), str(len(found["trials"]))],
+            _kind(entry),
+        )
         for name, entry, found in measured(entries, "server")
     ]
     columns = ("candidate", "queries/s", "bound of p99, ms", "most in a call", "trials")
@@ -158,7 +193,13 @@ def server(entries: Entries) -> Table | None:
 def trials(entries: Entries) -> Table:
     """Every trial of every search."""
     rows = [
-        Row(name, [*(number(trial[key]) for key in ("queries_per_s", "queries", "p99_ms")), "valid" if trial["valid"] else "too slow"])
+        Row(
+            name,
+            [
+                *(number(trial[key]) for key in ("queries_per_s", "queries", "p99_ms")),
+                "valid" if trial["valid"] else "too slow",
+            ],
+        )
         for name, _, found in measured(entries, "server")
         for trial in found["trials"]
     ]
@@ -167,8 +208,22 @@ def trials(entries: Entries) -> Table:
 
 def line(entries: Entries) -> Table | None:
     """Frames at a fixed period."""
-    keys = ("period_ms", "deadline_ms", "frames", "late", "dropped", "p50_ms", "p90_ms", "p99_ms", "max_ms", "jitter_ms")
-    rows = [Row(name, [number(found[key]) for key in keys], _kind(entry)) for name, entry, found in measured(entries, "line")]
+    keys = (
+        "period_ms",
+        "deadline_ms",
+        "frames",
+        "late",
+        "dropped",
+        "p50_ms",
+        "p90_ms",
+        "p99_ms",
+        "max_ms",
+        "jitter_ms",
+    )
+    rows = [
+        Row(name, [number(found[key]) for key in keys], _kind(entry))
+        for name, entry, found in measured(entries, "line")
+    ]
     columns = ("candidate", "period", "deadline", "frames", "late", "dropped", "p50", "p90", "p99", "max", "p99 − p50")
     return Table(columns, rows, (("ms", 2), ("number", 3), ("latency from the trigger, ms", 5))) if rows else None
 
@@ -195,7 +250,10 @@ def points(settings: dict[str, Any]) -> Table:
     """Every setting that was measured."""
     keys, spread = ("batch", "draws", "rounds", "p50_ms", "p99_ms"), ("median", "min", "max")
     rows = [
-        Row(point["candidate"], [number(value) for value in (*map(point.get, keys), *map(point["images_per_s"].get, spread))])
+        Row(
+            point["candidate"],
+            [number(value) for value in (*map(point.get, keys), *map(point["images_per_s"].get, spread))],
+        )
         for point in settings["points"]
     ]
     columns = ("candidate", "images a call", *keys[1:3], "p50", "p99", *spread)
@@ -206,8 +264,15 @@ def setup(entries: Entries) -> Table | None:
     """What each candidate takes before it is warm."""
     keys = ("build_s", "first_image_s", "first_batch_s")
     ready = {name: entry for name, entry in entries.items() if entry["status"] == "measured"}
-    rows = [Row(name, [entry["precision"], *(number(entry[key], 3) for key in keys)], _kind(entry)) for name, entry in ready.items()]
-    return Table(("candidate", "precision", "build", "first image", "first batch"), rows, (("", 1), ("seconds", 3))) if rows else None
+    rows = [
+        Row(name, [entry["precision"], *(number(entry[key], 3) for key in keys)], _kind(entry))
+        for name, entry in ready.items()
+    ]
+    return (
+        Table(("candidate", "precision", "build", "first image", "first batch"), rows, (("", 1), ("seconds", 3)))
+        if rows
+        else None
+    )
 
 
 def facts(document: Mapping[str, Any]) -> Table:

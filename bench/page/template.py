@@ -8,7 +8,8 @@ HTML = """\
 {% if given.groups %}
 <tr><td></td>
 {% for text, count in given.groups %}
-{% if text %}<th class="group" colspan="{{ count }}"><span>{{ text }}</span></th>{% else %}<td colspan="{{ count }}"></td>{% endif %}
+{% if text %}<th class="group" colspan="{{ count }}"><span>{{ text }}</span></th>
+{% else %}<td colspan="{{ count }}"></td>{% endif %}
 {% endfor %}
 </tr>
 {% endif %}
@@ -20,7 +21,8 @@ HTML = """\
 <tr{% if row.kind %} class="{{ row.kind }}"{% endif %}>
 <th>{% if row.kind == "failed" %}<s>{{ row.name }}</s>{% else %}{{ row.name }}{% endif %}</th>
 {% if row.text %}<td class="text" colspan="{{ given.columns | length - 1 }}">{{ row.text }}</td>
-{% else %}{% for cell in row.cells %}<td{% if cell in given.alarms %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
+{% else %}{% for cell in row.cells %}
+<td{% if cell in given.alarms %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
 </tr>
 {% endfor %}
 </tbody>
@@ -33,14 +35,16 @@ HTML = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-:root { color: #1f2328; background: #fff; font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+:root { color: #1f2328; background: #fff; font: 14px/1.45 system-ui, -apple-system,
+  "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 body { max-width: 960px; margin: 0 auto; padding: 24px 20px 48px; }
 h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 36px 0 8px; padding-bottom: 4px; border-bottom: 1px solid #d0d7de; break-after: avoid; }
 h3 { font-size: 14px; margin: 20px 0 4px; break-after: avoid; }
 p { margin: 4px 0 8px; }
 .small, .absent, figcaption, .notes { color: #57606a; font-size: 13px; }
-.banner { border-left: 5px solid #b42318; background: #fdeceb; color: #7a1a12; padding: 8px 12px; margin: 10px 0; font-weight: 600; }
+.banner { border-left: 5px solid #b42318; background: #fdeceb; color: #7a1a12; padding: 8px 12px;
+  margin: 10px 0; font-weight: 600; }
 .unfinished { border-color: #b57700; background: #fff5dc; color: #6b4700; }
 .answer { border: 2px solid #0b5fa5; border-radius: 6px; padding: 12px 16px; margin: 18px 0; break-inside: avoid; }
 .answer.none { border-color: #b42318; }
@@ -88,7 +92,8 @@ ul.notes { margin: 6px 0; padding-left: 18px; }
 <p>{{ subject }}</p>
 <p class="small">{{ timed }}</p>
 <p class="small">{{ note }}.</p>
-{% if not complete %}<p class="banner unfinished">INCOMPLETE: the run was interrupted; what is here was measured before</p>{% endif %}
+{% if not complete %}<p class="banner unfinished">
+INCOMPLETE: the run was interrupted; what is here was measured before</p>{% endif %}
 {% for failure in failures %}<p class="banner">{{ failure }}</p>{% endfor %}
 {% if answer %}
 <section class="answer{% if not answer.holds %} none{% endif %}">
@@ -97,7 +102,8 @@ ul.notes { margin: 6px 0; padding-left: 18px; }
 <dl>{% for name, value in answer.facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 </section>
 {% else %}
-<p class="absent">Recommendation left out: no period was given{% if not complete %}, or the run ended before{% endif %}.</p>
+<p class="absent">Recommendation left out: no period was given
+{%- if not complete %}, or the run ended before{% endif %}.</p>
 {% endif %}
 {% for section in sections %}
 <section>
@@ -111,7 +117,8 @@ ul.notes { margin: 6px 0; padding-left: 18px; }
 </details>
 {% else %}
 {% if part.title %}<h3>{{ part.title }}</h3>{% endif %}
-{% if part.svg %}<figure>{{ part.svg }}{% if part.caption %}<figcaption>{{ part.caption }}</figcaption>{% endif %}</figure>{% endif %}
+{% if part.svg %}<figure>{{ part.svg }}
+{%- if part.caption %}<figcaption>{{ part.caption }}</figcaption>{% endif %}</figure>{% endif %}
 {% if part.table %}
 <div class="wide{% if part.table.plain %} plain{% endif %}">{{ table(part.table) }}</div>
 {% if part.caption %}<p class="small">{{ part.caption }}</p>{% endif %}

@@ -1,4 +1,6 @@
-"""Loads the compiled operators and chooses the instruction set; names and order of all fields are those of interface.h."""
+"""Loads the compiled operators and chooses the instruction set; names and order of all fields are
+those of interface.h.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,9 @@ class Head(ctypes.Structure):
 
 
 class Operators(ctypes.Structure):
-    """`spr_operators`: the functions as compiled for one instruction set; a call holds no lock of Python's."""
+    """`spr_operators`: the functions as compiled for one instruction set; a call holds no lock of
+    Python's.
+    """
 
     _fields_ = (
         ("pack_conv3x3", CFUNCTYPE(None, c_void_p, c_int32, c_int32, c_void_p)),
@@ -130,10 +134,12 @@ def available() -> tuple[str, ...]:
 
 @functools.cache
 def instruction_set() -> str:
-    """The one in use: what SPRFAST_INSTRUCTION_SET names at the first call, else the best of `available()`.
+    """The one in use: what SPRFAST_INSTRUCTION_SET names at the first call, else the best of
+    `available()`.
 
     Raises:
-        ValueError: the variable names none of `available()`; the library is not built, or does not load.
+        ValueError: the variable names none of `available()`; the library is not built, or does not
+            load.
     """
     named = os.environ.get(VARIABLE)
     if not named:
@@ -188,10 +194,16 @@ def _find() -> Any:
     try:
         library = ctypes.CDLL(str(_PATH))
     except OSError as error:
-        remedy = "install `libgomp1` (apt) or `libgomp` (dnf)" if "libgomp" in str(error) else f"install sprfast again with {again}"
+        remedy = (
+            "install `libgomp1` (apt) or `libgomp` (dnf)"
+            if "libgomp" in str(error)
+            else f"install sprfast again with {again}"
+        )
         raise ValueError(f"the CPU kernels do not load ({error}): {remedy}") from error
     if ctypes.c_int32.in_dll(library, "spr_interface_version").value != INTERFACE_VERSION:
-        raise ValueError(f"the CPU kernels in {_PATH} were built from other sources: install sprfast again with {again}")
+        raise ValueError(
+            f"the CPU kernels in {_PATH} were built from other sources: install sprfast again with {again}"
+        )
     find = library.spr_operators
     find.argtypes, find.restype = [ctypes.c_char_p], c_void_p
     return find

@@ -1,11 +1,13 @@
-"""The CPU kernels on NumPy arrays: every argument is checked here, and what passes is safe to hand to C.
+"""The CPU kernels on NumPy arrays: every argument is checked here, and what passes is safe to hand
+to C.
 
-Arrays are float32 and C-contiguous; feature maps are (N, H, W, C) with C a multiple of 32. What an operator
-computes is said by the function of its name in `reference`. Results are written into arrays of the caller's,
-which must not overlap with what is read: that is not checked. `space` is scratch memory, one-dimensional, of
-at least as many floats as the function of the same name with `_space` says; its contents need not be kept.
-Results depend neither on `threads` nor on the other samples of a call. Calls may run at the same time, each
-with `space` and results of its own. Every operator raises ValueError, naming the argument, for what it does not take.
+Arrays are float32 and C-contiguous; feature maps are (N, H, W, C) with C a multiple of 32. What an
+operator computes is said by the function of its name in `reference`. Results are written into
+arrays of the caller's, which must not overlap with what is read: that is not checked. `space` is
+scratch memory, one-dimensional, of at least as many floats as the function of the same name with
+`_space` says; its contents need not be kept. Results depend neither on `threads` nor on the other
+samples of a call. Calls may run at the same time, each with `space` and results of its own. Every
+operator raises ValueError, naming the argument, for what it does not take.
 """
 
 from __future__ import annotations
@@ -69,8 +71,12 @@ def pack_conv3x3(weight: Floats) -> Floats:
 
 
 def conv3x3_space(samples: int, height: int, width: int, channels_in: int, channels_out: int, threads: int) -> int:
-    """Floats of `space` that `conv3x3` needs for an output of (samples, height, width, channels_out)."""
-    _counts(samples=samples, height=height, width=width, channels_in=channels_in, channels_out=channels_out, threads=threads)
+    """Floats of `space` that `conv3x3` needs for an output of (samples, height, width,
+    channels_out).
+    """
+    _counts(
+        samples=samples, height=height, width=width, channels_in=channels_in, channels_out=channels_out, threads=threads
+    )
     _channels("channels_in and channels_out", channels_in, channels_out)
     convolution = library.Conv3x3(samples, 1, height, width, channels_in, channels_out, 1)
     return library.operators().conv3x3_space(byref(convolution), threads)  # type: ignore[no-any-return]
@@ -93,7 +99,8 @@ def conv3x3(
 
     Args:
         sources: at least one, each with a multiple of 32 channels.
-        weight: (36·I·O,), as `pack_conv3x3` makes it with the same instruction set, for I channels of all sources.
+        weight: (36·I·O,), as `pack_conv3x3` makes it with the same instruction set, for I channels
+            of all sources.
         bias, gamma, beta, groups, draws: as of the reference.
         raw: (N, H, W, O), written.
         affine: (N, 2, O), written.
@@ -138,7 +145,9 @@ def pack_perturb(weight: Floats) -> Floats:
 
 
 def perturb_conv3x3_space(images: int, draws: int, height: int, width: int, channels_out: int, threads: int) -> int:
-    """Floats of `space` that `perturb_conv3x3` needs for an output of (images·draws, height, width, channels_out)."""
+    """Floats of `space` that `perturb_conv3x3` needs for an output of (images·draws, height, width,
+    channels_out).
+    """
     _counts(images=images, draws=draws, height=height, width=width, channels_out=channels_out, threads=threads)
     _channels("channels_out", channels_out)
     convolution = library.PerturbConv3x3(images, draws, height, width, channels_out, 1, 1)
@@ -235,11 +244,15 @@ def head(
         _address("noise", noise, (draws, noise_images, 3, height, width)),
         _address("scale", scale, (draws,)),
     )
-    library.operators().head(byref(given), _address("errors", errors, (images, 1, height, width), written=True), threads)
+    library.operators().head(
+        byref(given), _address("errors", errors, (images, 1, height, width), written=True), threads
+    )
 
 
 def anomaly_map_space(images: int, height: int, width: int, size: int) -> int:
-    """Floats of `space` that `anomaly_map` needs for errors of (images, 1, height, width) and maps of (images, 1, size, size)."""
+    """Floats of `space` that `anomaly_map` needs for errors of (images, 1, height, width) and maps
+    of (images, 1, size, size).
+    """
     _counts(images=images, height=height, width=width, size=size)
     return library.operators().anomaly_map_space(images, height, width, size)  # type: ignore[no-any-return]
 
@@ -248,8 +261,8 @@ def anomaly_map(errors: Floats, rows: Floats, columns: Floats, maps: Floats, spa
     """As `reference.anomaly_map`, into `maps`.
 
     Args:
-        errors, rows, columns: as of the reference; zeros at both ends of a row of `rows` or `columns` cost no
-            time, and what they would be multiplied with is not read.
+        errors, rows, columns: as of the reference; zeros at both ends of a row of `rows` or
+            `columns` cost no time, and what they would be multiplied with is not read.
         maps: (B, 1, S, S), written.
         space: as `anomaly_map_space` says.
         threads: at least 1.
@@ -286,7 +299,9 @@ def _source(name: str, source: Source, draws: int, size: tuple[int, int, int]) -
         "upsampled": samples == size[0] and size[1] - 2 * height in (0, 1) and size[2] - 2 * width in (0, 1),
     }
     if not fits[source.kind]:
-        raise ValueError(f"{name}raw: (N, H, W) is {(samples, height, width)}, which {source.kind} does not give the output's {size}")
+        raise ValueError(
+            f"{name}raw: (N, H, W) is {(samples, height, width)}, which {source.kind} does not give the output's {size}"
+        )
     return library.Source(
         _address(f"{name}raw", source.raw, source.raw.shape),
         _address(f"{name}affine", source.affine, (samples, 2, channels)),
@@ -300,7 +315,11 @@ def _source(name: str, source: Source, draws: int, size: tuple[int, int, int]) -
 
 def _norm(bias: Floats, gamma: Floats, beta: Floats, groups: int, channels: int) -> tuple[int, int, int]:
     _divides("groups", groups, channels, "output channels")
-    return _address("bias", bias, (channels,)), _address("gamma", gamma, (channels,)), _address("beta", beta, (channels,))
+    return (
+        _address("bias", bias, (channels,)),
+        _address("gamma", gamma, (channels,)),
+        _address("beta", beta, (channels,)),
+    )
 
 
 def _noise_images(noise: Floats, images: int) -> int:
@@ -325,8 +344,14 @@ def _map(name: str, array: Floats) -> tuple[int, int, int, int]:
 
 
 def _shape(name: str, array: Floats, dimensions: int) -> tuple[int, ...]:
-    if not isinstance(array, np.ndarray) or array.ndim != dimensions or not 1 <= min(array.shape) <= max(array.shape) <= _LARGEST:
-        raise ValueError(f"{name}: is {_described(array)}, must be a NumPy array of {dimensions} dimensions, none of them 0")
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim != dimensions
+        or not 1 <= min(array.shape) <= max(array.shape) <= _LARGEST
+    ):
+        raise ValueError(
+            f"{name}: is {_described(array)}, must be a NumPy array of {dimensions} dimensions, none of them 0"
+        )
     return array.shape
 
 

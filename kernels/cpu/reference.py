@@ -1,8 +1,9 @@
-"""Every operator of the CPU kernels in plain torch: what they are tested against, and their documentation.
+"""Every operator of the CPU kernels in plain torch: what they are tested against, and their
+documentation.
 
-Tensors are float32 or float64, all of one call alike. Feature maps are (N, H, W, C), channels last; images,
-noise and error maps are planar. Sample n is draw n % D of image n // D, where D is the number of draws of an
-image over all sigma levels. Results are new tensors.
+Tensors are float32 or float64, all of one call alike. Feature maps are (N, H, W, C), channels last;
+images, noise and error maps are planar. Sample n is draw n % D of image n // D, where D is the
+number of draws of an image over all sigma levels. Results are new tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Source:
 
     activation: swish(a·raw + b) + embedding, for an output of (h, w).
     pooled: its 2x2 maximum, for (h // 2, w // 2); an odd last row or column is dropped.
-    upsampled: its bilinear upsampling by 2 (align_corners), for (2h or 2h + 1, 2w or 2w + 1), zero beyond.
+    upsampled: its bilinear upsampling by 2 (align_corners), for (2h or 2h + 1, 2w or 2w + 1), zero
+    beyond.
     """
 
     raw: Tensor  # (N, h, w, C)
@@ -89,7 +91,8 @@ def perturb_conv3x3(
 
 
 def head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
-    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d + noise_d)².
+    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d +
+    noise_d)².
 
     Args:
         raw: (B·D, H, W, C).

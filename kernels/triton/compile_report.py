@@ -1,4 +1,5 @@
-"""What the compiler makes of each launch, without a GPU: registers, spills, shared memory, access widths, matrix instructions.
+"""What the compiler makes of each launch, without a GPU: registers, spills, shared memory, access
+widths, matrix instructions.
 
 A launch recorded on meta tensors (`launch.recorded`) is compiled as Triton would compile it when it
 runs, for any architecture; the numbers are read from the machine code. This shows slow code, not
@@ -29,7 +30,14 @@ from sprfast.kernels.triton.launch import Launch
 
 REGISTERS = 65536  # 32-bit ones of a multiprocessor, on all of ARCHITECTURES
 RESERVED_BYTES = 1024  # of shared memory, for each block
-MAP_LOADS = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "affine_swish_head", "group_statistics", "group_norm_swish")
+MAP_LOADS = (
+    "affine_swish",
+    "affine_swish_pool",
+    "affine_swish_up2",
+    "affine_swish_head",
+    "group_statistics",
+    "group_norm_swish",
+)
 MAP_STORES = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "group_norm_swish", "perturb_conv3x3")
 RESIDENT_WARPS = {"perturb_conv3x3": 8}  # at least, on a multiprocessor; others: DEFAULT_RESIDENT_WARPS
 DEFAULT_RESIDENT_WARPS = 12
@@ -56,7 +64,8 @@ ARCHITECTURES: dict[int, Architecture] = {
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One compiled kernel. Accesses are instructions in the code, by bits a thread: {128: 8, 32: 2}.
+    """One compiled kernel. Accesses are instructions in the code, by bits a thread: {128: 8, 32:
+    2}.
 
     A feature-map access is one of a whole [pixels, channels] block; the others are vectors of one
     number a channel or a pixel, and single numbers.
@@ -64,7 +73,8 @@ class Compiled:
 
     kernel: str
     capability: int  # 90 for sm_90
-    signature: dict[str, str]  # Triton's type of each argument: "*bf16", "i32", with ":16" where known to be divisible, or "1"
+    # Triton's type of each argument: "*bf16", "i32", with ":16" where known to be divisible, or "1"
+    signature: dict[str, str]
     constants: dict[str, Any]
     warps: int
     registers: int  # of one thread, 32 bits each
@@ -126,10 +136,13 @@ def problems(reports: Iterable[Compiled]) -> list[str]:
     """What no shipped kernel may have, one sentence each; empty if all is well.
 
     - A stack or an access to local memory: registers were spilled.
-    - More shared memory than a block may have, or fewer warps resident than `RESIDENT_WARPS` asks for.
-    - An access to a feature map of less than 128 bits, or none found, in `MAP_LOADS` and `MAP_STORES`. The first
-      convolution loads images of three channels, number by number, and stores a feature map.
-    - The first convolution without tensor cores for 16-bit storage, or anything else with: IEEE float32 has none.
+    - More shared memory than a block may have, or fewer warps resident than `RESIDENT_WARPS` asks
+    for.
+    - An access to a feature map of less than 128 bits, or none found, in `MAP_LOADS` and
+      `MAP_STORES`. The first convolution loads images of three channels, number by number, and
+      stores a feature map.
+    - The first convolution without tensor cores for 16-bit storage, or anything else with: IEEE
+    float32 has none.
     """
     return [f"{each.describe()}: {problem}" for each in reports for problem in _problems(each)]
 
@@ -137,8 +150,9 @@ def problems(reports: Iterable[Compiled]) -> list[str]:
 def rows(reports: Sequence[Compiled]) -> list[tuple[str, ...]]:
     """A table, its header first: one row a compiled kernel.
 
-    `regs` of a thread, `local` accesses to local memory, `shared` bytes of a block, `warps` that fit on a
-    multiprocessor, `maps` loads + stores of feature maps by bits, `matrix` tensor-core instructions.
+    `regs` of a thread, `local` accesses to local memory, `shared` bytes of a block, `warps` that
+    fit on a multiprocessor, `maps` loads + stores of feature maps by bits, `matrix` tensor-core
+    instructions.
     """
     header = ("kernel", "type", "C", "regs", "local", "shared", "warps", "maps", "matrix")
     return [header, *(_row(each) for each in reports)]
@@ -225,7 +239,9 @@ def _instructions(code: str) -> Iterator[tuple[tuple[str, int], str]]:
 def _map_lines(ttgir: str, elements: int) -> set[tuple[str, int]]:
     """(file, line) of the loads and stores of whole blocks: of so many elements."""
     locations = dict(re.findall(r"^(#loc\d*) = (loc\(.*\))$", ttgir, re.MULTILINE))
-    accesses = re.findall(r"tt\.(?:load|store) .*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>.* loc\((#loc\d*)\)$", ttgir, re.MULTILINE)
+    accesses = re.findall(
+        r"tt\.(?:load|store) .*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>.* loc\((#loc\d*)\)$", ttgir, re.MULTILINE
+    )
     return {_line(location, locations) for first, second, location in accesses if int(first) * int(second) == elements}
 
 
@@ -267,16 +283,28 @@ def _problems(each: Compiled) -> Iterator[str]:
         yield f"{each.shared_bytes} bytes of shared memory, at most {limit} are allowed"
     wanted = RESIDENT_WARPS.get(each.kernel, DEFAULT_RESIDENT_WARPS)
     if each.resident_warps < wanted:
-        yield f"{each.resident_warps} warps on a multiprocessor with {each.registers} registers a thread, at least {wanted} are wanted"
+        yield (
+            f"{each.resident_warps} warps on a multiprocessor with {each.registers} registers a thread, at least "
+            f"{wanted} are wanted"
+        )
     for verb, kernels, accesses in (("loaded", MAP_LOADS, each.map_loads), ("stored", MAP_STORES, each.map_stores)):
         if each.kernel in kernels and min(accesses, default=0) < 128:
-            yield f"feature maps are {verb} in accesses of {_listed(accesses) or 'unknown'} bits, only 128 or more are allowed"
+            yield (
+                f"feature maps are {verb} in accesses of {_listed(accesses) or 'unknown'} bits, only 128 or more "
+                f"are allowed"
+            )
     if (each.kernel == "perturb_conv3x3" and each.storage != "float32") != bool(each.matrix):
-        yield f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and nowhere else"
+        yield (
+            f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and "
+            f"nowhere else"
+        )
 
 
 def _row(each: Compiled) -> tuple[str, ...]:
-    accesses = {bits: (each.map_loads.get(bits, 0), each.map_stores.get(bits, 0)) for bits in sorted({*each.map_loads, *each.map_stores})}
+    accesses = {
+        bits: (each.map_loads.get(bits, 0), each.map_stores.get(bits, 0))
+        for bits in sorted({*each.map_loads, *each.map_stores})
+    }
     return (
         each.kernel,
         {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[each.storage],

@@ -1,8 +1,10 @@
-"""GroupNorm of a convolution's output: statistics in chunks, the affine that follows from them, and one pass for small maps.
+"""GroupNorm of a convolution's output: statistics in chunks, the affine that follows from them, and
+one pass for small maps.
 
-Statistics are shifted sums (the shift is a channel's first pixel, or the mean of its first block), merged by Chan's formula (Chan,
-Golub & LeVeque 1983) in a fixed order with one writer a slot: never E[x²] - E[x]², no atomics. The
-convolution's bias is added here, in float32, instead of in a pass of its own.
+Statistics are shifted sums (the shift is a channel's first pixel, or the mean of its first block),
+merged by Chan's formula (Chan, Golub & LeVeque 1983) in a fixed order with one writer a slot: never
+E[x²] - E[x]², no atomics. The convolution's bias is added here, in float32, instead of in a pass of
+its own.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ def store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C: tl.co
 
 @triton.jit
 def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
-    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as `b_shift` [C] is near the mean."""
+    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as
+    `b_shift` [C] is near the mean.
+    """
     b_sum = tl.zeros([BLOCK, C], tl.float32)
     b_squares = tl.zeros([BLOCK, C], tl.float32)
     for i in range(BLOCKS):
@@ -121,7 +125,10 @@ def _group_affine_kernel(
         m_k = (o_k < chunks)[:, None]
         p_slot = p_sample + o_k[:, None] * (3 * GROUPS) + o_g[None, :]
         b_off = tl.load(p_slot, mask=m_k, other=0.0) - b_mean[None, :]
-        b_m2 += tl.load(p_slot + GROUPS, mask=m_k, other=0.0) + tl.load(p_slot + 2 * GROUPS, mask=m_k, other=0.0) * b_off * b_off
+        b_m2 += (
+            tl.load(p_slot + GROUPS, mask=m_k, other=0.0)
+            + tl.load(p_slot + 2 * GROUPS, mask=m_k, other=0.0) * b_off * b_off
+        )
     b_rstd = 1.0 / tl.sqrt_rn(tl.sum(b_m2, axis=0) / b_count + eps)
 
     o_c = o_g[:, None] * (C // GROUPS) + tl.arange(0, C // GROUPS)[None, :]  # [GROUPS, C // GROUPS]
@@ -147,12 +154,16 @@ def _group_norm_swish_kernel(
     GROUPS: tl.constexpr,  # of this program
     BLOCK: tl.constexpr,
 ):
-    """Whole groups of one sample: statistics, then the activation; the second reading comes from the cache."""
+    """Whole groups of one sample: statistics, then the activation; the second reading comes from
+    the cache.
+    """
     i_c, i_n = tl.program_id(0), tl.program_id(1)
     o_c = i_c * C + tl.arange(0, C)
     p_map = p_raw + sample_offset(i_n, pixels * CHANNELS)
     o_p = tl.arange(0, BLOCK)
-    b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=(o_p < pixels)[:, None], other=0.0).to(tl.float32)
+    b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=(o_p < pixels)[:, None], other=0.0).to(
+        tl.float32
+    )
     b_shift = tl.sum(b_x, axis=0) / tl.minimum(pixels, BLOCK)
     count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
     b_bias = tl.load(p_bias + o_c)
@@ -189,7 +200,8 @@ def supports_group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: T
 
 
 def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
-    """`reference.group_norm_affine` in two launches: statistics of chunks of pixels, then their merge.
+    """`reference.group_norm_affine` in two launches: statistics of chunks of pixels, then their
+    merge.
 
     Raises:
         launch.UnsupportedError: see `supports_group_norm_affine`.
@@ -217,14 +229,24 @@ def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -
     launch.Launch(
         _group_affine_kernel,
         (samples,),
-        {"p_partial": partial, "p_bias": bias, "p_gamma": gamma, "p_beta": beta, "p_affine": affine, "chunks": chunks, "eps": EPS},
+        {
+            "p_partial": partial,
+            "p_bias": bias,
+            "p_gamma": gamma,
+            "p_beta": beta,
+            "p_affine": affine,
+            "chunks": chunks,
+            "eps": EPS,
+        },
         {"C": gamma.shape[0], "GROUPS": groups, "BLOCK": tile.pixels},
         tile.warps,
     ).run()
     return affine
 
 
-def supports_group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> str | None:
+def supports_group_norm_swish(
+    raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+) -> str | None:
     """None if `group_norm_swish` takes these arguments, else the reason."""
     if reason := supports_group_norm_affine(raw, bias, gamma, beta, groups):
         return reason
@@ -234,7 +256,8 @@ def supports_group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Te
 
 
 def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> None:
-    """`reference.group_norm_swish` in one launch; for maps of up to `reference.ONE_PASS_PIXELS` pixels.
+    """`reference.group_norm_swish` in one launch; for maps of up to `reference.ONE_PASS_PIXELS`
+    pixels.
 
     Raises:
         launch.UnsupportedError: see `supports_group_norm_swish`.
@@ -263,5 +286,8 @@ def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gro
 
 def _unsupported_dense(raw: Tensor) -> str | None:
     if launch.pixel_stride(raw) != raw.shape[1]:
-        return f"raw: pixels {launch.pixel_stride(raw)} elements apart, expected {raw.shape[1]}: a whole tensor, not a slice of one"
+        return (
+            f"raw: pixels {launch.pixel_stride(raw)} elements apart, expected {raw.shape[1]}: a whole tensor, not "
+            f"a slice of one"
+        )
     return None

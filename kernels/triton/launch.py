@@ -1,8 +1,9 @@
-"""How a kernel is launched: block sizes by shape class and architecture, and the one place that launches.
+"""How a kernel is launched: block sizes by shape class and architecture, and the one place that
+launches.
 
-`TABLE` is chosen by reading the compiler's report (`sprfast kernels`: no spills, 128-bit accesses), not
-by a search: nothing is tuned at run time. A block never depends on the number of samples, so a sample
-gives the same bits alone and in a batch.
+`TABLE` is chosen by reading the compiler's report (`sprfast kernels`: no spills, 128-bit accesses),
+not by a search: nothing is tuned at run time. A block never depends on the number of samples, so a
+sample gives the same bits alone and in a batch.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class Tile:
     blocks: int = 1  # that one program goes through; for the up-sampling kernel, input rows
 
 
-# Channels up to ... : tile. Chosen from what the compiler reports for sm_80 to sm_100 (`compile_report`), by these rules:
-# blocks of [pixels, channels] of 64 values a thread for the plain pass, 32 for the head, 16 for statistics, for the 2x2
-# windows, which come four at a time, and for the one-pass norm, 8 for up-sampling, which keeps two rows. Where registers
-# spilled for any architecture and precision, the block was halved. At least 12 warps then fit on a multiprocessor, 8 of
-# the first convolution.
+# Channels up to ... : tile. Chosen from what the compiler reports for sm_80 to sm_100
+# (`compile_report`), by these rules: blocks of [pixels, channels] of 64 values a thread for the
+# plain pass, 32 for the head, 16 for statistics, for the 2x2 windows, which come four at a time,
+# and for the one-pass norm, 8 for up-sampling, which keeps two rows. Where registers spilled for
+# any architecture and precision, the block was halved. At least 12 warps then fit on a
+# multiprocessor, 8 of the first convolution.
 TABLE: dict[str, dict[int, Tile]] = {
     "perturb_conv3x3": {32: Tile(128, 4), 64: Tile(128, 4), 128: Tile(32, 4)},
     "group_statistics": {
@@ -46,8 +48,22 @@ TABLE: dict[str, dict[int, Tile]] = {
     },
     "group_affine": {1024: Tile(32, 4)},  # pixels: chunks a block
     "group_norm_swish": {1024: Tile(64, 4)},  # of 32 channels or one group, whichever is more
-    "affine_swish": {32: Tile(256, 4), 64: Tile(128, 4), 128: Tile(64, 4), 256: Tile(32, 4), 512: Tile(16, 4), 1024: Tile(8, 4)},
-    "affine_swish_pool": {32: Tile(64, 4), 64: Tile(32, 4), 128: Tile(16, 4), 256: Tile(8, 4), 512: Tile(4, 4), 1024: Tile(2, 4)},
+    "affine_swish": {
+        32: Tile(256, 4),
+        64: Tile(128, 4),
+        128: Tile(64, 4),
+        256: Tile(32, 4),
+        512: Tile(16, 4),
+        1024: Tile(8, 4),
+    },
+    "affine_swish_pool": {
+        32: Tile(64, 4),
+        64: Tile(32, 4),
+        128: Tile(16, 4),
+        256: Tile(8, 4),
+        512: Tile(4, 4),
+        1024: Tile(2, 4),
+    },
     "affine_swish_up2": {
         32: Tile(32, 4, 8),
         64: Tile(16, 4, 8),
@@ -59,7 +75,8 @@ TABLE: dict[str, dict[int, Tile]] = {
     "affine_swish_head": {32: Tile(128, 4), 64: Tile(64, 4), 128: Tile(32, 4)},
     "matmul": {1024: Tile(32, 4)},  # a square block of the map; channels do not matter
 }
-# Where an architecture wants another tile than TABLE has: (kernel, compute capability as 80, 90, ...).
+# Where an architecture wants another tile than TABLE has: (kernel, compute capability as 80, 90,
+# ...).
 ARCHITECTURES: dict[tuple[str, int | None], dict[int, Tile]] = {}
 
 MAX_CHANNELS = max(TABLE["affine_swish"])
@@ -92,7 +109,9 @@ class Launch:
 
     @property
     def configuration(self) -> tuple[Any, ...]:
-        """What a compiled kernel depends on (and no less): types, and every number with its divisibility."""
+        """What a compiled kernel depends on (and no less): types, and every number with its
+        divisibility.
+        """
         kinds = [(v.dtype, v.data_ptr() % 16 == 0) if isinstance(v, Tensor) else v for v in self.arguments.values()]
         return (self.name, _device(self.arguments), *kinds, *self.constants.values(), self.warps)
 
@@ -100,7 +119,8 @@ class Launch:
         """Launch on the current stream.
 
         Raises:
-            MissingConfigurationError: the stream is being captured and this configuration has not run before.
+            MissingConfigurationError: the stream is being captured and this configuration has not
+                run before.
         """
         if _recorder.launches is not None:
             _recorder.launches.append(self)
@@ -114,7 +134,11 @@ class Launch:
 
     def describe(self) -> str:
         """Kernel, shapes and configuration, for a message."""
-        shapes = [f"{n} {str(v.dtype).removeprefix('torch.')}{tuple(v.shape)}" for n, v in self.arguments.items() if isinstance(v, Tensor)]
+        shapes = [
+            f"{n} {str(v.dtype).removeprefix('torch.')}{tuple(v.shape)}"
+            for n, v in self.arguments.items()
+            if isinstance(v, Tensor)
+        ]
         constants = ", ".join(f"{name}={value}" for name, value in self.constants.items())
         return f"{self.name}({', '.join(shapes)}; {constants}, warps={self.warps})"
 
@@ -131,7 +155,8 @@ _interpreter = threading.Lock()  # the interpreter keeps the program's index in 
 
 @contextlib.contextmanager
 def recorded(capability: int) -> Iterator[list[Launch]]:
-    """Collect the launches of this thread for a compute capability (80, 90, ...) instead of running them.
+    """Collect the launches of this thread for a compute capability (80, 90, ...) instead of running
+    them.
 
     Operators then take tensors on the meta device.
     """
@@ -164,8 +189,8 @@ def tile(kernel: str, channels: int, device: torch.device) -> Tile:
 def unsupported_map(name: str, x: Tensor) -> str | None:
     """None if kernels take `x` as a feature map, else the reason.
 
-    Its pixels must lie one after another at a fixed distance, each with its channels side by side: a
-    channels-last tensor, or a slice of the channels of one.
+    Its pixels must lie one after another at a fixed distance, each with its channels side by side:
+    a channels-last tensor, or a slice of the channels of one.
     """
     if x.dim() != 4 or x.dtype not in STORAGE:
         return f"{name}: {x.dtype} with {x.dim()} dimensions, expected (N, C, H, W) in float32, bfloat16 or float16"
@@ -177,11 +202,17 @@ def unsupported_map(name: str, x: Tensor) -> str | None:
     pixel = pixel_stride(x)
     expected = (height * width * pixel, 1, width * pixel, pixel)
     if any(size > 1 and got != want for size, got, want in zip(x.shape, x.stride(), expected, strict=True)):
-        return f"{name}: strides {x.stride()}, expected channels-last ({expected}), or a slice of the channels of such a tensor"
+        return (
+            f"{name}: strides {x.stride()}, expected channels-last ({expected}), or a slice of the channels of "
+            f"such a tensor"
+        )
     if pixel % 8 or x.storage_offset() % 8:
         return f"{name}: pixels {pixel} elements apart from {x.storage_offset()} on, expected multiples of 8"
     if height * width * pixel >= 2**31 or max(height, width) >= 2**15:
-        return f"{name}: {height}x{width} pixels, {pixel} elements apart, are more than 32-bit offsets within a sample reach"
+        return (
+            f"{name}: {height}x{width} pixels, {pixel} elements apart, are more than 32-bit offsets within a "
+            f"sample reach"
+        )
     return None
 
 

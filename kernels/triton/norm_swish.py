@@ -1,8 +1,9 @@
-"""What follows a normalisation's statistics: affine, swish and embedding in one pass, with what comes next in the network.
+"""What follows a normalisation's statistics: affine, swish and embedding in one pass, with what
+comes next in the network.
 
 Four endings: nothing, a 2x2 maximum, bilinear upsampling by 2 (both writing into their half of a
-concatenation), and the 1x1 head with residual, square and mean. Rows of [pixels, channels] blocks are
-whole pixels, so that loads and stores are 128 bits wide.
+concatenation), and the 1x1 head with residual, square and mean. Rows of [pixels, channels] blocks
+are whole pixels, so that loads and stores are 128 bits wide.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def _affine_swish_kernel(
     o_p = (i_p * BLOCK + tl.arange(0, BLOCK))[:, None]
     m_p = o_p < pixels
     b_a, b_b = load_affine(p_affine, i_n, o_c, C)  # [1, C]
-    b_x = tl.load(p_raw + sample_offset(i_n, pixels * raw_stride) + o_p * raw_stride + o_c, mask=m_p, other=0.0).to(tl.float32)
+    b_x = tl.load(p_raw + sample_offset(i_n, pixels * raw_stride) + o_p * raw_stride + o_c, mask=m_p, other=0.0).to(
+        tl.float32
+    )
     b_y = swish(b_x * b_a + b_b).to(p_out.dtype.element_ty)
     tl.store(p_out + sample_offset(i_n, pixels * out_stride) + o_p * out_stride + o_c, b_y, mask=m_p)
 
@@ -104,9 +107,9 @@ def _affine_swish_up2_kernel(
 ):
     """A strip of BLOCK output columns, going down ROWS input rows.
 
-    Output pixel i lies at i·(n - 1) / (2n - 1) of the n input pixels; integers make that exact. Each
-    input row is activated and interpolated sideways once, and serves the two or three output rows
-    between it and the next.
+    Output pixel i lies at i·(n - 1) / (2n - 1) of the n input pixels; integers make that exact.
+    Each input row is activated and interpolated sideways once, and serves the two or three output
+    rows between it and the next.
     """
     i_x, i_y, i_n = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     o_c = tl.arange(0, C)[None, :]
@@ -219,7 +222,9 @@ def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
     ).run()
 
 
-def supports_affine_swish_pool(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor, pooled: Tensor) -> str | None:
+def supports_affine_swish_pool(
+    raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor, pooled: Tensor
+) -> str | None:
     """None if `affine_swish_pool` takes these arguments, else the reason."""
     if reason := _unsupported_input(raw, affine, embedding) or _unsupported_output("out", out, raw, tuple(raw.shape)):
         return reason
@@ -297,7 +302,9 @@ def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor
     ).run()
 
 
-def supports_affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor) -> str | None:
+def supports_affine_swish_head(
+    raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor
+) -> str | None:
     """None if `affine_swish_head` takes these arguments, else the reason."""
     if reason := _unsupported_input(raw, affine):
         return reason
@@ -352,10 +359,15 @@ def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor,
 
 
 def unsupported_planes(name: str, x: Tensor) -> str | None:
-    """None if every image of `x` (..., 3, H, W) is float32 and contiguous, and no offset between draws passes 32 bits."""
+    """None if every image of `x` (..., 3, H, W) is float32 and contiguous, and no offset between
+    draws passes 32 bits.
+    """
     height, width = x.shape[-2:]
     if x.dtype != torch.float32 or x.stride()[-3:] != (height * width, width, 1):
-        return f"{name}: {x.dtype} with strides {x.stride()}, expected float32 with contiguous (3, {height}, {width}) images"
+        return (
+            f"{name}: {x.dtype} with strides {x.stride()}, expected float32 with contiguous (3, {height}, "
+            f"{width}) images"
+        )
     if x.dim() == 5 and x.shape[0] * x.stride(0) >= 2**31:
         return f"{name}: {x.shape[0]} draws, {x.stride(0)} elements apart, are more than 32-bit offsets reach"
     return None
@@ -376,7 +388,9 @@ def _unsupported_input(raw: Tensor, affine: Tensor, embedding: Tensor | None = N
 
 
 def _unsupported_output(name: str, out: Tensor, raw: Tensor, *shapes: tuple[int, ...]) -> str | None:
-    """The reason why `out` is no map like `raw` of one of these shapes, or None; an empty map may lie anyhow."""
+    """The reason why `out` is no map like `raw` of one of these shapes, or None; an empty map may
+    lie anyhow.
+    """
     if out.dtype != raw.dtype or tuple(out.shape) not in shapes:
         return f"{name}: {out.dtype} {tuple(out.shape)}, expected {raw.dtype} {' or '.join(map(str, shapes))}"
     return launch.unsupported_map(name, out) if out.numel() else None

@@ -1,4 +1,6 @@
-"""Perturbation and the network's first convolution in one pass: the perturbed images are never stored."""
+"""Perturbation and the network's first convolution in one pass: the perturbed images are never
+stored.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _perturb_conv3x3_kernel(
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One block of pixels, all channels: a [BLOCK, 32] x [32, C] product, then its statistics as stored."""
+    """One block of pixels, all channels: a [BLOCK, 32] x [32, C] product, then its statistics as
+    stored.
+    """
     i_chunk, i_n = tl.program_id(0), tl.program_id(1)
     i_b, i_d = i_n // draws, i_n % draws
     pixels = height * width
@@ -63,7 +67,15 @@ def _perturb_conv3x3_kernel(
 
 
 def supports_perturb_conv3x3(
-    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+    x: Tensor,
+    z: Tensor,
+    std: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    out: Tensor,
 ) -> str | None:
     """None if `perturb_conv3x3` takes these arguments, else the reason."""
     if reason := launch.unsupported_map("out", out) or launch.unsupported_groups(out.shape[1], groups):
@@ -71,7 +83,10 @@ def supports_perturb_conv3x3(
     samples, channels, height, width = out.shape
     draws = std.numel()
     if channels > max(launch.TABLE["perturb_conv3x3"]):
-        return f"out: {channels} channels, at most {max(launch.TABLE['perturb_conv3x3'])} come out of the first convolution"
+        return (
+            f"out: {channels} channels, at most {max(launch.TABLE['perturb_conv3x3'])} come out of the first "
+            f"convolution"
+        )
     if std.dim() != 1 or draws < 1 or samples % draws:
         return f"std: shape {tuple(std.shape)}, expected (D,), D a divisor of the {samples} samples of out"
     images = samples // draws
@@ -89,13 +104,22 @@ def supports_perturb_conv3x3(
 
 
 def perturb_conv3x3(
-    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+    x: Tensor,
+    z: Tensor,
+    std: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    out: Tensor,
 ) -> Tensor:
-    """`reference.perturb_conv3x3` in two launches: the convolution with its statistics, then their merge.
+    """`reference.perturb_conv3x3` in two launches: the convolution with its statistics, then their
+    merge.
 
-    The product is IEEE float32 for float32 storage; for 16-bit storage three TF32 products, as good as
-    float32 to the rounding of the storage. Never a bfloat16 product: the perturbation is a few per cent
-    of the image and would be lost in its rounding.
+    The product is IEEE float32 for float32 storage; for 16-bit storage three TF32 products, as good
+    as float32 to the rounding of the storage. Never a bfloat16 product: the perturbation is a few
+    per cent of the image and would be lost in its rounding.
 
     Raises:
         launch.UnsupportedError: see `supports_perturb_conv3x3`.

@@ -1,8 +1,9 @@
-"""Every operator in plain torch: the truth that the kernels are tested against, and their documentation.
+"""Every operator in plain torch: the truth that the kernels are tested against, and their
+documentation.
 
-Feature maps are (N, C, H, W). Sample n is draw n % D of image n // D, where D is the number of draws
-of an image over all sigma levels. Arithmetic is float32 whatever the storage (float64 stays float64),
-and results are rounded to the storage type once, where they are stored.
+Feature maps are (N, C, H, W). Sample n is draw n % D of image n // D, where D is the number of
+draws of an image over all sigma levels. Arithmetic is float32 whatever the storage (float64 stays
+float64), and results are rounded to the storage type once, where they are stored.
 """
 
 from __future__ import annotations
@@ -30,9 +31,18 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def perturb_conv3x3(
-    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
+    x: Tensor,
+    z: Tensor,
+    std: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    out: Tensor,
 ) -> Tensor:
-    """Perturb and convolve: out = conv3x3(x + std·z) without its bias; and the affine of the GroupNorm behind it.
+    """Perturb and convolve: out = conv3x3(x + std·z) without its bias; and the affine of the
+    GroupNorm behind it.
 
     Args:
         x: (B, 3, H, W) float32 images.
@@ -57,7 +67,8 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
 
     Args:
         raw: (N, C, H, W), a convolution without its bias.
-        bias, gamma, beta: (C,) float32: the convolution's bias, scale and shift of the normalisation.
+        bias, gamma, beta: (C,) float32: the convolution's bias, scale and shift of the
+            normalisation.
         groups: number of groups, a divisor of C.
 
     Returns:
@@ -106,19 +117,24 @@ def affine_swish_pool(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tenso
 
 
 def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor) -> None:
-    """out = swish(a·raw + b) + embedding, bilinearly upsampled by 2 (align_corners=True), zero beyond.
+    """out = swish(a·raw + b) + embedding, bilinearly upsampled by 2 (align_corners=True), zero
+    beyond.
 
     Args:
         raw, affine, embedding: as in `affine_swish_pool`.
-        out: (N, C, 2H or 2H + 1, 2W or 2W + 1), written; may be a slice of the channels of a wider tensor.
+        out: (N, C, 2H or 2H + 1, 2W or 2W + 1), written; may be a slice of the channels of a wider
+            tensor.
     """
-    upsampled = F.interpolate(_activation(raw, affine), scale_factor=2, mode="bilinear", align_corners=True) + _rows_of(embedding, raw)
+    upsampled = F.interpolate(_activation(raw, affine), scale_factor=2, mode="bilinear", align_corners=True) + _rows_of(
+        embedding, raw
+    )
     rows, columns = out.shape[2] - upsampled.shape[2], out.shape[3] - upsampled.shape[3]
     out.copy_(F.pad(upsampled, (0, columns, 0, rows)))
 
 
 def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor) -> Tensor:
-    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d + z_d)².
+    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d +
+    z_d)².
 
     Args:
         raw, affine: as in `affine_swish`, N = B·D.
@@ -131,7 +147,8 @@ def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor,
         (B, 1, H, W) float32.
     """
     draws = bias.shape[0]
-    f = F.conv2d(_activation(raw, affine), weight[:, :, None, None]).reshape(-1, draws, 3, *raw.shape[2:])  # (B, D, 3, H, W)
+    # (B, D, 3, H, W)
+    f = F.conv2d(_activation(raw, affine), weight[:, :, None, None]).reshape(-1, draws, 3, *raw.shape[2:])
     r = f + bias[:, :, None, None] + z.transpose(0, 1)
     return (scale[:, None, None] * r.square().sum(2)).sum(1, keepdim=True)
 

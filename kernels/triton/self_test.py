@@ -17,7 +17,8 @@ from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch, reference
 
 OUTPUTS = ("out", "pooled")  # arguments that an operator writes
-# Relative RMS against float64: rounding of the storage. The interpreter truncates to bfloat16, a GPU rounds.
+# Relative RMS against float64: rounding of the storage. The interpreter truncates to bfloat16, a
+# GPU rounds.
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3 if launch.INTERPRETED else 3e-3}
 
 
@@ -26,10 +27,11 @@ class SelfTestError(RuntimeError):
 
 
 class SelfTest:
-    """The operators of `sprfast.kernels`; the first call with arguments of new shapes, strides and types is a test.
+    """The operators of `sprfast.kernels`; the first call with arguments of new shapes, strides and
+    types is a test.
 
-    What was passed serves as a pattern only: the kernel gets random numbers, and outputs filled with
-    NaN. A tested call does not write its own outputs.
+    What was passed serves as a pattern only: the kernel gets random numbers, and outputs filled
+    with NaN. A tested call does not write its own outputs.
     """
 
     def __init__(self, operators: ModuleType = kernels) -> None:
@@ -58,17 +60,22 @@ class SelfTest:
 
 
 def check(operator: Any, truth: Any, arguments: tuple[Any, ...]) -> Any:
-    """Run `operator` on random arguments like `arguments` and compare with `truth`; return what it returned.
+    """Run `operator` on random arguments like `arguments` and compare with `truth`; return what it
+    returned.
 
     Raises:
         SelfTestError: it differs.
     """
     names = list(inspect.signature(truth).parameters)
     given = {name: _fresh(name, value) for name, value in zip(names, arguments, strict=True)}
-    wide: dict[str, Any] = {name: value.double() if isinstance(value, Tensor) else value for name, value in given.items()}
+    wide: dict[str, Any] = {
+        name: value.double() if isinstance(value, Tensor) else value for name, value in given.items()
+    }
     returned, expected = operator(*given.values()), truth(*wide.values())
     if truth is reference.perturb_conv3x3:  # its statistics are those of the values as stored
-        expected = reference.group_norm_affine(given["out"].double(), wide["bias"], wide["gamma"], wide["beta"], wide["groups"])
+        expected = reference.group_norm_affine(
+            given["out"].double(), wide["bias"], wide["gamma"], wide["beta"], wide["groups"]
+        )
     pairs = {name: (given[name], wide[name]) for name in OUTPUTS if name in given}
     if returned is not None:
         pairs["result"] = (returned, expected)
@@ -78,7 +85,9 @@ def check(operator: Any, truth: Any, arguments: tuple[Any, ...]) -> Any:
             with launch.recorded(_capability(got.device)) as launches:
                 operator(*given.values())
             parts = ", then ".join(each.describe() for each in launches)
-            raise SelfTestError(f"{parts}: {name} has a relative RMS error of {error:.2g}, at most {TOLERANCE[got.dtype]:g} is allowed")
+            raise SelfTestError(
+                f"{parts}: {name} has a relative RMS error of {error:.2g}, at most {TOLERANCE[got.dtype]:g} is allowed"
+            )
     return returned
 
 

@@ -1,4 +1,6 @@
-"""The anomaly map: bilinear resampling and box filter as one small float32 matrix product on each side."""
+"""The anomaly map: bilinear resampling and box filter as one small float32 matrix product on each
+side.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def _matmul_kernel(
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """One BLOCK x BLOCK block of left @ right in IEEE float32; TF32 would lose the last three digits of a score."""
+    """One BLOCK x BLOCK block of left @ right in IEEE float32; TF32 would lose the last three
+    digits of a score.
+    """
     i_column, i_row, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     o_row = i_row * BLOCK + tl.arange(0, BLOCK)
     o_column = i_column * BLOCK + tl.arange(0, BLOCK)
@@ -40,7 +44,9 @@ def _matmul_kernel(
         m_left = (o_row < M)[:, None] & (o_k < K)[None, :]
         m_right = (o_k < K)[:, None] & (o_column < N)[None, :]
         b_left = tl.load(p_left + o_row[:, None] * left_row + o_k[None, :] * left_column, mask=m_left, other=0.0)
-        b_right = tl.load(p_right + o_k[:, None] * right_row + o_column[None, :] * right_column, mask=m_right, other=0.0)
+        b_right = tl.load(
+            p_right + o_k[:, None] * right_row + o_column[None, :] * right_column, mask=m_right, other=0.0
+        )
         b_out = tl.dot(b_left, b_right, b_out, input_precision="ieee")
     m_out = (o_row < M)[:, None] & (o_column < N)[None, :]
     tl.store(p_out + sample_offset(i_b, M * N) + o_row[:, None] * N + o_column[None, :], b_out, mask=m_out)

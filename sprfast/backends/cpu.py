@@ -19,13 +19,15 @@ from sprfast.lowering.fold import fold
 class CpuBackend:
     """Maps by fused kernels in float32, on as many threads as torch is set to use when called.
 
-    An image gives the same bits alone and in a batch, whatever the number of threads. Calls from several
-    threads at once work side by side, each in a workspace of its own.
+    An image gives the same bits alone and in a batch, whatever the number of threads. Calls from
+    several threads at once work side by side, each in a workspace of its own.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
         if precision != "float32":
-            raise BackendError(f"backend cpu: computes in float32, not {precision}; use --backend triton or cuda_graph for that")
+            raise BackendError(
+                f"backend cpu: computes in float32, not {precision}; use --backend triton or cuda_graph for that"
+            )
         if device.type != "cpu":
             raise BackendError(f"backend cpu: cannot run on {device}; use --device cpu, or another backend")
         self.device = device

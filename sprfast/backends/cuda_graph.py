@@ -1,7 +1,9 @@
-"""The fused network as CUDA graphs: a call is two copies, one replay and two copies, whatever the number of kernels.
+"""The fused network as CUDA graphs: a call is two copies, one replay and two copies, whatever the
+number of kernels.
 
-A graph has fixed shapes, so images go in buckets of 1, 2, 4, 8, 16 or 32, the last one padded. A graph
-is captured when its bucket is first needed; `Engine.warm_up` makes that happen before the line starts.
+A graph has fixed shapes, so images go in buckets of 1, 2, 4, 8, 16 or 32, the last one padded. A
+graph is captured when its bucket is first needed; `Engine.warm_up` makes that happen before the
+line starts.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they 
 class CudaGraphBackend:
     """`triton.TritonBackend` captured once for each (height, width, bucket) and replayed.
 
-    Convolution algorithms are chosen by timing when a bucket is captured and stay; another bucket may
-    have others, so an image's score may differ by rounding from bucket to bucket, never within one.
+    Convolution algorithms are chosen by timing when a bucket is captured and stay; another bucket
+    may have others, so an image's score may differ by rounding from bucket to bucket, never within
+    one.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
@@ -51,7 +54,9 @@ class CudaGraphBackend:
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `backends.Backend.maps`; the result's memory is the caller's, and ready on the caller's stream."""
+        """As `backends.Backend.maps`; the result's memory is the caller's, and ready on the
+        caller's stream.
+        """
         x, z = inputs(x, noise, self.device)
         images, _, height, width = x.shape
         with self._lock, triton.refusing(), triton.on(self.device):
@@ -77,7 +82,9 @@ class CudaGraphBackend:
         return self._graphs[key]
 
     def _capture(self, height: int, width: int, bucket: int, noises: int) -> _Graph:
-        """Test, warm up and capture on the current stream, which is ours; the workspace lies in the graphs' shared pool."""
+        """Test, warm up and capture on the current stream, which is ours; the workspace lies in the
+        graphs' shared pool.
+        """
         network = self._network
         network.self_test(height, width)
         x = torch.zeros(bucket, 3, height, width, dtype=torch.float32, device=self.device)
@@ -103,7 +110,9 @@ class _Graph:
     matrices: list[Tensor]  # read by address: kept here, since their cache may drop them
 
     def run(self, x: Tensor, z: Tensor, errors: Tensor, anomaly_maps: Tensor) -> None:
-        """Copy up to a bucket of images in, replay, copy their maps out; all on the current stream."""
+        """Copy up to a bucket of images in, replay, copy their maps out; all on the current
+        stream.
+        """
         images = x.shape[0]
         self.x[:images].copy_(x)
         self.z[:, : z.shape[1]].copy_(z)
@@ -113,6 +122,8 @@ class _Graph:
 
 
 def split(images: int) -> list[tuple[slice, int]]:
-    """Which images go together, each part with the smallest bucket that holds it: 70 in 32, 32 and 6 of 8."""
+    """Which images go together, each part with the smallest bucket that holds it: 70 in 32, 32 and
+    6 of 8.
+    """
     parts = [slice(first, min(first + BUCKETS[-1], images)) for first in range(0, images, BUCKETS[-1])]
     return [(part, next(bucket for bucket in BUCKETS if bucket >= part.stop - part.start)) for part in parts]

@@ -1,4 +1,6 @@
-"""The definition run in eager PyTorch, channels-last, one image with all its draws at a time on a CPU."""
+"""The definition run in eager PyTorch, channels-last, one image with all its draws at a time on a
+CPU.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,16 @@ class EagerBackend:
     """`scoring.error_map` in float32 on a CPU or a CUDA device.
 
     On a CPU a batch is worked off image by image: the feature maps of one image stay in the caches,
-    and an image scores the same bits alone and among others. On a CUDA device the batch goes through
-    as one; convolution algorithms then depend on its size, and scores agree to rounding only.
-    `network` is the network as it is run, channels-last.
+    and an image scores the same bits alone and among others. On a CUDA device the batch goes
+    through as one; convolution algorithms then depend on its size, and scores agree to rounding
+    only. `network` is the network as it is run, channels-last.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
         if precision != "float32":
-            raise BackendError(f"backend eager: computes in float32, not {precision}; use --backend triton or cuda_graph for that")
+            raise BackendError(
+                f"backend eager: computes in float32, not {precision}; use --backend triton or cuda_graph for that"
+            )
         self.device = device
         self._schedule = model.schedule
         weights = {name: value.to(device, copy=True) for name, value in model.weights.items()}
@@ -50,13 +54,18 @@ class EagerBackend:
         if self.device.type == "cuda":
             return scoring.error_map(self.network, x, self._schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
-        images = [scoring.error_map(self.network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared]) for i in range(len(x))]
+        images = [
+            scoring.error_map(self.network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared])
+            for i in range(len(x))
+        ]
         return torch.cat(images)
 
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """float32 without TensorFloat-32, cuDNN's default and cuBLAS's by choice; the flags are the process's, so as short as possible."""
+    """float32 without TensorFloat-32, cuDNN's default and cuBLAS's by choice; the flags are the
+    process's, so as short as possible.
+    """
     if device.type != "cuda":
         yield
         return

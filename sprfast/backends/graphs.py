@@ -1,4 +1,6 @@
-"""What the backends share that run a model as an ONNX graph: one session for each size of images."""
+"""What the backends share that run a model as an ONNX graph: one session for each size of
+images.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from sprfast.backends.registry import inputs
 from sprfast.backends.sessions.session import Session
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
 SIZES = 4  # whose sessions are kept, the last ones used
 
@@ -34,7 +36,7 @@ class GraphBackend(abc.ABC):
         self._lock = threading.Lock()
 
     @abc.abstractmethod
-    def _open(self, plan: InferencePlan, height: int, width: int) -> Session:
+    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
         """A session for images of this size."""
 
     @torch.inference_mode()
@@ -52,7 +54,9 @@ class GraphBackend(abc.ABC):
             errors, anomaly_maps = map(torch.from_numpy, maps)
         else:
             pairs = [session.maps(x[i : i + 1].numpy(), z[:, i].contiguous().numpy()) for i in range(len(x))]
-            errors, anomaly_maps = (torch.cat([torch.from_numpy(part) for part in parts]) for parts in zip(*pairs, strict=True))
+            errors, anomaly_maps = (
+                torch.cat([torch.from_numpy(part) for part in parts]) for parts in zip(*pairs, strict=True)
+            )
         return errors.to(self.device), anomaly_maps.to(self.device)
 
     def _session(self, height: int, width: int) -> Session:

@@ -12,11 +12,12 @@ from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.lowering.onnx_graph import onnx_model
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
 
 class OnnxRuntimeBackend(GraphBackend):
-    """Maps by onnxruntime, on a CPU with as many threads as torch is set to use when a size comes first, or on CUDA.
+    """Maps by onnxruntime, on a CPU with as many threads as torch is set to use when a size comes
+    first, or on CUDA.
 
     On a CPU an image gives the same bits alone and in a batch.
     """
@@ -32,6 +33,6 @@ class OnnxRuntimeBackend(GraphBackend):
             return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
         return runtime.unavailable()
 
-    def _open(self, plan: InferencePlan, height: int, width: int) -> Session:
+    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
         graph = onnx_model(plan, height, width, precision=self._precision, normalization="instance").SerializeToString()
         return runtime.OnnxRuntimeSession(graph, str(self.device), torch.get_num_threads(), None, self._precision)

@@ -57,14 +57,16 @@ class Backend(Protocol):
         ...
 
 
-def create(name: str, model: Model, device: str | torch.device | None = None, precision: Precision = "float32") -> Backend:
+def create(
+    name: str, model: Model, device: str | torch.device | None = None, precision: Precision = "float32"
+) -> Backend:
     """The backend `name` for `model`.
 
     Args:
         name: one of `NAMES`, or "auto" for what `choose` gives.
         device: a torch device; None takes CUDA where there is one, else the CPU.
-        precision: of stored feature maps and of the convolutions; the 16-bit ones change scores by the
-            error that `sprfast parity --precision` reports.
+        precision: of stored feature maps and of the convolutions; the 16-bit ones change scores by
+            the error that `sprfast parity --precision` reports.
 
     Raises:
         InputError: no backend or precision has this name.
@@ -80,7 +82,8 @@ def create(name: str, model: Model, device: str | torch.device | None = None, pr
 
 
 def choose(name: str, device: str | torch.device | None = None, precision: Precision = "float32") -> str:
-    """The backend that `name` stands for: "auto" is cpu in float32 on a CPU where its kernels are built, else eager; others are themselves.
+    """The backend that `name` stands for: "auto" is cpu in float32 on a CPU where its kernels are
+    built, else eager; others are themselves.
 
     Raises:
         InputError, BackendError: of the device, as `create`.
@@ -101,7 +104,9 @@ def unavailable(name: str) -> str | None:
 
 
 def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what runs a plan takes them."""
+    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what
+    runs a plan takes them.
+    """
     shared = all(z.shape[1] == 1 for z in noise)
     draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
     z = draws[0] if len(draws) == 1 else torch.cat(draws)

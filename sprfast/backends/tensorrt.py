@@ -1,4 +1,6 @@
-"""Error maps by TensorRT, from the folded plan as an ONNX graph, built on this machine and cached."""
+"""Error maps by TensorRT, from the folded plan as an ONNX graph, built on this machine and
+cached.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,12 @@ from sprfast.formats.model import Model
 from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
 from sprfast.method import draws
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
 
 class TensorRtBackend(GraphBackend):
-    """Maps by TensorRT on an NVIDIA GPU; a plan is built when images of its size come first on this machine, which takes minutes.
+    """Maps by TensorRT on an NVIDIA GPU; a plan is built when images of its size come first on this
+    machine, which takes minutes.
 
     A plan is refused unless it gives the definition's error map of the probe image.
     """
@@ -41,7 +44,7 @@ class TensorRtBackend(GraphBackend):
             return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
         return runtime.unavailable(cls.flavour)
 
-    def _open(self, plan: InferencePlan, height: int, width: int) -> Session:
+    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
         return runtime.open_session(
             onnx_model(plan, height, width, precision=self._precision).SerializeToString(),
             flavour=self.flavour,

@@ -25,7 +25,7 @@ from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring
-from sprfast.method.folded import Array, Block, ConvNorm, InferencePlan
+from sprfast.method.folded import Array, Block, ConvNorm, FoldedModel
 
 if TYPE_CHECKING:
     from sprfast.kernels.triton.launch import Launch
@@ -38,9 +38,9 @@ _NOT_INSTALLED = "Triton is not installed; it comes with the CUDA build of torch
 class TritonBackend:
     """Maps by fused kernels, launched one after another; feature maps are stored in `precision`.
 
-    All draws of all images go through as one batch. Nothing is shared between calls but constants, so
-    threads and streams do not meet. Our kernels give a sample the same bits alone and in a batch;
-    whether the convolutions do is up to the library.
+    All draws of all images go through as one batch. Nothing is shared between calls but constants,
+    so threads and streams do not meet. Our kernels give a sample the same bits alone and in a
+    batch; whether the convolutions do is up to the library.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
@@ -77,7 +77,12 @@ class FusedUNet:
     """
 
     def __init__(
-        self, plan: InferencePlan, device: torch.device, storage: torch.dtype, operators: Any = kernels, benchmark: bool = False
+        self,
+        plan: FoldedModel,
+        device: torch.device,
+        storage: torch.dtype,
+        operators: Any = kernels,
+        benchmark: bool = False,
     ) -> None:
         self._operators = operators
         self._storage = storage
@@ -86,17 +91,20 @@ class FusedUNet:
         self._convolve = _convolution(device, benchmark)
         self._blocks = {name: _moved(block, device, storage) for name, block in plan.blocks.items()}
         self._first = reference.pack_weight(torch.tensor(plan.blocks["inc"].first.weight)).to(device)
-        self._head_weight, self._head_bias = (torch.tensor(value, device=device) for value in (plan.head_weight, plan.head_bias))
+        self._head_weight, self._head_bias = (
+            torch.tensor(value, device=device) for value in (plan.head_weight, plan.head_bias)
+        )
         self._std, self._scale = (torch.tensor(value, device=device) for value in (plan.std, plan.scale))
         self.draws = plan.draws
         self._tested: set[tuple[int, int]] = set()
-        self._channels = tuple(plan.base_width * factor for factor in (1, 2, 4, 8, 8))  # by resolution, H down to H // 16
+        # by resolution, H down to H // 16
+        self._channels = tuple(plan.base_width * factor for factor in (1, 2, 4, 8, 8))
 
     def workspace(self, images: int, height: int, width: int) -> Workspace:
         """Uninitialised memory for this many images of this size.
 
-        From torch's allocator, which keeps it for the next call on the same stream, or puts it into the
-        graph's pool while one is captured.
+        From torch's allocator, which keeps it for the next call on the same stream, or puts it into
+        the graph's pool while one is captured.
         """
         samples = images * self.draws
 
@@ -128,19 +136,26 @@ class FusedUNet:
         """(B, 1, H, W); args as in `maps`."""
         operators, inc = self._operators, self._blocks["inc"]
         norm = inc.first
-        affine = operators.perturb_conv3x3(x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, space.first)
+        affine = operators.perturb_conv3x3(
+            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, space.first
+        )
         operators.affine_swish(space.first, affine, space.activations[0])
         raw, affine = self._second(inc, space.activations[0])
         for level, (above, name) in enumerate(itertools.pairwise(("inc", "down1", "down2", "down3", "down4"))):
-            operators.affine_swish_pool(raw, affine, self._blocks[above].embedding, space.skip(level), space.pooled[level])
+            operators.affine_swish_pool(
+                raw, affine, self._blocks[above].embedding, space.skip(level), space.pooled[level]
+            )
             raw, affine = self._double(self._blocks[name], space.pooled[level], space.activations[level + 1])
-        for level, (below, name) in zip((3, 2, 1, 0), itertools.pairwise(("down4", "up1", "up2", "up3", "up4")), strict=True):
+        for level, (below, name) in zip(
+            (3, 2, 1, 0), itertools.pairwise(("down4", "up1", "up2", "up3", "up4")), strict=True
+        ):
             operators.affine_swish_up2(raw, affine, self._blocks[below].embedding, space.upsampled(level))
             raw, affine = self._double(self._blocks[name], space.joined[level], space.activations[level])
         return operators.affine_swish_head(raw, affine, self._head_weight, self._head_bias, z, self._scale)  # type: ignore[no-any-return]
 
     def self_test(self, height: int, width: int) -> None:
-        """Every kernel configuration that images of this size need, against its reference on fresh random data.
+        """Every kernel configuration that images of this size need, against its reference on fresh
+        random data.
 
         Once a size: a second call does nothing.
 
@@ -159,7 +174,9 @@ class FusedUNet:
         self._tested.add((height, width))
 
     def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor) -> tuple[Tensor, Tensor]:
-        """Both convolutions of a block; the second one's raw output with the affine of its normalisation."""
+        """Both convolutions of a block; the second one's raw output with the affine of its
+        normalisation.
+        """
         raw, norm = self._convolve(x, block.first.weight), block.first
         if raw.shape[2] * raw.shape[3] <= reference.ONE_PASS_PIXELS:
             self._operators.group_norm_swish(raw, norm.bias, norm.gamma, norm.beta, self._groups, activation)
@@ -202,17 +219,25 @@ def network_on(model: Model, device: torch.device, precision: Precision, benchma
         BackendError: the device cannot run them, or the kernels do not take this network.
     """
     if _interpreted() and device.type == "cuda":
-        raise BackendError("backend triton: TRITON_INTERPRET is set, which runs kernels on the CPU; unset it, or use --device cpu")
+        raise BackendError(
+            "backend triton: TRITON_INTERPRET is set, which runs kernels on the CPU; unset it, or use --device cpu"
+        )
     if not _interpreted() and device.type != "cuda":
-        raise BackendError(f"backend triton: cannot run on {device}; use a CUDA device, or set TRITON_INTERPRET=1 for slow checks on a CPU")
+        raise BackendError(
+            f"backend triton: cannot run on {device}; use a CUDA device, or set TRITON_INTERPRET=1 for slow checks "
+            f"on a CPU"
+        )
     plan = fold(model)
     with refusing():
         launches(plan, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
     return FusedUNet(plan, device, STORAGE[precision], benchmark=benchmark)
 
 
-def launches(plan: InferencePlan, precision: Precision, images: int, height: int, width: int, capability: int) -> list[Launch]:
-    """Every launch that scoring `images` images takes on this compute capability (90 for 9.0), without running any.
+def launches(
+    plan: FoldedModel, precision: Precision, images: int, height: int, width: int, capability: int
+) -> list[Launch]:
+    """Every launch that scoring `images` images takes on this compute capability (90 for 9.0),
+    without running any.
 
     Raises:
         launch.UnsupportedError: the kernels do not take this network or size.
@@ -274,10 +299,13 @@ def refusing() -> Iterator[None]:
 def _convolution(device: torch.device, benchmark: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """A 3x3 convolution without bias, zero padding of one pixel, channels-last.
 
-    On CUDA straight to cuDNN: TensorFloat-32 off and deterministic, whatever the process's global flags say.
+    On CUDA straight to cuDNN: TensorFloat-32 off and deterministic, whatever the process's global
+    flags say.
     """
     if device.type == "cuda":
-        return lambda x, weight: torch.ops.aten.cudnn_convolution(x, weight, [1, 1], [1, 1], [1, 1], 1, benchmark, True, False)
+        return lambda x, weight: torch.ops.aten.cudnn_convolution(
+            x, weight, [1, 1], [1, 1], [1, 1], 1, benchmark, True, False
+        )
     return lambda x, weight: F.conv2d(x, weight, padding=1).contiguous(memory_format=torch.channels_last)
 
 

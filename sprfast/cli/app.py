@@ -19,7 +19,16 @@ from sprfast.cli import console
 from sprfast.cli.cli_bench import bench
 from sprfast.cli.cli_predict import export, predict
 from sprfast.cli.cli_study import study
-from sprfast.cli.options import BackendName, Category, Device, Json, ModelOrExport, PrecisionName, ProcessTimeout, SettingName
+from sprfast.cli.options import (
+    BackendName,
+    Category,
+    Device,
+    Json,
+    ModelOrExport,
+    PrecisionName,
+    ProcessTimeout,
+    SettingName,
+)
 from sprfast.errors import InputError, SprfastError
 
 app = typer.Typer(
@@ -31,12 +40,16 @@ app = typer.Typer(
 )
 
 Size = Annotated[int, typer.Option(help="Pixels at the network's input.")]
-SizePolicy = Annotated[str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")]
+SizePolicy = Annotated[
+    str, typer.Option(help="fit: shorter side to --size; stretch: a square; refuse: square images only.")
+]
 BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 8 to 16.")]
 Alpha = Annotated[str, typer.Option(help="Transparent images: refuse, or composite over black.")]
 Orientation = Annotated[str, typer.Option(help="EXIF orientation: exif (honour it) or ignore.")]
 Frames = Annotated[str, typer.Option(help="Animated and multi-page files: refuse, or first.")]
-Levels = Annotated[list[str] | None, typer.Option("--level", help="A sigma level T:DRAWS[:WEIGHT]; repeatable.  [default: 0.001:3]")]
+Levels = Annotated[
+    list[str] | None, typer.Option("--level", help="A sigma level T:DRAWS[:WEIGHT]; repeatable.  [default: 0.001:3]")
+]
 
 
 def main() -> None:
@@ -64,7 +77,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def train(
     data: Annotated[Path, typer.Argument(help="A data set, a category, or a folder of good images.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Model file; a folder for --category all.  [default: CATEGORY.safetensors]")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Model file; a folder for --category all.  [default: CATEGORY.safetensors]"
+        ),
     ] = None,
     category: Category = None,
     size: Size = 192,
@@ -78,10 +94,18 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the images.  [default: 3000]")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps, instead of --epochs.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="For example 20m or 1h30m, instead of --epochs.")] = None,
-    recipe: Annotated[str, typer.Option(help="published, or fast, which learns at the times that are scored at.")] = "published",
-    hold_back: Annotated[float, typer.Option(help="Share of the good images not to train on, for `calibrate` and `study`.")] = 0.0,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.  [default: the recipe's]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="published, or fast, which learns at the times that are scored at.")
+    ] = "published",
+    hold_back: Annotated[
+        float, typer.Option(help="Share of the good images not to train on, for `calibrate` and `study`.")
+    ] = 0.0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step, over all processes.  [default: the recipe's]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches, images held back and all noise.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
@@ -97,7 +121,9 @@ def train(
     if recipe not in RECIPES:
         raise InputError(f"--recipe {recipe}: not known, choose from {', '.join(RECIPES)}")
     chosen = RECIPES[recipe] | {
-        name: value for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate)) if value is not None
+        name: value
+        for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate))
+        if value is not None
     }
     limits = {"epochs": epochs, "steps": steps, "time_limit": console.seconds(time_limit) if time_limit else None}
     given = {name: value for name, value in limits.items() if value is not None}
@@ -127,10 +153,14 @@ def train(
 
 @app.command(epilog="Example: sprfast evaluate screw.safetensors mvtec --category screw --figure screw.png")
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file; for --category all the folder with one a category.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model file; for --category all the folder with one a category.")
+    ],
     data: Annotated[Path, typer.Argument(help="A data set or a category, with test images.")],
     category: Category = None,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")
+    ] = None,
     level: Levels = None,
     setting: SettingName = "published",
     backend: BackendName = "auto",
@@ -139,7 +169,9 @@ def evaluate(
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind; under torchrun, on several processes."""
+    """image_AUROC, pixel_AUROC, AUPRO and F1_max on labelled test images, overall and per kind;
+    under torchrun, on several processes.
+    """
     from sprfast.cli import commands
     from sprfast.cli.predict_commands import Runtime
 
@@ -186,29 +218,45 @@ def info(model: ModelOrExport, json_: Json = False) -> None:
 @app.command(epilog="Example: sprfast calibrate screw.safetensors held-back-good --false-reject-rate 0.01")
 def calibrate(
     model: ModelOrExport,
-    good: Annotated[Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")] = None,
+    good: Annotated[
+        Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")
+    ] = None,
     false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
-    false_pixel_rate: Annotated[float | None, typer.Option(help="Share of a good part's pixels that may be marked.")] = None,
+    false_pixel_rate: Annotated[
+        float | None, typer.Option(help="Share of a good part's pixels that may be marked.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
-    setting: Annotated[str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")] = "published",
-    fit: Annotated[Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")] = None,
+    setting: Annotated[
+        str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")
+    ] = "published",
+    fit: Annotated[
+        Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
+    ] = None,
     level: Levels = None,
     noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, antithetic, signs or none.")] = "gaussian",
-    field: Annotated[bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")] = False,
-    balance: Annotated[bool, typer.Option("--balance", help="Of a new setting: weigh its levels alike over good images.")] = False,
+    field: Annotated[
+        bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Of a new setting: weigh its levels alike over good images.")
+    ] = False,
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Set the threshold of a model or an export from held-back good images by the conformal quantile, or by hand."""
+    """Set the threshold of a model or an export from held-back good images by the conformal
+    quantile, or by hand.
+    """
     from sprfast.cli import calibrate_commands
     from sprfast.cli.predict_commands import Runtime
 
     if noise != "gaussian" and not level:
         raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
     schedule = _schedule(level, noise) if level else None
-    request = calibrate_commands.Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
+    request = calibrate_commands.Request(
+        good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance
+    )
     summary = calibrate_commands.calibrate(model, request, Runtime(backend, device, precision))
     console.emit(summary, json_, lambda: console.fields_table(summary))
 
@@ -216,16 +264,24 @@ def calibrate(
 @app.command(epilog="Example: sprfast parity screw.safetensors --images line --backend onnxruntime")
 def parity(
     model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A model file, with --images.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to send through backend and definition.")] = None,
-    golden: Annotated[Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")] = None,
-    export: Annotated[Path | None, typer.Option(help="An export of MODEL that is to be compared, instead of a backend.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to send through backend and definition.")
+    ] = None,
+    golden: Annotated[
+        Path | None, typer.Option(help="Folder with golden.json: compare with the published code's outputs.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="An export of MODEL that is to be compared, instead of a backend.")
+    ] = None,
     setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Compare a backend with the definition, or with outputs of the published code; exit 1 beyond tolerance."""
+    """Compare a backend with the definition, or with outputs of the published code; exit 1 beyond
+    tolerance.
+    """
     from sprfast.cli import commands
     from sprfast.cli.predict_commands import Runtime
 
@@ -245,9 +301,13 @@ def soak(
     model: ModelOrExport,
     frames: Annotated[int, typer.Option(help="Frames to send through.")] = 100_000,
     faults: Annotated[float, typer.Option(help="Share of them that something befalls.")] = 0.01,
-    images: Annotated[Path | None, typer.Option(help="Folder of images of one size to show.  [default: made-up ones]")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images of one size to show.  [default: made-up ones]")
+    ] = None,
     producers: Annotated[int, typer.Option(help="Threads that submit, each with a camera.")] = 4,
-    warm_up: Annotated[int | None, typer.Option(help="Frames before growth counts.  [default: 50000, at most half]")] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(help="Frames before growth counts.  [default: 50000, at most half]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of made-up images and faults.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (JSON).")] = None,
     backend: BackendName = "auto",
@@ -255,7 +315,9 @@ def soak(
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """A line under load and faults: every answer is checked, and memory, threads and descriptors watched; exit 1 if a check fails."""
+    """A line under load and faults: every answer is checked, and memory, threads and descriptors
+    watched; exit 1 if a check fails.
+    """
     from sprfast.bench.line.soak import Options, report
     from sprfast.cli import soak_commands
     from sprfast.cli.predict_commands import Runtime
@@ -275,7 +337,9 @@ def kernels(
     size: Annotated[int, typer.Option(help="Pixels at the network's input.")] = 192,
     json_: Json = False,
 ) -> None:
-    """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width of accesses; exit 1 on a problem."""
+    """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width
+    of accesses; exit 1 on a problem.
+    """
     from sprfast.cli import kernels as kernel_report
 
     report = kernel_report.compile_all(arch.split(","), precision.split(","), size)
@@ -285,11 +349,15 @@ def kernels(
 
 @app.command(epilog="Example: sprfast demo -o demo-output")
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for data, model, figure and report.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for data, model, figure and report.")] = Path(
+        "demo-output"
+    ),
     seed: Annotated[int, typer.Option(help="Of data, weights and noise.")] = 0,
     json_: Json = False,
 ) -> None:
-    """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate, bench."""
+    """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate,
+    bench.
+    """
     from sprfast.cli import demo as scenario
 
     outcome = scenario.run(output, seed)

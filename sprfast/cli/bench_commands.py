@@ -33,7 +33,9 @@ class Sources:
     category: str | None = None
 
 
-def run(path: Path, options: cases.Options, names: list[str] | None, sources: Sources, output: Path | None) -> dict[str, Any]:
+def run(
+    path: Path, options: cases.Options, names: list[str] | None, sources: Sources, output: Path | None
+) -> dict[str, Any]:
     """The bench report, also written to `output`, with its page beside it.
 
     Args:
@@ -48,7 +50,9 @@ def run(path: Path, options: cases.Options, names: list[str] | None, sources: So
     """
     if output:
         if output.suffix != ".json":
-            raise InputError(f"--output {output}: give a name that ends with .json; the page is written beside it as .html")
+            raise InputError(
+                f"--output {output}: give a name that ends with .json; the page is written beside it as .html"
+            )
         for each in (output, output.with_suffix(".html")):
             files.check_writable(each)
     model = model_file.load(path)
@@ -85,10 +89,12 @@ def measure_layers(path: Path, size: int | None, batch: int, seconds: float) -> 
 
 
 def measure_overhead(predictor: Predictor, source: Path | None, seconds: float) -> dict[str, Any]:
-    """The report of `overhead.measure` on the images in a folder, on random ones where `source` is None.
+    """The report of `overhead.measure` on the images in a folder, on random ones where `source` is
+    None.
 
     Raises:
-        InputError: an image cannot be used, the time is not positive, or the predictor has no threshold.
+        InputError: an image cannot be used, the time is not positive, or the predictor has no
+            threshold.
         BackendError: the model does not pass its self-test here.
     """
     with tempfile.TemporaryDirectory(prefix="sprfast-") as folder, console.counter("measuring") as on_progress:
@@ -103,7 +109,8 @@ def measure_settings(path: Path, backend: str, device: str | None, seconds: floa
     """The report of `named_settings.measure`.
 
     Raises:
-        InputError: the model file holds no setting beside the published one, or the time is not positive.
+        InputError: the model file holds no setting beside the published one, or the time is not
+            positive.
         BackendError: the backend cannot run here.
     """
     if not 0 < seconds < 86400:
@@ -115,7 +122,8 @@ def measure_settings(path: Path, backend: str, device: str | None, seconds: floa
 
 
 def measure_workers(model: Path, backend: str, source: Path | None, count: int, seconds: float) -> dict[str, Any]:
-    """The report of `workers.measure` on the images in a folder, on random ones where `source` is None.
+    """The report of `workers.measure` on the images in a folder, on random ones where `source` is
+    None.
 
     Raises:
         InputError: a value or a file cannot be used.
@@ -128,7 +136,8 @@ def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], Renderable
     """A report that was written before, and its table; with `page_path`, the page is written there.
 
     Raises:
-        InputError: the file is not a report of this version, or is damaged, or the page cannot be written.
+        InputError: the file is not a report of this version, or is damaged, or the page cannot be
+            written.
     """
     document = report_file.load(path)
     try:
@@ -136,7 +145,9 @@ def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], Renderable
         if page_path:
             page.write(document, page_path)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: is damaged, or not a report that `sprfast bench` wrote ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path}: is damaged, or not a report that `sprfast bench` wrote ({type(error).__name__}: {error})"
+        ) from error
     if page_path:
         console.say(f"page: {page_path}")
     return document, table

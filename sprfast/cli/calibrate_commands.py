@@ -1,4 +1,6 @@
-"""The command `calibrate`: thresholds from good images, or by hand, and the settings that a model file holds beside the published one."""
+"""The command `calibrate`: thresholds from good images, or by hand, and the settings that a model
+file holds beside the published one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from sprfast.evaluation import calibration
 from sprfast.evaluation.calibration import CASCADE
 from sprfast.formats import export as export_file
 from sprfast.method import threshold
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, Setting
+from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
 
 if TYPE_CHECKING:
     from sprfast.formats.model import Model
@@ -29,13 +31,17 @@ class Request:
 
     good: Path | None  # folder of good images; None: the threshold is `by_hand`
     false_reject_rate: float = 0.001
-    false_pixel_rate: float | None = None  # None: where the score has an error field, that of rejects; else the map has no threshold
+    # None: where the score has an error field, that of rejects; else the map has no threshold
+    false_pixel_rate: float | None = None
     by_hand: float | None = None
     setting: str = PUBLISHED
     fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
-    schedule: Schedule | None = None  # of a new setting; None: the setting is one of `calibration.SETTINGS` or the cascade
+    # of a new setting; None: the setting is one of `calibration.SETTINGS` or the cascade
+    schedule: Schedule | None = None
     field: bool = False  # of a new setting: its score is divided by an error field
-    balance: bool = False  # of a new setting: its levels are weighted so that their error maps have one mean over good images
+    # of a new setting: its levels are weighted so that their error maps have one mean over good
+    # images
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if (self.good is None) == (self.by_hand is None):
@@ -43,7 +49,10 @@ class Request:
         if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
             raise InputError("calibrate: a --threshold by hand goes without --fit, --level and --false-pixel-rate")
         if self.setting == PUBLISHED and (self.fit or self.schedule):
-            raise InputError("calibrate: --fit and --level are for a --setting other than the published one, which has nothing to fit")
+            raise InputError(
+                "calibrate: --fit and --level are for a --setting other than the published one, which has nothing to "
+                "fit"
+            )
         if (self.field or self.balance) and not self.schedule:
             raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
         if self.setting == CASCADE and (self.schedule or self.false_pixel_rate is not None):
@@ -51,7 +60,9 @@ class Request:
 
 
 def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
-    """Store a threshold, or a setting with one, in a model file or an export, and describe what was stored."""
+    """Store a threshold, or a setting with one, in a model file or an export, and describe what was
+    stored.
+    """
     if export_file.kind(path) != "model":
         return _calibrate_export(path, request, runtime)
     from sprfast.formats import model as model_file
@@ -60,7 +71,9 @@ def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     used: dict[str, Any] = {}
     name = request.setting
     if request.by_hand is not None:
-        model = _stored(model, name, dataclasses.replace(model.using(name).setting, threshold=threshold.manual(request.by_hand)))
+        model = _stored(
+            model, name, dataclasses.replace(model.using(name).setting, threshold=threshold.manual(request.by_hand))
+        )
     else:
         made, backend = _made(model, request, runtime)
         model = _stored(model, name, made)
@@ -70,7 +83,7 @@ def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     return {"model": str(path), "setting": name, **kept.summary(), **used}
 
 
-def _made(model: Model, request: Request, runtime: Runtime) -> tuple[Setting | CascadeSetting, str]:
+def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode | CascadeSetting, str]:
     """The setting that is asked for, fitted and calibrated, and the backend that was used."""
     assert request.good is not None  # the caller checks it
     paths = data.image_files([request.good])
@@ -81,7 +94,7 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[Setting | C
     if not (field or request.balance or request.setting == CASCADE):
         if request.fit:
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
-        predictor = runtime.engine(model.with_setting(Setting(schedule)))
+        predictor = runtime.engine(model.with_setting(ScoringMode(schedule)))
         return _calibrated(predictor, paths, request), predictor.backend
     fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
     _require_disjoint(fit, good)
@@ -89,14 +102,14 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[Setting | C
         return _cascade(model, fit, good, request, runtime)
 
     def predictor_of(schedule: Schedule) -> Predictor:
-        return runtime.engine(model.with_setting(Setting(schedule)))
+        return runtime.engine(model.with_setting(ScoringMode(schedule)))
 
     if request.balance:
         schedule = calibration.balanced(predictor_of, schedule, fit)
-    setting = Setting(schedule)
+    setting = ScoringMode(schedule)
     if field:
         with console.counter("fitting") as on_image:
-            setting = Setting(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+            setting = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
     predictor = runtime.engine(model.with_setting(setting))
     return _calibrated(predictor, good, request), predictor.backend
 
@@ -113,7 +126,9 @@ def _recipe(request: Request) -> tuple[Schedule, bool]:
     return calibration.SETTINGS[request.setting]
 
 
-def _cascade(model: Model, fit: Sequence[Path], good: Sequence[Path], request: Request, runtime: Runtime) -> tuple[CascadeSetting, str]:
+def _cascade(
+    model: Model, fit: Sequence[Path], good: Sequence[Path], request: Request, runtime: Runtime
+) -> tuple[CascadeSetting, str]:
     names = calibration.STAGES
     first, second = (runtime.engine(model.using(name)) for name in names)
     with console.counter("calibrating") as on_image:
@@ -121,7 +136,7 @@ def _cascade(model: Model, fit: Sequence[Path], good: Sequence[Path], request: R
     return made, first.backend
 
 
-def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> Setting:
+def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
     pixels = request.false_pixel_rate
     if pixels is None and predictor.setting.field is not None:
         pixels = request.false_reject_rate
@@ -129,7 +144,7 @@ def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -
         return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
 
 
-def _stored(model: Model, name: str, made: Setting | CascadeSetting) -> Model:
+def _stored(model: Model, name: str, made: ScoringMode | CascadeSetting) -> Model:
     """The model with a setting of this name."""
     if isinstance(made, CascadeSetting):
         return dataclasses.replace(model, cascades={**model.cascades, name: made})
@@ -158,4 +173,6 @@ def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
     """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
     both = {data.digest(path) for path in fit} & {data.digest(path) for path in good}
     if both:
-        raise InputError(f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others")
+        raise InputError(
+            f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others"
+        )

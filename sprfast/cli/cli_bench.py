@@ -8,14 +8,24 @@ from typing import Annotated
 import typer
 
 from sprfast.cli import console
-from sprfast.cli.options import BackendName, Category, Device, Json, ModelOrExport, ModelPath, PrecisionName, RunByDefault
+from sprfast.cli.options import (
+    BackendName,
+    Category,
+    Device,
+    Json,
+    ModelOrExport,
+    ModelPath,
+    PrecisionName,
+    RunByDefault,
+)
 from sprfast.errors import InputError
 
 bench = typer.Typer(
     cls=RunByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Measure a model beside its peers (sprfast bench MODEL), or backend cpu by layers; show a report; compare two.",
+    help="Measure a model beside its peers (sprfast bench MODEL), or backend cpu by layers; show a report; compare "
+    "two.",
 )
 
 
@@ -24,23 +34,43 @@ def bench_run(
     model: ModelPath,
     size: Annotated[int | None, typer.Option(help="Pixels at the network's input.  [default: the model's]")] = None,
     batch: Annotated[int, typer.Option(help="Images of an Offline query.")] = 16,
-    seconds: Annotated[float | None, typer.Option(help="Time for each scenario, over all candidates.  [default: 60]")] = None,
-    period: Annotated[str | None, typer.Option(help="Of Line, for example 100ms.  [default: 1.25 x the slowest candidate's p90]")] = None,
-    latency_bound: Annotated[str | None, typer.Option(help="Of Server's p99.  [default: 4 x the slowest candidate's p90]")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Time for each scenario, over all candidates.  [default: 60]")
+    ] = None,
+    period: Annotated[
+        str | None, typer.Option(help="Of Line, for example 100ms.  [default: 1.25 x the slowest candidate's p90]")
+    ] = None,
+    latency_bound: Annotated[
+        str | None, typer.Option(help="Of Server's p99.  [default: 4 x the slowest candidate's p90]")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="15 seconds for each scenario instead of 60.")] = False,
     candidates: Annotated[str | None, typer.Option(help="Names with commas, as in the report.  [default: all]")] = None,
-    timed: Annotated[str, typer.Option(help="network; maps: from tensor to map; file: from image file to verdict.")] = "maps",
-    images: Annotated[Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")] = None,
+    timed: Annotated[
+        str, typer.Option(help="network; maps: from tensor to map; file: from image file to verdict.")
+    ] = "maps",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")
+    ] = None,
     category: Category = None,
-    driver: Annotated[str, typer.Option(help="rounds: candidates take turns; loadgen: MLPerf's LoadGen, one after another.")] = "rounds",
-    recommend: Annotated[bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")] = False,
+    driver: Annotated[
+        str, typer.Option(help="rounds: candidates take turns; loadgen: MLPerf's LoadGen, one after another.")
+    ] = "rounds",
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")
+    ] = False,
     margin: Annotated[float, typer.Option(help="Share of the period that a recommended setting leaves free.")] = 0.2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Report to write (.json), its page beside it (.html).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Report to write (.json), its page beside it (.html).")
+    ] = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """MLPerf's scenarios and a line's, beside peers in the same run, with parity and audits; MLPerf-style, not an MLPerf result."""
+    """MLPerf's scenarios and a line's, beside peers in the same run, with parity and audits;
+    MLPerf-style, not an MLPerf result.
+    """
     from sprfast.bench.core import cases, report
     from sprfast.cli import bench_commands
 
@@ -84,14 +114,18 @@ def bench_layers(
 @bench.command("overhead", epilog="Example: sprfast bench overhead screw.safetensors --images held-back-good")
 def bench_overhead(
     model: ModelOrExport,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to send through.  [default: random ones]")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each of four measurements.")] = 20.0,
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """What `Line` costs over the engine alone; exit 1 beyond a loss of 5 % or an added millisecond, or if a score differs."""
+    """What `Line` costs over the engine alone; exit 1 beyond a loss of 5 % or an added millisecond,
+    or if a score differs.
+    """
     from sprfast.bench.line import overhead
     from sprfast.cli import bench_commands
     from sprfast.cli.predict_commands import Runtime
@@ -109,7 +143,9 @@ def bench_settings(
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Passes, times and images/s of every setting in the model file, all in turns by one backend."""
+    """Passes, times and images/s of every setting in the model file, all in turns by one
+    backend.
+    """
     from sprfast.bench.core import named_settings
     from sprfast.cli import bench_commands
 
@@ -126,7 +162,9 @@ def bench_workers(
     backend: BackendName = "auto",
     json_: Json = False,
 ) -> None:
-    """Several processes of one thread against one of several, on this CPU, in turns; exit 1 if a score differs."""
+    """Several processes of one thread against one of several, on this CPU, in turns; exit 1 if a
+    score differs.
+    """
     from sprfast.bench.core import workers as measuring
     from sprfast.cli import bench_commands
 
@@ -137,7 +175,9 @@ def bench_workers(
 
 @bench.command("fleet", epilog="Example: sprfast bench fleet report.json --candidate cpu --load 0.8")
 def bench_fleet(
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report of `bench`, or the GPU check's waterfall.json.")],
+    report: Annotated[
+        Path, typer.Argument(metavar="REPORT.json", help="A report of `bench`, or the GPU check's waterfall.json.")
+    ],
     candidate: Annotated[str, typer.Option(help="What the engines are, by its name in the report.")] = "cpu",
     engines: Annotated[str, typer.Option(help="Sizes of fleets, with commas.")] = "1,10,100,1000",
     load: Annotated[float, typer.Option(help="Arrivals, as a share of what all engines together can do.")] = 0.8,
@@ -147,7 +187,9 @@ def bench_fleet(
     host: Annotated[int, typer.Option(help="Engines of a host, at most.")] = 8,
     json_: Json = False,
 ) -> None:
-    """Throughput and latency of many engines, simulated from the measured times of one, with what is assumed."""
+    """Throughput and latency of many engines, simulated from the measured times of one, with what
+    is assumed.
+    """
     from sprfast.bench.core import fleet
 
     if not all(each.strip().isdecimal() for each in engines.split(",")):

@@ -14,7 +14,10 @@ from sprfast.errors import InputError
 
 def predict(
     model: ModelOrExport,
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images; with --ray also Parquet files with a column `path`.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Images, or folders of images; with --ray also Parquet files with a column `path`."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays; with --ray for Parquet files."),
@@ -24,9 +27,14 @@ def predict(
     precision: PrecisionName = "float32",
     device: Device = None,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Score on a Ray cluster, `local` for this machine; goes on where a run stopped.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Score on a Ray cluster, `local` for this machine; goes on where a run stopped."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="With --ray: workers, each with a CPU thread.  [default: 1]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="With --ray: workers, each with a CPU thread.  [default: 1]")
+    ] = None,
     worker_gpus: Annotated[float | None, typer.Option(help="With --ray: GPUs of each worker.  [default: 0]")] = None,
     json_: Json = False,
 ) -> None:
@@ -50,32 +58,56 @@ def predict(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file; for triton-repository also an export of one.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; for triton-repository a folder that does not exist yet.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model file; for triton-repository also an export of one.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="File to write; for triton-repository a folder that does not exist yet."),
+    ],
     to: Annotated[
         str,
         typer.Option(
-            help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), plan (our CPU kernels), or triton-repository "
-            "(for NVIDIA's Triton Inference Server; of an ONNX export also the model NAME-onnx for its onnxruntime backend)."
+            help="onnx (onnxruntime and others), tensorrt (ONNX for its builder), plan (our CPU kernels), or "
+            "triton-repository "
+            "(for NVIDIA's Triton Inference Server; of an ONNX export also the model NAME-onnx for its onnxruntime "
+            "backend)."
         ),
     ],
-    size: Annotated[str | None, typer.Option(help="Pixels at the network's input, N or HEIGHTxWIDTH.  [default: the model's]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels at the network's input, N or HEIGHTxWIDTH.  [default: the model's]")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a call that the graph is fixed to.  [default: any]")] = None,
     precision: PrecisionName = "float32",
-    quantize: Annotated[str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")] = None,
-    setting: SettingName = "published",
-    backend: Annotated[str | None, typer.Option(help="triton-repository: what computes there.  [default: auto]")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="triton-repository: cpu, cuda (each GPU) or cuda:N.  [default: cuda where the server has one]")
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or float8: quantize the convolutions but the first; needs --images.")
     ] = None,
-    max_batch: Annotated[int | None, typer.Option(help="triton-repository: images that are scored together.  [default: 16]")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Good images, not trained on, to compare scores on and to find scales.")
+    ] = None,
+    setting: SettingName = "published",
+    backend: Annotated[
+        str | None, typer.Option(help="triton-repository: what computes there.  [default: auto]")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="triton-repository: cpu, cuda (each GPU) or cuda:N.  [default: cuda where the server has one]"
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="triton-repository: images that are scored together.  [default: 16]")
+    ] = None,
     queue: Annotated[int | None, typer.Option(help="triton-repository: requests that may wait.  [default: 64]")] = None,
-    queue_timeout: Annotated[str | None, typer.Option(help="triton-repository: how long one may wait.  [default: 30s]")] = None,
+    queue_timeout: Annotated[
+        str | None, typer.Option(help="triton-repository: how long one may wait.  [default: 30s]")
+    ] = None,
     instances: Annotated[int | None, typer.Option(help="triton-repository: processes a device.  [default: 1]")] = None,
     json_: Json = False,
 ) -> None:
-    """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1, and no file, where it does not."""
+    """A file that runs without PyTorch, with a certificate that it scores like the model; exit 1,
+    and no file, where it does not.
+    """
     from sprfast.cli import export_commands
 
     form = {"size": size, "batch": batch, "quantize": quantize, "images": images}
@@ -87,5 +119,7 @@ def export(
         console.emit(summary, json_, lambda: console.fields_table(summary))
     else:
         export_commands.refuse(to, served)
-        summary = export_commands.export(model, output, export_commands.request(to, size, batch, precision, quantize), images, setting)
+        summary = export_commands.export(
+            model, output, export_commands.request(to, size, batch, precision, quantize), images, setting
+        )
         console.emit(summary, json_, lambda: export_commands.table(summary))

@@ -1,4 +1,6 @@
-"""What the commands do, between the library and the command line: loops over categories and files, summaries."""
+"""What the commands do, between the library and the command line: loops over categories and files,
+summaries.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class TrainingJob:
 
 
 def train_one(root: Path, category: str | None, output: Path | None, job: TrainingJob) -> dict[str, Any] | None:
-    """Train on one category and describe the model file; None on all but the first of torchrun's processes.
+    """Train on one category and describe the model file; None on all but the first of torchrun's
+    processes.
 
     Raises:
         typer.Exit: a signal stopped the training; its checkpoint is written.
@@ -61,7 +64,8 @@ def train_one(root: Path, category: str | None, output: Path | None, job: Traini
 
 
 def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
-    """Train and evaluate every category of `root`; with `job.resume`, finished ones are only evaluated.
+    """Train and evaluate every category of `root`; with `job.resume`, finished ones are only
+    evaluated.
 
     The list is empty on all but the first of torchrun's processes.
     """
@@ -75,7 +79,11 @@ def train_all(root: Path, output: Path, job: TrainingJob) -> list[Evaluation]:
         category = data.load_category(root, name, job.preprocessing)
         path = files.confined(output, f"{name}.safetensors")
         finished = job.resume and path.exists()
-        model = model_file.load(path) if finished else _train(category, path, job, job.resume and checkpoint_path(path).exists())
+        model = (
+            model_file.load(path)
+            if finished
+            else _train(category, path, job, job.resume and checkpoint_path(path).exists())
+        )
         evaluation = evaluated(group, Engine(model, device=job.device), category)
         if evaluation:
             evaluations.append(evaluation)
@@ -101,7 +109,10 @@ def _train(category: data.Category, path: Path, job: TrainingJob, resume: bool) 
             on_step=on_step,
         )
     if outcome.stopped_by:
-        console.say(f"sprfast: stopped by {outcome.stopped_by.name} after step {outcome.step}; go on with the same command and --resume")
+        console.say(
+            f"sprfast: stopped by {outcome.stopped_by.name} after step {outcome.step}; go on with the same command "
+            f"and --resume"
+        )
         raise typer.Exit(128 + outcome.stopped_by)
     assert outcome.model is not None  # as no signal stopped it
     return outcome.model
@@ -116,7 +127,8 @@ def evaluate(
     runtime: Runtime,
     process_timeout: float,
 ) -> list[Evaluation]:
-    """Evaluate one category, or every one of `root` with the model file of its name in the folder `path`.
+    """Evaluate one category, or every one of `root` with the model file of its name in the folder
+    `path`.
 
     Under torchrun the processes share the images; the list is empty on all but the first.
     """
@@ -164,40 +176,65 @@ def evaluations_json(evaluations: list[Evaluation]) -> dict[str, Any]:
 
 
 def evaluations_table(evaluations: list[Evaluation]) -> RenderableType:
-    """A table for each category with its kinds of defect; for several, one table with the mean row."""
+    """A table for each category with its kinds of defect; for several, one table with the
+    mean row.
+    """
     if len(evaluations) == 1:
         only = evaluations[0]
         rows = {f"{kind} against good": row for kind, row in only.kinds.items()} | {"all": only.metrics}
         return console.metrics_table(rows, f"{only.category}: {only.images} images, in percent")
     rows = {evaluation.category: evaluation.metrics for evaluation in evaluations}
-    return console.metrics_table(rows | {"mean": metrics.mean(list(rows.values()))}, f"{len(rows)} categories, in percent")
+    return console.metrics_table(
+        rows | {"mean": metrics.mean(list(rows.values()))}, f"{len(rows)} categories, in percent"
+    )
 
 
-def parity(model: Path | None, folder: Path | None, golden: Path | None, exported: Path | None, runtime: Runtime) -> Report:
-    """A parity report: against golden outputs, or against the definition on the images of a folder."""
+def parity(
+    model: Path | None, folder: Path | None, golden: Path | None, exported: Path | None, runtime: Runtime
+) -> Report:
+    """A parity report: against golden outputs, or against the definition on the images of a
+    folder.
+    """
     from sprfast.evaluation import parity as checks
 
     if golden is not None and model is None and folder is None and exported is None:
         if runtime.precision != "float32":
-            raise InputError(f"--precision {runtime.precision}: the golden outputs are float32; check 16-bit storage with MODEL --images")
+            raise InputError(
+                f"--precision {runtime.precision}: the golden outputs are float32; check 16-bit storage with MODEL "
+                f"--images"
+            )
         return checks.check_golden(golden, runtime.backend, runtime.device)
     if golden is None and model is not None and folder is not None:
         paths = data.image_files([folder])
         if exported is not None:
             from sprfast.deploy import export
 
-            return export.check(model_file.load(model), dataclasses.replace(runtime, setting=PUBLISHED).runner(exported), paths)
-        return checks.check_images(model_file.load(model).using(runtime.setting), paths, runtime.backend, runtime.device, runtime.precision)
-    raise InputError("parity: give either --golden DIR, or MODEL and --images DIR, and with these --export FILE for an export of it")
+            return export.check(
+                model_file.load(model), dataclasses.replace(runtime, setting=PUBLISHED).runner(exported), paths
+            )
+        return checks.check_images(
+            model_file.load(model).using(runtime.setting), paths, runtime.backend, runtime.device, runtime.precision
+        )
+    raise InputError(
+        "parity: give either --golden DIR, or MODEL and --images DIR, and with these --export FILE for an export of it"
+    )
 
 
 def parity_table(report: Report) -> Table:
     """One line a number, with its limit."""
-    title = f"parity of {report.backend} ({report.precision}) on {report.device}: {'passed' if report.passed else 'FAILED'}"
+    title = (
+        f"parity of {report.backend} ({report.precision}) on {report.device}: {'passed' if report.passed else 'FAILED'}"
+    )
     table = Table("case", "quantity", "value", "limit", "", title=title)
     for row in report.rows:
         value = (row.reason or "-") if row.value is None else f"{row.value:.3g}"
-        table.add_row(row.case, row.quantity, value, "-" if row.limit is None else f"{row.limit:.3g}", "ok" if row.passed else "FAILED")
+        table.add_row(
+            row.case,
+            row.quantity,
+            value,
+            "-" if row.limit is None else f"{row.limit:.3g}",
+            "ok" if row.passed else "FAILED",
+        )
     return table
 
 
@@ -231,7 +268,9 @@ def info_table(summary: dict[str, Any]) -> Table:
 
 
 def doctor() -> dict[str, Any]:
-    """Versions and devices, for each backend and for each runtime of exports whether it can run, and what "auto" is."""
+    """Versions and devices, for each backend and for each runtime of exports whether it can run,
+    and what "auto" is.
+    """
     from sprfast.backends import registry as backends
     from sprfast.engine import runner
     from sprfast.system import environment

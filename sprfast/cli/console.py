@@ -25,7 +25,9 @@ _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def emit(document: Any, as_json: bool, render: Callable[[], RenderableType]) -> None:
-    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe up to `WIDEST`."""
+    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe up to
+    `WIDEST`.
+    """
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
@@ -63,12 +65,15 @@ def seconds(text: str) -> float:
 
 @contextlib.contextmanager
 def counter(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; call what it yields with (done, total), and what is going on where that changes.
+    """A progress bar on stderr; call what it yields with (done, total), and what is going on where
+    that changes.
 
     Of torchrun's processes, which share one stderr, only the first shows it.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not (log.is_terminal and ranks.is_first())) as progress:
+    with Progress(
+        *columns, console=log, transient=True, disable=not (log.is_terminal and ranks.is_first())
+    ) as progress:
         task = progress.add_task(description, total=None)
 
         def update(done: int, total: int, what: str = description) -> None:
@@ -79,7 +84,8 @@ def counter(description: str) -> Iterator[Callable[..., None]]:
 
 @contextlib.contextmanager
 def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
-    """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no terminal.
+    """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no
+    terminal.
 
     As `counter`, only in the first of torchrun's processes.
     """
@@ -107,7 +113,9 @@ def metrics_table(rows: dict[str, dict[str, Metric]], title: str) -> Table:
     """A row of metrics in percent for each name; an undefined one is a dash."""
     table = Table("", *KEYS, title=title)
     for name, row in rows.items():
-        table.add_row(name, *("-" if row[key].value is None else f"{100 * (row[key].value or 0.0):.1f}" for key in KEYS))
+        table.add_row(
+            name, *("-" if row[key].value is None else f"{100 * (row[key].value or 0.0):.1f}" for key in KEYS)
+        )
     return table
 
 

@@ -1,4 +1,5 @@
-"""The main job on photographs that ship with scikit-image: train, calibrate, evaluate, predict, bench.
+"""The main job on photographs that ship with scikit-image: train, calibrate, evaluate, predict,
+bench.
 
 Every step is a function of the seed, so a second run on the same machine prints the same scores.
 """
@@ -42,7 +43,12 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"evaluation": self.evaluation.to_json(), "threshold": self.threshold, "bench": self.bench, "paths": self.paths}
+        return {
+            "evaluation": self.evaluation.to_json(),
+            "threshold": self.threshold,
+            "bench": self.bench,
+            "paths": self.paths,
+        }
 
     def render(self) -> RenderableType:
         """The tables, for a person."""
@@ -65,7 +71,8 @@ class Outcome:
 
 
 def run(folder: Path, seed: int) -> Outcome:
-    """Write data, model, figure, predictions and bench report under `folder` and return what was measured.
+    """Write data, model, figure, predictions and bench report under `folder` and return what was
+    measured.
 
     Raises:
         BackendError: scikit-image, whose photographs are used, is not installed.

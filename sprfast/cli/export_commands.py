@@ -13,7 +13,7 @@ from sprfast.cli import console
 from sprfast.data import datasets as data
 from sprfast.errors import InputError
 from sprfast.formats import model as model_file
-from sprfast.formats.export_metadata import Contract
+from sprfast.formats.export_metadata import ExportMetadata
 
 if TYPE_CHECKING:
     from sprfast.deploy.export import Request
@@ -72,7 +72,7 @@ def repository(model: Path, output: Path, how: Serving) -> dict[str, Any]:
     return {"repository": str(output), "models": triton_repository.write(output, model, how), **dataclasses.asdict(how)}
 
 
-def describe(path: Path, contract: Contract) -> dict[str, Any]:
+def describe(path: Path, contract: ExportMetadata) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
     document = contract.to_json() | contract.setting.summary()
     del document["probe"]["error_map"]

@@ -1,4 +1,6 @@
-"""The command `kernels`: what the compiler makes of every kernel that the published network launches."""
+"""The command `kernels`: what the compiler makes of every kernel that the published network
+launches.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class KernelReport:
 
 
 def compile_all(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
-    """Compile every kernel that scoring a square image with the published network takes, for each architecture.
+    """Compile every kernel that scoring a square image with the published network takes, for each
+    architecture.
 
     Raises:
         InputError: an architecture or precision is not known.
@@ -75,7 +78,11 @@ def compile_all(architectures: list[str], precisions: list[str], size: int) -> K
     compiled: list[Compiled] = []
     with console.counter("compiling") as on_done:
         for index, capability in enumerate(capabilities):
-            launches = [each for precision in precisions for each in triton.launches(plan, precision, 1, size, size, capability)]  # type: ignore[arg-type]
+            launches = [
+                each
+                for precision in precisions
+                for each in triton.launches(plan, precision, 1, size, size, capability)  # type: ignore[arg-type]
+            ]
             compiled += compile_report.compile_launches(launches, capability)
             on_done(index + 1, len(capabilities))
     return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))

@@ -1,4 +1,6 @@
-"""The command `predict`, and what opens a model file or an export for it and for others; without PyTorch where it is an export."""
+"""The command `predict`, and what opens a model file or an export for it and for others; without
+PyTorch where it is an export.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ class Prediction:
 
 
 def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> Prediction:
-    """Score image files; with `output`, write results.jsonl and an overlay for each scored image."""
+    """Score image files; with `output`, write results.jsonl and an overlay for each scored
+    image.
+    """
     engine = runtime.open(path)
     paths = data.image_files(sources)
     if output:
@@ -116,7 +120,9 @@ def predict(path: Path, sources: list[Path], output: Path | None, runtime: Runti
 
 
 def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:
-    """Write the overlay under the image's own name; where two share one, with its folder's name before it, then numbered."""
+    """Write the overlay under the image's own name; where two share one, with its folder's name
+    before it, then numbered.
+    """
     stem = images.display_name(source.stem)[:60]
     name = stem
     if name.casefold() in names:
@@ -126,5 +132,7 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
     names.add(name.casefold())
     assert result.anomaly_map is not None  # as its score is finite
     target = files.confined(output, os.fsdecode(f"{name}.png".encode()))  # UTF-8 whatever the locale
-    figure.save_png(target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.map_threshold))
+    figure.save_png(
+        target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.map_threshold)
+    )
     return f"{name}.png"

@@ -34,13 +34,21 @@ class Archive:
 
 
 def predict(
-    path: Path, sources: list[Path], output: Path | None, runtime: Runtime, address: str, workers: int | None, worker_gpus: float | None
+    path: Path,
+    sources: list[Path],
+    output: Path | None,
+    runtime: Runtime,
+    address: str,
+    workers: int | None,
+    worker_gpus: float | None,
 ) -> Archive:
-    """Score image files into Parquet files in `output`; those that have an answer there already are not scored again.
+    """Score image files into Parquet files in `output`; those that have an answer there already are
+    not scored again.
 
     Raises:
         InputError: there is no `output`, or a file or the folder cannot be used.
-        BackendError: Ray is not installed or has no cluster at `address`, or a worker cannot run the model.
+        BackendError: Ray is not installed or has no cluster at `address`, or a worker cannot run
+            the model.
     """
     if output is None:
         raise InputError("--ray: name the folder for the answers with --output")

@@ -14,7 +14,9 @@ from sprfast.data import datasets as data
 from sprfast.system import files
 
 
-def run(path: Path, runtime: Runtime, options: soak.Options, images: Path | None, output: Path | None) -> dict[str, Any]:
+def run(
+    path: Path, runtime: Runtime, options: soak.Options, images: Path | None, output: Path | None
+) -> dict[str, Any]:
     """The report of `soak.run` on a model or an export, also written to `output`.
 
     Raises:

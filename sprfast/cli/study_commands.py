@@ -50,7 +50,9 @@ def run(
     chosen = backends.choose(backend, where)
     rows = ROWS[:1] if quick else ROWS
     with console.counter("study") as on_progress:
-        document = measure.study(loaded, given, paths, backend=chosen, device=where, seconds=seconds, rows=rows, on_progress=on_progress)
+        document = measure.study(
+            loaded, given, paths, backend=chosen, device=where, seconds=seconds, rows=rows, on_progress=on_progress
+        )
     if output:
         report.write(document, output)
     if picture:
@@ -59,7 +61,13 @@ def run(
 
 
 def run_curve(
-    root: Path, category: str | None, models: Sequence[Path], backend: str, device: str | None, output: Path | None, picture: Path | None
+    root: Path,
+    category: str | None,
+    models: Sequence[Path],
+    backend: str,
+    device: str | None,
+    output: Path | None,
+    picture: Path | None,
 ) -> dict[str, Any]:
     """Accuracy against minutes of training, also written to `output`, and drawn to `picture`.
 
@@ -72,7 +80,9 @@ def run_curve(
     given = data.load_category(root, category, loaded[0][1].preprocessing)
     where = devices.resolve(device)
     with console.counter("study curve") as on_progress:
-        document = curve.measure(loaded, given, backend=backends.choose(backend, where), device=where, on_progress=on_progress)
+        document = curve.measure(
+            loaded, given, backend=backends.choose(backend, where), device=where, on_progress=on_progress
+        )
     if output:
         report.write(document, output)
     if picture:
@@ -81,7 +91,8 @@ def run_curve(
 
 
 def show(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], RenderableType]:
-    """Reports that were written before, and an overview of the studies, of a single one all its tables; then each curve's table.
+    """Reports that were written before, and an overview of the studies, of a single one all its
+    tables; then each curve's table.
 
     Raises:
         InputError: a file is not such a report, or is damaged.

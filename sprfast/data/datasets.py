@@ -85,7 +85,9 @@ def load_category(root: str | os.PathLike[str], name: str | None, preprocessing:
     plain = _images(folder)
     if not plain:
         names = _category_names(folder)
-        advice = f"name one of its categories: {_listing(names)}" if names else "no train/good or train/ok, and no images"
+        advice = (
+            f"name one of its categories: {_listing(names)}" if names else "no train/good or train/ok, and no images"
+        )
         raise InputError(f"{display_name(folder)}: {advice}")
     return Category(_category_name(folder, name), tuple(plain.values()), ())
 
@@ -129,7 +131,9 @@ def check_readable(paths: Iterable[Path], preprocessing: Preprocessing) -> list[
             faults.append(str(error))
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise InputError(f"{len(faults)} of {len(sizes) + len(faults)} images cannot be used: {'; '.join(faults[:5])}{more}")
+        raise InputError(
+            f"{len(faults)} of {len(sizes) + len(faults)} images cannot be used: {'; '.join(faults[:5])}{more}"
+        )
     return sizes
 
 
@@ -162,14 +166,17 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 
 def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """`paths` without a share of them, rounded, and that share, drawn by the seed; both in the order given.
+    """`paths` without a share of them, rounded, and that share, drawn by the seed; both in the
+    order given.
 
     Raises:
         InputError: nothing would be left on one of the two sides.
     """
     count = round(share * len(paths))
     if share and not 0 < count < len(paths):
-        raise InputError(f"hold_back: {share} of {len(paths)} images are {count}, expected at least 1 held back and 1 left")
+        raise InputError(
+            f"hold_back: {share} of {len(paths)} images are {count}, expected at least 1 held back and 1 left"
+        )
     held_back = set(random.Random(seed).sample(range(len(paths)), count))
     chosen = [path for index, path in enumerate(paths) if index in held_back]
     return [path for index, path in enumerate(paths) if index not in held_back], chosen
@@ -177,9 +184,13 @@ def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], l
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        return sorted(
+            (entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{display_name(folder)}: the folder cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(
+            f"{display_name(folder)}: the folder cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def _category_names(root: Path) -> list[str]:
@@ -189,7 +200,10 @@ def _category_names(root: Path) -> list[str]:
 def _category_folder(root: Path, name: str) -> Path:
     folder = confined(root, name)
     if not os.path.isdir(folder):
-        raise InputError(f"{display_name(name)}: no such category in {display_name(root)}, which holds {_listing(_category_names(root))}")
+        raise InputError(
+            f"{display_name(name)}: no such category in {display_name(root)}, which holds "
+            f"{_listing(_category_names(root))}"
+        )
     return folder
 
 
@@ -216,7 +230,9 @@ def _images(folder: Path) -> dict[str, Path]:
             continue
         other = images.setdefault(unicodedata.normalize("NFC", entry.stem), entry)
         if other is not entry:
-            raise InputError(f"{display_name(other)}: has the same name as {display_name(entry.name)} but for its suffix; keep one")
+            raise InputError(
+                f"{display_name(other)}: has the same name as {display_name(entry.name)} but for its suffix; keep one"
+            )
     return images
 
 
@@ -254,10 +270,16 @@ def _mask(path: Path, stem: str, masks: dict[str, Path], preprocessing: Preproce
     found = [masks[name] for name in (f"{stem}_mask", stem) if name in masks]
     if len(found) != 1:
         have = " and ".join(display_name(mask) for mask in found) or "none"
-        raise InputError(f"{display_name(path)}: needs one mask in ground_truth, NAME_mask or NAME with an image suffix; found {have}")
+        raise InputError(
+            f"{display_name(path)}: needs one mask in ground_truth, NAME_mask or NAME with an image suffix; found "
+            f"{have}"
+        )
     image, mask = image_size(path, preprocessing), image_size(found[0], MASK_PREPROCESSING)
     if image != mask:
-        raise InputError(f"{display_name(found[0])}: is {mask[0]}x{mask[1]} pixels, its image {display_name(path)} {image[0]}x{image[1]}")
+        raise InputError(
+            f"{display_name(found[0])}: is {mask[0]}x{mask[1]} pixels, its image {display_name(path)} "
+            f"{image[0]}x{image[1]}"
+        )
     return found[0]
 
 
@@ -271,7 +293,9 @@ def _refuse_anomaly_in_train(category: Category) -> None:
     for suspect in suspects:
         twin = digests.get(digest(suspect))
         if twin is not None:
-            raise InputError(f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}")
+            raise InputError(
+                f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}"
+            )
 
 
 def _file_size(path: Path) -> int:

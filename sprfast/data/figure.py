@@ -39,12 +39,13 @@ class Column:
 
 
 def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshold: float | None) -> NDArray[np.uint8]:
-    """The image with its anomaly map over it as heat, and what exceeds the threshold outlined in white.
+    """The image with its anomaly map over it as heat, and what exceeds the threshold outlined in
+    white.
 
     Below half the threshold the image is left as it is; from there the heat runs over green at the
     threshold to red at twice the threshold and above, so overlays of one model compare. Without a
-    threshold, or with one that is not positive, red is the maximum of this map, and only places within
-    the image compare.
+    threshold, or with one that is not positive, red is the maximum of this map, and only places
+    within the image compare.
 
     Args:
         image: (H, W, 3) uint8, the source image.
@@ -65,7 +66,9 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     if threshold is not None and not np.isfinite(threshold):
         raise InputError(f"threshold: {threshold!r} is not allowed, expected a finite number")
     height, width = image.shape[:2]
-    stretched = np.asarray(Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+    stretched = np.asarray(
+        Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    )
     end = 2 * threshold if threshold is not None and threshold > 0 else float(stretched.max())
     heat = np.clip(stretched / end, 0, 1) if end > 0 else np.zeros_like(stretched)
     alpha = _OPACITY * np.clip(2 * heat - 0.5, 0, 1)[..., None]
@@ -74,7 +77,8 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     if threshold is not None:
         above = stretched > threshold
         line = max(1, round(min(height, width) / 256))
-        blended[above & ~binary_erosion(above, np.ones((3, 3)), 2 * line)] = 0  # a dark edge keeps white readable on white
+        # a dark edge keeps white readable on white
+        blended[above & ~binary_erosion(above, np.ones((3, 3)), 2 * line)] = 0
         blended[above & ~binary_erosion(above, np.ones((3, 3)), line)] = 255
     return blended
 
@@ -94,12 +98,12 @@ def save_png(path: str | os.PathLike[str], rgb: NDArray[np.uint8]) -> None:
 def evaluation_figure(columns: Sequence[Column], path: str | os.PathLike[str]) -> None:
     """Write the examples as a PNG, one a column: input image, restoration error map, ground truth.
 
-    The error maps share one colour scale, from 0 to the 99.5th percentile of them all. Above a column
-    stand its title and its score. The same columns give the same bytes.
+    The error maps share one colour scale, from 0 to the 99.5th percentile of them all. Above a
+    column stand its title and its score. The same columns give the same bytes.
 
     Raises:
-        InputError: no columns, an array of a wrong shape or dtype, a NaN or infinite map, or the file
-            cannot be written.
+        InputError: no columns, an array of a wrong shape or dtype, a NaN or infinite map, or the
+            file cannot be written.
     """
     if not columns:
         raise InputError("evaluation figure: no columns were given")

@@ -14,7 +14,8 @@ The contract, carried out for every file, PIL image and array alike:
 * Resizing is Pillow's Lanczos with antialias: 8-bit pictures as 8 bits, others in float, clipped to
   the range. A picture that has the network's size is not resampled. Then x * 2 - 1 in float32.
 
-Every error is an InputError that names the file ("file in memory", "array" and "PIL image" where there is no name).
+Every error is an InputError that names the file ("file in memory", "array" and "PIL image" where
+there is no name).
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def load_image(
     """Read a picture under the contract above.
 
     Args:
-        source: a file's path, a file's bytes as `io.BytesIO`, a PIL image (the frame it stands at; its decoding is the caller's),
-            or an array of shape (H, W), (H, W, 1) or (H, W, 3), native uint8, uint16 (scaled by
-            `preprocessing.bit_depth`) or float32 in [0, 1], with any strides. It is never written,
-            and the result shares no memory with it.
+        source: a file's path, a file's bytes as `io.BytesIO`, a PIL image (the frame it stands at;
+            its decoding is the caller's), or an array of shape (H, W), (H, W, 1) or (H, W, 3),
+            native uint8, uint16 (scaled by `preprocessing.bit_depth`) or float32 in [0, 1], with
+            any strides. It is never written, and the result shares no memory with it.
         preprocessing: policies and network size.
         channel_order: required for arrays of 3 channels ("rgb" or "bgr"), None or "grey" for grey
             arrays, None for files and PIL images.
@@ -95,26 +96,31 @@ def load_image(
 
 
 def network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """The (height, width) of the network's input for an oriented source of `height` x `width` pixels.
+    """The (height, width) of the network's input for an oriented source of `height` x `width`
+    pixels.
 
     `fit` makes the shorter side `size` and the longer floor(size * long / short); `stretch` and
     `refuse` make both sides `size`.
 
     Raises:
-        InputError: no pixels, not square under `refuse`, or more than 4,194,304 input pixels under `fit`.
+        InputError: no pixels, not square under `refuse`, or more than 4,194,304 input pixels under
+            `fit`.
     """
     size = preprocessing.size
     short, long = sorted((height, width))
     if short < 1:
         raise InputError(f"{height}x{width} pixels (height x width): a picture needs at least one")
     if preprocessing.size_policy == "refuse" and short != long:
-        raise InputError(f"{height}x{width} pixels (height x width) is not square; size_policy 'refuse' takes square images only")
+        raise InputError(
+            f"{height}x{width} pixels (height x width) is not square; size_policy 'refuse' takes square images only"
+        )
     if preprocessing.size_policy != "fit":
         return size, size
     scaled = size * long // short
     if size * scaled > _MAX_INPUT_PIXELS:
         raise InputError(
-            f"{height}x{width} pixels (height x width) fitted to a shorter side of {size} gives a network input of {size * scaled} "
+            f"{height}x{width} pixels (height x width) fitted to a shorter side of {size} gives a network input of "
+            f"{size * scaled} "
             f"pixels, above the limit of {_MAX_INPUT_PIXELS}; use size_policy 'stretch' or cut the image"
         )
     return (size, scaled) if height <= width else (scaled, size)
@@ -124,8 +130,8 @@ def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.b
     """A ground-truth mask as bool (size, size), True where defective.
 
     A pixel is defective where any colour channel is not 0 (palettes count by colour, not index;
-    transparent pixels are not defective). The mask is stretched by Pillow's NEAREST, which takes the
-    source pixel under the centre of each target pixel.
+    transparent pixels are not defective). The mask is stretched by Pillow's NEAREST, which takes
+    the source pixel under the centre of each target pixel.
 
     Raises:
         InputError: the file breaks the contract above.
@@ -190,7 +196,8 @@ def _decoding() -> Iterator[None]:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise InputError("above Pillow's own limit for this format; raise PIL.Image.MAX_IMAGE_PIXELS too") from error
-    except Exception as error:  # on damaged bytes Pillow's readers raise a dozen types, down to KeyError and struct.error
+    # on damaged bytes Pillow's readers raise a dozen types, down to KeyError and struct.error
+    except Exception as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"cannot be decoded, the file is damaged or truncated ({detail})") from error
 
@@ -208,7 +215,9 @@ def _source_name(source: object) -> str:
 def _planes(source: Any, preprocessing: Preprocessing, channel_order: Any) -> tuple[PIL.Image.Image, ...]:
     """One grey or three RGB planes at source size, oriented: mode L, or mode F in [0, 1]."""
     if not isinstance(channel_order, str | None):  # an array would be compared by element
-        raise InputError(f"channel_order: {type(channel_order).__name__} is not allowed, expected 'rgb', 'bgr', 'grey' or None")
+        raise InputError(
+            f"channel_order: {type(channel_order).__name__} is not allowed, expected 'rgb', 'bgr', 'grey' or None"
+        )
     if isinstance(source, np.ndarray):
         return _array_planes(source, preprocessing, channel_order)
     if channel_order is not None:
@@ -276,27 +285,37 @@ def _check_header(image: PIL.Image.Image, preprocessing: Preprocessing) -> None:
     _check_pixel_count(height, width, preprocessing)
     if image.mode not in _MODES:
         kind = "float" if image.mode == "F" else image.mode
-        raise InputError(f"{kind} pixels are not accepted, only 8-bit RGB, grey, 1-bit, palette or 16-bit grey; convert the file")
+        raise InputError(
+            f"{kind} pixels are not accepted, only 8-bit RGB, grey, 1-bit, palette or 16-bit grey; convert the file"
+        )
     rawmodes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     if not image.mode.startswith("I") and re.search(r";16[BLN]", rawmodes):
-        raise InputError("colour or alpha with 16 bits a channel would lose 8 of them; save it with 8 bits, or pass a uint16 array")
+        raise InputError(
+            "colour or alpha with 16 bits a channel would lose 8 of them; save it with 8 bits, or pass a uint16 array"
+        )
     tags = getattr(image, "tag_v2", {})
     inverted = image.mode.startswith("I") and tags.get(_TIFF_PHOTOMETRIC, 1) == 0
     signed = image.mode == "L" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] != 1
     if inverted or signed:
-        raise InputError("a TIFF of inverted 16-bit or signed 8-bit values is not accepted; save it as unsigned, 0 = black")
+        raise InputError(
+            "a TIFF of inverted 16-bit or signed 8-bit values is not accepted; save it as unsigned, 0 = black"
+        )
     if preprocessing.frames == "refuse":
         with _decoding():
             frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise InputError(f"holds {frames} frames or pages; pass one picture, or allow the first with frames 'first'")
+            raise InputError(
+                f"holds {frames} frames or pages; pass one picture, or allow the first with frames 'first'"
+            )
 
 
 def _check_pixel_count(height: int, width: int, preprocessing: Preprocessing) -> None:
     if height * width < 1:
         raise InputError(f"{height}x{width} pixels (height x width): a picture needs at least one")
     if height * width > preprocessing.max_pixels:
-        raise InputError(f"{height}x{width} (height x width) is {height * width} pixels, above max_pixels {preprocessing.max_pixels}")
+        raise InputError(
+            f"{height}x{width} (height x width) is {height * width} pixels, above max_pixels {preprocessing.max_pixels}"
+        )
 
 
 def _image_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
@@ -305,7 +324,11 @@ def _image_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple
         image.load()
     _check_profile(image)
     with _decoding():
-        image = ImageOps.exif_transpose(image) if preprocessing.orientation == "exif" else _turned_back(image, tiff_orientation)
+        image = (
+            ImageOps.exif_transpose(image)
+            if preprocessing.orientation == "exif"
+            else _turned_back(image, tiff_orientation)
+        )
         if image.mode.startswith("I"):
             if "transparency" in image.info:
                 raise InputError("16-bit grey with a transparent value is not accepted; save it without")
@@ -316,7 +339,9 @@ def _image_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple
 
 
 def _turned_back(image: PIL.Image.Image, tiff_orientation: int | None) -> PIL.Image.Image:
-    """Undo the orientation, which Pillow applies by itself to TIFF files (and to no others) as it loads them."""
+    """Undo the orientation, which Pillow applies by itself to TIFF files (and to no others) as it
+    loads them.
+    """
     turn = PIL.Image.Transpose
     undo = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}
     undo |= {6: turn.ROTATE_90, 7: turn.TRANSVERSE, 8: turn.ROTATE_270}
@@ -331,7 +356,8 @@ def _check_profile(image: PIL.Image.Image) -> None:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"] or b""))
         description = ImageCms.getProfileDescription(profile).strip()
         grey = profile.profile.xcolor_space.strip() == "GRAY"
-    except (OSError, TypeError, ValueError, ImageCms.PyCMSError, ImportError) as error:  # ImportError: a Pillow built without littlecms
+    # ImportError: a Pillow built without littlecms
+    except (OSError, TypeError, ValueError, ImageCms.PyCMSError, ImportError) as error:
         raise InputError("its embedded colour profile cannot be read; convert the file to sRGB") from error
     if "srgb" not in description.lower() and not (grey and "gamma 2.2" in description.lower()):
         raise InputError(f"embedded colour profile {description!r} is not accepted; convert the file to sRGB")
@@ -347,11 +373,15 @@ def _without_alpha(image: PIL.Image.Image, preprocessing: Preprocessing) -> PIL.
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
 
 
-def _array_planes(array: npt.NDArray[Any], preprocessing: Preprocessing, order: str | None) -> tuple[PIL.Image.Image, ...]:
+def _array_planes(
+    array: npt.NDArray[Any], preprocessing: Preprocessing, order: str | None
+) -> tuple[PIL.Image.Image, ...]:
     kinds = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
     shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if array.dtype not in kinds or not shaped or isinstance(array, np.ma.MaskedArray):
-        raise InputError(f"{type(array).__name__} of dtype {array.dtype.str} and shape {array.shape} is not accepted; {_ARRAYS}")
+        raise InputError(
+            f"{type(array).__name__} of dtype {array.dtype.str} and shape {array.shape} is not accepted; {_ARRAYS}"
+        )
     _check_pixel_count(array.shape[0], array.shape[1], preprocessing)
     colour = array.ndim == 3 and array.shape[2] == 3
     allowed = ("rgb", "bgr") if colour else (None, "grey")

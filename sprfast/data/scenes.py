@@ -1,16 +1,19 @@
-"""A labelled set of real images for `sprfast demo`, cut from photographs that ship with scikit-image.
+"""A labelled set of real images for `sprfast demo`, cut from photographs that ship with
+scikit-image.
 
-One photograph of a brick wall is divided into horizontal bands, each of which belongs to one split, so
-that no pixel of a test image is ever seen in training or calibration. Half of the test images get one
-small defect drawn into them, of a kind in `KINDS`:
+One photograph of a brick wall is divided into horizontal bands, each of which belongs to one split,
+so that no pixel of a test image is ever seen in training or calibration. Half of the test images
+get one small defect drawn into them, of a kind in `KINDS`:
 
 - `scratch`: a thin, curved, antialiased line, lighter or darker than what it crosses;
 - `blob`: a small speckled stain with a soft edge;
-- `paste`: a patch of another photograph with a feathered edge, its mean adapted to its surroundings;
+- `paste`: a patch of another photograph with a feathered edge, its mean adapted to its
+surroundings;
 - `blur`: a patch out of focus.
 
-The mask of a defect is the region it was drawn in, down to `MASK_COVERAGE` of opacity; outside it the
-image is the clean crop bit for bit, inside it the mean change is at least `VISIBLE_CHANGE` grey levels.
+The mask of a defect is the region it was drawn in, down to `MASK_COVERAGE` of opacity; outside it
+the image is the clean crop bit for bit, inside it the mean change is at least `VISIBLE_CHANGE` grey
+levels.
 
 The photographs are read from the installed files, never downloaded.
 """
@@ -35,8 +38,9 @@ DONORS = ("grass", "gravel")  # photographs that `paste` takes patches of
 PHOTO_SIDE = 512  # pixels, width and height of each photograph
 CROP_SIDE = 64  # pixels of the photograph that one image shows; larger: finer texture in the image
 
-# Rows of the photograph, [top, bottom). The wall recedes towards the top, so that splits alternate: test and
-# calibration see the same mean scale, and training has neighbours above and below each of them.
+# Rows of the photograph, [top, bottom). The wall recedes towards the top, so that splits alternate:
+# test and calibration see the same mean scale, and training has neighbours above and below each of
+# them.
 BANDS = {
     "train": ((0, 96), (224, 320), (448, 512)),
     "calibrate": ((160, 224), (320, 384)),
@@ -98,11 +102,12 @@ class Crop:
 
 
 def write_scenes(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
-    """Write the category `CATEGORY` in MVTec AD's layout below `folder`, the same bytes for the same arguments.
+    """Write the category `CATEGORY` in MVTec AD's layout below `folder`, the same bytes for the
+    same arguments.
 
     The category holds `train/good`, `calibrate/good` (good images held back for the threshold),
-    `test/good`, `test/<kind>` and `ground_truth/<kind>`: 8-bit grey PNGs of `size` x `size` pixels, masks
-    0 or 255. An earlier set of the same place is overwritten.
+    `test/good`, `test/<kind>` and `ground_truth/<kind>`: 8-bit grey PNGs of `size` x `size` pixels,
+    masks 0 or 255. An earlier set of the same place is overwritten.
 
     Args:
         folder: root of the data set; made where it is missing.
@@ -122,7 +127,9 @@ def write_scenes(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
     contents = dict(_render(size, seed))
     foreign = sorted(path.relative_to(root) for path in root.rglob("*.png") if path.relative_to(root) not in contents)
     if foreign:
-        raise InputError(f"{root}: holds {foreign[0]}, which is not part of the demo's images; give another folder or empty this one")
+        raise InputError(
+            f"{root}: holds {foreign[0]}, which is not part of the demo's images; give another folder or empty this one"
+        )
     try:
         for parent in {path.parent for path in contents}:
             (root / parent).mkdir(parents=True, exist_ok=True)
@@ -151,7 +158,8 @@ def plan_crops(seed: int = 0) -> list[Crop]:
 
 
 def load_photograph(name: str) -> Image.Image:
-    """Read the 8-bit grey photograph `name`, `PHOTO_SIDE` pixels square, from the installed scikit-image.
+    """Read the 8-bit grey photograph `name`, `PHOTO_SIDE` pixels square, from the installed
+    scikit-image.
 
     Raises:
         BackendError: scikit-image is missing, or this release of it does not ship the photograph.
@@ -164,9 +172,13 @@ def load_photograph(name: str) -> Image.Image:
         with Image.open(path) as image:
             photo = image.convert("L")
     except OSError as error:
-        raise BackendError(f'{path}: this scikit-image has no such photograph: pip install --force-reinstall "sprfast[demo]"') from error
+        raise BackendError(
+            f'{path}: this scikit-image has no such photograph: pip install --force-reinstall "sprfast[demo]"'
+        ) from error
     if photo.size != (PHOTO_SIDE, PHOTO_SIDE):
-        raise BackendError(f"{path}: {photo.width}x{photo.height} pixels, expected {PHOTO_SIDE}x{PHOTO_SIDE} as in scikit-image 0.26")
+        raise BackendError(
+            f"{path}: {photo.width}x{photo.height} pixels, expected {PHOTO_SIDE}x{PHOTO_SIDE} as in scikit-image 0.26"
+        )
     return photo
 
 
@@ -188,7 +200,8 @@ def draw_defect(kind: str, clean: Gray, donor: Gray, rng: np.random.Generator) -
         The defective image and its mask (0 or 255), both uint8 (size, size).
 
     Raises:
-        InputError: no visible defect was found in `DRAWINGS` attempts, as in a blur of a constant image.
+        InputError: no visible defect was found in `DRAWINGS` attempts, as in a blur of a constant
+            image.
     """
     before = clean.astype(np.float64)
     for _ in range(DRAWINGS):
@@ -197,15 +210,22 @@ def draw_defect(kind: str, clean: Gray, donor: Gray, rng: np.random.Generator) -
         after = np.rint(np.clip(before + drawn * coverage * (content - before), 0.0, 255.0))
         if np.abs(after - before)[drawn].mean() >= VISIBLE_CHANGE:
             return after.astype(np.uint8), drawn.astype(np.uint8) * np.uint8(255)
-    raise InputError(f"{kind}: no place in the image where it changes {VISIBLE_CHANGE} grey levels, in {DRAWINGS} attempts")
+    raise InputError(
+        f"{kind}: no place in the image where it changes {VISIBLE_CHANGE} grey levels, in {DRAWINGS} attempts"
+    )
 
 
 def _spread(bands: tuple[tuple[int, int], ...], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(count, 2) corners (left, top): shared out by the bands' heights, evenly spaced from left to right, rows at random."""
+    """(count, 2) corners (left, top): shared out by the bands' heights, evenly spaced from left to
+    right, rows at random.
+    """
     edges = np.cumsum([0, *(bottom - top for top, bottom in bands)])
     shares = np.diff(np.rint(edges * count / edges[-1]).astype(np.int64))
     lefts = [np.rint(np.linspace(0, PHOTO_SIDE - CROP_SIDE, share)).astype(np.int64) for share in shares]
-    tops = [rng.integers(top, bottom - CROP_SIDE, share, endpoint=True) for share, (top, bottom) in zip(shares, bands, strict=True)]
+    tops = [
+        rng.integers(top, bottom - CROP_SIDE, share, endpoint=True)
+        for share, (top, bottom) in zip(shares, bands, strict=True)
+    ]
     return np.stack([np.concatenate(lefts), np.concatenate(tops)], axis=1)
 
 
@@ -232,7 +252,9 @@ def _png(image: Gray) -> bytes:
 
 
 def _scratch(clean: Plane, donor: Plane, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """A quadratic Bezier curve; the ends lie opposite each other, the middle is pulled to one side."""
+    """A quadratic Bezier curve; the ends lie opposite each other, the middle is pulled to
+    one side.
+    """
     unit = len(clean) / 64
     angle, length = rng.uniform(0.0, 2.0 * np.pi), unit * rng.uniform(*SCRATCH_LENGTH)
     along = np.array([np.cos(angle), np.sin(angle)]) * length / 2.0
@@ -265,7 +287,9 @@ _PAINTERS = {"scratch": _scratch, "blob": _blob, "paste": _paste, "blur": _blur}
 
 
 def _patch(size: int, radius: tuple[float, float], feather: float, power: float, rng: np.random.Generator) -> Plane:
-    """Opacity of a turned superellipse (power 2: ellipse, 4: rounded rectangle) that fades over `feather` inside its edge."""
+    """Opacity of a turned superellipse (power 2: ellipse, 4: rounded rectangle) that fades over
+    `feather` inside its edge.
+    """
     unit = size / 64
     a, b = unit * rng.uniform(*radius, 2)
     angle = rng.uniform(0.0, np.pi)

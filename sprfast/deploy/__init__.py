@@ -1,1 +1,3 @@
-"""Out of this process: exports, Ray, NVIDIA's Triton Inference Server. Imports every room but `cli`."""
+"""Out of this process: exports, Ray, NVIDIA's Triton Inference Server. Imports every room but
+`cli`.
+"""

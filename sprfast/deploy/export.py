@@ -1,7 +1,8 @@
-"""A model as a file that runs without PyTorch, with a certificate that it scores like the definition.
+"""A model as a file that runs without PyTorch, with a certificate that it scores like the
+definition.
 
-`onnx` is a graph for onnxruntime and whatever else reads ONNX, `tensorrt` the same network in the nodes that TensorRT has kernels
-of its own for, and `plan` the folded weights for our CPU kernels.
+`onnx` is a graph for onnxruntime and whatever else reads ONNX, `tensorrt` the same network in the
+nodes that TensorRT has kernels of its own for, and `plan` the folded weights for our CPU kernels.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from sprfast.evaluation import parity
 from sprfast.evaluation.parity import Report
 from sprfast.formats import export as export_file
 from sprfast.formats.export import Export
-from sprfast.formats.export_metadata import MAX_BATCH, Contract, Map, Quantization, tolerance
+from sprfast.formats.export_metadata import MAX_BATCH, ExportMetadata, Map, Quantization, tolerance
 from sprfast.formats.manifest import PathLike
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import Normalization, onnx_model
 from sprfast.lowering.probe import probe
 from sprfast.method import draws
-from sprfast.method.folded import MIN_SIZE, InferencePlan
+from sprfast.method.folded import MIN_SIZE, FoldedModel
 from sprfast.system import environment
 from sprfast.system.files import check_writable
 
@@ -48,7 +49,9 @@ class Request:
     """What to export."""
 
     target: Target
-    size: tuple[int, int] | None = None  # at the network's input; None: of the error field, else square, of the model's size. Not of a plan
+    # at the network's input; None: of the error field, else square, of the model's size. Not of a
+    # plan
+    size: tuple[int, int] | None = None
     batch: int | None = None  # images a call that a graph is fixed to; None: any number
     precision: Precision = "float32"  # of stored feature maps and of the convolutions
     quantization: Quantization | None = None  # of the convolutions but the first
@@ -60,31 +63,43 @@ class Request:
             ("--quantize", self.quantization, (None, *get_args(Quantization))),
         ):
             if value not in allowed:
-                raise InputError(f"{name} {value}: not known, choose from {', '.join(name for name in allowed if name)}")
+                raise InputError(
+                    f"{name} {value}: not known, choose from {', '.join(name for name in allowed if name)}"
+                )
         if self.size is not None and min(self.size) < MIN_SIZE:
             raise InputError(f"--size {self.size[0]}x{self.size[1]}: expected at least {MIN_SIZE} pixels on each side")
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise InputError(f"--batch {self.batch}: expected 1 to {MAX_BATCH} images")
-        if self.target == "plan" and (self.size, self.batch, self.precision, self.quantization) != (None, None, "float32", None):
-            raise InputError("--to plan: takes no size, batch, precision or quantization, since our CPU kernels run any size in float32")
+        if self.target == "plan" and (self.size, self.batch, self.precision, self.quantization) != (
+            None,
+            None,
+            "float32",
+            None,
+        ):
+            raise InputError(
+                "--to plan: takes no size, batch, precision or quantization, since our CPU kernels run any size in "
+                "float32"
+            )
 
 
-def export(model: Model, path: PathLike, request: Request, images: Sequence[Path] = ()) -> Contract:
-    """Write `model` to `path` as `request` says, once it has been found to score like the definition.
+def export(model: Model, path: PathLike, request: Request, images: Sequence[Path] = ()) -> ExportMetadata:
+    """Write `model` to `path` as `request` says, once it has been found to score like the
+    definition.
 
     Args:
         model: what is exported, its threshold included.
         path: the file.
         request: in which form.
-        images: of good parts, none of them trained on: up to `IMAGES` of them, spread over all, are what the certificate compares
-            scores on, and what the scales of a quantization are from, which needs them.
+        images: of good parts, none of them trained on: up to `IMAGES` of them, spread over all, are
+            what the certificate compares scores on, and what the scales of a quantization are from,
+            which needs them.
 
     Returns:
         the contract in the file; its certificate says what was compared.
 
     Raises:
-        InputError: an image cannot be used, or is not of the exported size; that size is not the error field's; or the file cannot
-            be written.
+        InputError: an image cannot be used, or is not of the exported size; that size is not the
+            error field's; or the file cannot be written.
         BackendError: what checks the export is not installed.
         CheckFailedError: the export does not score like the definition; nothing is written.
     """
@@ -94,7 +109,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
     size = request.size or (model.field.size if model.field else (model.preprocessing.size,) * 2)
     if model.field:
         model.field.require_size(size, "export")
-    contract = Contract(
+    contract = ExportMetadata(
         network=model.network,
         schedule=model.schedule,
         preprocessing=model.preprocessing,
@@ -119,10 +134,12 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
 def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
     """The images through an export and through the definition of the model that it was made from.
 
-    What a quantization changes is for the user to weigh, so that there a verdict that flips is no failure.
+    What a quantization changes is for the user to weigh, so that there a verdict that flips is no
+    failure.
 
     Raises:
-        InputError: it was made from another model; or an image cannot be used, or is not of the exported size.
+        InputError: it was made from another model; or an image cannot be used, or is not of the
+            exported size.
         BackendError: the backend failed.
     """
     contract = exported.contract
@@ -135,11 +152,15 @@ def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
         return torch.from_numpy(errors), torch.from_numpy(anomaly_maps)
 
     flips = None if contract.quantization else 0.0
-    rows = parity.image_rows(model.with_setting(contract.setting), paths, maps, tolerance(contract.precision, contract.quantization), flips)
+    rows = parity.image_rows(
+        model.with_setting(contract.setting), paths, maps, tolerance(contract.precision, contract.quantization), flips
+    )
     return Report(exported.backend, contract.precision, exported.device, len(paths), rows)
 
 
-def _graph(model: Model, folded: InferencePlan, contract: Contract, request: Request, images: Sequence[Path]) -> bytes:
+def _graph(
+    model: Model, folded: FoldedModel, contract: ExportMetadata, request: Request, images: Sequence[Path]
+) -> bytes:
     """The ONNX model, with scales from `images` where it is quantized."""
     assert contract.size is not None  # of a graph it is known
     scales: Mapping[str, float] | None = None
@@ -147,7 +168,9 @@ def _graph(model: Model, folded: InferencePlan, contract: Contract, request: Req
         from sprfast.deploy import quantization  # what it needs of onnxruntime takes a second to import
 
         if not images:
-            raise InputError(f"--quantize {request.quantization}: needs good images that were not trained on: give --images DIR")
+            raise InputError(
+                f"--quantize {request.quantization}: needs good images that were not trained on: give --images DIR"
+            )
         inputs = np.stack([_input(path, contract) for path in images])
         noise = draws.stacked(model.schedule, *contract.size, model.noise_seed)
         scales = quantization.calibrate(folded, inputs, noise, request.quantization)
@@ -163,7 +186,7 @@ def _graph(model: Model, folded: InferencePlan, contract: Contract, request: Req
     return graph
 
 
-def _input(path: Path, contract: Contract) -> Map:
+def _input(path: Path, contract: ExportMetadata) -> Map:
     pixels = load_image(path, contract.preprocessing).pixels
     contract.require_size(pixels.shape[1:], str(path))
     return pixels
@@ -179,7 +202,10 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
     library = "sprfast's CPU kernels" if made.graph is None else f"onnxruntime {environment.version('onnxruntime')}"
     certificate: dict[str, Any] = {"by": library, "sprfast": __version__, "images": len(images)}
     if contract.precision == "bfloat16":
-        return certificate | {"images": 0, "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe"}
+        return certificate | {
+            "images": 0,
+            "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe",
+        }
     backend = "cpu" if made.graph is None else "onnxruntime"
     if reason := runner.unavailable(backend):
         raise BackendError(f"export: the check by backend {backend} {reason}")
@@ -190,5 +216,7 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
     rows = check(model, checked, images).rows if images else ()
     for row in rows:
         if not row.passed:
-            raise CheckFailedError(f"export: {row.quantity}: {row.value} where {row.limit} is allowed; no file was written")
+            raise CheckFailedError(
+                f"export: {row.quantity}: {row.value} where {row.limit} is allowed; no file was written"
+            )
     return certificate | {"probe_relative_rms": checked.probe_error, "rows": [row.to_json() for row in rows]}

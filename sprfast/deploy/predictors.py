@@ -11,12 +11,16 @@ from sprfast.formats.manifest import PathLike
 from sprfast.method.scoring_mode import PUBLISHED
 
 
-def opened(path: PathLike, backend: str, device: str | None, precision: Any, setting: str, threads: int | None = None) -> Predictor:
+def opened(
+    path: PathLike, backend: str, device: str | None, precision: Any, setting: str, threads: int | None = None
+) -> Predictor:
     """An engine with one of the settings of a model file, or a runner for an export.
 
     Args:
-        precision, setting: as `engine.load` takes them; of an export only "float32" and "published", since it has its own.
-        threads: that compute on a CPU; for a model file this sets torch's, in the whole process. None: as they are.
+        precision, setting: as `engine.load` takes them; of an export only "float32" and
+            "published", since it has its own.
+        threads: that compute on a CPU; for a model file this sets torch's, in the whole process.
+            None: as they are.
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
@@ -43,7 +47,8 @@ def device_under_ray(device: str | None, gpus: float) -> str:
     """The device of a worker that Ray gives `gpus` GPUs; None means CUDA where that is above 0.
 
     Raises:
-        InputError: Ray would not count what the worker uses, or the worker would not use what it is given.
+        InputError: Ray would not count what the worker uses, or the worker would not use what it is
+            given.
     """
     chosen = device or ("cuda" if gpus else "cpu")
     if chosen not in ("cpu", "cuda"):

@@ -1,9 +1,10 @@
 """The scale of every quantized convolution's input, from images of good parts.
 
-A scale covers the largest value that the images show, and then some: a defect drives the network beyond all that good images
-do, and what is clipped there is missing from its error map. Percentiles and entropy clip even the rare values of good images
-to have finer steps for the others; on drawn defects they changed error maps by 13 to 28 % where the maximum changes them by
-7 % and `HEADROOM` by 3 %, while good images gain next to nothing.
+A scale covers the largest value that the images show, and then some: a defect drives the network
+beyond all that good images do, and what is clipped there is missing from its error map. Percentiles
+and entropy clip even the rare values of good images to have finer steps for the others; on drawn
+defects they changed error maps by 13 to 28 % where the maximum changes them by 7 % and `HEADROOM`
+by 3 %, while good images gain next to nothing.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from sprfast.backends.sessions import session as runtimes
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export_metadata import Map, Quantization
 from sprfast.lowering.onnx_graph import LARGEST, QUANTIZED, onnx_model
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
-# Largest number that can be stored, in largest values of good images. Of int8 it costs steps, of float8 nothing.
+# Largest number that can be stored, in largest values of good images. Of int8 it costs steps, of
+# float8 nothing.
 HEADROOM: dict[Quantization, float] = {"int8": 1.25, "float8": 2.0}
 
 
-def calibrate(plan: InferencePlan, x: Map, noise: Map, quantization: Quantization) -> dict[str, float]:
+def calibrate(plan: FoldedModel, x: Map, noise: Map, quantization: Quantization) -> dict[str, float]:
     """The scales that `graph.onnx_model` takes, by convolution.
 
     Args:
         plan: in float32.
-        x: (N, 3, H, W) images of good parts in [-1, 1]; they go one by one, so that memory does not grow with their number.
+        x: (N, 3, H, W) images of good parts in [-1, 1]; they go one by one, so that memory does not
+            grow with their number.
         noise: (D, 3, H, W), all draws.
         quantization: what the scales are for.
 
@@ -39,11 +42,16 @@ def calibrate(plan: InferencePlan, x: Map, noise: Map, quantization: Quantizatio
     if reason := runtime.unavailable():
         raise BackendError(f"quantization: {reason}")
     largest = _largest(plan, x, noise)
-    return {name: HEADROOM[quantization] * value / LARGEST[quantization] for name, value in zip(QUANTIZED, largest, strict=True)}
+    return {
+        name: HEADROOM[quantization] * value / LARGEST[quantization]
+        for name, value in zip(QUANTIZED, largest, strict=True)
+    }
 
 
-def _largest(plan: InferencePlan, x: Map, noise: Map) -> list[float]:
-    """Largest magnitude in the input of each convolution in `QUANTIZED`, over all images and draws."""
+def _largest(plan: FoldedModel, x: Map, noise: Map) -> list[float]:
+    """Largest magnitude in the input of each convolution in `QUANTIZED`, over all images and
+    draws.
+    """
     import onnxruntime
     from onnx import TensorProto, helper
 

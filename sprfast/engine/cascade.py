@@ -1,4 +1,6 @@
-"""Two predictors in turn: the second one, which costs more, sees only the images that the first one is not sure of."""
+"""Two predictors in turn: the second one, which costs more, sees only the images that the first one
+is not sure of.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ from sprfast.method.threshold import verdict
 
 
 class Cascade(Predictor):
-    """Scores with the first predictor, and again with the second where the first score lies in the cascade's band.
+    """Scores with the first predictor, and again with the second where the first score lies in the
+    cascade's band.
 
-    An image's result is that of the predictor which decided, its score divided by that one's scale; `Result.passes` counts both.
+    An image's result is that of the predictor which decided, its score divided by that one's scale;
+    `Result.passes` counts both.
 
     Args:
         first, second: engines or runners of one model, with the cascade's two settings.
@@ -90,4 +94,6 @@ class Cascade(Predictor):
         """The result in units of the cascade."""
         score, threshold = result.pred_score / scale, self.cascade.threshold
         reason = None if math.isfinite(score) else f"the score is {score}"
-        return dataclasses.replace(result, pred_score=score, threshold=threshold.value, verdict=verdict(score, threshold), reason=reason)
+        return dataclasses.replace(
+            result, pred_score=score, threshold=threshold.value, verdict=verdict(score, threshold), reason=reason
+        )

@@ -53,7 +53,11 @@ def load(
 
 
 def predictor(
-    model: Model, backend: str = "auto", device: str | None = None, precision: Precision = "float32", setting: str = PUBLISHED
+    model: Model,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: Precision = "float32",
+    setting: str = PUBLISHED,
 ) -> Predictor:
     """As `load`, for a model: an `Engine`, or a `Cascade` of two for a setting that is one."""
     if setting not in model.cascades:
@@ -68,7 +72,8 @@ class Engine(Predictor):
 
     Args:
         model: what is computed.
-        backend: "auto", one of `backends.NAMES`, or an object that computes this model's maps, with a device of its own.
+        backend: "auto", one of `backends.NAMES`, or an object that computes this model's maps, with
+            a device of its own.
         device: as in `load`, for a backend given by name.
         precision: as in `load`, for a backend given by name.
 
@@ -77,7 +82,11 @@ class Engine(Predictor):
     """
 
     def __init__(
-        self, model: Model, backend: str | Backend = "auto", device: str | torch.device | None = None, precision: Precision = "float32"
+        self,
+        model: Model,
+        backend: str | Backend = "auto",
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__(model.preprocessing, model.setting)
         self.model = model
@@ -93,7 +102,9 @@ class Engine(Predictor):
 
     @property
     def backend(self) -> str:
-        """Name of the backend in use, for "auto" the one that was chosen; of an object, its class."""
+        """Name of the backend in use, for "auto" the one that was chosen; of an object, its
+        class.
+        """
         return self._name
 
     @property
@@ -112,7 +123,9 @@ class Engine(Predictor):
         return self.model.sha256
 
     def self_test(self) -> float:
-        """As `Predictor.self_test`, at the model's own size; the first one computes the definition too, later ones compare with that."""
+        """As `Predictor.self_test`, at the model's own size; the first one computes the definition
+        too, later ones compare with that.
+        """
         self.require_own_process()
         if self._expected is None:
             self._expected = probes.probe(self.model, *self.input_size, tolerance(self.precision, None))
@@ -120,7 +133,9 @@ class Engine(Predictor):
         return self._expected.check(errors[0, 0].numpy(), f"backend {self.backend}")
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
-        """As `Predictor.prepare`; for a CUDA device the copy to it is under way when this returns."""
+        """As `Predictor.prepare`; for a CUDA device the copy to it is under way when this
+        returns.
+        """
         if isinstance(source, Tensor):
             image = self._image(source)
             self.require_field_size(image, "tensor")
@@ -172,14 +187,18 @@ class Engine(Predictor):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _OnDevice(images.Image):
-    """A network's input whose copy to a CUDA device was queued on a stream of its own, beside what the device computes."""
+    """A network's input whose copy to a CUDA device was queued on a stream of its own, beside what
+    the device computes.
+    """
 
     tensor: Tensor  # (3, H, W) on the device
     done: torch.cuda.Event
 
     @classmethod
     def copied(cls, image: images.Image, device: torch.device, stream: torch.cuda.Stream) -> _OnDevice:
-        """Queue the copy, from page-locked memory, without which it would not run beside anything."""
+        """Queue the copy, from page-locked memory, without which it would not run beside
+        anything.
+        """
         with torch.cuda.stream(stream):
             pinned = torch.from_numpy(image.pixels).pin_memory()
             tensor = pinned.to(device, non_blocking=True)
@@ -197,7 +216,9 @@ class _OnDevice(images.Image):
 
 @contextlib.contextmanager
 def _device_errors(backend: str) -> Iterator[None]:
-    """PyTorch's errors of memory and device in our words; the allocator's cache is given back, for another try."""
+    """PyTorch's errors of memory and device in our words; the allocator's cache is given back, for
+    another try.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:

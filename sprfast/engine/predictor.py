@@ -20,7 +20,7 @@ from sprfast.config import Precision, Preprocessing
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.errors import BackendError, InputError, OutOfMemoryError
-from sprfast.method.scoring_mode import Setting
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Threshold, Verdict, verdict
 
 Map = npt.NDArray[np.float32]
@@ -32,7 +32,9 @@ _log = logging.getLogger("sprfast.engine.predictor")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What is said of one image. An image that could not be scored has the verdict ERROR and a reason."""
+    """What is said of one image. An image that could not be scored has the verdict ERROR and a
+    reason.
+    """
 
     verdict: Verdict  # PASS only if the score is finite and at most the threshold
     pred_score: float  # maximum of the anomaly map, or as the setting has it; NaN where there is none
@@ -42,11 +44,14 @@ class Result:
     source_size: tuple[int, int] | None  # height and width of the image in pixels, as oriented
     milliseconds: float  # from the image as given to the result, its share of a batch
     reason: str | None = None  # why the verdict is ERROR
-    map_threshold: float | None = None  # above which a pixel of the anomaly map is marked; None: the setting does not say
+    # above which a pixel of the anomaly map is marked; None: the setting does not say
+    map_threshold: float | None = None
     passes: int = 0  # of the network
 
     def to_json(self) -> dict[str, Any]:
-        """Score (null where it is not finite), verdict, threshold and milliseconds as plain values, and the reason where there is one."""
+        """Score (null where it is not finite), verdict, threshold and milliseconds as plain values,
+        and the reason where there is one.
+        """
         row = {
             "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
             "verdict": self.verdict.value,
@@ -62,7 +67,9 @@ class Result:
 
     @property
     def pred_mask(self) -> npt.NDArray[np.bool_] | None:
-        """(256, 256): where the anomaly map is above `map_threshold`; None without one of the two."""
+        """(256, 256): where the anomaly map is above `map_threshold`; None without one of
+        the two.
+        """
         if self.anomaly_map is None or self.map_threshold is None:
             return None
         # in float64 like the verdict: numpy would round the threshold to float32 first
@@ -77,7 +84,7 @@ class Predictor(abc.ABC):
         setting: from the network's passes to a verdict.
     """
 
-    def __init__(self, preprocessing: Preprocessing, setting: Setting) -> None:
+    def __init__(self, preprocessing: Preprocessing, setting: ScoringMode) -> None:
         self.preprocessing, self.setting = preprocessing, setting
         self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
         self._process = os.getpid()
@@ -100,17 +107,21 @@ class Predictor(abc.ABC):
     @property
     @abc.abstractmethod
     def model_sha256(self) -> str:
-        """Of the weights; see `model_file.Model.sha256`."""
+        """Of the weights; see `formats.model.Model.sha256`."""
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels at the network's input that it takes whatever the size policy."""
+        """Height and width in pixels at the network's input that it takes whatever the size
+        policy.
+        """
         field = self.setting.field
         return field.size if field else (self.preprocessing.size, self.preprocessing.size)
 
     @abc.abstractmethod
     def self_test(self) -> float:
-        """Compute the error map of the probe image (`contract.probe_image`), which must be the definition's.
+        """Compute the error map of the probe image (`export_metadata.probe_image`).
+
+        It must be the definition's.
 
         Returns:
             Its relative RMS error.
@@ -121,18 +132,23 @@ class Predictor(abc.ABC):
 
     @abc.abstractmethod
     def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images of one size, in memory of their own."""
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images of one size, in
+        memory of their own.
+        """
 
     @overload
-    def predict(self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None) -> list[Result]: ...
+    def predict(
+        self, source: list[Any] | tuple[Any, ...], channel_order: ChannelOrder | None = None
+    ) -> list[Result]: ...
     @overload
     def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Result: ...
     def predict(self, source: Any, channel_order: ChannelOrder | None = None) -> Result | list[Result]:
         """Score one image or a list of them.
 
         Args:
-            source: a path, a PIL image, a numpy array, an `io.BytesIO` (see `images.load_image`), or a list of these. An
-                `Engine` also takes float tensors (3, H, W) in [-1, 1] that are already at the network's size.
+            source: a path, a PIL image, a numpy array, an `io.BytesIO` (see `images.load_image`),
+                or a list of these. An `Engine` also takes float tensors (3, H, W) in [-1, 1] that
+                are already at the network's size.
             channel_order: "rgb", "bgr" or "grey"; required for arrays, absent for everything else.
 
         Returns:
@@ -150,19 +166,23 @@ class Predictor(abc.ABC):
         return self._predict_chunk([source], channel_order)[0]
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
-        """The network's input, where the backend can take it; the first half of `predict`, which may run in threads beside the second.
+        """The network's input, where the backend can take it; the first half of `predict`, which
+        may run in threads beside the second.
 
         Raises:
             InputError: the image cannot be used.
         """
         image = images.load_image(source, self.preprocessing, channel_order=channel_order)
-        self.require_field_size(image, images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image")
+        self.require_field_size(
+            image, images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
+        )
         return image
 
     def score(self, prepared: Sequence[images.Image]) -> list[Result]:
         """The second half of `predict`: a result for each image of `prepare`, in their order.
 
-        A batch for which the device has no memory goes in halves, from then on; an image has the same score.
+        A batch for which the device has no memory goes in halves, from then on; an image has the
+        same score.
 
         Raises:
             BackendError: the backend failed, or this is a fork of the process in which it was made.
@@ -183,7 +203,9 @@ class Predictor(abc.ABC):
                     if len(batch) == 1:
                         raise
                     self.batch_limit = min(self.batch_limit, len(batch) // 2)
-                    _log.warning("no memory for a batch of %d images: at most %d from now on", len(batch), self.batch_limit)
+                    _log.warning(
+                        "no memory for a batch of %d images: at most %d from now on", len(batch), self.batch_limit
+                    )
                     continue
                 maps.update((index, (errors[row, 0], anomalies[row, 0])) for row, index in enumerate(batch))
                 del waiting[: len(batch)]
@@ -200,19 +222,24 @@ class Predictor(abc.ABC):
 
         Args:
             height, width: pixels at the network's input.
-            batches: numbers of images in a call; the largest goes first, so that the others fit into its memory.
+            batches: numbers of images in a call; the largest goes first, so that the others fit
+                into its memory.
         """
         blank = np.zeros((3, height, width), np.float32)
         for count in sorted(batches, reverse=True):
             self.score([images.Image(blank, (height, width))] * count)
 
     def require_field_size(self, image: images.Image, name: str) -> None:
-        """Raise InputError, which begins with `name`, where the error field of good parts is of another size than this image."""
+        """Raise InputError, which begins with `name`, where the error field of good parts is of
+        another size than this image.
+        """
         if self.setting.field:
             self.setting.field.require_size(image.pixels.shape[1:], name)
 
     def require_own_process(self) -> None:
-        """Raise BackendError in a fork of the process that made this: its threads and its device were not copied."""
+        """Raise BackendError in a fork of the process that made this: its threads and its device
+        were not copied.
+        """
         if os.getpid() != self._process:
             raise BackendError(
                 f"this engine was made in process {self._process} and cannot be used in a fork of it: "
@@ -230,7 +257,10 @@ class Predictor(abc.ABC):
                 results[index] = self.error(str(error), (time.perf_counter() - started) * 1e3)
         scored = self.score(list(prepared.values()))
         share = (time.perf_counter() - started) * 1e3 / len(sources)
-        results |= {index: dataclasses.replace(result, milliseconds=share) for index, result in zip(prepared, scored, strict=True)}
+        results |= {
+            index: dataclasses.replace(result, milliseconds=share)
+            for index, result in zip(prepared, scored, strict=True)
+        }
         return [results[index] for index in range(len(sources))]
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
@@ -239,7 +269,11 @@ class Predictor(abc.ABC):
         decided = verdict(score, threshold)
         reason = None
         if decided is Verdict.ERROR:
-            reason = "the model has no threshold: run `sprfast calibrate`" if math.isfinite(score) else f"the score is {score}"
+            reason = (
+                "the model has no threshold: run `sprfast calibrate`"
+                if math.isfinite(score)
+                else f"the score is {score}"
+            )
         return Result(
             verdict=decided,
             pred_score=score,

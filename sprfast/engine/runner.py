@@ -1,4 +1,5 @@
-"""The engine without PyTorch: an export in, and for each image a verdict, a score and an anomaly map out.
+"""The engine without PyTorch: an export in, and for each image a verdict, a score and an anomaly
+map out.
 
     from sprfast.engine import runner
 
@@ -47,7 +48,8 @@ class TensorRtOptions:
     capture: bool = False  # replay each batch as a CUDA graph; needs cuda-bindings
     shared_plan: bool = False  # without the weights, so that all models of one structure share it
     workspace_bytes: int | None = None  # that a layer may use on the device; None: all there is
-    on_progress: Callable[[str, int, int], None] | None = None  # while a plan is built: what is done, steps done, their number
+    # while a plan is built: what is done, steps done, their number
+    on_progress: Callable[[str, int, int], None] | None = None
 
 
 def load(
@@ -57,12 +59,14 @@ def load(
     threads: int | None = None,
     tensorrt: TensorRtOptions | None = None,
 ) -> Runner:
-    """A runner for a file that `sprfast export` wrote, which must compute the right error map of its probe image first.
+    """A runner for a file that `sprfast export` wrote, which must compute the right error map of
+    its probe image first.
 
     Args:
-        backend: "auto", or one of `BACKENDS`. A plan runs on "cpu" only; an ONNX file on the others, "auto" being onnxruntime.
-        device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU. "cuda" is the first, or under
-            torchrun this process's own.
+        backend: "auto", or one of `BACKENDS`. A plan runs on "cpu" only; an ONNX file on the
+            others, "auto" being onnxruntime.
+        device: "cpu", "cuda" or "cuda:N"; None: a CUDA device for TensorRT, else the CPU. "cuda" is
+            the first, or under torchrun this process's own.
         threads: that compute on a CPU; None: `runtimes.default_threads`.
         tensorrt: how TensorRT builds and runs; None: `TensorRtOptions()`.
 
@@ -84,7 +88,9 @@ def unavailable(backend: str) -> str | None:
 
 
 class Runner(Predictor):
-    """Scores images with one export on one backend; safe to call from several threads. Arguments as of `load`."""
+    """Scores images with one export on one backend; safe to call from several threads. Arguments as
+    of `load`.
+    """
 
     def __init__(
         self,
@@ -208,7 +214,9 @@ def chosen(export: Export, backend: str) -> str:
         raise InputError(f"backend: {backend!r} is not known for an export, choose from auto, {', '.join(BACKENDS)}")
     if export.plan is not None:
         if backend not in ("auto", "cpu"):
-            raise InputError(f"backend: a plan runs on cpu, not {backend}; export the model with --to onnx or tensorrt for that")
+            raise InputError(
+                f"backend: a plan runs on cpu, not {backend}; export the model with --to onnx or tensorrt for that"
+            )
         return "cpu"
     if backend == "cpu":
         raise InputError("backend: cpu takes a plan, this is an ONNX file; export the model with --to plan for that")

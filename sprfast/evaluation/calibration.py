@@ -1,7 +1,9 @@
-"""What a setting needs of good images: error field, weights of levels, thresholds, and the band of a cascade.
+"""What a setting needs of good images: error field, weights of levels, thresholds, and the band of
+a cascade.
 
-What is fitted (field, weights, band) and what gets a promise (thresholds) come from different images: a score that has been
-fitted on an image is lower there than on a fresh one, and a threshold from such scores would reject more than it says.
+What is fitted (field, weights, band) and what gets a promise (thresholds) come from different
+images: a score that has been fitted on an image is lower there than on a fresh one, and a threshold
+from such scores would reject more than it says.
 """
 
 from __future__ import annotations
@@ -21,23 +23,28 @@ from sprfast.engine.cascade import Cascade
 from sprfast.engine.predictor import MAX_BATCH, Predictor, Result
 from sprfast.errors import InputError
 from sprfast.method import error_field, threshold
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, Setting
+from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
 
 OnImage = Callable[[int, int], None]
-DISAGREEMENT = 0.1  # rate of good images whose verdict may differ from the second setting's without the second being asked
+# rate of good images whose verdict may differ from the second setting's without the second being
+# asked
+DISAGREEMENT = 0.1
 CASCADE = "cascade"  # name of the setting that is made of two others
 STAGES = ("single", PUBLISHED)  # these two
 FEWEST = math.ceil(1 / DISAGREEMENT) - 1  # good images that its band takes
 SHARE = 0.05  # of the good images that a cascade asks the second setting about, at least
 
-# By name, beside the published one: the schedule, and whether the score is divided by an error field.
+# By name, beside the published one: the schedule, and whether the score is divided by an error
+# field.
 SETTINGS: dict[str, tuple[Schedule, bool]] = {
     "single": (Schedule((Level(8e-4, 1),), noise="signs"), False),
     "field": (Schedule((Level(1e-2, 1),)), True),
 }
 
 
-def results(predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lambda done, total: None) -> Iterator[Result]:
+def results(
+    predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lambda done, total: None
+) -> Iterator[Result]:
     """The result of each good image, in their order.
 
     Raises:
@@ -52,11 +59,14 @@ def results(predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lam
         on_image(min(first + MAX_BATCH, len(paths)), len(paths))
 
 
-def fit_field(predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lambda done, total: None) -> error_field.ErrorField:
+def fit_field(
+    predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lambda done, total: None
+) -> error_field.ErrorField:
     """The error field of good images.
 
     Raises:
-        InputError: there are none, one cannot be scored, or they are not of one size at the network's input.
+        InputError: there are none, one cannot be scored, or they are not of one size at the
+            network's input.
     """
     errors = [result.error_map for result in results(predictor, paths, on_image) if result.error_map is not None]
     sizes = sorted({each.shape for each in errors})
@@ -71,12 +81,14 @@ def calibrate(
     false_reject_rate: float,
     false_pixel_rate: float | None,
     on_image: OnImage = lambda done, total: None,
-) -> Setting:
-    """The predictor's setting with thresholds of its scores and, where a rate is given, of the pixels of its maps.
+) -> ScoringMode:
+    """The predictor's setting with thresholds of its scores and, where a rate is given, of the
+    pixels of its maps.
 
     Args:
         paths: good images on which nothing was trained or fitted.
-        false_reject_rate, false_pixel_rate: as of `threshold.calibrate` and `threshold.calibrate_map`.
+        false_reject_rate, false_pixel_rate: as of `threshold.calibrate` and
+            `threshold.calibrate_map`.
 
     Raises:
         InputError: too few images for a rate, or one of them cannot be scored.
@@ -95,7 +107,9 @@ def calibrate(
         of_maps = None
     else:
         of_maps = threshold.calibrate_map(maps(), len(paths), false_pixel_rate)
-    return dataclasses.replace(predictor.setting, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps)
+    return dataclasses.replace(
+        predictor.setting, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps
+    )
 
 
 def fit_cascade(
@@ -107,7 +121,8 @@ def fit_cascade(
     false_reject_rate: float,
     on_image: OnImage = lambda done, total: None,
 ) -> CascadeSetting:
-    """A cascade of two settings: its `band` from the images `fit`, and its threshold from the images `good`.
+    """A cascade of two settings: its `band` from the images `fit`, and its threshold from the
+    images `good`.
 
     Raises:
         InputError: too few images for one of the rates, or one cannot be scored.
@@ -121,10 +136,11 @@ def fit_cascade(
 def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reject_rate: float) -> CascadeSetting:
     """The cascade of two settings, with the threshold 1 until it is calibrated.
 
-    The scale of each setting is the score that its threshold would be. The band is symmetric about the first one in the logarithm
-    of the score. It is so wide that a fresh good image whose verdicts differ lies outside of it at a rate of about `DISAGREEMENT` or
-    less (the conformal quantile of the distance at which verdicts differ; about, since the scales come from the same images), and
-    that it holds at least `SHARE` of the images.
+    The scale of each setting is the score that its threshold would be. The band is symmetric about
+    the first one in the logarithm of the score. It is so wide that a fresh good image whose
+    verdicts differ lies outside of it at a rate of about `DISAGREEMENT` or less (the conformal
+    quantile of the distance at which verdicts differ; about, since the scales come from the same
+    images), and that it holds at least `SHARE` of the images.
 
     Args:
         names: of the two settings.
@@ -161,11 +177,15 @@ def balanced(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, 
 
 
 def halves(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Images to fit on and images to promise on: every other one, so that both span the time in which they were taken."""
+    """Images to fit on and images to promise on: every other one, so that both span the time in
+    which they were taken.
+    """
     return list(paths[0::2]), list(paths[1::2])
 
 
 def _scale(scores: npt.NDArray[np.float64], rate: float) -> float:
-    """The score of the rank that a threshold would have; the largest where there are too few images for the rate."""
+    """The score of the rank that a threshold would have; the largest where there are too few images
+    for the rate.
+    """
     rank = min(math.ceil((len(scores) + 1) * (1 - rate)), len(scores))
     return float(np.sort(scores)[rank - 1])

@@ -1,4 +1,5 @@
-"""Score a labelled category with an engine or a runner: metrics, metrics per kind of defect, and example columns.
+"""Score a labelled category with an engine or a runner: metrics, metrics per kind of defect, and
+example columns.
 
 Under torchrun the processes share the scoring; the rest is the first one's.
 """
@@ -58,7 +59,9 @@ def metrics_json(row: dict[str, Metric]) -> dict[str, Any]:
     return values | ({"undefined": undefined} if undefined else {})
 
 
-def evaluate(engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
+def evaluate(
+    engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None
+) -> Evaluation:
     """Score every test image of `category` in this process.
 
     Args:
@@ -72,7 +75,10 @@ def evaluate(engine: Predictor, category: Category, on_image: Callable[[int, int
 
 
 def evaluate_among(
-    group: ProcessGroup, engine: Predictor, category: Category, on_image: Callable[[int, int], None] = lambda done, total: None
+    group: ProcessGroup,
+    engine: Predictor,
+    category: Category,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation | None:
     """As `evaluate`, the scoring shared among the processes of `group`; None on all but the first.
 
@@ -87,16 +93,20 @@ def evaluate_among(
     if group.rank:
         return None
     if [name for name, _ in gathered] != [_name(sample) for sample in category.test]:
-        raise CheckFailedError(f"{category.name}: not every test image was scored once: give all processes the same model and data")
+        raise CheckFailedError(
+            f"{category.name}: not every test image was scored once: give all processes the same model and data"
+        )
     return summarise(engine, category, [result for _, result in gathered])
 
 
 def score(
     engine: Predictor, category: Category, on_image: Callable[[int, int], None], rank: int = 0, world_size: int = 1
 ) -> Iterator[list[tuple[str, Result]]]:
-    """Names and results of this process's test images, call by call; all processes together make the calls that one would make.
+    """Names and results of this process's test images, call by call; all processes together make
+    the calls that one would make.
 
-    In round i process r has the `MAX_BATCH` images from (i·world_size + r)·MAX_BATCH on, in the last round fewer or none.
+    In round i process r has the `MAX_BATCH` images from (i·world_size + r)·MAX_BATCH on, in the
+    last round fewer or none.
 
     Raises:
         InputError: there are no test images.
@@ -136,7 +146,9 @@ def summarise(engine: Predictor, category: Category, results: Sequence[Result]) 
 
 
 def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
-    """The figure of the paper's supplement: examples of each kind; input image, error map, ground truth."""
+    """The figure of the paper's supplement: examples of each kind; input image, error map, ground
+    truth.
+    """
     columns = [_column(evaluation, engine, index) for index in _examples(evaluation)]
     figure.evaluation_figure(columns, path)
 
@@ -166,7 +178,9 @@ def _mask(sample: Sample) -> np.ndarray:
 
 
 def _examples(evaluation: Evaluation) -> list[int]:
-    """A good image and defects of each kind in turn: those whose scores are nearest to their kind's median."""
+    """A good image and defects of each kind in turn: those whose scores are nearest to their kind's
+    median.
+    """
     by_kind: dict[str, list[int]] = {}
     for index, sample in enumerate(evaluation.samples):
         by_kind.setdefault(sample.kind, []).append(index)

@@ -1,8 +1,9 @@
 """How well scores and anomaly maps separate good from defective, from 0 to 1 and higher is better.
 
-image_AUROC, F1_max and caught judge one score an image, pixel_AUROC and AUPRO the anomaly maps. caught is the share of
-anomalous images above a threshold that at most 0.1 % of the good ones are above: what a line that must not reject good parts
-would find. A metric that is not defined for the data at hand is None with a reason, never 0.
+image_AUROC, F1_max and caught judge one score an image, pixel_AUROC and AUPRO the anomaly maps.
+caught is the share of anomalous images above a threshold that at most 0.1 % of the good ones are
+above: what a line that must not reject good parts would find. A metric that is not defined for the
+data at hand is None with a reason, never 0.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ AUPRO_LIMIT = 0.3  # false-positive rate of pixels up to which the per-region ov
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """`value` in [0, 1], or None and the `reason` in one sentence; exactly one of the two is None."""
+    """`value` in [0, 1], or None and the `reason` in one sentence; exactly one of the two is
+    None.
+    """
 
     value: float | None
     reason: str | None = None
 
 
-def evaluate(scores: ArrayLike, labels: ArrayLike, maps: ArrayLike | None, masks: ArrayLike | None) -> dict[str, Metric]:
+def evaluate(
+    scores: ArrayLike, labels: ArrayLike, maps: ArrayLike | None, masks: ArrayLike | None
+) -> dict[str, Metric]:
     """The metrics of one category, under the names in `KEYS`.
 
     Args:
@@ -40,11 +45,15 @@ def evaluate(scores: ArrayLike, labels: ArrayLike, maps: ArrayLike | None, masks
         masks: (N, 256, 256) bool, True on a defect, or None where the data has no ground truth.
 
     Raises:
-        InputError: shapes that do not belong together, a label other than 0 and 1, a NaN or infinite
-            score or map, or a good image whose mask has a defect.
+        InputError: shapes that do not belong together, a label other than 0 and 1, a NaN or
+            infinite score or map, or a good image whose mask has a defect.
     """
     scores, labels = _image_arrays(scores, labels)
-    results = {"image_AUROC": _image_auroc(scores, labels), "F1_max": _f1_max(scores, labels), "caught": _caught(scores, labels)}
+    results = {
+        "image_AUROC": _image_auroc(scores, labels),
+        "F1_max": _f1_max(scores, labels),
+        "caught": _caught(scores, labels),
+    }
     if maps is None or masks is None:
         missing = Metric(None, "no anomaly maps were given" if maps is None else "the data has no ground-truth masks")
         results |= {"pixel_AUROC": missing, "AUPRO": missing}
@@ -86,10 +95,14 @@ def _image_arrays(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.floa
     return scores, labels.astype(bool)
 
 
-def _pixel_arrays(maps: ArrayLike, masks: ArrayLike, labels: NDArray[np.bool_]) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
+def _pixel_arrays(
+    maps: ArrayLike, masks: ArrayLike, labels: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
     maps, masks = np.asarray(maps), np.asarray(masks)
     if maps.ndim != 3 or maps.shape != masks.shape or len(maps) != len(labels):
-        raise InputError(f"maps and masks: shapes {maps.shape} and {masks.shape}, expected ({len(labels)}, H, W) for both")
+        raise InputError(
+            f"maps and masks: shapes {maps.shape} and {masks.shape}, expected ({len(labels)}, H, W) for both"
+        )
     if not np.issubdtype(maps.dtype, np.floating) or masks.dtype != np.bool_:
         raise InputError(f"maps and masks: {maps.dtype} and {masks.dtype}, expected float and bool")
     _finite("maps", maps)
@@ -150,11 +163,13 @@ def _no_contrast(masks: NDArray[np.bool_]) -> Metric | None:
 
 
 def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[str, Metric]:
-    """pixel_AUROC, and AUPRO: the mean overlap of the defect regions against the false-positive rate, integrated to AUPRO_LIMIT.
+    """pixel_AUROC, and AUPRO: the mean overlap of the defect regions against the false-positive
+    rate, integrated to AUPRO_LIMIT.
 
-    As the threshold falls past the value of a defect pixel, the true-positive rate rises by 1 / (defect pixels), and the mean
-    overlap by that pixel's share of its region. So each defect pixel adds that times the part of the false-positive axis that lies
-    beyond the rate reached there: exact over all thresholds, from one sort of the good pixels. Good pixels of the same value make
+    As the threshold falls past the value of a defect pixel, the true-positive rate rises by 1 /
+    (defect pixels), and the mean overlap by that pixel's share of its region. So each defect pixel
+    adds that times the part of the false-positive axis that lies beyond the rate reached there:
+    exact over all thresholds, from one sort of the good pixels. Good pixels of the same value make
     the rise a ramp, which is a tie taken as one step.
     """
     undefined = _no_contrast(masks)
@@ -168,11 +183,13 @@ def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[
     start, end = np.minimum(before, AUPRO_LIMIT), np.minimum(after, AUPRO_LIMIT)
     ramp = np.where(after > before, (end - start) ** 2 / (2 * np.where(after > before, after - before, 1)), 0)
     area = np.sum(_region_shares(masks) * (ramp + AUPRO_LIMIT - end))
-    return {"pixel_AUROC": Metric(auroc), "AUPRO": Metric(float(min(area / AUPRO_LIMIT, 1.0)))}  # rounded shares can exceed 1 by an ulp
+    # rounded shares can exceed 1 by an ulp
+    return {"pixel_AUROC": Metric(auroc), "AUPRO": Metric(float(min(area / AUPRO_LIMIT, 1.0)))}
 
 
 def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(P,) for each defect pixel 1 / (pixels of its region x number of regions), in the order of maps[masks].
+    """(P,) for each defect pixel 1 / (pixels of its region x number of regions), in the order of
+    maps[masks].
 
     A region is a set of defect pixels of one image connected over sides or corners.
     """

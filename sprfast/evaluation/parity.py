@@ -91,10 +91,14 @@ class Report:
         return {"passed": self.passed, **given, "rows": rows}
 
 
-def check_golden(folder: str | os.PathLike[str], backend: str = "eager", device: str | torch.device | None = None) -> Report:
-    """Run every case of `folder`/golden.json in float32 and compare with the outputs stored beside it.
+def check_golden(
+    folder: str | os.PathLike[str], backend: str = "eager", device: str | torch.device | None = None
+) -> Report:
+    """Run every case of `folder`/golden.json in float32 and compare with the outputs stored beside
+    it.
 
-    All is computed by the backend. It yields maps only, so its scores s(x, t) are worked out from error maps.
+    All is computed by the backend. It yields maps only, so its scores s(x, t) are worked out from
+    error maps.
 
     Args:
         folder: golden.json and one .npz file a case.
@@ -111,7 +115,9 @@ def check_golden(folder: str | os.PathLike[str], backend: str = "eager", device:
     weights = golden_weights(document)
 
     def create(t: float, draws: int) -> backends.Backend:
-        return backends.create(backend, Model(_GOLDEN_NETWORK, Schedule((Level(t, draws),)), Preprocessing(), weights), device)
+        return backends.create(
+            backend, Model(_GOLDEN_NETWORK, Schedule((Level(t, draws),)), Preprocessing(), weights), device
+        )
 
     rows: list[Row] = []
     for name, case in cases.items():
@@ -139,11 +145,18 @@ def golden_weights(document: Mapping[str, Any]) -> dict[str, Tensor]:
         raise InputError(f"golden.json: seed {seed} is not allowed, expected 0 to 2**32 - 1")
     shapes = unet.parameter_shapes(_GOLDEN_NETWORK)
     if _field(document, "state_dict", dict) != {name: list(shape) for name, shape in shapes.items()}:
-        raise InputError("golden.json: state_dict does not list the parameters of the published network with their shapes")
+        raise InputError(
+            "golden.json: state_dict does not list the parameters of the published network with their shapes"
+        )
     weights = {name: torch.from_numpy(_golden_weight(name, shape, seed)) for name, shape in shapes.items()}
-    got, expected = Model(_GOLDEN_NETWORK, Schedule(), Preprocessing(), weights).sha256, _field(document, "weights_sha256", str)
+    got, expected = (
+        Model(_GOLDEN_NETWORK, Schedule(), Preprocessing(), weights).sha256,
+        _field(document, "weights_sha256", str),
+    )
     if got != expected:
-        raise InputError(f"golden.json: weights_sha256 is {expected}, but the weights rebuilt from seed {seed} have {got}")
+        raise InputError(
+            f"golden.json: weights_sha256 is {expected}, but the weights rebuilt from seed {seed} have {got}"
+        )
     return weights
 
 
@@ -155,7 +168,8 @@ def check_images(
     device: str | torch.device | None = None,
     precision: Precision = "float32",
 ) -> Report:
-    """The same images and frozen noise through the engine's backend and through the plain definition.
+    """The same images and frozen noise through the engine's backend and through the plain
+    definition.
 
     The definition is `scoring.error_map` with a contiguous network in float32 on the CPU. A verdict
     that differs fails the report however small the errors are.
@@ -283,7 +297,9 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
     except OSError as error:
         raise InputError(f"{path}: is listed in golden.json but cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != case["sha256"]:
-        raise InputError(f"{path}: its SHA-256 is not the one in golden.json, the file is damaged or of another version")
+        raise InputError(
+            f"{path}: its SHA-256 is not the one in golden.json, the file is damaged or of another version"
+        )
     batch, height, width, draws = (case[field] for field in ("batch", "height", "width", "iterations"))
     shapes: dict[str, tuple[int, ...]] = {
         "x": (batch, 3, height, width),
@@ -305,7 +321,9 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
 
 
 @torch.inference_mode()
-def _score_rows(name: str, create: Callable[[float, int], backends.Backend], times: Sequence[float], arrays: _Arrays) -> list[Row]:
+def _score_rows(
+    name: str, create: Callable[[float, int], backends.Backend], times: Sequence[float], arrays: _Arrays
+) -> list[Row]:
     rows = []
     for index, t in enumerate(times):
         error = _relative_rms(_scores(create(t, 1), t, arrays["x"]), arrays[f"score_t{index}"])
@@ -316,8 +334,9 @@ def _score_rows(name: str, create: Callable[[float, int], backends.Backend], tim
 def _scores(backend: backends.Backend, t: float, x: Tensor) -> Tensor:
     """s(x, t) of the network that a backend runs: (B, 3, H, W) float64.
 
-    The error map of one draw z is std²/3·|f + z|² with f = std·s, summed over channels. Where the image is x - std·z
-    the network reads x for every z. So z = 0, and a constant z in one channel after the other, give f by differences.
+    The error map of one draw z is std²/3·|f + z|² with f = std·s, summed over channels. Where the
+    image is x - std·z the network reads x for every z. So z = 0, and a constant z in one channel
+    after the other, give f by differences.
 
     Args:
         backend: of one draw at t.
@@ -339,8 +358,18 @@ def _map_rows(name: str, backend: backends.Backend, arrays: _Arrays) -> list[Row
     scores = scoring.image_score(anomaly_maps)
     return [
         Row(name, "error_map, relative RMS error", _relative_rms(errors, arrays["error_map"]), GOLDEN_RMS_TOLERANCE),
-        Row(name, "anomaly_map, largest difference", _largest_difference(anomaly_maps, arrays["heatmap"]), GOLDEN_MAP_TOLERANCE),
-        Row(name, "pred_score, largest difference", _largest_difference(scores, arrays["image_score"]), GOLDEN_MAP_TOLERANCE),
+        Row(
+            name,
+            "anomaly_map, largest difference",
+            _largest_difference(anomaly_maps, arrays["heatmap"]),
+            GOLDEN_MAP_TOLERANCE,
+        ),
+        Row(
+            name,
+            "pred_score, largest difference",
+            _largest_difference(scores, arrays["image_score"]),
+            GOLDEN_MAP_TOLERANCE,
+        ),
     ]
 
 
@@ -377,5 +406,7 @@ def _flips_row(model: Model, scores: Sequence[float], expected: Sequence[float],
     quantity = "verdicts that flip"
     if model.threshold is None:
         return Row("images", quantity, None, None, "the model has no threshold")
-    flips = sum(verdict(a, model.threshold) is not verdict(b, model.threshold) for a, b in zip(scores, expected, strict=True))
+    flips = sum(
+        verdict(a, model.threshold) is not verdict(b, model.threshold) for a, b in zip(scores, expected, strict=True)
+    )
     return Row("images", quantity, float(flips), limit)

@@ -1,4 +1,6 @@
-"""The files that `sprfast export` writes, and what is in them: a contract, and the network as an ONNX graph or as a plan."""
+"""The files that `sprfast export` writes, and what is in them: a contract, and the network as an
+ONNX graph or as a plan.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from typing import Literal
 from sprfast.errors import InputError, ModelFileError
 from sprfast.formats import onnx as onnx_file
 from sprfast.formats import tensors as archive
-from sprfast.formats.export_metadata import Contract, document_of
+from sprfast.formats.export_metadata import ExportMetadata, document_of
 from sprfast.formats.manifest import PathLike, file_bytes
 from sprfast.method import folded as plan
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
 Kind = Literal["model", "plan", "onnx"]
 
@@ -22,13 +24,14 @@ _ONNX_BEGIN = b"\x08"  # the field ir_version
 class Export:
     """One export; either `graph` or `plan` is there."""
 
-    contract: Contract
+    contract: ExportMetadata
     graph: bytes | None  # an ONNX model without metadata
-    plan: InferencePlan | None
+    plan: FoldedModel | None
 
 
 def kind(path: PathLike) -> Kind:
-    """What a file of this package is, by its first bytes and its own word, which `read` and `model_file.load` check.
+    """What a file of this package is, by its first bytes and its own word, which `read` and
+    `formats.model.load` check.
 
     Raises:
         ModelFileError: it is none of them, or cannot be read.
@@ -56,17 +59,20 @@ def read(path: PathLike) -> Export:
     """An export, after every check of its file.
 
     Raises:
-        ModelFileError: the file is missing, damaged, foreign, from a newer version, or a model file.
+        ModelFileError: the file is missing, damaged, foreign, from a newer version, or a model
+            file.
     """
     found = kind(path)
     if found == "model":
-        raise ModelFileError(f"{path}: is a model file, not an export; run `sprfast export` on it first, or open it with sprfast.load")
+        raise ModelFileError(
+            f"{path}: is a model file, not an export; run `sprfast export` on it first, or open it with sprfast.load"
+        )
     try:
         if found == "onnx":
             graph, document = onnx_file.read(path)
-            return Export(Contract.from_json(document), graph, None)
+            return Export(ExportMetadata.from_json(document), graph, None)
         arrays, document = archive.read(path, kind="plan")
-        contract = Contract.from_json(document)
+        contract = ExportMetadata.from_json(document)
         return Export(contract, None, plan.from_arrays(contract.network, contract.schedule.draws, arrays))
     except InputError as error:
         raise ModelFileError(f"{path}: {error}") from error

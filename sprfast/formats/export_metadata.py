@@ -1,7 +1,8 @@
-"""What an exported network carries with it: all that scoring needs beside the network, and proof that it computes the right maps.
+"""What an exported network carries with it: all that scoring needs beside the network, and proof
+that it computes the right maps.
 
-The proof is a probe: an image that is a function of its size alone, with the error map that the definition
-gives for it. Whoever loads an export computes that map first and compares.
+The proof is a probe: an image that is a function of its size alone, with the error map that the
+definition gives for it. Whoever loads an export computes that map first and compares.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sprfast.errors import BackendError, InputError
 from sprfast.formats.manifest import FORMAT_VERSION
 from sprfast.method.error_field import ErrorField
 from sprfast.method.folded import MIN_SIZE
-from sprfast.method.scoring_mode import Setting
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, Threshold
 
 Map = npt.NDArray[np.float32]
@@ -27,8 +28,9 @@ Quantization = Literal["int8", "float8"]
 
 MAX_BATCH = 4096  # images a call that an export may be fixed to
 
-# Relative RMS error of error maps and relative error of scores. What 16-bit storage costs depends on the model, so
-# that its verdicts are what counts; these limits are several times what the golden weights show.
+# Relative RMS error of error maps and relative error of scores. What 16-bit storage costs depends
+# on the model, so that its verdicts are what counts; these limits are several times what the golden
+# weights show.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "float16": 3e-3, "bfloat16": 3e-2}
 QUANTIZED_TOLERANCE: dict[Quantization, float] = {"int8": 0.2, "float8": 0.2}
 
@@ -40,7 +42,9 @@ def tolerance(precision: Precision, quantization: Quantization | None) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """An image's error map as the definition has it; the image is `probe_image` of the map's size."""
+    """An image's error map as the definition has it; the image is `probe_image` of the map's
+    size.
+    """
 
     error_map: Map  # (H, W), float32
     tolerance: float  # relative RMS error that is allowed
@@ -49,16 +53,22 @@ class Probe:
         """The relative RMS error of `error_map` (H, W) against the definition's.
 
         Raises:
-            BackendError: it is beyond the tolerance, not a number or of another shape; the message begins with `who`.
+            BackendError: it is beyond the tolerance, not a number or of another shape; the message
+                begins with `who`.
         """
         expected = self.error_map.astype(np.float64)
         if error_map.shape != expected.shape:
-            raise BackendError(f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}")
+            raise BackendError(
+                f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}"
+            )
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
-            error = float(np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean()))
+            error = float(
+                np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean())
+            )
         if not error <= self.tolerance:
             raise BackendError(
-                f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed {self.tolerance:.3g}); "
+                f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed "
+                f"{self.tolerance:.3g}); "
                 f"nothing may be scored with it"
             )
         return error
@@ -84,7 +94,7 @@ def _linear(values: npt.NDArray[np.float64], at: npt.NDArray[np.float64], axis: 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Contract:
+class ExportMetadata:
     """All that scoring needs beside the network itself."""
 
     network: NetworkConfig
@@ -99,20 +109,22 @@ class Contract:
     batch: int | None  # images a call; None: any number
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
-    field: ErrorField | None = None  # as `Setting` has them
+    field: ErrorField | None = None  # as `ScoringMode` has them
     map_threshold: MapThreshold | None = None
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> ScoringMode:
         """How its passes become a verdict."""
-        return Setting(self.schedule, self.field, self.threshold, self.map_threshold)
+        return ScoringMode(self.schedule, self.field, self.threshold, self.map_threshold)
 
-    def with_setting(self, setting: Setting) -> Contract:
+    def with_setting(self, setting: ScoringMode) -> ExportMetadata:
         """The same with another one."""
         return dataclasses.replace(self, **setting.parts)
 
     def require_size(self, size: tuple[int, ...], name: str) -> None:
-        """Raise InputError, which begins with `name`, where the export does not take network inputs of this (height, width)."""
+        """Raise InputError, which begins with `name`, where the export does not take network inputs
+        of this (height, width).
+        """
         if self.size is not None and self.size != size:
             got, allowed = ("x".join(map(str, each)) for each in (size, self.size))
             raise InputError(
@@ -142,7 +154,7 @@ class Contract:
         }
 
     @classmethod
-    def from_json(cls, document: Any) -> Contract:
+    def from_json(cls, document: Any) -> ExportMetadata:
         """The contract in a checked document.
 
         Raises:
@@ -174,12 +186,14 @@ class Contract:
         return contract
 
 
-def document_of(contract: Contract, kind: str) -> dict[str, Any]:
+def document_of(contract: ExportMetadata, kind: str) -> dict[str, Any]:
     """What `manifest.signed` takes: the contract in a file of this kind."""
     return {"format_version": FORMAT_VERSION, "kind": kind, **contract.to_json()}
 
 
-def _part(name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold | MapThreshold | ErrorField], value: Any) -> Any:
+def _part(
+    name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold | MapThreshold | ErrorField], value: Any
+) -> Any:
     try:
         return kind.from_json(value)
     except InputError as error:
@@ -193,7 +207,9 @@ def _probe(document: Any) -> Probe:
     try:
         error_map = np.frombuffer(base64.b64decode(document["error_map"], validate=True), "<f4").reshape(shape)
     except (TypeError, ValueError) as error:
-        raise InputError(f"probe.error_map: expected base64 of {shape[0]} x {shape[1]} little-endian float32 numbers") from error
+        raise InputError(
+            f"probe.error_map: expected base64 of {shape[0]} x {shape[1]} little-endian float32 numbers"
+        ) from error
     if not np.isfinite(error_map).all() or not error_map.any():
         raise InputError("probe.error_map: expected finite numbers, not all of them 0")
     if type(tolerance) is not float or not 0.0 < tolerance < 1.0:

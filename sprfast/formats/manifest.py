@@ -1,6 +1,8 @@
-"""Signed JSON documents in files: what the files of this package say of themselves, and how it is checked.
+"""Signed JSON documents in files: what the files of this package say of themselves, and how it is
+checked.
 
-The hash notices damage and careless edits; it does not protect against a malicious author, who can compute it anew.
+The hash notices damage and careless edits; it does not protect against a malicious author, who can
+compute it anew.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _T = TypeVar("_T")
 
 
 def signed(document: Mapping[str, Any]) -> str:
-    """`document` as JSON text with its own SHA-256 in the field `sha256`; equal documents give equal texts.
+    """`document` as JSON text with its own SHA-256 in the field `sha256`; equal documents give
+    equal texts.
 
     Raises:
         TypeError, ValueError, RecursionError: JSON cannot hold it.
@@ -37,12 +40,15 @@ def verified(path: PathLike, text: str, kind: str) -> dict[str, Any]:
     """The document of `signed`, which must be of this kind and of a version that is known.
 
     Raises:
-        ModelFileError: it is damaged, of another kind or from a newer version; the message names `path`.
+        ModelFileError: it is damaged, of another kind or from a newer version; the message names
+            `path`.
     """
     document = parsed(path, text)
     version = field(path, document, "format_version", int)
     if not 1 <= version <= FORMAT_VERSION:
-        raise ModelFileError(f"{path}: has format {version}, this sprfast reads up to {FORMAT_VERSION}: upgrade sprfast")
+        raise ModelFileError(
+            f"{path}: has format {version}, this sprfast reads up to {FORMAT_VERSION}: upgrade sprfast"
+        )
     body = {name: value for name, value in document.items() if name != "sha256"}
     try:
         expected = signed(body)
@@ -98,9 +104,13 @@ def _canonical(value: Mapping[str, Any]) -> str:
 
 
 def parsed(path: PathLike, text: str) -> dict[str, Any]:
-    """A JSON object without duplicate keys, numbers out of range or nesting beyond Python's limit."""
+    """A JSON object without duplicate keys, numbers out of range or nesting beyond Python's
+    limit.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_short_integer)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_short_integer
+        )
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: the header is not the JSON of a model file ({error})") from error
     if not isinstance(value, dict):

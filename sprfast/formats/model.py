@@ -20,7 +20,7 @@ from sprfast.formats import manifest
 from sprfast.formats import tensors as archive
 from sprfast.formats.manifest import PathLike, quoted
 from sprfast.method.error_field import ErrorField
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, Setting
+from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
 from sprfast.method.threshold import MapThreshold, Threshold
 from sprfast.method.unet import parameter_shapes
 
@@ -46,9 +46,10 @@ class Model:
     threshold: Threshold | None = None  # on pred_score; None: not calibrated
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # where the weights come from; JSON
     certificates: tuple[dict[str, Any], ...] = ()  # of parity, one a backend; JSON
-    field: ErrorField | None = None  # as `Setting` has them
+    field: ErrorField | None = None  # as `ScoringMode` has them
     map_threshold: MapThreshold | None = None
-    settings: dict[str, Setting] = dataclasses.field(default_factory=dict)  # by name, beside the one that the fields above make
+    # by name, beside the one that the fields above make
+    settings: dict[str, ScoringMode] = dataclasses.field(default_factory=dict)
     cascades: dict[str, CascadeSetting] = dataclasses.field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
@@ -59,11 +60,11 @@ class Model:
         _check_weights(self.weights, self.network)
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> ScoringMode:
         """How its passes become a verdict."""
-        return Setting(self.schedule, self.field, self.threshold, self.map_threshold)
+        return ScoringMode(self.schedule, self.field, self.threshold, self.map_threshold)
 
-    def with_setting(self, setting: Setting) -> Model:
+    def with_setting(self, setting: ScoringMode) -> Model:
         """The same with another one."""
         return dataclasses.replace(self, **setting.parts)
 
@@ -71,7 +72,8 @@ class Model:
         """The model with the setting of this name; `PUBLISHED` is its own.
 
         Raises:
-            InputError: it has none of this name, or it is a cascade, which takes two engines: see `engine.load`.
+            InputError: it has none of this name, or it is a cascade, which takes two engines: see
+                `engine.load`.
         """
         if name == PUBLISHED:
             return self
@@ -112,7 +114,9 @@ def save(path: PathLike, model: Model) -> None:
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
-    archive.write(path, {name: value.detach().cpu().numpy() for name, value in model.weights.items()}, document, kind="model")
+    archive.write(
+        path, {name: value.detach().cpu().numpy() for name, value in model.weights.items()}, document, kind="model"
+    )
 
 
 def load(path: PathLike) -> Model:
@@ -133,8 +137,8 @@ def load(path: PathLike) -> Model:
             preprocessing=Preprocessing.from_json(manifest.field(path, document, "preprocessing", dict)),
             weights={name: torch.from_numpy(array) for name, array in weights.items()},
             noise_seed=manifest.field(path, document, "noise_seed", int),
-            **Setting.from_json(document).parts,
-            settings={name: Setting.from_json(setting) for name, setting in settings.items()},
+            **ScoringMode.from_json(document).parts,
+            settings={name: ScoringMode.from_json(setting) for name, setting in settings.items()},
             cascades={name: CascadeSetting.from_json(cascade) for name, cascade in cascades.items()},
             provenance=manifest.field(path, document, "provenance", dict),
             certificates=tuple(manifest.field(path, document, "certificates", list)),
@@ -199,7 +203,9 @@ def _unpickled(path: PathLike, content: bytes) -> Any:
             raise ValueError(f"the checksum of {manifest.quoted(damaged)} is wrong")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelFileError(f"{path}: not a state dict of tensors; other pickles could run code and are never loaded") from error
+        raise ModelFileError(
+            f"{path}: not a state dict of tensors; other pickles could run code and are never loaded"
+        ) from error
     except Exception as error:  # zipfile and torch answer damage with almost any type
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
@@ -217,12 +223,16 @@ def _check_weights(weights: Mapping[str, Tensor], network: NetworkConfig) -> Non
     """Exact keys, shapes and float32, all finite."""
     shapes = parameter_shapes(network)
     for name in sorted(shapes.keys() ^ weights.keys()):
-        raise InputError(f"weight {manifest.quoted(name)} is {'missing' if name in shapes else 'not one of the network'}")
+        raise InputError(
+            f"weight {manifest.quoted(name)} is {'missing' if name in shapes else 'not one of the network'}"
+        )
     for name, shape in shapes.items():
         tensor = weights[name]
         if tuple(tensor.shape) != shape:
             raise InputError(f"weight {manifest.quoted(name)} has shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.dtype != torch.float32:
-            raise InputError(f"weight {manifest.quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
+            raise InputError(
+                f"weight {manifest.quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"weight {manifest.quoted(name)} holds NaN or infinity, expected finite numbers")

@@ -1,6 +1,8 @@
-"""An ONNX file that says what it is: the graph as protobuf, and behind it one metadata entry that holds its SHA-256.
+"""An ONNX file that says what it is: the graph as protobuf, and behind it one metadata entry that
+holds its SHA-256.
 
-A protobuf message may be written in parts that are read as one, so any tool reads the file; checking it needs no ONNX library.
+A protobuf message may be written in parts that are read as one, so any tool reads the file;
+checking it needs no ONNX library.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _KEY, _VALUE = 1, 2
 
 
 def write(path: PathLike, graph: bytes, document: dict[str, Any]) -> None:
-    """Write a serialised `onnx.ModelProto` without metadata, and `document` (of kind `KIND`) behind it, atomically.
+    """Write a serialised `onnx.ModelProto` without metadata, and `document` (of kind `KIND`) behind
+    it, atomically.
 
     Raises:
         InputError: the file cannot be written; the old file is unchanged.

@@ -1,4 +1,6 @@
-"""As much of protobuf's wire format as it takes to look into an ONNX file without a library for it."""
+"""As much of protobuf's wire format as it takes to look into an ONNX file without a library
+for it.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def write(path: PathLike, tensors: Mapping[str, Array], document: dict[str, Any]
 
     Args:
         path: the file; an existing one is replaced once the new one is complete.
-        tensors: names to arrays of any shape and dtype (float, int, uint8, bool); floating-point values must be finite.
+        tensors: names to arrays of any shape and dtype (float, int, uint8, bool); floating-point
+            values must be finite.
         document: anything JSON can hold: string keys, no NaN or infinity.
         kind: what `read` must ask for.
 
@@ -60,7 +61,9 @@ def write(path: PathLike, tensors: Mapping[str, Array], document: dict[str, Any]
     dense = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     for name, tensor in dense.items():
         if tensor.dtype.name not in _DTYPES.values():
-            raise ModelFileError(f"{path}: tensor {quoted(name)} is {tensor.dtype.name}, allowed are {_allowed_dtypes()}")
+            raise ModelFileError(
+                f"{path}: tensor {quoted(name)} is {tensor.dtype.name}, allowed are {_allowed_dtypes()}"
+            )
         _require_finite(path, name, tensor)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -90,7 +93,8 @@ def read(path: PathLike, *, kind: Kind) -> tuple[dict[str, Array], dict[str, Any
     content = file_bytes(path)
     manifest = _manifest(path, content, kind)
     try:
-        tensors = {name: tensor.copy() for name, tensor in safetensors.numpy.load(content).items()}  # what is loaded cannot be written
+        # what is loaded cannot be written
+        tensors = {name: tensor.copy() for name, tensor in safetensors.numpy.load(content).items()}
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"{path}: the file is damaged, its tensors do not match its header ({error})") from error
     _check_tensors(path, tensors, field(path, manifest, "tensors", dict))
@@ -112,7 +116,9 @@ def _manifest(path: PathLike, content: bytes, kind: Kind) -> dict[str, Any]:
     manifest = verified(path, _signed_text(path, entries), kind)
     for name, entry in entries.items():
         if name != "__metadata__" and (not isinstance(entry, dict) or str(entry.get("dtype")) not in _DTYPES):
-            raise ModelFileError(f"{path}: the header says no allowed dtype of tensor {quoted(name)}, allowed are {_allowed_dtypes()}")
+            raise ModelFileError(
+                f"{path}: the header says no allowed dtype of tensor {quoted(name)}, allowed are {_allowed_dtypes()}"
+            )
     return manifest
 
 
@@ -138,13 +144,16 @@ def _header(path: PathLike, content: bytes) -> dict[str, Any]:
 
 def _check_tensors(path: PathLike, tensors: Mapping[str, Array], expected: Mapping[str, Any]) -> None:
     for name in sorted(expected.keys() ^ tensors.keys()):
-        raise ModelFileError(f"{path}: tensor {quoted(name)} is {'missing' if name in expected else 'not in the manifest'}")
+        raise ModelFileError(
+            f"{path}: tensor {quoted(name)} is {'missing' if name in expected else 'not in the manifest'}"
+        )
     for name, tensor in tensors.items():
         claimed = field(path, expected, name, dict)
         for key, got in _description(tensor).items():
             if claimed.get(key) != got:
                 raise ModelFileError(
-                    f"{path}: tensor {quoted(name)} has {key} {got}, expected {quoted(claimed.get(key))}: the file is damaged"
+                    f"{path}: tensor {quoted(name)} has {key} {got}, expected {quoted(claimed.get(key))}: the file "
+                    f"is damaged"
                 )
         _require_finite(path, name, tensor)
 

@@ -1,4 +1,6 @@
-"""The engine in line code: a bounded pipeline that answers every frame once, by its deadline, with PASS, REJECT or ERROR."""
+"""The engine in line code: a bounded pipeline that answers every frame once, by its deadline, with
+PASS, REJECT or ERROR.
+"""
 
 from sprfast.line.answer import Answer
 from sprfast.line.line import Line

@@ -1,10 +1,11 @@
 """Whether the scores of parts that pass still look like those of the calibration.
 
-Defects do not belong to the calibration's distribution, and how many there are is not known; a lamp that ages or a lens that fogs moves
-the good parts. So only scores up to the threshold are compared, on both sides: of the line, parts that passed; of the calibration, scores
-below the one that the threshold comes from. Given that one, both are draws of one distribution cut off there (for the line a ten-thousandth
-higher, see `threshold.CLEARANCE`) for as long as nothing changes, so that defects which the threshold stops cause no alarm however many
-there are.
+Defects do not belong to the calibration's distribution, and how many there are is not known; a lamp
+that ages or a lens that fogs moves the good parts. So only scores up to the threshold are compared,
+on both sides: of the line, parts that passed; of the calibration, scores below the one that the
+threshold comes from. Given that one, both are draws of one distribution cut off there (for the line
+a ten-thousandth higher, see `threshold.CLEARANCE`) for as long as nothing changes, so that defects
+which the threshold stops cause no alarm however many there are.
 """
 
 from __future__ import annotations
@@ -39,33 +40,41 @@ class DriftReport:
 
 
 class Drift:
-    """One two-sided two-sample Kolmogorov-Smirnov test for each full window of scores; windows do not overlap.
+    """One two-sided two-sample Kolmogorov-Smirnov test for each full window of scores; windows do
+    not overlap.
 
-    In a window where nothing has changed an alarm has at most the probability `false_alarm_rate`: over draws of the calibration and of
-    the window, if their scores are exchangeable. Ties only lower it. Three things follow. The windows share one calibration, so that
-    their alarms are not independent: an unlucky calibration gives several. Many windows give some alarms: at a part a second, 0.001
-    and 200 parts mean one in two to three days. And parts that resemble their neighbours, such as those of one batch of material, are
-    not exchangeable and give more.
+    In a window where nothing has changed an alarm has at most the probability `false_alarm_rate`:
+    over draws of the calibration and of the window, if their scores are exchangeable. Ties only
+    lower it. Three things follow. The windows share one calibration, so that their alarms are not
+    independent: an unlucky calibration gives several. Many windows give some alarms: at a part a
+    second, 0.001 and 200 parts mean one in two to three days. And parts that resemble their
+    neighbours, such as those of one batch of material, are not exchangeable and give more.
 
-    Where the threshold keeps 1024 of more scores, these lie closer to the distribution than 1024 draws would, so that the test, which
-    takes them for draws, gives fewer false alarms than stated: at 0.001 and 200 parts down to a quarter.
+    Where the threshold keeps 1024 of more scores, these lie closer to the distribution than 1024
+    draws would, so that the test, which takes them for draws, gives fewer false alarms than stated:
+    at 0.001 and 200 parts down to a quarter.
 
-    What a window of 200 parts notices at 0.001: a shift of all scores by their standard deviation after a calibration on 50 images, of
-    half as much after one on 200. A slower drift is noticed when it has come that far.
+    What a window of 200 parts notices at 0.001: a shift of all scores by their standard deviation
+    after a calibration on 50 images, of half as much after one on 200. A slower drift is noticed
+    when it has come that far.
 
-    Not safe to call from several threads at once. `add` stores a number; the call that fills a window tests it, in about a millisecond.
+    Not safe to call from several threads at once. `add` stores a number; the call that fills a
+    window tests it, in about a millisecond.
 
     Args:
-        calibration: scores of good parts up to the threshold, without the one that the threshold comes from.
+        calibration: scores of good parts up to the threshold, without the one that the threshold
+            comes from.
         window: parts in a test.
         false_alarm_rate: in (0, 1).
 
     Raises:
-        InputError: an argument is not allowed, or so few scores of the calibration could never give an alarm; the message says how
-            many are needed.
+        InputError: an argument is not allowed, or so few scores of the calibration could never give
+            an alarm; the message says how many are needed.
     """
 
-    def __init__(self, calibration: Sequence[float], window: int = WINDOW, false_alarm_rate: float = FALSE_ALARM_RATE) -> None:
+    def __init__(
+        self, calibration: Sequence[float], window: int = WINDOW, false_alarm_rate: float = FALSE_ALARM_RATE
+    ) -> None:
         needed = needed_scores(window, false_alarm_rate)
         if len(calibration) < needed:
             raise InputError(_too_few(len(calibration), needed, window, false_alarm_rate))
@@ -118,7 +127,8 @@ class Drift:
 
 
 def watch(threshold: Threshold | None, window: int = WINDOW, rate: float = FALSE_ALARM_RATE) -> Drift | str:
-    """What watches the scores that this threshold passes; or why they cannot be watched, so that a line runs without.
+    """What watches the scores that this threshold passes; or why they cannot be watched, so that a
+    line runs without.
 
     Raises:
         InputError: `window` or `rate` is not allowed.
@@ -135,7 +145,8 @@ def watch(threshold: Threshold | None, window: int = WINDOW, rate: float = FALSE
 
 
 def needed_scores(window: int, rate: float) -> int:
-    """How many scores the calibration must have for a window that lies wholly above or below them to give an alarm.
+    """How many scores the calibration must have for a window that lies wholly above or below them
+    to give an alarm.
 
     Raises:
         InputError: `window` or `rate` is not allowed, or no calibration has as many scores.
@@ -145,10 +156,17 @@ def needed_scores(window: int, rate: float) -> int:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 < rate < 1.0:
         raise InputError(f"false_alarm_rate: {rate!r} is not allowed, expected a rate in (0, 1)")
     for needed in range(1, MAX_SCORES):
-        if 2 / math.comb(needed + window, window) <= rate:  # of as many orders of the two samples, two are that far apart
+        # of as many orders of the two samples, two are that far apart
+        if 2 / math.comb(needed + window, window) <= rate:
             return needed
-    raise InputError(f"false_alarm_rate: {rate!r} is not allowed, a test of {window} parts cannot tell so rare an event; take a higher one")
+    raise InputError(
+        f"false_alarm_rate: {rate!r} is not allowed, a test of {window} parts cannot tell so rare an event; take a "
+        f"higher one"
+    )
 
 
 def _too_few(number: int, needed: int, window: int, rate: float) -> str:
-    return f"the calibration has {number} scores below its threshold, to test {window} parts at a false-alarm rate of {rate} takes {needed}"
+    return (
+        f"the calibration has {number} scores below its threshold, to test {window} parts at a false-alarm rate "
+        f"of {rate} takes {needed}"
+    )

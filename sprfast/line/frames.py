@@ -35,15 +35,21 @@ class FrameFormat:
         for name in ("height", "width"):
             if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= _MAX_SIDE:
                 raise InputError(
-                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 to {_MAX_SIDE}"
+                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 "
+                    f"to {_MAX_SIDE}"
                 )
         for name, allowed in (("channel_order", get_args(ChannelOrder)), ("dtype", get_args(PixelType))):
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:  # `in` would compare an array by element
-                raise InputError(f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected one of {', '.join(allowed)}")
+            # `in` would compare an array by element
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
+                raise InputError(
+                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected one of "
+                    f"{', '.join(allowed)}"
+                )
         least = self.width * self.channels * np.dtype(self.dtype).itemsize
         if self.row_bytes is not None and (type(self.row_bytes) is not int or not least <= self.row_bytes <= _MAX_ROW):
             raise InputError(
-                f"FrameFormat.row_bytes: {_shown(self.row_bytes)} is not allowed, expected an integer from {least} to {_MAX_ROW}"
+                f"FrameFormat.row_bytes: {_shown(self.row_bytes)} is not allowed, expected an integer from {least} "
+                f"to {_MAX_ROW}"
             )
 
     @property
@@ -52,10 +58,12 @@ class FrameFormat:
         return 1 if self.channel_order == "grey" else 3
 
     def view(self, frame: Buffer | npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The pixels (H, W) or (H, W, 3) of a raw buffer or an array, which must have this form; no copy is made.
+        """The pixels (H, W) or (H, W, 3) of a raw buffer or an array, which must have this form; no
+        copy is made.
 
         Args:
-            frame: the bytes of `height` rows, the padding of the last one may be missing; or an array of any strides.
+            frame: the bytes of `height` rows, the padding of the last one may be missing; or an
+                array of any strides.
 
         Raises:
             InputError: it has another form; the message names both.
@@ -63,7 +71,9 @@ class FrameFormat:
         shape = (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
         if isinstance(frame, np.ndarray):
             if frame.dtype != np.dtype(self.dtype) or frame.shape not in (shape, (*shape[:2], self.channels)):
-                raise InputError(f"frame: {frame.dtype.str} of shape {frame.shape}, this camera was declared as {self.dtype} {shape}")
+                raise InputError(
+                    f"frame: {frame.dtype.str} of shape {frame.shape}, this camera was declared as {self.dtype} {shape}"
+                )
             return frame
         itemsize = np.dtype(self.dtype).itemsize
         packed = self.width * self.channels * itemsize
@@ -71,7 +81,9 @@ class FrameFormat:
         whole = math.prod((self.height, row_bytes))
         given = _buffer(frame, self.dtype)
         if given.nbytes not in range(whole - row_bytes + packed, whole + 1):
-            raise InputError(f"frame: {given.nbytes} bytes, this camera was declared with {self.height} rows of {row_bytes} bytes")
+            raise InputError(
+                f"frame: {given.nbytes} bytes, this camera was declared with {self.height} rows of {row_bytes} bytes"
+            )
         strides = (row_bytes, itemsize) if self.channels == 1 else (row_bytes, self.channels * itemsize, itemsize)
         return np.ndarray(shape, self.dtype, given, 0, strides)
 
@@ -83,14 +95,19 @@ def _shown(value: object) -> str:
 
 
 def _buffer(frame: Any, dtype: PixelType) -> memoryview:
-    """A view of bytes, or of native elements of this type; those of another type or byte order would be taken for what they are not."""
+    """A view of bytes, or of native elements of this type; those of another type or byte order
+    would be taken for what they are not.
+    """
     try:
         given = memoryview(frame)
         native = given.format.removeprefix("@").removeprefix("<" if sys.byteorder == "little" else ">")
     except (TypeError, ValueError) as error:  # ValueError: it was released
         raise InputError(f"frame: {type(frame).__name__} is not accepted, expected a buffer or an array") from error
     if not given.c_contiguous or native not in ("B", "b", "c", np.dtype(dtype).char):
-        raise InputError(f"frame: a buffer of {given.format!r} and strides {given.strides}, expected contiguous bytes or native {dtype}")
+        raise InputError(
+            f"frame: a buffer of {given.format!r} and strides {given.strides}, expected contiguous bytes or native "
+            f"{dtype}"
+        )
     return given
 
 

@@ -13,7 +13,8 @@ from sprfast import errors
 from sprfast.line.drift import Drift, DriftReport
 from sprfast.method.threshold import Verdict
 
-# Kinds of errors, from most to least special: what labels a metric, so that their number is bounded.
+# Kinds of errors, from most to least special: what labels a metric, so that their number is
+# bounded.
 KINDS: tuple[tuple[str, type[errors.SprfastError]], ...] = (
     ("overloaded", errors.OverloadedError),
     ("deadline", errors.DeadlineExceededError),
@@ -27,7 +28,8 @@ KINDS: tuple[tuple[str, type[errors.SprfastError]], ...] = (
 )
 RECENT = 100  # answers among which errors are looked for
 ERRORS_ALLOWED = 5  # of them
-LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf)  # seconds, upper ends
+# seconds, upper ends
+LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf)
 
 
 class State(str, enum.Enum):
@@ -100,7 +102,8 @@ class Tally:
         self._taken = self._refused = self._callback_failures = self._swaps = 0
         self._verdicts = {verdict.value: 0 for verdict in Verdict}
         self._errors = {name: 0 for name, _ in KINDS}
-        self._recent: collections.deque[str | None] = collections.deque(maxlen=RECENT)  # kinds of errors; None: an answer without one
+        # kinds of errors; None: an answer without one
+        self._recent: collections.deque[str | None] = collections.deque(maxlen=RECENT)
         self._latencies = [0] * len(LATENCY_BOUNDS)
         self._seconds = 0.0
 
@@ -120,7 +123,9 @@ class Tally:
             self._callback_failures += 1
 
     def answer(self, verdict: Verdict, score: float | None, error: errors.SprfastError | None, seconds: float) -> None:
-        """An answer goes out, `seconds` after its trigger; `score` is None where it is not of the model that serves now."""
+        """An answer goes out, `seconds` after its trigger; `score` is None where it is not of the
+        model that serves now.
+        """
         kind = None if error is None else kind_of(error)
         with self._lock:
             self._verdicts[verdict.value] += 1
@@ -149,13 +154,21 @@ class Tally:
             reasons.append(f"{found.total()} of the last {RECENT} answers are ERROR: {kinds}")
         if drift and drift.drifted:
             reasons.append(
-                f"the scores of the last {drift.samples} parts that passed differ from the calibration's: median {drift.median:.4g} "
+                f"the scores of the last {drift.samples} parts that passed differ from the calibration's: median "
+                f"{drift.median:.4g} "
                 f"against {drift.calibration_median:.4g}, p = {drift.p_value:.2g}"
             )
         return reasons
 
     def health(
-        self, state: State, reasons: tuple[str, ...], unanswered: int, capacity: int, batches: int, batched: int, model: ModelInfo
+        self,
+        state: State,
+        reasons: tuple[str, ...],
+        unanswered: int,
+        capacity: int,
+        batches: int,
+        batched: int,
+        model: ModelInfo,
     ) -> Health:
         """All counts, with what the line knows beside them."""
         with self._lock:

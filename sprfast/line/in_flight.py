@@ -1,4 +1,6 @@
-"""All frames of a line and how far each has come: the one place that its threads share, behind one lock."""
+"""All frames of a line and how far each has come: the one place that its threads share, behind one
+lock.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,10 @@ class Book:
     """Frames by id, from `admit` to `delivered`.
 
     Args:
-        capacity: frames taken and not delivered, before `overflow` acts. As many again may wait for delivery after they overflowed.
-        overflow: "block" up to `timeout`, then as "reject", which answers the new frame with ERROR; "drop_oldest" answers so the
-            oldest frame that the network has not begun.
+        capacity: frames taken and not delivered, before `overflow` acts. As many again may wait for
+            delivery after they overflowed.
+        overflow: "block" up to `timeout`, then as "reject", which answers the new frame with ERROR;
+            "drop_oldest" answers so the oldest frame that the network has not begun.
         timeout: seconds.
         max_batch: frames of one call of the network.
         in_order: deliver in the order of `admit`, else as decided.
@@ -48,7 +51,8 @@ class Book:
         self._waiting: collections.deque[Entry] = collections.deque()
         self._ready: list[Entry] = []
         self._deliverable: collections.deque[Entry] = collections.deque()
-        self._due: list[tuple[float, int, Hashable]] = []  # alarms; ids, since frames that were answered stay in it for a while
+        # alarms; ids, since frames that were answered stay in it for a while
+        self._due: list[tuple[float, int, Hashable]] = []
         self._numbers = itertools.count()
         self._overflowed = 0
         self._closed: str | None = None  # why no more frames are taken
@@ -73,7 +77,9 @@ class Book:
                 self._check(entry)  # all may have changed
                 self._refuse_if_stuck()
             full = self._full
-            victim = next((each for each in self._entries.values() if each.stage < Stage.SCORING), None) if full else None
+            victim = (
+                next((each for each in self._entries.values() if each.stage < Stage.SCORING), None) if full else None
+            )
             self._entries[entry.id] = entry
             if self.failure:
                 self._decide(entry, None, self.failure)
@@ -95,7 +101,9 @@ class Book:
     # What prepares.
 
     def take_waiting(self) -> Entry | None:
-        """The oldest frame that waits, when the network is not too far behind; None: there will be no more."""
+        """The oldest frame that waits, when the network is not too far behind; None: there will be
+        no more.
+        """
         with self.lock:
             while not self._stopped:
                 if not self._waiting or len(self._ready) >= AHEAD * self._max_batch:
@@ -120,7 +128,8 @@ class Book:
         """Frames of one predictor, the oldest ready one among them; empty: there will be no more.
 
         Args:
-            max_wait: seconds that an incomplete batch waits for more, from when its first frame was ready.
+            max_wait: seconds that an incomplete batch waits for more, from when its first frame was
+                ready.
         """
         with self.lock:
             while not self._stopped:
@@ -146,7 +155,9 @@ class Book:
         return list(itertools.islice(same, self._max_batch))
 
     def decide(self, entry: Entry, result: Result | None, error: SprfastError | None) -> None:
-        """What is to be answered; nothing happens where that is decided already, as for a frame whose deadline has passed."""
+        """What is to be answered; nothing happens where that is decided already, as for a frame
+        whose deadline has passed.
+        """
         with self.lock:
             if entry.open:
                 self._decide(entry, result, error)
@@ -176,7 +187,9 @@ class Book:
         return list(itertools.takewhile(lambda entry: not entry.open, self._entries.values()))
 
     def delivered(self, entry: Entry) -> None:
-        """Its answer has been given: the id is remembered for a while, and there is space for another frame."""
+        """Its answer has been given: the id is remembered for a while, and there is space for
+        another frame.
+        """
         with self.lock:
             del self._entries[entry.id]
             self._overflowed -= entry.overflowed
@@ -209,7 +222,9 @@ class Book:
             return self._emptied.wait_for(lambda: not self._entries, timeout)
 
     def stop(self, error: ClosedError) -> int:
-        """Answer what is left with this error and let the threads end; the number of frames that were left."""
+        """Answer what is left with this error and let the threads end; the number of frames that
+        were left.
+        """
         with self.lock:
             left = sum(entry.open for entry in self._entries.values())
             self._closed, self._stopped = self._closed or str(error), True
@@ -244,7 +259,8 @@ class Book:
     def _refuse_if_stuck(self) -> None:
         if self._overflowed >= self._capacity or len(self._entries) >= 2 * self._capacity:
             raise OverloadedError(
-                f"the line holds {len(self._entries)} frames, {self._overflowed} of them refused or dropped, and nobody takes its "
+                f"the line holds {len(self._entries)} frames, {self._overflowed} of them refused or dropped, and "
+                f"nobody takes its "
                 f"answers: a callback is too slow"
             )
 

@@ -38,26 +38,34 @@ _open_lines: weakref.WeakSet[Line] = weakref.WeakSet()
 class Line:
     """Answers frames in the background; safe to call from several threads.
 
-    One thread runs the network, `workers` decode and resize beside it, one delivers. Frames that wait together are scored
-    together; each has the score that it has alone.
+    One thread runs the network, `workers` decode and resize beside it, one delivers. Frames that
+    wait together are scored together; each has the score that it has alone.
 
     Args:
         predictor: an `Engine` or a `Runner` with a threshold.
-        on_answer: called with every `Answer`, one at a time, on the line's own thread; what it raises is logged and counted.
-        in_order: deliver in the order of `submit`; an answer then waits for those before it, up to its own deadline.
+        on_answer: called with every `Answer`, one at a time, on the line's own thread; what it
+            raises is logged and counted.
+        in_order: deliver in the order of `submit`; an answer then waits for those before it, up to
+            its own deadline.
         capacity: frames that may be in the line.
-        overflow: what a frame meets for which there is no room: "block" waits for room up to `timeout`, after which the
-            frame is answered with ERROR; "reject" answers so at once; "drop_oldest" answers so the oldest frame that the
-            network has not begun, and takes the new one.
+        overflow: what a frame meets for which there is no room: "block" waits for room up to
+            `timeout`, after which the frame is answered with ERROR; "reject" answers so at once;
+            "drop_oldest" answers so the oldest frame that the network has not begun, and takes the
+            new one.
         timeout: seconds of "block".
-        deadline: seconds from a frame's trigger, at which it is answered with ERROR if nothing else was delivered; None: none.
+        deadline: seconds from a frame's trigger, at which it is answered with ERROR if nothing else
+            was delivered; None: none.
         max_batch: frames that are scored together.
-        max_wait: seconds that an incomplete batch waits for more; 0: it runs as soon as the network is free.
+        max_wait: seconds that an incomplete batch waits for more; 0: it runs as soon as the network
+            is free.
         workers: threads that decode and resize.
-        frame_format: the form of the camera's frames; one in another form is answered with ERROR. None: any form.
-        false_alarm_rate: of the watch for drift, in each window of `drift.WINDOW` parts that passed.
+        frame_format: the form of the camera's frames; one in another form is answered with ERROR.
+            None: any form.
+        false_alarm_rate: of the watch for drift, in each window of `drift.WINDOW` parts that
+            passed.
 
-    The model is tested in the background, while frames wait; `with Line(...) as line` and `wait_until_started` wait for that.
+    The model is tested in the background, while frames wait; `with Line(...) as line` and
+    `wait_until_started` wait for that.
 
     Raises:
         InputError: an argument is not allowed, or the predictor has no threshold.
@@ -79,7 +87,11 @@ class Line:
         frame_format: FrameFormat | None = None,
         false_alarm_rate: float = drift.FALSE_ALARM_RATE,
     ) -> None:
-        for name, value, most in (("capacity", capacity, 2**20), ("max_batch", max_batch, MAX_BATCH), ("workers", workers, 256)):
+        for name, value, most in (
+            ("capacity", capacity, 2**20),
+            ("max_batch", max_batch, MAX_BATCH),
+            ("workers", workers, 256),
+        ):
             if type(value) is not int or not 1 <= value <= most:
                 raise InputError(f"{name}: {value!r} is not allowed, expected an integer from 1 to {most}")
         for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
@@ -101,7 +113,10 @@ class Line:
         self._threads = [
             threading.Thread(target=self._run_network, name="sprfast-network", daemon=True),
             threading.Thread(target=delivery.run, name="sprfast-delivery", daemon=True),
-            *(threading.Thread(target=self._prepare, name=f"sprfast-prepare-{index}", daemon=True) for index in range(workers)),
+            *(
+                threading.Thread(target=self._prepare, name=f"sprfast-prepare-{index}", daemon=True)
+                for index in range(workers)
+            ),
         ]
         _close_at_exit()
         _open_lines.add(self)
@@ -116,7 +131,9 @@ class Line:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def wait_until_started(self) -> None:
@@ -142,21 +159,26 @@ class Line:
         """Take a frame.
 
         Args:
-            image: what `Predictor.predict` takes; with a `frame_format` also bytes, a bytearray or a memoryview. Arrays, tensors
-                and buffers are copied before this returns; a file or a PIL image must stay as it is until the answer.
-            id: of the part; hashable, and not one of the frames in the line or the last 10,000 answered.
+            image: what `Predictor.predict` takes; with a `frame_format` also bytes, a bytearray or
+                a memoryview. Arrays, tensors and buffers are copied before this returns; a file or
+                a PIL image must stay as it is until the answer.
+            id: of the part; hashable, and not one of the frames in the line or the last 10,000
+                answered.
             trigger_time: seconds of `time.monotonic`; None: now.
             channel_order: of an array; None with a `frame_format`, which has it.
             deadline: seconds from `trigger_time` for this frame; None: the line's.
             fault: why there is no image: the frame is answered with ERROR and this.
 
         Returns:
-            A future of the `Answer`; it never raises. Whatever is wrong with the image, a full queue, a missed deadline, a failed
-            backend: all are answers with the verdict ERROR and `Answer.error`.
+            A future of the `Answer`; it never raises. Whatever is wrong with the image, a full
+            queue, a missed deadline, a failed backend: all are answers with the verdict ERROR and
+            `Answer.error`.
 
         Raises:
-            InputError: the id is in use, or an argument other than the image is not allowed; the frame is not taken.
-            OverloadedError: answers are not being taken, so that not even an ERROR could be given; the frame is not taken.
+            InputError: the id is in use, or an argument other than the image is not allowed; the
+                frame is not taken.
+            OverloadedError: answers are not being taken, so that not even an ERROR could be given;
+                the frame is not taken.
             ClosedError: the line is closed or belongs to another process; the frame is not taken.
         """
         try:
@@ -182,11 +204,14 @@ class Line:
     def run(self, source: Iterable[Frame]) -> None:
         """Submit every frame of a source, until it ends or the line is closed.
 
-        A frame that the line does not take, such as one whose id was there before, is logged and counted in `Health.refused`.
+        A frame that the line does not take, such as one whose id was there before, is logged and
+        counted in `Health.refused`.
         """
         for frame in source:
             try:
-                self.submit(frame.image, frame.id, frame.trigger_time, channel_order=frame.channel_order, fault=frame.fault)
+                self.submit(
+                    frame.image, frame.id, frame.trigger_time, channel_order=frame.channel_order, fault=frame.fault
+                )
             except ClosedError:
                 return
             except (InputError, OverloadedError) as error:
@@ -194,7 +219,8 @@ class Line:
                 _log.warning("frame refused: %s", error, extra={"sprfast": details})
 
     def swap(self, predictor: Predictor) -> None:
-        """Go on with another model, once it has passed its self-test; until then, and if it does not, the old one serves.
+        """Go on with another model, once it has passed its self-test; until then, and if it does
+        not, the old one serves.
 
         Frames that the old model has prepared are scored by it.
 
@@ -214,7 +240,9 @@ class Line:
                 raise BackendError("the line has failed, make a new one")
             self._predictor, self._model = predictor, model
             self._tally.swap(watch)
-        _log.info("model %s now serves", model.sha256[:12], extra={"sprfast": {"event": "swap", **dataclasses.asdict(model)}})
+        _log.info(
+            "model %s now serves", model.sha256[:12], extra={"sprfast": {"event": "swap", **dataclasses.asdict(model)}}
+        )
 
     def health(self) -> Health:
         """State, reasons and counts, now."""
@@ -228,7 +256,13 @@ class Line:
         elif reasons:
             state = State.DEGRADED
         return self._tally.health(
-            state, tuple(reasons), self._book.unanswered, self._capacity, self._network.batches, self._network.batched, self._model
+            state,
+            tuple(reasons),
+            self._book.unanswered,
+            self._capacity,
+            self._network.batches,
+            self._network.batched,
+            self._model,
         )
 
     def drain(self, timeout: float) -> bool:
@@ -241,14 +275,18 @@ class Line:
         return self._book.wait_until_empty(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
-        """`drain`, then answer what is left with ERROR and ClosedError, and end the threads; may be called again.
+        """`drain`, then answer what is left with ERROR and ClosedError, and end the threads; may be
+        called again.
 
-        A callback that never returns, or a network that does not, is left behind after another second.
+        A callback that never returns, or a network that does not, is left behind after another
+        second.
         """
         if os.getpid() != self._process:
             return
         self.drain(timeout)
-        left = self._book.stop(ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken"))
+        left = self._book.stop(
+            ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken")
+        )
         if left:
             _log.warning("closed with %d frames unanswered", left, extra={"sprfast": {"event": "closed", "left": left}})
         until = time.monotonic() + 1.0
@@ -257,12 +295,16 @@ class Line:
                 thread.join(max(0.0, until - time.monotonic()))
         _open_lines.discard(self)
 
-    def _entry(self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None) -> Entry:
+    def _entry(
+        self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None
+    ) -> Entry:
         self._check_process()
         try:
             hash(id), str(id)  # now, and not on the thread that delivers
         except Exception as error:
-            raise InputError(f"id: {type(id).__name__} is not allowed, expected a string, a number or another hashable value") from error
+            raise InputError(
+                f"id: {type(id).__name__} is not allowed, expected a string, a number or another hashable value"
+            ) from error
         now = time.monotonic()
         trigger = now if trigger_time is None else trigger_time
         if isinstance(trigger, bool) or not isinstance(trigger, (int, float)) or not math.isfinite(trigger):
@@ -277,7 +319,9 @@ class Line:
             if declared is None:
                 raise InputError("image: a raw buffer needs a line with a frame_format")
             if channel_order not in (None, declared.channel_order):
-                raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}")
+                raise InputError(
+                    f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}"
+                )
             return np.array(declared.view(image), order="C"), declared.channel_order
         if isinstance(image, np.ndarray):
             return np.array(image, order="K", subok=True), channel_order
@@ -321,7 +365,10 @@ class Line:
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
-            raise ClosedError(f"this line was made in process {self._process} and does not run in a fork of it; make one in this process")
+            raise ClosedError(
+                f"this line was made in process {self._process} and does not run in a fork of it; make one in this "
+                f"process"
+            )
 
 
 def _check_threshold(predictor: Predictor) -> None:

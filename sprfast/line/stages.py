@@ -1,4 +1,6 @@
-"""What the threads of a line do: prepare frames, run the network, deliver answers. None of them ends by an error."""
+"""What the threads of a line do: prepare frames, run the network, deliver answers. None of them
+ends by an error.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Network:
     def _score(self, batch: list[Entry]) -> None:
         predictor = batch[0].predictor
         assert predictor is not None  # `put_ready` sets it
-        prepared = [(entry, image) for entry in batch if (image := entry.prepared)]  # without those whose deadline has passed
+        # without those whose deadline has passed
+        prepared = [(entry, image) for entry in batch if (image := entry.prepared)]
         if not prepared:
             return
         batch = [entry for entry, _ in prepared]
@@ -63,7 +66,9 @@ class Network:
             results = predictor.score([image for _, image in prepared])
         except DeviceLostError as error:
             _log.error(
-                "the device is lost: %s", error, extra={"sprfast": {"event": "failed", "kind": kind_of(error), "reason": str(error)}}
+                "the device is lost: %s",
+                error,
+                extra={"sprfast": {"event": "failed", "kind": kind_of(error), "reason": str(error)}},
             )
             self._book.fail(error)
             return
@@ -76,12 +81,18 @@ class Network:
             self._book.decide(entry, result, _error_of(result))
 
     def _failed(self, batch: list[Entry], error: Exception) -> None:
-        """Frames of a call that failed get another one alone, so that one of them does not take the others with it."""
+        """Frames of a call that failed get another one alone, so that one of them does not take the
+        others with it.
+        """
         if len(batch) > 1:
             for entry in batch:
                 self._score([entry])
             return
-        typed = error if isinstance(error, SprfastError) else BackendError(f"the network failed ({type(error).__name__}: {error})")
+        typed = (
+            error
+            if isinstance(error, SprfastError)
+            else BackendError(f"the network failed ({type(error).__name__}: {error})")
+        )
         if typed is not error:
             _log.error("the network failed", exc_info=error)
         self.last_failure = str(typed)
@@ -91,7 +102,9 @@ class Network:
 class Delivery:
     """Completes futures and calls the callback, one answer at a time."""
 
-    def __init__(self, book: Book, tally: Tally, predictor: Callable[[], Predictor], on_answer: Callable[[Answer], object] | None) -> None:
+    def __init__(
+        self, book: Book, tally: Tally, predictor: Callable[[], Predictor], on_answer: Callable[[Answer], object] | None
+    ) -> None:
         self._book, self._tally, self._predictor, self._on_answer = book, tally, predictor, on_answer
 
     def run(self) -> None:
@@ -115,7 +128,13 @@ class Delivery:
             return Answer(entry.id, entry.result, None, entry.trigger_time, now - entry.trigger_time)
         error = entry.error or BackendError("there is no score")
         result = entry.result if isinstance(error, ScoreError) else None
-        return Answer(entry.id, result or self._error_result(entry, str(error)), error, entry.trigger_time, now - entry.trigger_time)
+        return Answer(
+            entry.id,
+            result or self._error_result(entry, str(error)),
+            error,
+            entry.trigger_time,
+            now - entry.trigger_time,
+        )
 
     def _error_result(self, entry: Entry, reason: str) -> Result:
         return (entry.predictor or self._predictor()).error(reason)
@@ -129,7 +148,12 @@ class Delivery:
 
     def _log_error(self, answer: Answer) -> None:
         assert answer.error is not None  # an ERROR has one
-        details = {"event": "error", "id": str(answer.id)[:100], "kind": kind_of(answer.error), "reason": str(answer.error)}
+        details = {
+            "event": "error",
+            "id": str(answer.id)[:100],
+            "kind": kind_of(answer.error),
+            "reason": str(answer.error),
+        }
         _log.warning("frame %s: %s", details["id"], details["reason"], extra={"sprfast": details})
 
     def _call(self, answer: Answer) -> None:

@@ -1,7 +1,8 @@
 """A line for those who watch it: metrics for Prometheus, and logs of one JSON object a line.
 
-Metrics are read from `Line.health` at each scrape, so that nothing is measured twice and a frame costs nothing more. Their HTTP server is
-prometheus_client's own; keep it on the loopback interface, or behind something that asks who is there:
+Metrics are read from `Line.health` at each scrape, so that nothing is measured twice and a frame
+costs nothing more. Their HTTP server is prometheus_client's own; keep it on the loopback interface,
+or behind something that asks who is there:
 
     telemetry.expose(line)
     prometheus_client.start_http_server(9100, addr="127.0.0.1")
@@ -69,7 +70,8 @@ _collectors: weakref.WeakKeyDictionary[CollectorRegistry, _Collector] = weakref.
 
 
 def expose(line: Watched, registry: CollectorRegistry | None = None, name: str = "") -> None:
-    """Add a line's metrics to what a registry gives at each scrape; the registry holds the line until `unexpose`.
+    """Add a line's metrics to what a registry gives at each scrape; the registry holds the line
+    until `unexpose`.
 
     Args:
         line: open or closed.
@@ -116,7 +118,9 @@ def unexpose(line: Watched, registry: CollectorRegistry | None = None) -> None:
 
 
 class _Collector:
-    """The families of all lines of one registry, since a family may appear only once in what a scrape gives."""
+    """The families of all lines of one registry, since a family may appear only once in what a
+    scrape gives.
+    """
 
     def __init__(self, client: ModuleType) -> None:
         self._client = client
@@ -181,10 +185,12 @@ def _client() -> ModuleType:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with secrets taken out; a record that cannot be formatted still gives a line.
+    """One JSON object a line, with secrets taken out; a record that cannot be formatted still gives
+    a line.
 
-    It has `time` (of the wall clock, in UTC: a label, not for measuring), `level`, `logger`, `message`, the fields of
-    `extra={"sprfast": {...}}`, and `exception` and `stack` where there are such. A field with one of these names gets an underscore.
+    It has `time` (of the wall clock, in UTC: a label, not for measuring), `level`, `logger`,
+    `message`, the fields of `extra={"sprfast": {...}}`, and `exception` and `stack` where there are
+    such. A field with one of these names gets an underscore.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -192,10 +198,18 @@ class JsonFormatter(logging.Formatter):
         try:
             return json.dumps(self._document(record), allow_nan=False)
         except Exception as error:  # such as of a field's own methods
-            return json.dumps({"level": record.levelname, "logger": record.name, "message": f"a record that gives {type(error).__name__}"})
+            return json.dumps(
+                {
+                    "level": record.levelname,
+                    "logger": record.name,
+                    "message": f"a record that gives {type(error).__name__}",
+                }
+            )
 
     def _document(self, record: logging.LogRecord) -> dict[str, Any]:
-        time_of_day = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc).isoformat(timespec="milliseconds")
+        time_of_day = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc).isoformat(
+            timespec="milliseconds"
+        )
         document: dict[str, Any] = {
             "time": time_of_day.replace("+00:00", "Z"),
             "level": record.levelname,
@@ -206,17 +220,21 @@ class JsonFormatter(logging.Formatter):
         for name, value in _plain(_fields(record)).items():
             document[f"{name}_" if name in taken else name] = value
         if record.exc_info or record.exc_text:
-            document["exception"] = redacted(self.formatException(record.exc_info) if record.exc_info else str(record.exc_text))
+            document["exception"] = redacted(
+                self.formatException(record.exc_info) if record.exc_info else str(record.exc_text)
+            )
         if record.stack_info:
             document["stack"] = redacted(self.formatStack(record.stack_info))
         return document
 
 
 class Throttle(logging.Filter):
-    """Lets through a limited number of records of each kind, and says in the next one how many it did not let through.
+    """Lets through a limited number of records of each kind, and says in the next one how many it
+    did not let through.
 
-    The kind is `kind` of `extra={"sprfast": {...}}`, else the place that logs. The number is the field `suppressed` and at the end of the
-    message, for every handler that sees the record later. Safe to call from several threads.
+    The kind is `kind` of `extra={"sprfast": {...}}`, else the place that logs. The number is the
+    field `suppressed` and at the end of the message, for every handler that sees the record later.
+    Safe to call from several threads.
 
     Args:
         burst: records of a kind in an interval.

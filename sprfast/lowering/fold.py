@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from sprfast.config import GROUPS
 from sprfast.formats.model import Model
 from sprfast.method import sde, unet
-from sprfast.method.folded import BLOCKS, Array, Block, ConvNorm, InferencePlan
+from sprfast.method.folded import BLOCKS, Array, Block, ConvNorm, FoldedModel
 
 
 @torch.inference_mode()
-def fold(model: Model, dtype: torch.dtype = torch.float32) -> InferencePlan:
+def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
     """The plan of `model` in `dtype` (float32 or float64), in memory of its own.
 
     The embeddings are computed as the network computes them in `dtype`; in float64 the plan is the
     definition to rounding.
     """
-    network = unet.from_weights(model.network, {name: value.to(dtype, copy=True) for name, value in model.weights.items()})
+    network = unet.from_weights(
+        model.network, {name: value.to(dtype, copy=True) for name, value in model.weights.items()}
+    )
     levels = model.schedule.levels
     counts = torch.tensor([level.draws for level in levels])
     e = F.silu(network.embed(torch.tensor([level.t for level in levels], dtype=dtype)))
@@ -36,8 +38,10 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> InferencePlan:
     weight, bias = (getattr(network.outc.conv, name) for name in ("weight", "bias"))
     weight = weight.flatten(1)
     std = [sde.std(level.t) for level in levels]
-    scale = [share * s**2 / (3 * level.draws) for share, s, level in zip(model.schedule.weights, std, levels, strict=True)]
-    return InferencePlan(
+    scale = [
+        share * s**2 / (3 * level.draws) for share, s, level in zip(model.schedule.weights, std, levels, strict=True)
+    ]
+    return FoldedModel(
         model.network.base_width,
         GROUPS,
         blocks,
@@ -54,7 +58,8 @@ def _block(module: nn.Module, embedding: Tensor | None) -> Block[Array]:
     return Block(pairs[0], pairs[1], None if embedding is None else _array(embedding))
 
 
-_PARAMETERS = ((0, "weight"), (0, "bias"), (1, "weight"), (1, "bias"))  # of a convolution and of the normalisation behind it
+# of a convolution and of the normalisation behind it
+_PARAMETERS = ((0, "weight"), (0, "bias"), (1, "weight"), (1, "bias"))
 
 
 def _array(value: Tensor) -> Array:

@@ -1,14 +1,18 @@
-"""The inference plan as an ONNX graph: standard operators only, every tensor with the type that it is computed in.
+"""The inference plan as an ONNX graph: standard operators only, every tensor with the type that it
+is computed in.
 
-    image (B, 3, H, W), noise (D, 3, H, W)  →  error_map (B, 1, H, W), anomaly_map (B, 1, 256, 256), pred_score (B,)
+    image (B, 3, H, W), noise (D, 3, H, W)  →  error_map (B, 1, H, W), anomaly_map (B, 1, 256, 256),
+    pred_score (B,)
 
-In 16 bits, convolutions and what is pooled, upsampled and concatenated are 16-bit; the perturbation, the first
-convolution, every normalisation with its swish, the head, the residual and the maps stay float32, with the casts written
-into the graph, so that a strongly typed builder cannot do otherwise.
+In 16 bits, convolutions and what is pooled, upsampled and concatenated are 16-bit; the
+perturbation, the first convolution, every normalisation with its swish, the head, the residual and
+the maps stay float32, with the casts written into the graph, so that a strongly typed builder
+cannot do otherwise.
 
-Quantized, every convolution but the first and the head takes 8-bit values and weights, each followed by the
-DequantizeLinear that TensorRT's explicit quantization wants right before a convolution; biases, sums and what lies between
-convolutions are as without. The first convolution sees the noise itself and costs next to nothing.
+Quantized, every convolution but the first and the head takes 8-bit values and weights, each
+followed by the DequantizeLinear that TensorRT's explicit quantization wants right before a
+convolution; biases, sums and what lies between convolutions are as without. The first convolution
+sees the noise itself and costs next to nothing.
 """
 
 from __future__ import annotations
@@ -25,28 +29,31 @@ from sprfast.config import Precision
 from sprfast.errors import InputError
 from sprfast.formats.export_metadata import MAX_BATCH, Quantization
 from sprfast.method.anomaly_map import MAP_SIZE, smoothing_matrix
-from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, ConvNorm, InferencePlan
+from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, ConvNorm, FoldedModel
 
 if TYPE_CHECKING:
     import onnx
 
-Normalization = Literal["group", "instance"]  # GroupNormalization, or InstanceNormalization over the groups and an affine
+# GroupNormalization, or InstanceNormalization over the groups and an affine
+Normalization = Literal["group", "instance"]
 
 INPUTS = ("image", "noise")
 OUTPUTS = ("error_map", "anomaly_map", "pred_score")
-QUANTIZED = tuple(f"{block}.{place}" for block in BLOCKS for place in ("first", "second"))[1:]  # the convolutions that may be
+# the convolutions that may be
+QUANTIZED = tuple(f"{block}.{place}" for block in BLOCKS for place in ("first", "second"))[1:]
 LARGEST: dict[Quantization, float] = {"int8": 127.0, "float8": 448.0}  # value of either sign that 8 bits hold
 IR_VERSION = 10
 EPSILON = 1e-5
 MAX_BYTES = 2**31 - 2**20  # of constants: protobuf ends at 2 GiB
 
-# GroupNormalization has a scale and a shift for each channel from 21 on, Conv and MaxPool take bfloat16 from 22 on
+# GroupNormalization has a scale and a shift for each channel from 21 on, Conv and MaxPool take
+# bfloat16 from 22 on
 _OPSETS: dict[Precision, int] = {"float32": 21, "float16": 21, "bfloat16": 22}
 _SMALLEST: dict[Precision, float] = {"float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}  # normal number
 
 
 def onnx_model(
-    plan: InferencePlan,
+    plan: FoldedModel,
     height: int,
     width: int,
     *,
@@ -59,35 +66,42 @@ def onnx_model(
     """The graph for images of one size; equal arguments give equal bytes.
 
     The names of the convolutions' weights and biases, and those of the normalisations, are those of
-    `InferencePlan.to_arrays`. A NaN anywhere in an image or in its anomaly map is a NaN score.
+    `FoldedModel.to_arrays`. A NaN anywhere in an image or in its anomaly map is a NaN score.
 
     Args:
         plan: in float32.
         height, width: pixels at the network's input, at least 16.
         batch: images a call; None: any number.
         precision: of stored feature maps and of the convolutions.
-        normalization: "group" for TensorRT, "instance" for what has no fast GroupNormalization (onnxruntime on a CPU).
+        normalization: "group" for TensorRT, "instance" for what has no fast GroupNormalization
+            (onnxruntime on a CPU).
         quantization: of the convolutions in `QUANTIZED`; None: none.
-        scales: for each of them what one step of its input's 8 bits is (int8), or a 1 (float8): see `quantization.calibrate`.
+        scales: for each of them what one step of its input's 8 bits is (int8), or a 1 (float8): see
+            `quantization.calibrate`.
 
     Raises:
-        InputError: a size, number or scale is out of range, or the network is too large for an ONNX file.
+        InputError: a size, number or scale is out of range, or the network is too large for an ONNX
+            file.
     """
     if min(height, width) < MIN_SIZE or not (batch is None or 1 <= batch <= MAX_BATCH):
         raise InputError(
-            f"graph: expected at least {MIN_SIZE} pixels a side and 1 to {MAX_BATCH} images, got {height}x{width} and a batch of {batch}"
+            f"graph: expected at least {MIN_SIZE} pixels a side and 1 to {MAX_BATCH} images, got {height}x{width} "
+            f"and a batch of {batch}"
         )
     given, needed = dict(scales or {}), QUANTIZED if quantization else ()
     if given.keys() != set(needed) or not all(0.0 < scale < math.inf for scale in given.values()):
         raise InputError(
-            f"graph: quantization {quantization} needs {len(needed)} scales, each a positive number and of one quantized convolution; "
+            f"graph: quantization {quantization} needs {len(needed)} scales, each a positive number and of one "
+            f"quantized convolution; "
             f"got {len(given)}, see quantization.calibrate"
         )
     return _Graph(plan, height, width, precision, normalization, quantization, given).model(batch)
 
 
 def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
-    """A serialised graph of `onnx_model` with its noise (D, 3, H, W) as a constant, for what feeds it images alone."""
+    """A serialised graph of `onnx_model` with its noise (D, 3, H, W) as a constant, for what feeds
+    it images alone.
+    """
     import onnx
 
     model = onnx.load_from_string(graph)
@@ -103,7 +117,7 @@ class _Graph:
 
     def __init__(
         self,
-        plan: InferencePlan,
+        plan: FoldedModel,
         height: int,
         width: int,
         precision: Precision,
@@ -117,7 +131,9 @@ class _Graph:
         types = onnx.TensorProto
         self._helper, self._float, self._numpy = helper, types.FLOAT, onnx.numpy_helper
         self._storage = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.BFLOAT16}[precision]
-        self._eight_bits = helper.tensor_dtype_to_np_dtype(types.FLOAT8E4M3FN if quantization == "float8" else types.INT8)
+        self._eight_bits = helper.tensor_dtype_to_np_dtype(
+            types.FLOAT8E4M3FN if quantization == "float8" else types.INT8
+        )
         self._opset, self._smallest = _OPSETS[precision], _SMALLEST[precision]
         self._quantization, self._scales = quantization, scales
         self._plan, self._height, self._width, self._normalization = plan, height, width, normalization
@@ -136,7 +152,10 @@ class _Graph:
             "pred_score": (images,),
         }
         if (size_in_bytes := sum(len(constant.raw_data) for constant in self._constants.values())) > MAX_BYTES:
-            raise InputError(f"graph: {size_in_bytes} bytes of weights, an ONNX file holds up to {MAX_BYTES}; train with a smaller --width")
+            raise InputError(
+                f"graph: {size_in_bytes} bytes of weights, an ONNX file holds up to {MAX_BYTES}; train with a "
+                f"smaller --width"
+            )
         values = {name: self._helper.make_tensor_value_info(name, self._float, shape) for name, shape in shapes.items()}
         graph = self._helper.make_graph(
             self._nodes,
@@ -154,9 +173,13 @@ class _Graph:
         """x + std·z for every draw: (B·D, 3, H, W)."""
         draws = self._plan.draws
         image = self._node("image.draws", "Unsqueeze", "image", self._ints("axis.1", 1))
-        noise = self._node("noise.scaled", "Mul", "noise", self._constant("std", self._plan.std.reshape(draws, 1, 1, 1)))
+        noise = self._node(
+            "noise.scaled", "Mul", "noise", self._constant("std", self._plan.std.reshape(draws, 1, 1, 1))
+        )
         added = self._node("perturbed", "Add", image, noise)
-        return self._node("perturbed.flat", "Reshape", added, self._ints("shape.image", -1, 3, self._height, self._width))
+        return self._node(
+            "perturbed.flat", "Reshape", added, self._ints("shape.image", -1, 3, self._height, self._width)
+        )
 
     def _network(self, x: str) -> str:
         """The last feature map, float32."""
@@ -218,19 +241,32 @@ class _Graph:
         grouped = self._node(f"{name}.groups", "Reshape", x, self._ints("shape.groups", 0, groups, -1))
         one, zero = self._constant("groups.one", np.ones(groups)), self._constant("groups.zero", np.zeros(groups))
         normed = self._node(f"{name}.norm", "InstanceNormalization", grouped, one, zero, epsilon=EPSILON)
-        shape = self._ints(f"shape.{channels}.{halvings}", -1, channels, self._height >> halvings, self._width >> halvings)
+        shape = self._ints(
+            f"shape.{channels}.{halvings}", -1, channels, self._height >> halvings, self._width >> halvings
+        )
         normed = self._node(f"{name}.norm.channels", "Reshape", normed, shape)
-        scale, shift = (self._constant(f"{name}.{part}", getattr(layer, part).reshape(-1, 1, 1)) for part in ("gamma", "beta"))
+        scale, shift = (
+            self._constant(f"{name}.{part}", getattr(layer, part).reshape(-1, 1, 1)) for part in ("gamma", "beta")
+        )
         return self._node(f"{name}.shifted", "Add", self._node(f"{name}.scaled", "Mul", normed, scale), shift)
 
     def _embedded(self, name: str, x: str, embedding: Array) -> str:
-        """Each draw's time embedding added, which is one vector for all where they are at the same time."""
+        """Each draw's time embedding added, which is one vector for all where they are at the same
+        time.
+        """
         draws, channels = embedding.shape
         if (embedding == embedding[0]).all():
-            return self._node(f"{name}.embedded", "Add", x, self._constant(f"{name}.embedding", embedding[0].reshape(-1, 1, 1)))
+            return self._node(
+                f"{name}.embedded", "Add", x, self._constant(f"{name}.embedding", embedding[0].reshape(-1, 1, 1))
+            )
         size = (self._height >> HALVINGS[name], self._width >> HALVINGS[name])
         apart = self._node(f"{name}.draws", "Reshape", x, self._ints(f"shape.{name}.draws", -1, draws, channels, *size))
-        added = self._node(f"{name}.embedded", "Add", apart, self._constant(f"{name}.embedding", embedding.reshape(draws, channels, 1, 1)))
+        added = self._node(
+            f"{name}.embedded",
+            "Add",
+            apart,
+            self._constant(f"{name}.embedding", embedding.reshape(draws, channels, 1, 1)),
+        )
         return self._node(f"{name}.flat", "Reshape", added, self._ints(f"shape.{name}.flat", -1, channels, *size))
 
     def _concatenated(self, name: str, skip: str, x: str) -> str:
@@ -247,24 +283,41 @@ class _Graph:
         halvings = HALVINGS[name]
         rows, columns = ((size >> halvings) % 2 for size in (self._height, self._width))
         if rows or columns:  # left and top get the floor of half of the difference, which is none of it
-            up = self._node(f"{name}.padded", "Pad", up, self._ints(f"pads.{rows}.{columns}", 0, 0, 0, 0, 0, 0, rows, columns))
+            up = self._node(
+                f"{name}.padded", "Pad", up, self._ints(f"pads.{rows}.{columns}", 0, 0, 0, 0, 0, 0, rows, columns)
+            )
         return self._node(f"{name}.concatenated", "Concat", skip, up, axis=1)
 
     def _outputs(self, x: str) -> None:
         """Head, residual, maps and score from the last feature map."""
         plan, size = self._plan, (self._height, self._width)
-        f = self._node("head.conv", "Conv", x, self._constant("head_weight", plan.head_weight[:, :, None, None]), kernel_shape=[1, 1])
+        f = self._node(
+            "head.conv",
+            "Conv",
+            x,
+            self._constant("head_weight", plan.head_weight[:, :, None, None]),
+            kernel_shape=[1, 1],
+        )
         f = self._node("head.draws", "Reshape", f, self._ints("shape.draws", -1, plan.draws, 3, *size))
         f = self._node("head.biased", "Add", f, self._constant("head_bias", plan.head_bias[:, :, None, None]))
         r = self._node("residual", "Add", f, "noise")
         squares = self._node("residual.squared", "Mul", r, r)
-        weighted = self._node("residual.weighted", "Mul", squares, self._constant("scale", plan.scale.reshape(-1, 1, 1, 1)))
+        weighted = self._node(
+            "residual.weighted", "Mul", squares, self._constant("scale", plan.scale.reshape(-1, 1, 1, 1))
+        )
         total = self._node("residual.total", "ReduceSum", weighted, self._ints("axes.1.2", 1, 2), keepdims=0)
-        if self._quantization:  # 8-bit integers have no NaN, so that one in an image would get no further than the second convolution
-            nothing = self._node("image.nothing.pixels", "Unsqueeze", self._nothing("image"), self._ints("axes.1.2", 1, 2))
+        # 8-bit integers have no NaN, so that one in an image would get no further than the second
+        # convolution
+        if self._quantization:
+            nothing = self._node(
+                "image.nothing.pixels", "Unsqueeze", self._nothing("image"), self._ints("axes.1.2", 1, 2)
+            )
             total = self._node("residual.total.checked", "Add", total, nothing)
         self._node("error_map", "Unsqueeze", total, self._ints("axis.1", 1))
-        rows, columns = self._constant("rows", smoothing_matrix(size[0])), self._constant("columns", smoothing_matrix(size[1]).T)
+        rows, columns = (
+            self._constant("rows", smoothing_matrix(size[0])),
+            self._constant("columns", smoothing_matrix(size[1]).T),
+        )
         self._node("anomaly_map", "MatMul", self._node("anomaly_map.rows", "MatMul", rows, "error_map"), columns)
         highest = self._node("map.highest", "ReduceMax", "anomaly_map", self._ints("axes.1.2.3", 1, 2, 3), keepdims=0)
         self._node("pred_score", "Add", highest, self._nothing("anomaly_map"))  # a maximum may lose a NaN

@@ -1,4 +1,6 @@
-"""The probe of a model: what an export, or a network built on this machine, is checked with before it scores anything."""
+"""The probe of a model: what an export, or a network built on this machine, is checked with before
+it scores anything.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from sprfast.method.noise import noise_bank
 
 @torch.inference_mode()
 def probe(model: Model, height: int, width: int, tolerance: float) -> Probe:
-    """The definition's error map of `contract.probe_image`, under the model's own noise.
+    """The definition's error map of `export_metadata.probe_image`, under the model's own noise.
 
     Args:
         height, width: pixels at the network's input.
@@ -20,5 +22,7 @@ def probe(model: Model, height: int, width: int, tolerance: float) -> Probe:
     """
     network = unet.from_weights(model.network, model.weights)
     noise = noise_bank(model.schedule, height, width, model.noise_seed)
-    error_map: Map = scoring.error_map(network, torch.from_numpy(probe_image(height, width)), model.schedule, noise)[0, 0].numpy()
+    error_map: Map = scoring.error_map(network, torch.from_numpy(probe_image(height, width)), model.schedule, noise)[
+        0, 0
+    ].numpy()
     return Probe(error_map, tolerance)

@@ -1,4 +1,5 @@
-"""The heat map's resampling and averaging as matrices: bilinear to 256x256, then a 31x31 mean, one matrix a side.
+"""The heat map's resampling and averaging as matrices: bilinear to 256x256, then a 31x31 mean, one
+matrix a side.
 
 Both steps are linear and separable, so the anomaly map is A_H · E · A_Wᵀ.
 """
@@ -16,7 +17,8 @@ BOX_SIZE = 31  # pixels, both sides of the averaging window
 
 @functools.lru_cache(maxsize=32)
 def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
-    """(256, size): bilinear resampling (pixel centres, align_corners=False) and the box filter behind it (zero padding counts).
+    """(256, size): bilinear resampling (pixel centres, align_corners=False) and the box filter
+    behind it (zero padding counts).
 
     Shared by all callers: not to be written.
     """
@@ -28,8 +30,9 @@ def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
 def anomaly_map(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The heat map (256, 256) of an error map (H, W).
 
-    By running sums rather than by the matrices: a BLAS has threads of its own, which after a product wait in a loop on the cores that
-    the next image's network wants, and take it to twice its time.
+    By running sums rather than by the matrices: a BLAS has threads of its own, which after a
+    product wait in a loop on the cores that the next image's network wants, and take it to twice
+    its time.
     """
     return _smoothed(_smoothed(errors.astype(np.float64)).T).T.astype(np.float32)
 
@@ -43,5 +46,7 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     sums = np.zeros((MAP_SIZE + 1, values.shape[1]))
     np.cumsum(values[low] * (1.0 - share) + values[np.minimum(low + 1, size - 1)] * share, axis=0, out=sums[1:])
     half = BOX_SIZE // 2
-    averaged: npt.NDArray[np.float64] = (sums[np.minimum(places + half + 1, MAP_SIZE)] - sums[np.maximum(places - half, 0)]) / BOX_SIZE
+    averaged: npt.NDArray[np.float64] = (
+        sums[np.minimum(places + half + 1, MAP_SIZE)] - sums[np.maximum(places - half, 0)]
+    ) / BOX_SIZE
     return averaged

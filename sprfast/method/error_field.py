@@ -1,8 +1,10 @@
-"""The error field: what error good parts show at each place, which scoring divides by before it looks for the largest error.
+"""The error field: what error good parts show at each place, which scoring divides by before it
+looks for the largest error.
 
-Edges and texture come back less well than flat surface, on good parts too. Divided by what is usual at its place, an error on flat
-surface counts for as much as one on an edge. That is right for one number an image, and wrong for the map: where good parts err most
-is often where defects are, and the map would lose that knowledge: `sprfast study` shows how much. So only the score is divided.
+Edges and texture come back less well than flat surface, on good parts too. Divided by what is usual
+at its place, an error on flat surface counts for as much as one on an edge. That is right for one
+number an image, and wrong for the map: where good parts err most is often where defects are, and
+the map would lose that knowledge: `sprfast study` shows how much. So only the score is divided.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from sprfast.method.anomaly_map import anomaly_map
 
 Map = npt.NDArray[np.float32]
 
-FLOOR = 1.0  # added to the field, as a multiple of its average: a place without error on good parts does not decide alone
+# added to the field, as a multiple of its average: a place without error on good parts does not
+# decide alone
+FLOOR = 1.0
 BLUR = 5 / 64  # side of the window that the mean is averaged over, as a share of the map's: parts never lie quite alike
 MAX_SIDE = 1024  # pixels, which a file can hold
 
@@ -50,16 +54,21 @@ class ErrorField:
         return self.expected.shape[0], self.expected.shape[1]
 
     def require_size(self, size: tuple[int, ...], name: str) -> None:
-        """Raise InputError, which begins with `name`, where it does not belong to error maps of this (height, width)."""
+        """Raise InputError, which begins with `name`, where it does not belong to error maps of
+        this (height, width).
+        """
         if self.size != size:
             got, fitted = ("x".join(map(str, each)) for each in (size, self.size))
             raise InputError(
-                f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at {fitted}; "
+                f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at "
+                f"{fitted}; "
                 f"calibrate with images of one size, or train with the size policy 'stretch'"
             )
 
     def score(self, errors: Map) -> float:
-        """The maximum of the smoothed map of errors (H, W), divided by the field first; NaN where one of them is."""
+        """The maximum of the smoothed map of errors (H, W), divided by the field first; NaN where
+        one of them is.
+        """
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite gets the verdict ERROR
             return float(anomaly_map(errors / self.expected).max())
 
@@ -83,7 +92,9 @@ class ErrorField:
             if field.shape != (height, width):  # numpy takes -1 for whatever is left
                 raise ValueError(f"shape {height} x {width}")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"error field: expected shape, samples and base64 of little-endian float32 numbers ({error})") from error
+            raise InputError(
+                f"error field: expected shape, samples and base64 of little-endian float32 numbers ({error})"
+            ) from error
         return cls(field, samples)
 
 
@@ -99,7 +110,9 @@ def fit(errors: Map) -> ErrorField:
     from scipy.ndimage import uniform_filter  # type: ignore[import-untyped]
 
     if errors.ndim != 3 or not len(errors):
-        raise InputError(f"error field: error maps of shape {errors.shape}, expected (n, H, W) of at least one good image")
+        raise InputError(
+            f"error field: error maps of shape {errors.shape}, expected (n, H, W) of at least one good image"
+        )
     mean = errors.astype(np.float64).mean(axis=0)
     window = [max(1, round(side * BLUR)) for side in mean.shape]
     expected = uniform_filter(mean, window, mode="nearest") + FLOOR * mean.mean()

@@ -6,7 +6,8 @@ the last of them, and the factors std(t) around the score, fold into the 1x1 hea
     r = std·(f + z),  f = W·(h + c) + b = W·h + (W·c + b)
     error map = sum over draws of weight·std² / (3·K) · sum over channels of (f + z)²
 
-A plan is numpy arrays: what runs it (our kernels on any device, an ONNX graph) needs no PyTorch for it.
+A plan is numpy arrays: what runs it (our kernels on any device, an ONNX graph) needs no PyTorch for
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sprfast.errors import InputError
 
 BLOCKS = ("inc", "down1", "down2", "down3", "down4", "up1", "up2", "up3", "up4")
 SKIPS = {"up1": "down3", "up2": "down2", "up3": "down1", "up4": "inc"}  # what a block reads beside the upsampled map
-HALVINGS = {"inc": 0, "down1": 1, "down2": 2, "down3": 3, "down4": 4, "up1": 3, "up2": 2, "up3": 1, "up4": 0}  # of the image's sides
+# of the image's sides
+HALVINGS = {"inc": 0, "down1": 1, "down2": 2, "down3": 3, "down4": 4, "up1": 3, "up2": 2, "up3": 1, "up4": 0}
 MIN_SIZE = 16  # pixels: what four halvings leave a pixel of
 
 Array = npt.NDArray[np.floating[Any]]
@@ -50,8 +52,10 @@ class Block(Generic[T]):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InferencePlan:
-    """A model as constants; pure data. D counts the draws of one image over all sigma levels, in their order."""
+class FoldedModel:
+    """A model as constants; pure data. D counts the draws of one image over all sigma levels, in
+    their order.
+    """
 
     base_width: int
     groups: int  # of every GroupNorm
@@ -71,7 +75,9 @@ class InferencePlan:
         arrays = {name: getattr(self, name) for name in _LOOSE}
         for name, block in self.blocks.items():
             for place, norm in (("first", block.first), ("second", block.second)):
-                arrays |= {f"{name}.{place}.{field.name}": getattr(norm, field.name) for field in dataclasses.fields(norm)}
+                arrays |= {
+                    f"{name}.{place}.{field.name}": getattr(norm, field.name) for field in dataclasses.fields(norm)
+                }
             if block.embedding is not None:
                 arrays[f"{name}.embedding"] = block.embedding
         return arrays
@@ -80,7 +86,7 @@ class InferencePlan:
 _LOOSE = ("std", "head_weight", "head_bias", "scale")
 
 
-def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array]) -> InferencePlan:
+def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array]) -> FoldedModel:
     """The plan of `to_arrays`, for a network of this width and this number of draws.
 
     Raises:
@@ -97,14 +103,21 @@ def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array])
     def norm(place: str) -> ConvNorm[Array]:
         return ConvNorm(*(arrays[f"{place}.{field}"] for field in norm_fields))
 
-    blocks = {name: Block(norm(f"{name}.first"), norm(f"{name}.second"), arrays.get(f"{name}.embedding")) for name in BLOCKS}
-    return InferencePlan(network.base_width, GROUPS, blocks, *(arrays[name] for name in _LOOSE))
+    blocks = {
+        name: Block(norm(f"{name}.first"), norm(f"{name}.second"), arrays.get(f"{name}.embedding")) for name in BLOCKS
+    }
+    return FoldedModel(network.base_width, GROUPS, blocks, *(arrays[name] for name in _LOOSE))
 
 
 def shapes(network: NetworkConfig, draws: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every array of a plan."""
     width = network.base_width
-    found: dict[str, tuple[int, ...]] = {"std": (draws,), "head_weight": (3, width), "head_bias": (draws, 3), "scale": (draws,)}
+    found: dict[str, tuple[int, ...]] = {
+        "std": (draws,),
+        "head_weight": (3, width),
+        "head_bias": (draws, 3),
+        "scale": (draws,),
+    }
     for name in BLOCKS:
         middle, out = (factor * width for factor in _WIDTHS[name][1:])
         for place, before, after in (("first", _WIDTHS[name][0] * width or 3, middle), ("second", middle, out)):
@@ -115,7 +128,8 @@ def shapes(network: NetworkConfig, draws: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-# Channels into a block, between its convolutions and out of it, in base widths; 0: the image's three.
+# Channels into a block, between its convolutions and out of it, in base widths; 0: the image's
+# three.
 _WIDTHS = {
     "inc": (0, 1, 1),
     "down1": (1, 2, 2),

@@ -51,7 +51,8 @@ def error_map(network: ScoreNetwork, x: Tensor, schedule: Schedule, noise: Seque
     Args:
         x: (B, 3, H, W) images in [-1, 1].
         schedule: the sigma levels.
-        noise: one tensor a level, (K, B, 3, H, W), or (K, 1, 3, H, W) for draws shared by all images.
+        noise: one tensor a level, (K, B, 3, H, W), or (K, 1, 3, H, W) for draws shared by all
+            images.
 
     Returns:
         (B, 1, H, W).
@@ -65,7 +66,8 @@ def error_map(network: ScoreNetwork, x: Tensor, schedule: Schedule, noise: Seque
 
 
 def anomaly_map(errors: Tensor) -> Tensor:
-    """The heat map: bilinear to 256x256 (align_corners=False), then a 31x31 mean (zero padding counts).
+    """The heat map: bilinear to 256x256 (align_corners=False), then a 31x31 mean (zero padding
+    counts).
 
     As one small matrix on each side, A_H · E · A_Wᵀ: see `smoothing`.
 
@@ -81,7 +83,9 @@ def anomaly_map(errors: Tensor) -> Tensor:
 
 
 def image_score(anomaly_maps: Tensor) -> Tensor:
-    """Maximum of each anomaly map: (B, 1, 256, 256) to (B,). A NaN anywhere in a map is a NaN score."""
+    """Maximum of each anomaly map: (B, 1, 256, 256) to (B,). A NaN anywhere in a map is a NaN
+    score.
+    """
     return anomaly_maps.amax(dim=(1, 2, 3))
 
 

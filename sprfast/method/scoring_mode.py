@@ -17,16 +17,19 @@ _PUBLISHED_SCHEDULE = Schedule()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Setting:
+class ScoringMode:
     """What scoring needs beside the network."""
 
     schedule: Schedule = _PUBLISHED_SCHEDULE
     field: ErrorField | None = None  # of good parts, for the score; None: the score is the maximum of the anomaly map
     threshold: Threshold | None = None  # on pred_score; None: not calibrated, no image passes
-    map_threshold: MapThreshold | None = None  # on the pixels of the anomaly map; None: where there is no field, `threshold`
+    # on the pixels of the anomaly map; None: where there is no field, `threshold`
+    map_threshold: MapThreshold | None = None
 
     def score(self, errors: Map, anomalies: Map) -> float:
-        """pred_score of an image, from its error map (H, W) and its anomaly map (256, 256); NaN where one of them is."""
+        """pred_score of an image, from its error map (H, W) and its anomaly map (256, 256); NaN
+        where one of them is.
+        """
         return self.field.score(errors) if self.field else float(anomalies.max())
 
     @property
@@ -50,12 +53,14 @@ class Setting:
         }
 
     def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at: without the numbers of field and thresholds that nobody reads."""
+        """As `to_json`, to be looked at: without the numbers of field and thresholds that nobody
+        reads.
+        """
         field = {"shape": list(self.field.size), "samples": self.field.samples} if self.field else None
         return self.to_json() | {"field": field, "threshold": self.threshold.summary() if self.threshold else None}
 
     @classmethod
-    def from_json(cls, document: Any) -> Setting:
+    def from_json(cls, document: Any) -> ScoringMode:
         """The setting of `to_json`; a field that is absent is None.
 
         Raises:
@@ -70,9 +75,11 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class CascadeSetting(_Config):
-    """Two settings in turn: the second one decides on the images whose score under the first one lies in a band.
+    """Two settings in turn: the second one decides on the images whose score under the first one
+    lies in a band.
 
-    Scores of the two are made comparable by dividing each by its `scale`, so that 1 is where good images end.
+    Scores of the two are made comparable by dividing each by its `scale`, so that 1 is where good
+    images end.
     """
 
     first: str  # names of the model's settings

@@ -1,4 +1,6 @@
-"""The variance-exploding SDE dx = sigma^t dw with sigma = 25 (Song et al. 2021; used by SPR unchanged)."""
+"""The variance-exploding SDE dx = sigma^t dw with sigma = 25 (Song et al. 2021; used by SPR
+unchanged).
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from sprfast.config import _Config, _require
 from sprfast.errors import InputError
 
-# Relative. The image that a threshold comes from lies below it by more than float32 backends differ, so that all of them pass it.
+# Relative. The image that a threshold comes from lies below it by more than float32 backends
+# differ, so that all of them pass it.
 CLEARANCE = 1e-4
 MAX_SCORES = 1024  # that a threshold keeps of its calibration
 
@@ -33,21 +34,26 @@ class Verdict(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Threshold(_Config):
-    """The highest score that passes, and how it was found. A manual threshold has zeros and no scores after `source`."""
+    """The highest score that passes, and how it was found. A manual threshold has zeros and no
+    scores after `source`.
+    """
 
     value: float  # in the units of the score
     source: Literal["calibrated", "manual"]
     samples: int = 0  # good images it was calibrated on
     false_reject_rate: float = 0.0  # the rate asked for: what share of good parts may be rejected, in expectation
     rank: int = 0  # value is `CLEARANCE` above the rank-th smallest of the samples' scores, counted from 1
-    # The samples' scores, ascending; of more than `MAX_SCORES`, that many evenly spaced in rank. Files of older versions have none.
+    # The samples' scores, ascending; of more than `MAX_SCORES`, that many evenly spaced in rank.
+    # Files of older versions have none.
     scores: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.value), "value", self.value, "a finite number")
         if self.source == "calibrated":
             _require(self.samples >= 1, "samples", self.samples, "at least 1")
-            _require(0.0 < self.false_reject_rate < 1.0, "false_reject_rate", self.false_reject_rate, "a rate in (0, 1)")
+            _require(
+                0.0 < self.false_reject_rate < 1.0, "false_reject_rate", self.false_reject_rate, "a rate in (0, 1)"
+            )
             _require(1 <= self.rank <= self.samples, "rank", self.rank, f"1 to {self.samples}")
         else:
             for name in ("samples", "false_reject_rate", "rank"):
@@ -59,7 +65,9 @@ class Threshold(_Config):
         return super().to_json() | {"scores": list(self.scores)}
 
     def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at: of the scores their number, smallest, median and largest; None where there are none."""
+        """As `to_json`, to be looked at: of the scores their number, smallest, median and largest;
+        None where there are none.
+        """
         if not self.scores:
             return self.to_json() | {"scores": None}
         span = {"minimum": self.scores[0], "median": float(np.median(self.scores)), "maximum": self.scores[-1]}
@@ -89,11 +97,12 @@ class MapThreshold(_Config):
 
 
 def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel_rate: float) -> MapThreshold:
-    """The threshold of conformal risk control (Angelopoulos et al. 2022): of a fresh good image, an expected share of at most
-    `false_pixel_rate` of all pixels is marked.
+    """The threshold of conformal risk control (Angelopoulos et al. 2022): of a fresh good image, an
+    expected share of at most `false_pixel_rate` of all pixels is marked.
 
-    It is the smallest value above which n/(n + 1) times the share of all pixels of n good images, and 1/(n + 1) for the fresh one,
-    make at most the rate. The promise holds on average over calibration sets, as that of `calibrate`.
+    It is the smallest value above which n/(n + 1) times the share of all pixels of n good images,
+    and 1/(n + 1) for the fresh one, make at most the rate. The promise holds on average over
+    calibration sets, as that of `calibrate`.
 
     Args:
         maps: anomaly maps of good images, all of one size, one after the other.
@@ -101,7 +110,8 @@ def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel
         false_pixel_rate: in (0, 1).
 
     Raises:
-        InputError: a rate outside (0, 1), a map that is not finite, or too few for the rate; the message says how many are needed.
+        InputError: a rate outside (0, 1), a map that is not finite, or too few for the rate; the
+            message says how many are needed.
     """
     rate = _exact("false_pixel_rate", false_pixel_rate)
     share = rate * (samples + 1) - 1  # of n images' pixels, in images
@@ -126,18 +136,20 @@ def _largest(parts: list[NDArray[np.float32]], count: int) -> NDArray[np.float32
 
 
 def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
-    """The split-conformal threshold: a fresh good image exceeds it with at most `false_reject_rate`.
+    """The split-conformal threshold: a fresh good image exceeds it with at most
+    `false_reject_rate`.
 
-    It is the ceil((n + 1)(1 - rate))-th smallest score and `CLEARANCE`. The promise holds on average over calibration
-    sets, for good images exchangeable with these n, none of which may have been trained on.
+    It is the ceil((n + 1)(1 - rate))-th smallest score and `CLEARANCE`. The promise holds on
+    average over calibration sets, for good images exchangeable with these n, none of which may have
+    been trained on.
 
     Args:
         scores: (n,) scores of good images.
         false_reject_rate: in (0, 1).
 
     Raises:
-        InputError: a rate outside (0, 1), scores that are not a list of finite numbers, or too few of
-            them for the rate; the message says how many are needed.
+        InputError: a rate outside (0, 1), scores that are not a list of finite numbers, or too few
+            of them for the rate; the message says how many are needed.
     """
     rate = _exact("false_reject_rate", false_reject_rate)
     try:
@@ -147,11 +159,16 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     if values.ndim != 1:
         raise InputError(f"scores: shape {values.shape}, expected (n,)")
     if not np.isfinite(values).all():
-        raise InputError(f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite")
+        raise InputError(
+            f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite"
+        )
     rank = math.ceil((values.size + 1) * (1 - rate))
     if rank > values.size:
         needed = _needed(rate)
-        raise InputError(f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got {values.size}")
+        raise InputError(
+            f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got "
+            f"{values.size}"
+        )
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))
@@ -187,7 +204,9 @@ def manual(value: float) -> Threshold:
 
 
 def verdict(score: float, threshold: Threshold | None) -> Verdict:
-    """PASS for a finite score up to the threshold, REJECT above it, ERROR without a threshold or a finite score."""
+    """PASS for a finite score up to the threshold, REJECT above it, ERROR without a threshold or a
+    finite score.
+    """
     score = float(score)  # a float32 scalar would round the threshold to its own precision before comparing
     if threshold is None or not math.isfinite(score):
         return Verdict.ERROR

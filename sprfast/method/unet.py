@@ -20,7 +20,9 @@ FOURIER_SCALE = 30.0  # standard deviation of the fixed frequencies W
 
 
 class ScoreUNet(nn.Module):
-    """Estimates the score of images perturbed by the SDE at time t; 17.84 M parameters at width 64."""
+    """Estimates the score of images perturbed by the SDE at time t; 17.84 M parameters at
+    width 64.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -60,7 +62,8 @@ class ScoreUNet(nn.Module):
         return self.scaled_score(x, t) / sde.std(t)[:, None, None, None]
 
     def scaled_score(self, x: Tensor, t: Tensor) -> Tensor:
-        """std(t)·s(x, t), which is what the last convolution computes: an estimate of minus the noise z.
+        """std(t)·s(x, t), which is what the last convolution computes: an estimate of minus the
+        noise z.
 
         Args and shape as `forward`. Loss and residual use it to spare the division and the
         multiplication that undoes it.

@@ -1,1 +1,3 @@
-"""The machine: files, devices, signals, processes. Knows nothing of anomalies. Imports the face, and asks `kernels` what it has."""
+"""The machine: files, devices, signals, processes. Knows nothing of anomalies. Imports the face,
+and asks `kernels` what it has.
+"""

@@ -15,15 +15,17 @@ def resolve(device: str | torch.device | None) -> torch.device:
     """`device` as a torch device that exists here.
 
     Args:
-        device: "cpu", "cuda", "cuda:N", a torch device, or None for CUDA where there is one; a CUDA device without a number
-            is the first, or under torchrun this process's own.
+        device: "cpu", "cuda", "cuda:N", a torch device, or None for CUDA where there is one; a CUDA
+            device without a number is the first, or under torchrun this process's own.
 
     Raises:
         InputError: the name is not known.
         BackendError: there is no such device here.
     """
     try:
-        chosen = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = (
+            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
     except RuntimeError as error:
         raise InputError(f"device: {device!r} is not known, use cpu, cuda or cuda:N") from error
     if chosen.type == "cpu":
@@ -31,7 +33,9 @@ def resolve(device: str | torch.device | None) -> torch.device:
     if chosen.type != "cuda":
         raise InputError(f"device: {device!r} is not supported, use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise BackendError(f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu")
+        raise BackendError(
+            f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu"
+        )
     chosen = torch.device("cuda", ranks.local_rank() if chosen.index is None else chosen.index)
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
@@ -39,7 +43,9 @@ def resolve(device: str | torch.device | None) -> torch.device:
 
 
 def peak_memory_mib(device: torch.device) -> int:
-    """The most memory that this process has had, in MiB: tensors on a CUDA device, or resident memory for a CPU."""
+    """The most memory that this process has had, in MiB: tensors on a CUDA device, or resident
+    memory for a CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of what getrusage counts

@@ -47,7 +47,8 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # processes wanting a core, last minute
+        # processes wanting a core, last minute
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch_threads": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "devices": {str(each): _describe_device(each) for each in devices},
@@ -66,10 +67,12 @@ def version(package: str) -> str | None:
 def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
     """The module `pynvml`, ready, and its handle of a CUDA device, to ask the driver of NVIDIA.
 
-    The device is found by its UUID: indices of CUDA and of the driver differ under CUDA_VISIBLE_DEVICES.
+    The device is found by its UUID: indices of CUDA and of the driver differ under
+    CUDA_VISIBLE_DEVICES.
 
     Raises:
-        BackendError: nvidia-ml-py is not installed, or the driver does not answer, here or in the body.
+        BackendError: nvidia-ml-py is not installed, or the driver does not answer, here or in the
+            body.
     """
     try:
         import pynvml
@@ -115,8 +118,10 @@ def _from_driver(device: torch.device) -> dict[str, Any]:
 
     return {
         "driver": asked(lambda library, handle: library.nvmlSystemGetDriverVersion()),
-        "power_limit_w": asked(lambda library, handle: library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),  # from milliwatts
-        "clocks_mhz": {"sm": clock("NVML_CLOCK_SM"), "memory": clock("NVML_CLOCK_MEM")},  # now: of an idle device they are low
+        # from milliwatts
+        "power_limit_w": asked(lambda library, handle: library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        # now: of an idle device they are low
+        "clocks_mhz": {"sm": clock("NVML_CLOCK_SM"), "memory": clock("NVML_CLOCK_MEM")},
     }
 
 
@@ -158,11 +163,23 @@ def _memory_gib() -> float | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, with "-dirty" where tracked files differ from it."""
+    """The commit of the checkout that this package runs from, with "-dirty" where tracked files
+    differ from it.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = ["git", "--no-optional-locks", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(root),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet

@@ -1,4 +1,6 @@
-"""Writing files so that nothing is lost: beside, fsync, rename; and never outside the folder asked for."""
+"""Writing files so that nothing is lost: beside, fsync, rename; and never outside the folder asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); the old file, if any, is unchanged") from error
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}); the old file, if any, is unchanged"
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -46,9 +50,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside `path`, which must not exist; on a clean exit it is renamed to `path`.
+    """A temporary folder beside `path`, which must not exist; on a clean exit it is renamed to
+    `path`.
 
-    Whatever goes wrong before the rename, the temporary folder is removed and there is nothing at `path`.
+    Whatever goes wrong before the rename, the temporary folder is removed and there is nothing at
+    `path`.
 
     Raises:
         InputError: `path` exists, or cannot be written.
@@ -114,7 +120,9 @@ def confined(folder: str | os.PathLike[str], name: str) -> Path:
 
 
 def _require_possible(target: Path) -> None:
-    """Raise InputError where no file can have this name: it is too long, holds a NUL, or is not in the system's encoding."""
+    """Raise InputError where no file can have this name: it is too long, holds a NUL, or is not in
+    the system's encoding.
+    """
     try:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)

@@ -1,4 +1,6 @@
-"""A process among others: what torchrun's processes exchange, and one sentence where some of them are gone."""
+"""A process among others: what torchrun's processes exchange, and one sentence where some of them
+are gone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class ProcessGroup:
     What goes through here is on the CPU and over Gloo; NCCL has the gradients of CUDA devices only.
 
     Args:
-        timeout: seconds that this process waits for the others in any one exchange, from 1 to `LONGEST`.
+        timeout: seconds that this process waits for the others in any one exchange, from 1 to
+            `LONGEST`.
 
     Raises:
         InputError: the timeout is out of range, or the environment is not torchrun's.
@@ -75,12 +78,16 @@ class ProcessGroup:
                 raise
             waited = time.monotonic() - started
             raise CheckFailedError(
-                f"process {self.rank} of {self.world_size}: waited {waited:.1f} s for {what}, and another process is gone or hangs "
-                f"({_reason(error)}): that one's output has the cause; start all of them again, a training with --resume"
+                f"process {self.rank} of {self.world_size}: waited {waited:.1f} s for {what}, and another process is "
+                f"gone or hangs "
+                f"({_reason(error)}): that one's output has the cause; start all of them again, a training with "
+                f"--resume"
             ) from error
 
     def wrap(self, network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """The network with its gradients averaged over the processes; call its backward within `exchange`."""
+        """The network with its gradients averaged over the processes; call its backward within
+        `exchange`.
+        """
         if self.world_size == 1:
             return network
         with self.exchange("a comparison of the networks"):
@@ -89,7 +96,9 @@ class ProcessGroup:
             return DistributedDataParallel(network)
 
     def agree(self, fraction: float, stop: signal.Signals | None) -> tuple[float, signal.Signals | None]:
-        """The furthest fraction and any process's stop signal, so that all stop at the same step."""
+        """The furthest fraction and any process's stop signal, so that all stop at the same
+        step.
+        """
         if self.world_size == 1:
             return fraction, stop
         shared = torch.tensor([fraction, float(stop or 0)], dtype=torch.float64)
@@ -109,7 +118,9 @@ class ProcessGroup:
         return shared.item() / self.world_size
 
     def gather(self, own: T) -> list[T] | None:
-        """What each process gives, in the order of the processes, on the first one; None on the others."""
+        """What each process gives, in the order of the processes, on the first one; None on the
+        others.
+        """
         if self.world_size == 1:
             return [own]
         parts: list[T] | None = [own] * self.world_size if self.rank == 0 else None
@@ -125,12 +136,16 @@ def _start(rank: int, timeout: float) -> None:
             _reach(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout)
         dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout))
     except (KeyError, ValueError) as error:
-        raise InputError(f"{error}: is not as torchrun sets it in the environment; start sprfast with torchrun") from error
+        raise InputError(
+            f"{error}: is not as torchrun sets it in the environment; start sprfast with torchrun"
+        ) from error
     atexit.register(dist.destroy_process_group)  # not earlier: the trainings of one process share the group
 
 
 def _reach(host: str, port: int, timeout: float) -> None:
-    """Wait until the first process listens: PyTorch would wait twice as long and print its own stack."""
+    """Wait until the first process listens: PyTorch would wait twice as long and print its own
+    stack.
+    """
     until = time.monotonic() + timeout
     while True:
         try:
@@ -145,12 +160,15 @@ def _reach(host: str, port: int, timeout: float) -> None:
 
 @functools.cache
 def _nccl(timeout: float) -> dist.ProcessGroup:
-    """One for all trainings of this process. Its watchdog, which ends the process without a word of ours, comes last."""
+    """One for all trainings of this process. Its watchdog, which ends the process without a word of
+    ours, comes last.
+    """
     return dist.new_group(backend="nccl", timeout=datetime.timedelta(seconds=2.0 * timeout))  # type: ignore[no-any-return]
 
 
 def _finish(timeout: float) -> None:
-    """Wait until the current CUDA device is idle; an exchange over NCCL whose other side is gone would never end.
+    """Wait until the current CUDA device is idle; an exchange over NCCL whose other side is gone
+    would never end.
 
     Raises:
         dist.DistError: it is not idle in time.
@@ -165,7 +183,9 @@ def _finish(timeout: float) -> None:
 
 
 def _is_of_processes(error: Exception) -> bool:
-    """Whether it is about the connection to other processes; Gloo raises bare RuntimeErrors that name its own source file."""
+    """Whether it is about the connection to other processes; Gloo raises bare RuntimeErrors that
+    name its own source file.
+    """
     return isinstance(error, (dist.DistError, OSError)) or "/gloo/" in str(error)
 
 

@@ -1,4 +1,6 @@
-"""Signals that stop a long run: the first one asks for an orderly end, a second one acts as it did before."""
+"""Signals that stop a long run: the first one asks for an orderly end, a second one acts as it did
+before.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,12 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request; outside of the main thread signals stay the caller's affair.
+    """Turn the first SIGTERM or SIGINT into a request; outside of the main thread signals stay the
+    caller's affair.
 
     Args:
-        closing: called at the request, in the main thread between any two steps of what it does; such as a source's `close`.
+        closing: called at the request, in the main thread between any two steps of what it does;
+            such as a source's `close`.
     """
     stop = Stop()
     before: dict[signal.Signals, Any] = {}

@@ -1,4 +1,6 @@
-"""Which of torchrun's processes this one is, by the variables that torchrun sets; without PyTorch."""
+"""Which of torchrun's processes this one is, by the variables that torchrun sets; without
+PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,16 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Of this process among those of its machine, and so the number of its CUDA device; 0 where torchrun did not start it."""
+    """Of this process among those of its machine, and so the number of its CUDA device; 0 where
+    torchrun did not start it.
+    """
     return _number("LOCAL_RANK", 0)
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints: the first of torchrun's, or the only one."""
+    """Whether this is the process that writes and prints: the first of torchrun's, or the
+    only one.
+    """
     return rank() == 0
 
 

@@ -47,7 +47,10 @@ class TrainingState:
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.trained = {name: value for name, value in self.network.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(), lr=recipe.training.learning_rate, weight_decay=recipe.training.weight_decay, fused=True
+            self.trained.values(),
+            lr=recipe.training.learning_rate,
+            weight_decay=recipe.training.weight_decay,
+            fused=True,
         )
         self.step = 0
         self.seconds = 0.0
@@ -95,9 +98,12 @@ class TrainingState:
         archive.write(checkpoint_path(output), arrays, document, kind="checkpoint")
 
     def update_average(self, decay: float) -> None:
-        """Move the average towards the weights; it warms up as (1 + step) / (10 + step) up to `decay`."""
+        """Move the average towards the weights; it warms up as (1 + step) / (10 + step) up to
+        `decay`.
+        """
         average = [self.average[name] for name in self.trained]
-        get_ema_multi_avg_fn(min(decay, (1 + self.step) / (10 + self.step)))(average, list(self.trained.values()), self.step)  # type: ignore[no-untyped-call]
+        update = get_ema_multi_avg_fn(min(decay, (1 + self.step) / (10 + self.step)))  # type: ignore[no-untyped-call]
+        update(average, list(self.trained.values()), self.step)
 
 
 def _require_same_recipe(path: Path, held: Any, wanted: dict[str, Any], name: str = "") -> None:
@@ -105,15 +111,27 @@ def _require_same_recipe(path: Path, held: Any, wanted: dict[str, Any], name: st
         for key, value in wanted.items():
             _require_same_recipe(path, held.get(key), value, f"{name}.{key}" if name else key)
     elif held != _plain(wanted):
-        raise InputError(f"{path}: was made with {name} = {held!r}, this run asks for {wanted!r}; resume with the same settings and images")
+        raise InputError(
+            f"{path}: was made with {name} = {held!r}, this run asks for {wanted!r}; resume with the same settings "
+            f"and images"
+        )
 
 
 def _completed(held: Any) -> Any:
-    """A recipe as written, with the fields that its version did not know yet, which had their defaults."""
-    kinds: dict[str, Any] = {"network": NetworkConfig, "preprocessing": Preprocessing, "schedule": Schedule, "training": TrainingConfig}
+    """A recipe as written, with the fields that its version did not know yet, which had their
+    defaults.
+    """
+    kinds: dict[str, Any] = {
+        "network": NetworkConfig,
+        "preprocessing": Preprocessing,
+        "schedule": Schedule,
+        "training": TrainingConfig,
+    }
     if not isinstance(held, dict):
         return held
-    return _plain({name: kinds[name].from_json(part).to_json() if name in kinds else part for name, part in held.items()})
+    return _plain(
+        {name: kinds[name].from_json(part).to_json() if name in kinds else part for name, part in held.items()}
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -128,7 +146,9 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _like(held: Tensor, parameter: Tensor, moment: str) -> Tensor:
-    """A moment as the optimizer had it: with the parameter's memory format; the step is a scalar."""
+    """A moment as the optimizer had it: with the parameter's memory format; the step is a
+    scalar.
+    """
     return held.to(parameter.device) if moment == "step" else torch.empty_like(parameter).copy_(held)
 
 

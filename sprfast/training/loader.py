@@ -1,4 +1,5 @@
-"""Batches of training images: which images make up step s, and the worker processes that decode them.
+"""Batches of training images: which images make up step s, and the worker processes that decode
+them.
 
 The order is a function of (seed, step) alone, so a run that resumes at any step, or is spread over
 several processes, sees the batches that one uninterrupted process sees.
@@ -36,7 +37,9 @@ class BatchOrder(Sampler[list[int]]):
     equal share.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, images: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
         share = batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
@@ -73,7 +76,8 @@ class ImageDataset(Dataset[torch.Tensor]):
         image = self._decode(index)
         if image.shape != self._shape:
             raise InputError(
-                f"{self._paths[index]}: {image.shape[1]}x{image.shape[2]} at the network's input where {self._paths[0].name} has "
+                f"{self._paths[index]}: {image.shape[1]}x{image.shape[2]} at the network's input where "
+                f"{self._paths[0].name} has "
                 f"{self._shape[1]}x{self._shape[2]}; training needs one shape: use the size policy 'stretch'"
             )
         size = image.numel() * image.element_size()
@@ -83,7 +87,9 @@ class ImageDataset(Dataset[torch.Tensor]):
         return image
 
     def __getitems__(self, indices: list[int]) -> torch.Tensor | InputError:
-        """The (B, 3, H, W) batch; an image that cannot be used is an answer, since a worker's exception arrives as a traceback in text."""
+        """The (B, 3, H, W) batch; an image that cannot be used is an answer, since a worker's
+        exception arrives as a traceback in text.
+        """
         try:
             return default_collate([self[index] for index in indices])  # type: ignore[no-any-return]
         except InputError as error:
@@ -94,8 +100,11 @@ class ImageDataset(Dataset[torch.Tensor]):
 
 
 @contextlib.contextmanager
-def batches(dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool) -> Iterator[Iterator[torch.Tensor]]:
-    """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this one) that end with the context.
+def batches(
+    dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool
+) -> Iterator[Iterator[torch.Tensor]]:
+    """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this
+    one) that end with the context.
 
     Taking a batch raises InputError where an image has become unreadable or changed its shape.
     """
@@ -133,7 +142,9 @@ def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:
 
 
 def _start_worker(_: int) -> None:
-    """Leave SIGINT and SIGTERM to the training process: it stops after the step and ends its workers."""
+    """Leave SIGINT and SIGTERM to the training process: it stops after the step and ends its
+    workers.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -77,16 +77,20 @@ def train(
 
     Args:
         paths: images of good parts.
-        device: where to train, see `devices.resolve`; under torchrun, "cuda" is this process's own device.
+        device: where to train, see `devices.resolve`; under torchrun, "cuda" is this process's own
+            device.
         workers: processes that decode images; 0 decodes in the training process.
         checkpoint_every: seconds between checkpoints.
         resume: go on from the checkpoint.
         process_timeout: seconds that torchrun's processes wait for each other at any point.
-        on_step: called after each step whose loss is looked at (each one on a CPU), by every process.
+        on_step: called after each step whose loss is looked at (each one on a CPU), by every
+            process.
 
     Raises:
-        InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of a fresh start.
-        CheckFailedError: the loss or the weights became NaN or infinite, or another process is gone; the checkpoint stays.
+        InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of
+            a fresh start.
+        CheckFailedError: the loss or the weights became NaN or infinite, or another process is
+            gone; the checkpoint stays.
     """
     started = time.monotonic()
     device = devices.resolve(device)
@@ -95,14 +99,18 @@ def train(
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of this process run on the current device
     if not resume and checkpoint_path(output).exists():
-        raise InputError(f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again")
+        raise InputError(
+            f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again"
+        )
     height_width = data.training_shape(paths, preprocessing)
     recipe = Recipe(network, preprocessing, schedule, training, data.fingerprint(paths))
     trained, held_back = data.split(paths, training.hold_back, training.seed)
     state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
     run = _Run(recipe, state, group, device, images=len(trained), height_width=height_width, started=started)
     dataset = ImageDataset(trained, preprocessing, CACHE_BYTES // max(1, workers))
-    order = BatchOrder(len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size)
+    order = BatchOrder(
+        len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size
+    )
     with stop_signals() as stop:
         if not resume:
             run.save(output)
@@ -121,7 +129,8 @@ def train(
 
 
 def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """Denoising score matching: batch mean of the sum over pixels and channels of (s(x + std·z, t)·std + z)².
+    """Denoising score matching: batch mean of the sum over pixels and channels of (s(x + std·z,
+    t)·std + z)².
 
     Args:
         network: computes std(t)·s(x, t), see `ScoreUNet.scaled_score`.
@@ -137,7 +146,9 @@ def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
 
 
 def times(config: TrainingConfig, u: Tensor) -> Tensor:
-    """Times of perturbations from uniform draws u in [0, 1), by `config.t_sampling`; shape and dtype of u."""
+    """Times of perturbations from uniform draws u in [0, 1), by `config.t_sampling`; shape and
+    dtype of u.
+    """
     if config.t_sampling == "log_uniform":
         return config.t_min * (config.t_max / config.t_min) ** u
     return u * (config.t_max - config.t_min) + config.t_min
@@ -152,7 +163,9 @@ def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
 
 
 class _ScaledScore(torch.nn.Module):
-    """The network as the loss wants it, as a module: gradients are only shared through a module's forward."""
+    """The network as the loss wants it, as a module: gradients are only shared through a module's
+    forward.
+    """
 
     def __init__(self, network: ScoreUNet) -> None:
         super().__init__()
@@ -192,7 +205,12 @@ class _Run:
         return time.monotonic() - self._started
 
     def loop(
-        self, stream: Iterator[Tensor], stop: Stop, output: Path, checkpoint_every: float, on_step: Callable[[Progress], None]
+        self,
+        stream: Iterator[Tensor],
+        stop: Stop,
+        output: Path,
+        checkpoint_every: float,
+        on_step: Callable[[Progress], None],
     ) -> signal.Signals | None:
         saved = time.monotonic()
         while True:
@@ -200,7 +218,8 @@ class _Run:
             if stopped_by or fraction >= 1.0:
                 return stopped_by
             value = self._step(next(stream), fraction)
-            # the processes look at the same steps, since each look is a collective; their clocks differ
+            # the processes look at the same steps, since each look is a collective; their clocks
+            # differ
             if self.device.type == "cpu" or self.state.step % GPU_CHECK_EVERY == 0:
                 self._look(value, output, on_step)
                 if time.monotonic() - saved >= checkpoint_every:
@@ -214,7 +233,9 @@ class _Run:
             self.state.save(output, self.recipe, self.elapsed)
 
     def require_finite(self, output: Path) -> None:
-        """Raise if the state has diverged, which the loss of a step cannot yet show of its own update."""
+        """Raise if the state has diverged, which the loss of a step cannot yet show of its own
+        update.
+        """
         if not self.state.finite:
             raise _diverged("the weights or their gradients", self.state.step, output)
 
@@ -232,9 +253,14 @@ class _Run:
             "training": recipe.training.to_json(),
             "versions": {"sprfast": __version__, "torch": torch.__version__},
         }
-        weights = {name: value.to("cpu", memory_format=torch.contiguous_format) for name, value in self.state.average.items()}
-        seed = recipe.training.seed  # of the frozen noise too, so that trainings with several seeds show what both are worth
-        return model_file.Model(recipe.network, recipe.schedule, recipe.preprocessing, weights, seed, provenance=provenance)
+        weights = {
+            name: value.to("cpu", memory_format=torch.contiguous_format) for name, value in self.state.average.items()
+        }
+        # of the frozen noise too, so that trainings with several seeds show what both are worth
+        seed = recipe.training.seed
+        return model_file.Model(
+            recipe.network, recipe.schedule, recipe.preprocessing, weights, seed, provenance=provenance
+        )
 
     def _fraction(self) -> float:
         limit = self.recipe.training.time_limit
@@ -257,7 +283,9 @@ class _Run:
         return value.detach()
 
     def _draws(self) -> tuple[Tensor, Tensor]:
-        """t and z of this process's share: every process draws the whole batch and takes its slice."""
+        """t and z of this process's share: every process draws the whole batch and takes its
+        slice.
+        """
         config, group = self.recipe.training, self.group
         digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -276,7 +304,11 @@ class _Run:
         pace = (state.step - self._first_step) / seconds
         limit = self.recipe.training.time_limit
         left = limit - self.elapsed if limit else (self._last_step - state.step) / pace
-        on_step(Progress(state.step, min(1.0, self._fraction()), number, pace * self.recipe.training.batch_size, max(0.0, left)))
+        on_step(
+            Progress(
+                state.step, min(1.0, self._fraction()), number, pace * self.recipe.training.batch_size, max(0.0, left)
+            )
+        )
 
 
 def _diverged(what: str, step: int, output: Path) -> CheckFailedError:

@@ -113,7 +113,9 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
 
 
 def test_backend_smooths_its_error_maps(name, small_model):
-    errors, anomaly_maps = create(name, small_model).maps(images(2, 50, 70), noise_bank(small_model.schedule, 50, 70, 0))
+    errors, anomaly_maps = create(name, small_model).maps(
+        images(2, 50, 70), noise_bank(small_model.schedule, 50, 70, 0)
+    )
     assert anomaly_maps.shape == (2, 1, 256, 256)
     assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-6
 
@@ -144,7 +146,11 @@ def test_backend_takes_images_of_any_memory_layout(name, small_model):
     expected = backend.maps(x, noise)[0]
     strided = images(2, 16, 64)[..., ::2]
     strided.copy_(x)
-    for layout in (x.contiguous(memory_format=torch.channels_last), strided, x.transpose(2, 3).contiguous().transpose(2, 3)):
+    for layout in (
+        x.contiguous(memory_format=torch.channels_last),
+        strided,
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
         assert torch.equal(backend.maps(layout, noise)[0], expected)
 
 
@@ -182,7 +188,8 @@ def test_two_backends_of_different_models_do_not_mix(name, small_model):
 
 def test_backend_serves_several_threads(name, small_model):
     backend, noise = create(name, small_model), noise_bank(small_model.schedule, 16, 16, 0)
-    threads = 3 if name == "triton" and not torch.cuda.is_available() else 8  # in the interpreter each call takes many seconds
+    # in the interpreter each call takes many seconds
+    threads = 3 if name == "triton" and not torch.cuda.is_available() else 8
     inputs = [images(1 + seed % 2, 16, 16, seed) for seed in range(threads)]
     expected = [backend.maps(x, noise)[0].cpu() for x in inputs]
     with ThreadPoolExecutor(threads) as pool:
@@ -262,7 +269,10 @@ def test_a_network_that_the_kernels_do_not_take_is_refused_when_the_engine_is_bu
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_kernels_without_a_cuda_device_and_without_the_interpreter_say_what_to_do(small_model, tmp_path):
-    code = "from sprfast.backends.registry import unavailable; print(unavailable('triton')); print(unavailable('cuda_graph'))"
+    code = (
+        "from sprfast.backends.registry import unavailable; print(unavailable('triton')); "
+        "print(unavailable('cuda_graph'))"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
@@ -272,7 +282,14 @@ def test_kernels_without_a_cuda_device_and_without_the_interpreter_say_what_to_d
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(1, [(1, 1)]), (2, [(2, 2)]), (3, [(3, 4)]), (32, [(32, 32)]), (33, [(32, 32), (1, 1)]), (70, [(32, 32), (32, 32), (6, 8)])],
+    [
+        (1, [(1, 1)]),
+        (2, [(2, 2)]),
+        (3, [(3, 4)]),
+        (32, [(32, 32)]),
+        (33, [(32, 32), (1, 1)]),
+        (70, [(32, 32), (32, 32), (6, 8)]),
+    ],
 )
 def test_images_are_split_into_buckets(count, expected):
     parts = cuda_graph.split(count)

@@ -24,7 +24,9 @@ ON_CUDA = ("eager", *FUSED)
 @pytest.fixture(scope="module")
 def model(golden_document):
     """The published network with the golden weights, for 64x64 images."""
-    return parity.Model(NetworkConfig(), Schedule((Level(1e-3, 3),)), Preprocessing(size=64), parity.golden_weights(golden_document))
+    return parity.Model(
+        NetworkConfig(), Schedule((Level(1e-3, 3),)), Preprocessing(size=64), parity.golden_weights(golden_document)
+    )
 
 
 def images(count, height=64, width=64, seed=0):

@@ -1,4 +1,6 @@
-"""The cache of what was built: what may be used comes back, everything else is a miss with a reason."""
+"""The cache of what was built: what may be used comes back, everything else is a miss with a
+reason.
+"""
 
 import hashlib
 import json
@@ -20,7 +22,12 @@ from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import onnx_model
 from support import ROOT
 
-KEY = {"flavour": "tensorrt", "tensorrt": "11.4.0", "name": "GPU", "options": {"profiles": [[1, 1, 1]], "stripped": True}}
+KEY = {
+    "flavour": "tensorrt",
+    "tensorrt": "11.4.0",
+    "name": "GPU",
+    "options": {"profiles": [[1, 1, 1]], "stripped": True},
+}
 PLAN = bytes(range(256)) * 1000
 CERTIFICATE = {"probe_relative_rms": 1e-6}
 
@@ -67,7 +74,13 @@ def test_files_and_folder_are_the_users_alone(cache, folder):
 
 
 @pytest.mark.parametrize(
-    "change", [{"tensorrt": "11.4.1"}, {"name": "other GPU"}, {"options": {"profiles": [[1, 1, 1]], "stripped": False}}, {"more": 1}]
+    "change",
+    [
+        {"tensorrt": "11.4.1"},
+        {"name": "other GPU"},
+        {"options": {"profiles": [[1, 1, 1]], "stripped": False}},
+        {"more": 1},
+    ],
 )
 def test_another_key_is_a_miss_without_a_reason(cache, change):
     assert reason(cache, {**KEY, **change}) is None
@@ -191,8 +204,15 @@ def test_what_is_discarded_is_gone(cache):
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_is_refused(cache, folder, mode):
     folder.chmod(mode)
-    for use in (lambda: PlanCache("plan"), lambda: cache.load(KEY), lambda: cache.store(KEY, PLAN, {}), lambda: cache.discard(KEY)):
-        with pytest.raises(BackendError, match=rf"cache: can be written by others \(mode {mode:o}\), and plans are code; run chmod 700"):
+    for use in (
+        lambda: PlanCache("plan"),
+        lambda: cache.load(KEY),
+        lambda: cache.store(KEY, PLAN, {}),
+        lambda: cache.discard(KEY),
+    ):
+        with pytest.raises(
+            BackendError, match=rf"cache: can be written by others \(mode {mode:o}\), and plans are code; run chmod 700"
+        ):
             use()
 
 
@@ -293,7 +313,11 @@ def test_models_of_one_structure_share_what_has_no_weights(small_model):
             constant.raw_data = bytes(len(constant.raw_data))
     first, second = graph.SerializeToString(), other.SerializeToString()
     assert graph_sha256(first, with_weights=False) == graph_sha256(second, with_weights=False)
-    assert graph_sha256(first, with_weights=True) == hashlib.sha256(first).hexdigest() != graph_sha256(second, with_weights=True)
+    assert (
+        graph_sha256(first, with_weights=True)
+        == hashlib.sha256(first).hexdigest()
+        != graph_sha256(second, with_weights=True)
+    )
 
 
 @pytest.mark.parametrize("change", ["scales", "shape", "type", "node", "size"])

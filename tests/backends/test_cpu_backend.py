@@ -69,7 +69,9 @@ def network_maps(network, x, noise, threads=1):
 
 
 def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golden_document):
-    model = Model(NetworkConfig(), Schedule((Level(parity.GOLDEN_T, 2),)), Preprocessing(), parity.golden_weights(golden_document))
+    model = Model(
+        NetworkConfig(), Schedule((Level(parity.GOLDEN_T, 2),)), Preprocessing(), parity.golden_weights(golden_document)
+    )
     with np.load(golden_folder / "tiny_32.npz") as stored:
         arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
     errors, anomaly_maps = CpuBackend(model, CPU).maps(arrays["x"], [arrays["z"]])
@@ -116,7 +118,9 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_thread
     backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, *size, 0)
     x = images(SAMPLES // 2 + 2, *size)  # two passes, the second one shorter
     set_threads(1)
-    expected = [torch.cat(parts) for parts in zip(*(backend.maps(x[i : i + 1], noise) for i in range(len(x))), strict=True)]
+    expected = [
+        torch.cat(parts) for parts in zip(*(backend.maps(x[i : i + 1], noise) for i in range(len(x))), strict=True)
+    ]
     for threads in (1, 2, 3):
         set_threads(threads)
         assert all(map(torch.equal, backend.maps(x, noise), expected))
@@ -272,14 +276,17 @@ def test_layers_are_the_convolutions_in_the_order_of_their_calls(small_model):
     assert [layer.name for layer in layers][:3] == ["inc.first", "inc.second", "down1.first"]
     assert layers[-1].name == "up4.second"
     modules = unet.from_weights(small_model.network, small_model.weights)
-    kernels = [module.weight.shape for module in modules.modules() if isinstance(module, torch.nn.Conv2d)][:-1]  # without the head
+    # without the head
+    kernels = [module.weight.shape for module in modules.modules() if isinstance(module, torch.nn.Conv2d)][:-1]
     assert [(layer.channels_out, layer.channels_in, 3, 3) for layer in layers] == kernels
 
 
 @pytest.mark.parametrize("size", [(192, 192), (47, 33), (16, 31)])
 def test_a_workspace_is_as_large_as_it_says(small_model, size):
     network = CpuUNet(fold(small_model))
-    maps = network.workspace(3, *size, 1).maps.size / (3 * network.draws * size[0] * size[1] * small_model.network.base_width)
+    maps = network.workspace(3, *size, 1).maps.size / (
+        3 * network.draws * size[0] * size[1] * small_model.network.base_width
+    )
     assert 2.0 < maps <= 2.25
 
 
@@ -300,5 +307,7 @@ def test_commands_name_the_backend_that_ran(run, model_path, pictures, tmp_path)
     report = json.loads(run("parity", model_path, "--images", pictures[0].parent, "--device", "cpu", "--json")[1])
     assert (report["backend"], report["passed"]) == ("cpu", True)
     assert json.loads(run("doctor", "--json")[1])["backend_auto"] == backends.choose("auto")
-    summary = json.loads(run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.5", "--device", "cpu", "--json")[1])
+    summary = json.loads(
+        run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.5", "--device", "cpu", "--json")[1]
+    )
     assert summary["backend"] == "cpu"

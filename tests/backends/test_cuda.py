@@ -1,4 +1,6 @@
-"""What is asked of CUDA, through the driver, pycuda and cuda-bindings; without a GPU what answers is simulated, or an error."""
+"""What is asked of CUDA, through the driver, pycuda and cuda-bindings; without a GPU what answers
+is simulated, or an error.
+"""
 
 import inspect
 import re
@@ -26,7 +28,9 @@ int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuGetErrorString(int code, const char **text) { *text = "the kernel module is another one"; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return index < COUNT ? 0 : 101; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "Simulated GPU", size); return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : attribute == 76 ? 9 : -1; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  *value = attribute == 75 ? 8 : attribute == 76 ? 9 : -1; return 0;
+}
 int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
 """
 
@@ -35,7 +39,11 @@ int cuDriverGetVersion(int *version) { *version = 12080; return 0; }
 @pytest.mark.parametrize(
     ("init", "count", "said"),
     [
-        (803, 1, "the NVIDIA driver cannot be used: cuInit says the kernel module is another one; check it with nvidia-smi"),
+        (
+            803,
+            1,
+            "the NVIDIA driver cannot be used: cuInit says the kernel module is another one; check it with nvidia-smi",
+        ),
         (0, 0, "needs an NVIDIA GPU, the driver has none: check CUDA_VISIBLE_DEVICES, or run on a machine with one"),
         (0, 1, "None"),
     ],
@@ -45,7 +53,9 @@ def test_what_the_driver_says_is_passed_on(init, count, said, tmp_path):
     pytest.importorskip("cuda.bindings")
     (tmp_path / "driver.c").write_text(DRIVER)
     macros = [f"-DINIT={init}", f"-DCOUNT={count}"]
-    subprocess.run(["cc", *macros, "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    subprocess.run(
+        ["cc", *macros, "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True
+    )
     program = """
         from sprfast.errors import BackendError, DeviceLostError, OutOfMemoryError
         from sprfast.backends.sessions import cuda
@@ -99,7 +109,9 @@ def test_the_calls_of_cuda_bindings_are_those_of_the_wheel():
 @no_driver
 def test_an_error_of_the_runtime_is_passed_on():
     pytest.importorskip("cuda.bindings")
-    with pytest.raises(BackendError, match=r"CUDA: CUDA driver version is insufficient .* \(cudaErrorInsufficientDriver\)"):
+    with pytest.raises(
+        BackendError, match=r"CUDA: CUDA driver version is insufficient .* \(cudaErrorInsufficientDriver\)"
+    ):
         cuda.BindingsDevice(0)
 
 
@@ -144,7 +156,10 @@ def test_an_error_of_pycuda_is_passed_on_and_leaves_no_context(pycuda):
 def test_errors_of_memory_and_device_have_their_types(pycuda):
     """By the texts that CUDA itself has for them."""
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    lost = "IllegalAddress LaunchFailure LaunchTimeout MisalignedAddress ECCUncorrectable Assert InvalidPc HardwareStackError"
+    lost = (
+        "IllegalAddress LaunchFailure LaunchTimeout MisalignedAddress ECCUncorrectable Assert InvalidPc "
+        "HardwareStackError"
+    )
     kinds = dict.fromkeys(f"{lost} IllegalInstruction".split(), DeviceLostError)
     kinds |= {"MemoryAllocation": OutOfMemoryError, "InvalidValue": BackendError}
     device = cuda.PycudaDevice(0)

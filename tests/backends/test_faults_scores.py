@@ -1,4 +1,6 @@
-"""Whatever computes the scores: what is not finite inside never passes, and neither threads, batches nor sizes change a result."""
+"""Whatever computes the scores: what is not finite inside never passes, and neither threads,
+batches nor sizes change a result.
+"""
 
 import dataclasses
 import json
@@ -65,11 +67,15 @@ def sizes_for(name):
 def test_32_threads_on_one_predictor_get_the_bits_of_one(predictor):
     name, loaded = predictor
     sizes = sizes_for(name)
-    work = [[picture(*sizes[(call + i) % len(sizes)], 10 * call + i) for i in range(1 + call % 4)] for call in range(40)]
+    work = [
+        [picture(*sizes[(call + i) % len(sizes)], 10 * call + i) for i in range(1 + call % 4)] for call in range(40)
+    ]
     expected = [[bits(result) for result in loaded.predict(batch, channel_order="rgb")] for batch in work]
     assert len({score for batch in expected for _, score, *_ in batch}) > 50
     with ThreadPoolExecutor(32) as pool:
-        got = list(pool.map(lambda batch: [bits(result) for result in loaded.predict(batch, channel_order="rgb")], work))
+        got = list(
+            pool.map(lambda batch: [bits(result) for result in loaded.predict(batch, channel_order="rgb")], work)
+        )
     assert got == expected
 
 
@@ -93,7 +99,9 @@ def test_threads_of_a_computation_stay_within_the_bound(name, small_model, tmp_p
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            again = Engine(small_model, name, "cpu") if name in ENGINES else runner.load(tmp_path / name, threads=threads)
+            again = (
+                Engine(small_model, name, "cpu") if name in ENGINES else runner.load(tmp_path / name, threads=threads)
+            )
             scores = [result.pred_score for result in again.predict(pictures, channel_order="rgb")]
             assert scores == pytest.approx(expected, rel=contract.TOLERANCE["float32"])
     finally:
@@ -124,7 +132,9 @@ def test_a_constant_picture_has_a_finite_score(predictor, level):
 
 
 def overflowing(model, name, scale):
-    """The model with a layer so loud that what follows is beyond a storage type; any finite score would pass."""
+    """The model with a layer so loud that what follows is beyond a storage type; any finite score
+    would pass.
+    """
     weights = {**model.weights, name: model.weights[name] * scale}
     return dataclasses.replace(model, weights=weights, threshold=threshold.manual(1e300))
 
@@ -159,7 +169,9 @@ def test_a_network_that_overflows_is_not_exported(target, small_model, tmp_path)
 
 
 def test_the_command_says_of_each_image_that_its_score_is_no_number(run, small_model, pictures, tmp_path):
-    """Infinity is not JSON, and there is no overlay of a map that is not finite; neither may end the command."""
+    """Infinity is not JSON, and there is no overlay of a map that is not finite; neither may end
+    the command.
+    """
     model_file.save(tmp_path / "model", overflowing(small_model, "outc.conv.weight", 1e20))
     code, out, err = run("predict", tmp_path / "model", *pictures, "-o", tmp_path / "out", "--json")
     assert code == 1, err

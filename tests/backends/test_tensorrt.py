@@ -1,6 +1,8 @@
-"""The TensorRT session: what it says where it cannot run, and how it cuts batches, checks plans and uses the cache.
+"""The TensorRT session: what it says where it cannot run, and how it cuts batches, checks plans and
+uses the cache.
 
-Where there is no GPU a device is simulated in host memory, and onnxruntime computes what an engine would; on a GPU all of it is real.
+Where there is no GPU a device is simulated in host memory, and onnxruntime computes what an engine
+would; on a GPU all of it is real.
 """
 
 import inspect
@@ -52,7 +54,8 @@ def test_without_a_driver_the_process_lives_and_says_why(flavour):
         maps = np.ones((32, 32), np.float32)
         try:
             tensorrt.open_session(
-                b"", flavour="{flavour}", probe=Probe(maps, 1e-3), noise=maps, precision="float32", quantization=None, batch=None
+                b"", flavour="{flavour}", probe=Probe(maps, 1e-3), noise=maps,
+                precision="float32", quantization=None, batch=None,
             )
         except BackendError as error:
             print(error)
@@ -86,7 +89,15 @@ def test_batches_are_cut_and_padded(count, batch, captured, expected):
 
 @pytest.mark.parametrize(
     ("run", "batch", "expected"),
-    [(1, None, (0, 1)), (2, None, (1, 8)), (8, None, (1, 8)), (9, None, (2, 32)), (32, None, (2, 32)), (64, 64, (0, 64)), (1, 1, (0, 1))],
+    [
+        (1, None, (0, 1)),
+        (2, None, (1, 8)),
+        (8, None, (1, 8)),
+        (9, None, (2, 32)),
+        (32, None, (2, 32)),
+        (64, 64, (0, 64)),
+        (1, 1, (0, 1)),
+    ],
 )
 def test_each_batch_has_its_profile(run, batch, expected):
     assert lane_of(run, batch) == expected
@@ -194,7 +205,9 @@ def test_an_image_that_is_not_finite_has_no_finite_maps(opened, images, noise):
     assert [bool(np.isfinite(maps).all()) for maps in (*errors, *anomaly_maps)] == [True, False, True] * 2
 
 
-@pytest.mark.parametrize(("shape", "draws"), [((1, 3, 16, 32), 2), ((0, 3, 32, 32), 2), ((1, 1, 32, 32), 2), ((1, 3, 32, 32), 3)])
+@pytest.mark.parametrize(
+    ("shape", "draws"), [((1, 3, 16, 32), 2), ((0, 3, 32, 32), 2), ((1, 1, 32, 32), 2), ((1, 3, 32, 32), 3)]
+)
 def test_arrays_of_another_size_are_refused(opened, shape, draws):
     session, _, _ = opened()
     with pytest.raises(InputError, match=r"expected images \(B, 3, 32, 32\) and draws \(2, 3, 32, 32\), got "):
@@ -242,7 +255,9 @@ def built(small_model):
 
 @pytest.fixture
 def simulated(monkeypatch, tmp_path, small_model, noise, built):
-    """`open_session` with a real plan and cache: plans that come to be loaded, graphs that are built and devices that were opened."""
+    """`open_session` with a real plan and cache: plans that come to be loaded, graphs that are
+    built and devices that were opened.
+    """
     monkeypatch.setenv("SPRFAST_CACHE_DIR", str(tmp_path / "cache"))
     loaded, devices, builds = [], [], []
     facts = cuda.Facts("Simulated GPU", "8.9", "13.0")
@@ -255,7 +270,9 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
 
     def engine(plan, flavour, weights):
         loaded.append(plan)
-        return None, simulated_cuda.SimulatedEngine(graph(small_model), devices[-1], noise.shape, tensorrt_build.BUCKETS)
+        return None, simulated_cuda.SimulatedEngine(
+            graph(small_model), devices[-1], noise.shape, tensorrt_build.BUCKETS
+        )
 
     def build(onnx, flavour, options, *, timing_cache, on_progress):
         assert devices[-1].is_current
@@ -382,7 +399,9 @@ def test_a_plan_that_tensorrt_does_not_take_is_built_again(simulated, monkeypatc
 def test_a_real_session_has_the_definitions_maps(request, monkeypatch, flavour, batch, capture, stripped):
     if reason := tensorrt.unavailable(flavour):
         pytest.skip(reason)
-    small_model, images, noise, expected, folder = map(request.getfixturevalue, ("small_model", "images", "noise", "expected", "tmp_path"))
+    small_model, images, noise, expected, folder = map(
+        request.getfixturevalue, ("small_model", "images", "noise", "expected", "tmp_path")
+    )
     monkeypatch.setenv("SPRFAST_CACHE_DIR", str(folder / "cache"))
     onnx = onnx_model(fold(small_model), SIZE, SIZE, batch=batch).SerializeToString()
     for origin in ("built", "loaded"):

@@ -1,4 +1,6 @@
-"""TensorRT-RTX really parses and builds our graphs here, since its builder needs no GPU; nothing is run."""
+"""TensorRT-RTX really parses and builds our graphs here, since its builder needs no GPU; nothing is
+run.
+"""
 
 import dataclasses
 import os
@@ -92,7 +94,9 @@ def test_the_graph_for_other_runtimes_builds_too(small_model):
 
 @pytest.mark.parametrize(("quantization", "stored"), [("int8", "INT8"), ("float8", "FP8")])
 def test_a_quantized_graph_has_its_convolutions_in_eight_bits(small_model, quantization, stored):
-    model = graph(small_model, 64, 64, precision="float16", quantization=quantization, scales=dict.fromkeys(QUANTIZED, 0.05))
+    model = graph(
+        small_model, 64, 64, precision="float16", quantization=quantization, scales=dict.fromkeys(QUANTIZED, 0.05)
+    )
     _, network = parsed(model)
     tensorrt_build.check_pins(network)
     found = tensorrt_build.summary(network, ())
@@ -102,20 +106,29 @@ def test_a_quantized_graph_has_its_convolutions_in_eight_bits(small_model, quant
 
 
 def to_half(model, *names):
-    """Casts to float32 with these names lead to float16, and the constants after them are in float16."""
+    """Casts to float32 with these names lead to float16, and the constants after them are in
+    float16.
+    """
     half = onnx.TensorProto.FLOAT16
     for node in model.graph.node:
         if node.name in names and node.op_type == "Cast":
             node.attribute[0].i = half
     for constant in model.graph.initializer:
-        if constant.name.rpartition(".")[0] in {name.removesuffix(".conv.float32") for name in names} and constant.data_type != half:
-            constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant).astype("float16"), constant.name))
+        if (
+            constant.name.rpartition(".")[0] in {name.removesuffix(".conv.float32") for name in names}
+            and constant.data_type != half
+        ):
+            constant.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant).astype("float16"), constant.name)
+            )
     return model
 
 
 def test_a_normalisation_that_lost_its_pin_is_refused(small_model):
     model = to_half(graph(small_model, 64, 64, precision="float16"), "down1.first.conv.float32")
-    with pytest.raises(BackendError, match=r"layer down1\.first\.norm has \S+ in HALF, where float32 is needed; export the model again"):
+    with pytest.raises(
+        BackendError, match=r"layer down1\.first\.norm has \S+ in HALF, where float32 is needed; export the model again"
+    ):
         build(model)
 
 
@@ -149,7 +162,9 @@ def test_a_graph_without_normalisations_is_refused():
 def test_a_node_that_cannot_be_parsed_is_named(small_model):
     model = graph(small_model, 32, 32)
     next(node for node in model.graph.node if node.name == "down2.second.swish").op_type = "Nonsense"
-    with pytest.raises(BackendError, match=r"backend tensorrt_rtx: graph could not be parsed: node down2\.second\.swish \(Nonsense\): "):
+    with pytest.raises(
+        BackendError, match=r"backend tensorrt_rtx: graph could not be parsed: node down2\.second\.swish \(Nonsense\): "
+    ):
         build(model)
 
 

@@ -1,4 +1,6 @@
-"""Every call of TensorRT against the signatures of versions 10.13 and 11.4, which cannot be installed where there is no GPU."""
+"""Every call of TensorRT against the signatures of versions 10.13 and 11.4, which cannot be
+installed where there is no GPU.
+"""
 
 import os
 import shutil
@@ -67,7 +69,12 @@ def test_our_calls_are_those_of_both_versions(check, version):
     ("module", "old", "new", "call"),
     [
         ("tensorrt_build", "trt.OnnxParser(network, logger(flavour)[0])", "trt.OnnxParser(network)", "OnnxParser"),
-        ("tensorrt_build", "set_shape(IMAGE, smallest, optimal, largest)", "set_shape(IMAGE, smallest, optimal)", "set_shape"),
+        (
+            "tensorrt_build",
+            "set_shape(IMAGE, smallest, optimal, largest)",
+            "set_shape(IMAGE, smallest, optimal)",
+            "set_shape",
+        ),
         ("tensorrt", "trt.Runtime(log)", "trt.Runtime()", "Runtime"),
         ("tensorrt_session", "set_tensor_address(name, address)", "set_tensor_address(address)", "set_tensor_address"),
         ("tensorrt_session", "execute_async_v3(self._device.stream)", "execute_async_v3()", "execute_async_v3"),

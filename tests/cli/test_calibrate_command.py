@@ -23,7 +23,9 @@ RATE = ("--false-reject-rate", "0.2")
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A folder of 20 good images, 32x32: half of them are enough for a field, a band and thresholds at a rate of 0.2."""
+    """A folder of 20 good images, 32x32: half of them are enough for a field, a band and thresholds
+    at a rate of 0.2.
+    """
     folder = tmp_path_factory.mktemp("good")
     for index in range(20):
         PIL.Image.fromarray(frame(200 + index)).save(folder / f"{index:02}.png")
@@ -133,9 +135,13 @@ def test_evaluate_takes_a_setting(run, made, tmp_path, name):
     for kind, label in (("train/good", 0), ("test/good", 0), ("test/dent", 1)):
         (tmp_path / "part" / kind).mkdir(parents=True)
         for index in range(3):
-            PIL.Image.fromarray(frame(400 + index + 50 * label)).save(tmp_path / "part" / kind / f"{index}{kind[:2]}.png")
+            PIL.Image.fromarray(frame(400 + index + 50 * label)).save(
+                tmp_path / "part" / kind / f"{index}{kind[:2]}.png"
+            )
     figure = tmp_path / "figure.png"
-    code, out, _ = run("evaluate", made, tmp_path, "--category", "part", "--setting", name, "--figure", figure, "--json")
+    code, out, _ = run(
+        "evaluate", made, tmp_path, "--category", "part", "--setting", name, "--figure", figure, "--json"
+    )
     assert code == 0
     row = json.loads(out)["categories"][0]
     engine = predictor(model_file.load(made), setting=name)
@@ -145,7 +151,9 @@ def test_evaluate_takes_a_setting(run, made, tmp_path, name):
     assert row["caught"] == pytest.approx(np.mean(np.array(bad) > max(good)))
     assert row["rejected_good"] == sum(score > engine.threshold.value for score in good)
     assert PIL.Image.open(figure).width > 100
-    assert "give one of the two" in one_line(run, "evaluate", made, tmp_path, "--category", "part", "--setting", name, "--level", "0.1:1")
+    assert "give one of the two" in one_line(
+        run, "evaluate", made, tmp_path, "--category", "part", "--setting", name, "--level", "0.1:1"
+    )
 
 
 @pytest.mark.parametrize("name", list(calibration.SETTINGS))
@@ -156,12 +164,16 @@ def test_export_and_parity_take_a_setting(run, made, good, fresh, tmp_path, name
     expected = rows(run, made, fresh, "--setting", name, "--backend", "eager")
     for target in ("onnx", "plan"):
         exported = tmp_path / target
-        code, out, _ = run("export", made, "--to", target, "-o", exported, "--images", good, "--setting", name, "--json")
+        code, out, _ = run(
+            "export", made, "--to", target, "-o", exported, "--images", good, "--setting", name, "--json"
+        )
         assert code == 0
         shown, stored = json.loads(out), model_file.load(made).settings[name]
         assert {part: shown[part] for part in stored.summary()} == json.loads(json.dumps(stored.summary()))
         got = rows(run, exported, fresh)
-        assert [(row["verdict"], row["threshold"]) for row in got] == [(row["verdict"], row["threshold"]) for row in expected]
+        assert [(row["verdict"], row["threshold"]) for row in got] == [
+            (row["verdict"], row["threshold"]) for row in expected
+        ]
         assert [row["pred_score"] for row in got] == pytest.approx([row["pred_score"] for row in expected], rel=1e-5)
         code, out, _ = run("parity", made, "--images", fresh, "--export", exported, "--json")
         assert (code, json.loads(out)["passed"]) == (0, True)
@@ -178,7 +190,11 @@ def test_an_export_with_a_field_is_calibrated_anew(run, made, good, tmp_path):
     code, out, _ = run("calibrate", exported, good, *RATE, "--false-pixel-rate", "0.3", "--json")
     shown = json.loads(out)
     assert code == 0
-    assert (shown["threshold"]["samples"], shown["map_threshold"]["samples"], shown["map_threshold"]["false_pixel_rate"]) == (20, 20, 0.3)
+    assert (
+        shown["threshold"]["samples"],
+        shown["map_threshold"]["samples"],
+        shown["map_threshold"]["false_pixel_rate"],
+    ) == (20, 20, 0.3)
     assert json.loads(run("info", exported, "--json")[1])["map_threshold"] == shown["map_threshold"]
     code, out, _ = run("calibrate", exported, "--threshold", "1.5", "--json")
     assert (code, json.loads(out)["threshold"]["value"]) == (0, 1.5)
@@ -190,7 +206,9 @@ def test_what_takes_one_engine_refuses_a_cascade(run, made, fresh, tmp_path):
         ("export", made, "--to", "plan", "-o", tmp_path / "a"),
         ("parity", made, "--images", fresh),
     ):
-        assert "setting 'cascade': is a cascade of two settings; name one of them" in one_line(run, *command, "--setting", "cascade")
+        assert "setting 'cascade': is a cascade of two settings; name one of them" in one_line(
+            run, *command, "--setting", "cascade"
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -203,7 +221,10 @@ def test_a_setting_that_the_model_does_not_have_is_one_sentence(run, made, model
         ("calibrate", made, "--threshold", "1"),
     ):
         error = one_line(run, *command, "--setting", "fast")
-        assert "setting 'fast': the model has published, field, single, cascade; `sprfast calibrate --setting` adds one" in error
+        assert (
+            "setting 'fast': the model has published, field, single, cascade; `sprfast calibrate --setting` adds one"
+            in error
+        )
     assert "the model has published;" in one_line(run, "predict", model_path, fresh, "--setting", "single")
     assert not (tmp_path / "a").exists()
 
@@ -254,19 +275,35 @@ def test_a_map_threshold_of_the_published_setting_is_only_made_where_it_is_asked
 def test_an_image_of_another_size_than_the_field_is_an_error_and_the_others_are_scored(run, made, fresh, tmp_path):
     PIL.Image.fromarray(frame(1, (40, 80, 3))).save(tmp_path / "wide.png")
     for name in ("field", "single"):
-        got = rows(run, made, fresh / "0.png", tmp_path / "wide.png", fresh / "1.png", "--setting", name, code=int(name == "field"))
+        got = rows(
+            run,
+            made,
+            fresh / "0.png",
+            tmp_path / "wide.png",
+            fresh / "1.png",
+            "--setting",
+            name,
+            code=int(name == "field"),
+        )
         expected = rows(run, made, fresh / "0.png", fresh / "1.png", "--setting", name)
         wide = got.pop(1)
-        assert [(row["pred_score"], row["verdict"]) for row in got] == [(row["pred_score"], row["verdict"]) for row in expected]
+        assert [(row["pred_score"], row["verdict"]) for row in got] == [
+            (row["pred_score"], row["verdict"]) for row in expected
+        ]
         if name == "single":  # which has no field
             assert wide["verdict"] in ("PASS", "REJECT")
         else:
             assert (wide["verdict"], wide["pred_score"]) == ("ERROR", None)
-            assert "wide.png: 32x64 pixels (height x width) at the network's input, the error field was fitted at 32x32" in wide["reason"]
+            assert (
+                "wide.png: 32x64 pixels (height x width) at the network's input, the error field was fitted at 32x32"
+                in wide["reason"]
+            )
     assert "wide.png: 32x64 pixels" in one_line(run, "parity", made, "--images", tmp_path, "--setting", "field")
 
 
-def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was(run, made, model_path, good, fresh, tmp_path):
+def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was(
+    run, made, model_path, good, fresh, tmp_path
+):
     twin, bad, mixed = (tmp_path / name for name in ("twin", "bad", "mixed"))
     for folder in (twin, bad, mixed):
         shutil.copytree(fresh, folder)
@@ -279,7 +316,11 @@ def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was
     for model, arguments, match in (
         (made, (good, "--fit", fresh), "--fit and --level are for a --setting other than the published one"),
         (made, (good, "--level", "0.1:1"), "--fit and --level are for a --setting other than the published one"),
-        (made, (good, *RATE, "--setting", "fast"), "--setting fast: known are published, single, field, cascade; give --level"),
+        (
+            made,
+            (good, *RATE, "--setting", "fast"),
+            "--setting fast: known are published, single, field, cascade; give --level",
+        ),
         (made, (good, *RATE, *field, "--fit", twin), "1 of the images to fit on are among the good images too"),
         (made, (good, *RATE, *field, "--fit", good), "20 of the images to fit on are among the good images too"),
         (made, (good, *RATE, *field, "--fit", bad), "9.png: cannot be scored"),
@@ -320,7 +361,9 @@ def test_info_lists_settings_and_cascades_without_their_numbers(run, made):
     code, out, _ = run("info", made, "--json")
     document, model = json.loads(out), model_file.load(made)
     assert code == 0
-    assert document["settings"] == json.loads(json.dumps({name: each.summary() for name, each in model.settings.items()}))
+    assert document["settings"] == json.loads(
+        json.dumps({name: each.summary() for name, each in model.settings.items()})
+    )
     assert document["settings"]["field"]["field"] == {"shape": [32, 32], "samples": 10}
     assert document["cascades"]["cascade"]["first"] == "single"
     assert document["field"] is None

@@ -36,7 +36,9 @@ def data_set(tmp_path):
     for category in ("bolt", "nut"):
         for split, count in (("train/good", 4), ("test/good", 2), ("test/dent", 2)):
             for number in range(count):
-                write(root / category / split / f"{number:03}.png", random.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+                write(
+                    root / category / split / f"{number:03}.png", random.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                )
         for number in range(2):
             mask = np.zeros((16, 16), dtype=np.uint8)
             mask[4:8, 4:8] = 255
@@ -64,7 +66,9 @@ def test_category_all_trains_and_evaluates_each_and_gives_the_mean(run, data_set
     document = json.loads(out)
     assert code == 0
     assert [row["category"] for row in document["categories"]] == ["bolt", "nut"]
-    assert document["mean"]["image_AUROC"] == pytest.approx(np.mean([row["image_AUROC"] for row in document["categories"]]))
+    assert document["mean"]["image_AUROC"] == pytest.approx(
+        np.mean([row["image_AUROC"] for row in document["categories"]])
+    )
     code, again, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all", "--json")
     assert json.loads(again)["mean"] == document["mean"]
     _, table, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all")
@@ -118,7 +122,9 @@ def test_a_model_without_threshold_never_passes(run, small_model, pictures, tmp_
 
 
 def test_calibrate_stores_the_conformal_quantile(run, model_path, pictures):
-    scores = sorted(row["pred_score"] for row in json.loads(run("predict", model_path, *pictures, "--json")[1])["results"])
+    scores = sorted(
+        row["pred_score"] for row in json.loads(run("predict", model_path, *pictures, "--json")[1])["results"]
+    )
     code, out, _ = run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.4", "--json")
     assert code == 0
     threshold = json.loads(out)["threshold"]
@@ -277,7 +283,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(number, code, data_set, 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def train(output, *more):
-        return subprocess.run([*arguments, "-o", output, *more], env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            [*arguments, "-o", output, *more], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
 
     stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
     process = subprocess.Popen([*arguments, "-o", stopped], env=environment, stderr=subprocess.PIPE, text=True)
@@ -366,7 +374,10 @@ def test_kernels_are_not_compiled_in_the_interpreter(run, monkeypatch):
 def test_precision_and_backend_reach_the_engine(run, model_path, pictures):
     assert "bfloat16" in run("predict", model_path, *pictures, "--precision", "bfloat16")[2]  # eager refuses
     assert run("predict", model_path, *pictures, "--precision", "fp8")[0] == 2
-    assert run("parity", model_path, "--images", pictures[0].parent, "--backend", "eager", "--precision", "float16")[0] == 3
+    assert (
+        run("parity", model_path, "--images", pictures[0].parent, "--backend", "eager", "--precision", "float16")[0]
+        == 3
+    )
     code, _, err = run("parity", "--golden", ROOT / "tests" / "data" / "golden", "--precision", "bfloat16")
     assert code == 2
     assert "golden outputs are float32" in err

@@ -47,7 +47,10 @@ def test_without_a_choice_every_peer_is_listed_and_what_is_missing_says_what_to_
     from sprfast.bench.core import libraries
 
     chosen = [each.name for each in bench_commands._chosen(torch.device("cpu"), None, False)]
-    assert chosen == [*(each.name for each in peers.candidates(torch.device("cpu"))), *(each.name for each in libraries.CANDIDATES)]
+    assert chosen == [
+        *(each.name for each in peers.candidates(torch.device("cpu"))),
+        *(each.name for each in libraries.CANDIDATES),
+    ]
 
 
 def test_real_images_from_file_to_verdict(run, model_path, pictures):

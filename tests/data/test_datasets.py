@@ -27,7 +27,14 @@ def write(path: Path, seed: int, size: tuple[int, int] = (8, 8)) -> Path:
 def root(tmp_path: Path) -> Path:
     """One category "nut" in the MVTec AD layout."""
     for seed, name in enumerate(
-        ("train/good/b.png", "train/good/a.png", "test/good/a.png", "test/scratch/a.png", "test/hole/c.PNG", "test/hole/a.png")
+        (
+            "train/good/b.png",
+            "train/good/a.png",
+            "test/good/a.png",
+            "test/scratch/a.png",
+            "test/hole/c.PNG",
+            "test/hole/a.png",
+        )
     ):
         write(tmp_path / "nut" / name, seed)
     for name in ("scratch/a_mask.png", "hole/c_mask.png", "hole/a_mask.png"):
@@ -63,7 +70,10 @@ def test_btad_layout(tmp_path: Path) -> None:
     mask = write(tmp_path / "01/ground_truth/ko/2.png", 9)
     category = load_category(tmp_path, "01")
     assert [path.name for path in category.train] == ["0.bmp"]
-    assert [(sample.label, sample.kind, sample.mask) for sample in category.test] == [(1, "ko", mask), (0, "good", None)]
+    assert [(sample.label, sample.kind, sample.mask) for sample in category.test] == [
+        (1, "ko", mask),
+        (0, "good", None),
+    ]
 
 
 def test_plain_folder_of_good_images(tmp_path: Path) -> None:
@@ -187,7 +197,9 @@ def test_named_pipe_does_not_hang(root: Path) -> None:
         fingerprint([root / "nut/train/good/c.png"])
 
 
-def test_category_that_leads_out_of_the_root_is_an_input_error(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_category_that_leads_out_of_the_root_is_an_input_error(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     outside = tmp_path_factory.mktemp("outside")
     write(outside / "train/good/0.png", 0)
     (root / "link").symlink_to(outside)

@@ -58,7 +58,9 @@ def test_overlay_outlines_only_what_exceeds_the_threshold():
 def test_overlay_colour_means_the_ratio_to_the_threshold():
     image = np.full((256, 256, 3), 100, np.uint8)
     center = (128, 128)
-    assert np.array_equal(overlay(image, map_with_blob(3.0), 4.0)[center], overlay(image, map_with_blob(0.3), 0.4)[center])
+    assert np.array_equal(
+        overlay(image, map_with_blob(3.0), 4.0)[center], overlay(image, map_with_blob(0.3), 0.4)[center]
+    )
     low, at, high = (overlay(image, map_with_blob(value), 1.0)[center].astype(int) for value in (0.4, 1.0, 2.0))
     assert np.array_equal(low, image[center])
     assert at.argmax() == 1  # green
@@ -98,7 +100,9 @@ def test_save_png_keeps_every_pixel(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize("write", [lambda path: save_png(path, picture()), lambda path: evaluation_figure([column()], path)])
+@pytest.mark.parametrize(
+    "write", [lambda path: save_png(path, picture()), lambda path: evaluation_figure([column()], path)]
+)
 def test_a_missing_folder_is_an_input_error_and_leaves_nothing(write, tmp_path):
     with pytest.raises(InputError, match=r"missing.* cannot be written"):
         write(tmp_path / "missing" / "a.png")
@@ -135,7 +139,11 @@ def test_evaluation_figure_replaces_the_old_file_only_when_it_succeeds(tmp_path)
     old = path.read_bytes()
     nan_map = dataclasses.replace(column(), error_map=np.full((4, 4), np.nan, np.float32))
     float_mask = dataclasses.replace(column(), mask=np.zeros((256, 256)))
-    for columns, match in (([], "no columns"), ([column(), nan_map], "error_map: has a NaN"), ([float_mask], "mask: float64")):
+    for columns, match in (
+        ([], "no columns"),
+        ([column(), nan_map], "error_map: has a NaN"),
+        ([float_mask], "mask: float64"),
+    ):
         with pytest.raises(InputError, match=match):
             evaluation_figure(columns, path)
     assert path.read_bytes() == old

@@ -1,4 +1,6 @@
-"""Image files after accidents, and made to deceive: refused in one line that names them, or a picture within the contract; nothing else."""
+"""Image files after accidents, and made to deceive: refused in one line that names them, or a
+picture within the contract; nothing else.
+"""
 
 import dataclasses
 import io
@@ -28,7 +30,16 @@ POLICIES = [
     Preprocessing(size=16, max_pixels=2000, **LENIENT),
     Preprocessing(size=16, max_pixels=2000, orientation="ignore", **LENIENT),
 ]
-SIGNATURES = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF\x20\0\0\0WEBP"]
+SIGNATURES = [
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"RIFF\x20\0\0\0WEBP",
+]
 
 
 def encoded(image, kind, **options):
@@ -69,7 +80,11 @@ def samples():
             encoded(rgb, "TIFF", big_tiff=True),
             encoded(clear, "TIFF", compression="tiff_adobe_deflate"),
         ],
-        "webp": [encoded(rgb, "WEBP", exif=exif, icc_profile=profile), encoded(clear, "WEBP", lossless=True), encoded(rgb, "WEBP", **many)],
+        "webp": [
+            encoded(rgb, "WEBP", exif=exif, icc_profile=profile),
+            encoded(clear, "WEBP", lossless=True),
+            encoded(rgb, "WEBP", **many),
+        ],
     }
 
 
@@ -87,7 +102,9 @@ def engines(small_model):
 
 
 def check(file, content, policy, strict, engines=()):
-    """Everything that opens an image file keeps its promise for this one, with Pillow's warnings as errors or not."""
+    """Everything that opens an image file keeps its promise for this one, with Pillow's warnings as
+    errors or not.
+    """
     file.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
@@ -117,13 +134,22 @@ def test_a_damaged_image_is_refused_or_a_picture(kind, file, engines, data):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     content = data.draw(damaged(data.draw(st.sampled_from(SAMPLES[kind])), 120))
     check(
-        file, content, data.draw(st.sampled_from(POLICIES)), data.draw(st.booleans()), engines if data.draw(st.integers(0, 9)) == 0 else ()
+        file,
+        content,
+        data.draw(st.sampled_from(POLICIES)),
+        data.draw(st.booleans()),
+        engines if data.draw(st.integers(0, 9)) == 0 else (),
     )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024, "KiB of memory for one small file"
 
 
 @settings(STEADY, max_examples=150)
-@given(start=st.sampled_from(SIGNATURES), rest=st.binary(max_size=200), policy=st.sampled_from(POLICIES), strict=st.booleans())
+@given(
+    start=st.sampled_from(SIGNATURES),
+    rest=st.binary(max_size=200),
+    policy=st.sampled_from(POLICIES),
+    strict=st.booleans(),
+)
 def test_any_bytes_behind_a_signature_are_refused_or_a_picture(file, start, rest, policy, strict):
     check(file, start + rest, policy, strict)
 
@@ -168,7 +194,9 @@ def chunks_of(content):
 @settings(STEADY, max_examples=250)
 @given(data=st.data())
 def test_a_png_of_valid_checksums_and_any_chunks_is_refused_or_a_picture(file, data):
-    """A flipped bit is noticed by a checksum; here the checksums are right, so that the decoder meets what is wrong."""
+    """A flipped bit is noticed by a checksum; here the checksums are right, so that the decoder
+    meets what is wrong.
+    """
     chunks = list(chunks_of(data.draw(st.sampled_from(SAMPLES["png"]))))
     for _ in range(data.draw(st.integers(1, 2))):
         at = data.draw(st.integers(0, len(chunks) - 1))
@@ -185,11 +213,40 @@ def test_a_png_of_valid_checksums_and_any_chunks_is_refused_or_a_picture(file, d
             del chunks[at]
         else:
             chunks.append(chunks.pop(at))
-    body = b"".join(struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in chunks)
+    body = b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in chunks
+    )
     check(file, SIGNATURES[0] + body, data.draw(st.sampled_from(POLICIES)), data.draw(st.booleans()))
 
 
-TAGS = [254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 529, 530, 700]
+TAGS = [
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    274,
+    277,
+    278,
+    279,
+    284,
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    330,
+    338,
+    339,
+    347,
+    529,
+    530,
+    700,
+]
 TAGS += [33432, 33723, 34377, 34665, 34675, 34853, 37500, 50838]
 GOOD_TAGS = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: 256}
 
@@ -208,7 +265,9 @@ def test_a_tiff_of_any_tags_is_refused_or_a_picture(file, data):
             count,
             data.draw(small | st.binary(min_size=4, max_size=4)),
         )
-    entries = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, (kind, count, value) in sorted(tags.items()))
+    entries = b"".join(
+        struct.pack("<HHI", tag, kind, count) + value for tag, (kind, count, value) in sorted(tags.items())
+    )
     following = data.draw(st.sampled_from([0, 0, 0, 8, 2**32 - 1]))
     head = SIGNATURES[3] + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following)
     content = head.ljust(600, b"\x07") + bytes(range(256))
@@ -217,7 +276,9 @@ def test_a_tiff_of_any_tags_is_refused_or_a_picture(file, data):
 
 @pytest.mark.parametrize("kind", [2, 3, 12])
 def test_a_profile_of_the_wrong_type_is_refused(file, kind):
-    """A TIFF's colour profile may come as text or numbers, which is not what a profile is read from."""
+    """A TIFF's colour profile may come as text or numbers, which is not what a profile is read
+    from.
+    """
     tags = {tag: (4, 1, value) for tag, value in GOOD_TAGS.items()} | {273: (4, 1, 200), 34675: (kind, 3, 200)}
     entries = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(tags.items()))
     content = SIGNATURES[3] + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)

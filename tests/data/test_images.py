@@ -1,4 +1,6 @@
-"""The image contract: what is accepted gives the right pixels, what is not is an InputError that names it."""
+"""The image contract: what is accepted gives the right pixels, what is not is an InputError that
+names it.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,11 @@ def test_bytes_in_memory_that_are_no_picture_are_input_errors() -> None:
     refuses(io.BytesIO(closed.getvalue()[:-20]), "file in memory: .*damaged or truncated")
     refuses(closed, "for arrays only", channel_order="rgb")
     closed.close()
-    for source, match in ((io.BytesIO(), "empty"), (io.BytesIO(b"<p>404"), "not a PNG, JPEG"), (closed, "cannot be read .*closed")):
+    for source, match in (
+        (io.BytesIO(), "empty"),
+        (io.BytesIO(b"<p>404"), "not a PNG, JPEG"),
+        (closed, "cannot be read .*closed"),
+    ):
         refuses(source, f"file in memory: .*{match}")
 
 
@@ -154,7 +160,9 @@ def test_16_bit_bmp_is_8_bit_colour(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("tolerant", [False, True])
 @pytest.mark.filterwarnings("ignore:unexpected end of file:UserWarning")
-def test_truncated_file_is_an_input_error(tmp_path: Path, options: dict[str, Any], tolerant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_file_is_an_input_error(
+    tmp_path: Path, options: dict[str, Any], tolerant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = io.BytesIO()
     PIL.Image.fromarray(picture(64, 64)).save(stream, **options)
     whole = stream.getvalue()
@@ -182,7 +190,8 @@ def test_flipped_bit_in_png_is_an_input_error(tmp_path: Path, tolerant: bool, mo
 
 
 @pytest.mark.parametrize(
-    ("content", "match"), [(b"", "empty"), (b"<!doctype html><p>404", "not a PNG, JPEG"), (png(0, 1, 8, 0, b""), "damaged")]
+    ("content", "match"),
+    [(b"", "empty"), (b"<!doctype html><p>404", "not a PNG, JPEG"), (png(0, 1, 8, 0, b""), "damaged")],
 )
 def test_zero_bytes_html_and_zero_pixels_are_input_errors(tmp_path: Path, content: bytes, match: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
@@ -274,12 +283,16 @@ def test_grey_1_bit_and_palette_are_converted(tmp_path: Path) -> None:
     grey = picture(channels=1)
     expected = np.stack([grey] * 3, -1)
     np.testing.assert_array_equal(read_rgb(saved(tmp_path / "l.png", grey), SMALL), expected)
-    np.testing.assert_array_equal(load_image(tmp_path / "l.png", SMALL).pixels, load_image(expected, SMALL, channel_order="rgb").pixels)
+    np.testing.assert_array_equal(
+        load_image(tmp_path / "l.png", SMALL).pixels, load_image(expected, SMALL, channel_order="rgb").pixels
+    )
     bits = PIL.Image.fromarray(grey > 127)
     assert bits.mode == "1"
     np.testing.assert_array_equal(read_rgb(saved(tmp_path / "1.png", bits), SMALL)[..., 1], (grey > 127) * 255)
     palette = PIL.Image.fromarray(picture(channels=3)).quantize(16)
-    np.testing.assert_array_equal(read_rgb(saved(tmp_path / "p.png", palette), SMALL), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        read_rgb(saved(tmp_path / "p.png", palette), SMALL), np.asarray(palette.convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
@@ -336,7 +349,9 @@ def test_colour_profile_is_refused_unless_srgb(tmp_path: Path) -> None:
 # --- orientation, frames, sizes
 
 
-@pytest.mark.parametrize(("suffix", "deep"), [("png", False), ("jpg", False), ("tif", False), ("webp", False), ("png", True)])
+@pytest.mark.parametrize(
+    ("suffix", "deep"), [("png", False), ("jpg", False), ("tif", False), ("webp", False), ("png", True)]
+)
 def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str, deep: bool) -> None:
     pixels = np.zeros((16, 32), np.uint16 if deep else np.uint8)
     pixels[:, :16] = 65535 if deep else 255  # left half white
@@ -359,14 +374,19 @@ def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str, deep: bool) -
 def test_animated_and_multi_page_files_are_refused_or_the_first_frame(tmp_path: Path, suffix: str) -> None:
     frames = [PIL.Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
     path = saved(
-        tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {})
+        tmp_path / f"a.{suffix}",
+        frames[0],
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if suffix == "webp" else {}),
     )
     refuses(path, "3 frames")
     assert read_rgb(path, Preprocessing(size=16, frames="first"))[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "expected"), [(1, 1, (192, 192)), (200, 5000, (192, 4800)), (333, 101, (633, 192)), (192, 193, (192, 193))]
+    ("height", "width", "expected"),
+    [(1, 1, (192, 192)), (200, 5000, (192, 4800)), (333, 101, (633, 192)), (192, 193, (192, 193))],
 )
 def test_fit_keeps_the_aspect_and_rounds_down(height: int, width: int, expected: tuple[int, int]) -> None:
     assert network_size(height, width, Preprocessing()) == expected
@@ -378,7 +398,11 @@ def test_size_policies_refuse_what_they_must() -> None:
     refuses(np.zeros((10, 11), np.uint8), "array: 10x11 .* not square", Preprocessing(size=16, size_policy="refuse"))
     assert network_size(10, 10, Preprocessing(size=16, size_policy="refuse")) == (16, 16)
     refuses(np.zeros((1, 30000), np.uint8), "limit of 4194304")
-    assert load_image(np.zeros((1, 30000), np.uint8), Preprocessing(size=16, size_policy="stretch")).pixels.shape == (3, 16, 16)
+    assert load_image(np.zeros((1, 30000), np.uint8), Preprocessing(size=16, size_policy="stretch")).pixels.shape == (
+        3,
+        16,
+        16,
+    )
     with pytest.raises(InputError, match="at least one"):
         network_size(0, 5, SMALL)
 
@@ -471,7 +495,9 @@ STRIDES: dict[str, Callable[[Pixels], Pixels]] = {
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_any_strides_give_the_same_bits_and_the_input_is_never_written(strides: str, dtype: Any) -> None:
     for channels, order in ((3, "bgr"), (1, None)):
-        pixels = picture(21, 18, channels) if dtype != np.float32 else picture(21, 18, channels).astype(np.float32) / 255
+        pixels = (
+            picture(21, 18, channels) if dtype != np.float32 else picture(21, 18, channels).astype(np.float32) / 255
+        )
         pixels = pixels.astype(dtype)
         expected = load_image(pixels, SMALL, channel_order=order).pixels  # type: ignore[arg-type]
         view = STRIDES[strides](pixels)

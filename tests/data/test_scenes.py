@@ -28,7 +28,9 @@ def read(path: Path) -> np.ndarray:
 
 def test_layout_holds_each_split_and_each_kind(category: Path) -> None:
     expected = {f"{split}/good": count for split, count in scenes.GOOD_IMAGES.items()}
-    expected |= {f"{root}/{kind}": scenes.DEFECTIVE_IMAGES for root in ("test", "ground_truth") for kind in scenes.KINDS}
+    expected |= {
+        f"{root}/{kind}": scenes.DEFECTIVE_IMAGES for root in ("test", "ground_truth") for kind in scenes.KINDS
+    }
     found = {str(parent): 0 for parent in {path.parent for path in contents(category)}}
     for path in contents(category):
         found[str(path.parent)] += 1

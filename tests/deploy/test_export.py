@@ -76,7 +76,9 @@ def test_a_setting_with_a_field_scores_and_marks_as_the_engine_does(small_model,
     results = Engine(free, "eager", "cpu").predict(pictures)
     scores = sorted(result.pred_score for result in results)
     between = float(np.median(results[0].anomaly_map)) * 1.0001
-    model = dataclasses.replace(free, threshold=manual((scores[1] + scores[2]) / 2), map_threshold=MapThreshold(between, 20, 0.1))
+    model = dataclasses.replace(
+        free, threshold=manual((scores[1] + scores[2]) / 2), map_threshold=MapThreshold(between, 20, 0.1)
+    )
     contract = export.export(model, tmp_path / "a", Request(target), pictures)
     assert contract.map_threshold == model.map_threshold
     assert {row["quantity"]: row["value"] for row in contract.certificates[0]["rows"]}["verdicts that flip"] == 0
@@ -98,7 +100,11 @@ def test_a_setting_of_a_model_is_exported_by_its_name(small_model, tmp_path):
     export.export(model.using("quick"), tmp_path / "a", Request("plan"))
     contract = export_file.read(tmp_path / "a").contract
     given = model.settings["quick"]
-    assert (contract.schedule, contract.threshold, contract.map_threshold) == (QUICK, given.threshold, given.map_threshold)
+    assert (contract.schedule, contract.threshold, contract.map_threshold) == (
+        QUICK,
+        given.threshold,
+        given.map_threshold,
+    )
     assert contract.field.expected.tobytes() == given.field.expected.tobytes()
     assert contract.model_sha256 == small_model.sha256
 
@@ -115,7 +121,10 @@ def test_an_export_is_of_the_size_of_its_field_and_of_no_other(small_model, tmp_
         results = loaded.predict([wide, square])
         assert results[0].pred_score == pytest.approx(Engine(model, "eager", "cpu").predict(wide).pred_score, rel=1e-5)
         assert results[1].verdict is Verdict.ERROR
-        assert "square.png: 32x32 pixels (height x width) at the network's input, the error field was fitted at 32x64" in results[1].reason
+        assert (
+            "square.png: 32x32 pixels (height x width) at the network's input, the error field was fitted at 32x64"
+            in results[1].reason
+        )
     with pytest.raises(InputError, match=r"export: 48x48 pixels .* the error field was fitted at 32x64"):
         export.export(model, tmp_path / "b", Request("onnx", size=(48, 48)))
     with pytest.raises(InputError, match=r"square.png: 32x32 pixels .* the error field was fitted at 32x64"):
@@ -186,7 +195,9 @@ def test_what_cannot_be_asked_for(options, match):
 
 
 def test_images_of_another_size_than_the_export_are_refused(small_model, pictures, tmp_path):
-    with pytest.raises(InputError, match=r"32x32 pixels .height x width. at the network's input, this export takes 48x32 only"):
+    with pytest.raises(
+        InputError, match=r"32x32 pixels .height x width. at the network's input, this export takes 48x32 only"
+    ):
         export.export(small_model, tmp_path / "a", Request("onnx", size=(48, 32)), pictures)
     with pytest.raises(InputError, match="cannot be written"):
         export.export(small_model, tmp_path / "nosuch" / "a", Request("onnx"))
@@ -204,7 +215,9 @@ def test_commands_export_predict_calibrate_and_info(run, model_path, pictures, t
         got = json.loads(out)
         assert got["backend"] == {"onnx": "onnxruntime", "plan": "cpu"}[target]
         assert [row["verdict"] for row in got["results"]] == [row["verdict"] for row in expected]
-        assert [row["pred_score"] for row in got["results"]] == pytest.approx([row["pred_score"] for row in expected], rel=1e-5)
+        assert [row["pred_score"] for row in got["results"]] == pytest.approx(
+            [row["pred_score"] for row in expected], rel=1e-5
+        )
         code, out, _ = run("calibrate", path, pictures[0].parent, "--false-reject-rate", "0.4", "--json")
         chosen = json.loads(out)["threshold"]
         assert chosen["rank"] == 3
@@ -218,10 +231,18 @@ def test_commands_refuse_in_one_sentence(run, model_path, pictures, tmp_path):
     exported = tmp_path / "a.onnx"
     run("export", model_path, "--to", "onnx", "-o", exported)
     for arguments, status, match in (
-        (("export", model_path, "--to", "onnx", "-o", tmp_path / "b", "--size", "big"), 2, "--size 'big': write N or HEIGHTxWIDTH"),
+        (
+            ("export", model_path, "--to", "onnx", "-o", tmp_path / "b", "--size", "big"),
+            2,
+            "--size 'big': write N or HEIGHTxWIDTH",
+        ),
         (("export", exported, "--to", "plan", "-o", tmp_path / "b"), 2, "not a safetensors file"),
         (("export", model_path, "--to", "onnx", "-o", tmp_path / "b", "--quantize", "int8"), 2, "needs good images"),
-        (("predict", exported, *pictures, "--precision", "float16"), 2, "an export has the precision that it was exported in"),
+        (
+            ("predict", exported, *pictures, "--precision", "float16"),
+            2,
+            "an export has the precision that it was exported in",
+        ),
         (("predict", exported, *pictures, "--backend", "tensorrt"), 3, "tensorrt"),
         (("evaluate", exported, tmp_path, "--level", "0.1:1"), 2, "an export has the sigma levels"),
     ):
@@ -237,7 +258,9 @@ def test_parity_of_an_export_with_its_model_on_images(run, small_model, model_pa
     code, out, _ = run("parity", model_path, "--images", pictures[0].parent, "--export", exported, "--json")
     assert code == 0
     assert json.loads(out)["backend"] == "onnxruntime"
-    other = dataclasses.replace(small_model, weights={name: 1.01 * value for name, value in small_model.weights.items()})
+    other = dataclasses.replace(
+        small_model, weights={name: 1.01 * value for name, value in small_model.weights.items()}
+    )
     model_file.save(model_path, other)
     code, _, err = run("parity", model_path, "--images", pictures[0].parent, "--export", exported)
     assert code == 2

@@ -67,7 +67,9 @@ def run(made, images, noise, outputs=OUTPUTS):
 def convolutions(network):
     """The definition's by their names in a plan."""
     for name in BLOCKS:
-        double = next(part for part in getattr(network, name).modules() if isinstance(part, unet.DoubleConv)).double_conv
+        double = next(
+            part for part in getattr(network, name).modules() if isinstance(part, unet.DoubleConv)
+        ).double_conv
         yield from ((f"{name}.first", double[0]), (f"{name}.second", double[3]))
 
 
@@ -75,7 +77,11 @@ def rounded(x, scale, quantization, storage=torch.float32):
     """To 8 bits and back, the scale and what comes back in the storage type."""
     scale = torch.as_tensor(scale).to(storage).float()
     steps = x.float() / scale
-    back = steps.round().clamp(-128, 127) if quantization == "int8" else steps.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    back = (
+        steps.round().clamp(-128, 127)
+        if quantization == "int8"
+        else steps.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    )
     return (back * scale).to(storage).float()
 
 
@@ -102,7 +108,9 @@ def test_scales_cover_what_good_images_show_with_headroom(model, plan, images, n
     def watch(network):
         for name, layer in convolutions(network):
             layer.register_forward_pre_hook(
-                lambda _, given, name=name: largest.update({name: max(largest.get(name, 0.0), float(given[0].abs().max()))})
+                lambda _, given, name=name: largest.update(
+                    {name: max(largest.get(name, 0.0), float(given[0].abs().max()))}
+                )
             )
 
     error_map(model, images, noise, watch)
@@ -128,10 +136,18 @@ def test_scales_without_images_or_onnxruntime_are_refused(plan, images, noise, m
 @BOTH
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_each_convolution_computes_what_its_scales_say(model, plan, images, noise, scales, quantization, precision):
-    """From the input that the graph itself has there: whole networks drift apart, since a rounding error turns into a step."""
+    """From the input that the graph itself has there: whole networks drift apart, since a rounding
+    error turns into a step.
+    """
     narrow = {name: scale / 2 for name, scale in scales[quantization].items()}  # so that values beyond are among them
-    made = onnx_model(plan, *SIZE, precision=precision, normalization="instance", quantization=quantization, scales=narrow)
-    before = {node.name.removesuffix(".quantized"): node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
+    made = onnx_model(
+        plan, *SIZE, precision=precision, normalization="instance", quantization=quantization, scales=narrow
+    )
+    before = {
+        node.name.removesuffix(".quantized"): node.input[0]
+        for node in made.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
     assert tuple(before) == QUANTIZED
     after = {name: f"{name}.conv" for name in QUANTIZED}
     got = run(made, images, noise, (*before.values(), *after.values()))
@@ -142,7 +158,10 @@ def test_each_convolution_computes_what_its_scales_say(model, plan, images, nois
             x = torch.from_numpy(got[before[name]])
             assert x.dtype == storage
             clipped += float((x.abs() > narrow[name] * LARGEST[quantization]).float().mean())
-            x, weight = rounded(x, narrow[name], quantization, storage), rounded_weight(layer.weight, quantization, storage)
+            x, weight = (
+                rounded(x, narrow[name], quantization, storage),
+                rounded_weight(layer.weight, quantization, storage),
+            )
             expected = F.conv2d(x.double(), weight.double(), layer.bias.double(), padding=1)
             assert relative(got[after[name]], expected.numpy()) <= {"float32": 1e-5, "float16": 1e-3}[precision], name
     assert clipped > 0.0
@@ -161,7 +180,9 @@ def test_the_error_is_what_eight_bits_cost(model, plan, images, noise, scales, q
     emulated = error_map(model, images, noise, prepare)
     cost = relative(emulated, expected)
     for normalization in ("group", "instance"):
-        made = onnx_model(plan, *SIZE, normalization=normalization, quantization=quantization, scales=scales[quantization])
+        made = onnx_model(
+            plan, *SIZE, normalization=normalization, quantization=quantization, scales=scales[quantization]
+        )
         got = run(made, images, noise)["error_map"]
         assert relative(got, emulated) <= 0.6 * cost
         assert relative(got, expected) == pytest.approx(cost, rel=0.2)
@@ -180,7 +201,9 @@ def test_bfloat16_and_eight_bits_in_the_reference_evaluator(model, plan, noise, 
 @BOTH
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_quantization_is_explicit(plan, scales, quantization, precision):
-    """Each quantized convolution reads two DequantizeLinear, one of an 8-bit constant, as TensorRT wants it."""
+    """Each quantized convolution reads two DequantizeLinear, one of an 8-bit constant, as TensorRT
+    wants it.
+    """
     made = onnx_model(plan, *SIZE, precision=precision, quantization=quantization, scales=scales[quantization])
     nodes = {node.output[0]: node for node in made.graph.node}
     constants = {constant.name: numpy_helper.to_array(constant) for constant in made.graph.initializer}
@@ -199,7 +222,9 @@ def test_quantization_is_explicit(plan, scales, quantization, precision):
             assert weights.input[0] == f"{name}.weight"
             assert [(attribute.name, attribute.i) for attribute in weights.attribute] == [("axis", 0)]
             assert constants[weights.input[1]].shape == constants[weights.input[0]].shape[:1]
-            assert constants[weights.input[1]].dtype == constants[values.input[1]].dtype == constants[node.input[2]].dtype
+            assert (
+                constants[weights.input[1]].dtype == constants[values.input[1]].dtype == constants[node.input[2]].dtype
+            )
     assert tuple(seen) == QUANTIZED
 
 
@@ -209,7 +234,10 @@ def test_weights_are_the_nearest_that_eight_bits_have(plan, scales, quantization
     made = onnx_model(plan, *SIZE, precision=precision, quantization=quantization, scales=scales[quantization])
     constants = {constant.name: numpy_helper.to_array(constant) for constant in made.graph.initializer}
     for name in QUANTIZED:
-        stored, scale = constants[f"{name}.weight"], constants[f"{name}.weight.scale"].astype(np.float64).reshape(-1, 1, 1, 1)
+        stored, scale = (
+            constants[f"{name}.weight"],
+            constants[f"{name}.weight.scale"].astype(np.float64).reshape(-1, 1, 1, 1),
+        )
         block, place = name.split(".")
         weight = getattr(plan.blocks[block], place).weight
         off = np.abs(stored.astype(np.float64) * scale - weight)
@@ -232,7 +260,14 @@ def test_weights_that_are_all_but_zero_are_no_division_by_zero(model, images, no
     weights["down1.maxpool_conv.1.double_conv.0.weight"][3] = 0.0
     weights["down2.maxpool_conv.1.double_conv.0.weight"] *= 1e-6
     plan = fold(dataclasses.replace(model, weights=weights))
-    made = onnx_model(plan, *SIZE, precision=precision, normalization="instance", quantization=quantization, scales=scales[quantization])
+    made = onnx_model(
+        plan,
+        *SIZE,
+        precision=precision,
+        normalization="instance",
+        quantization=quantization,
+        scales=scales[quantization],
+    )
     assert np.isfinite(run(made, images, noise)["pred_score"]).all()
 
 
@@ -249,4 +284,6 @@ def test_a_nan_in_an_image_is_a_nan_score_of_that_image(plan, images, noise, sca
 
 def test_a_quantized_graph_is_checked_by_onnx(plan, scales):
     for quantization in LARGEST:
-        onnx.checker.check_model(onnx_model(plan, *SIZE, quantization=quantization, scales=scales[quantization]), full_check=True)
+        onnx.checker.check_model(
+            onnx_model(plan, *SIZE, quantization=quantization, scales=scales[quantization]), full_check=True
+        )

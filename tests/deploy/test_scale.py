@@ -41,7 +41,9 @@ def test_a_pool_begins_with_no_more_than_all_its_workers():
         ray_data.Pool(workers=2, least=3)
 
 
-@pytest.mark.parametrize(("option", "why"), [("--workers", "workers: 0 is not"), ("--worker-gpus", "gpus: -1.0 is not allowed")])
+@pytest.mark.parametrize(
+    ("option", "why"), [("--workers", "workers: 0 is not"), ("--worker-gpus", "gpus: -1.0 is not allowed")]
+)
 def test_a_pool_is_checked(run, model_path, pictures, tmp_path, option, why):
     value = why.split()[1].removesuffix(".0")
     code, out, err = run("predict", model_path, *pictures, "--ray", "local", "-o", tmp_path / "out", option, value)
@@ -56,7 +58,9 @@ def test_a_worker_answers_as_the_engine_and_each_bad_file_with_error(model_path,
     answers = scorer({"path": [path.name for path in files], "file": [os.fsencode(path) for path in files]})
     assert tuple(answers) == COLUMNS
     rows = [dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True)]
-    for path, row, result in zip(files, rows, engine.load(model_path, "eager", "cpu").predict(list(files)), strict=True):
+    for path, row, result in zip(
+        files, rows, engine.load(model_path, "eager", "cpu").predict(list(files)), strict=True
+    ):
         assert row["path"] == path.name
         assert (row["verdict"], row["reason"]) == (result.verdict.value, result.reason)
         assert row["pred_score"] == (result.pred_score if math.isfinite(result.pred_score) else None)
@@ -107,7 +111,10 @@ def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_
     assert type(of_export).__name__ == "Runner"
     scores = [[result.pred_score for result in each.predict(list(pictures))] for each in (of_model, of_export)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
-    for precision, setting, named in (("float16", "published", "precision float16"), ("float32", "single", "setting single")):
+    for precision, setting, named in (
+        ("float16", "published", "precision float16"),
+        ("float32", "single", "setting single"),
+    ):
         with pytest.raises(InputError, match=f"{named}: an export has the"):
             predictors.opened(tmp_path / "screw.plan", "auto", "cpu", precision, setting)
 

@@ -1,4 +1,6 @@
-"""Repositories for Triton Inference Server: what is in them, and what its python backend runs; tests/scale has the server itself."""
+"""Repositories for Triton Inference Server: what is in them, and what its python backend runs;
+tests/scale has the server itself.
+"""
 
 import dataclasses
 import json
@@ -85,13 +87,17 @@ def test_a_model_becomes_a_folder_with_all_that_the_server_needs(source, tmp_pat
 
 
 def test_the_configuration_says_what_was_asked_for(source, tmp_path):
-    serving = Serving(max_batch=4, queue=7, queue_timeout=0.25, instances=2, device="cuda:1", backend="triton", setting="quick")
+    serving = Serving(
+        max_batch=4, queue=7, queue_timeout=0.25, instances=2, device="cuda:1", backend="triton", setting="quick"
+    )
     write(tmp_path / "models", source, serving)
     written = config(tmp_path / "models")
     assert written["name"] == ['"screw"']
     assert written["backend"] == ['"python"']
     assert written["max_batch_size"] == [4]
-    assert written["input"] == [{"name": ['"IMAGE"'], "data_type": ["TYPE_UINT8"], "dims": [-1], "allow_ragged_batch": ["true"]}]
+    assert written["input"] == [
+        {"name": ['"IMAGE"'], "data_type": ["TYPE_UINT8"], "dims": [-1], "allow_ragged_batch": ["true"]}
+    ]
     outputs = {output["name"][0]: (output["data_type"][0], output["dims"]) for output in written["output"]}
     assert outputs == {
         '"pred_score"': ("TYPE_FP64", [1]),
@@ -100,7 +106,11 @@ def test_the_configuration_says_what_was_asked_for(source, tmp_path):
         '"anomaly_map"': ("TYPE_FP32", [256, 256]),
     }
     (policy,) = written["dynamic_batching"][0]["default_queue_policy"]
-    assert (policy["timeout_action"], policy["max_queue_size"], policy["default_timeout_microseconds"]) == (["REJECT"], [7], [250000])
+    assert (policy["timeout_action"], policy["max_queue_size"], policy["default_timeout_microseconds"]) == (
+        ["REJECT"],
+        [7],
+        [250000],
+    )
     assert written["instance_group"] == [{"kind": ["KIND_GPU"], "count": [2], "gpus": [1]}]
     given = {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in written["parameters"]}
     assert given == {'"backend"': '"triton"', '"precision"': '"float32"', '"setting"': '"quick"'}
@@ -248,7 +258,13 @@ def test_the_command(run, source, tmp_path):
     )
     assert code == 0
     assert json.loads(out) == {
-        **{"repository": str(tmp_path / "models"), "models": ["screw"], "max_batch": 8, "queue": 5, "queue_timeout": 0.5},
+        **{
+            "repository": str(tmp_path / "models"),
+            "models": ["screw"],
+            "max_batch": 8,
+            "queue": 5,
+            "queue_timeout": 0.5,
+        },
         **{"instances": 2, "device": "cpu", "backend": "auto", "precision": "float32", "setting": "quick"},
     }
     assert config(tmp_path / "models")["max_batch_size"] == [8]
@@ -304,12 +320,16 @@ def serve(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
     def opened(repository, name="screw"):
-        given = {entry["key"][0][1:-1]: entry["value"][0]["string_value"][0][1:-1] for entry in config(repository, name)["parameters"]}
+        given = {
+            entry["key"][0][1:-1]: entry["value"][0]["string_value"][0][1:-1]
+            for entry in config(repository, name)["parameters"]
+        }
         document = {"parameters": {key: {"string_value": value} for key, value in given.items()}}
         model = triton_model.TritonPythonModel()
         place = {"model_repository": str(repository / name), "model_version": "1"}
         model.initialize(
-            {"model_config": json.dumps(document), "model_instance_kind": "CPU", "model_instance_device_id": "0"} | place,
+            {"model_config": json.dumps(document), "model_instance_kind": "CPU", "model_instance_device_id": "0"}
+            | place,
         )
         return model
 
@@ -330,7 +350,9 @@ def test_requests_of_any_lengths_have_the_engines_answers_and_their_own(small_mo
     other = tmp_path / "other.bmp"
     PIL.Image.open(pictures[0]).save(other)
     pair = request(same.read_bytes(), other.read_bytes())
-    responses = model.execute([request(contents[0]), request(b"<p>404</p>"), pair, request(contents[1]), request(contents[2][:-30])])
+    responses = model.execute(
+        [request(contents[0]), request(b"<p>404</p>"), pair, request(contents[1]), request(contents[2][:-30])]
+    )
     assert len(responses) == 5
     for response, row, result in (
         (responses[0], 0, expected[0]),
@@ -353,7 +375,9 @@ def test_exports_are_served_as_runners_score(graph, pictures, tmp_path, serve):
     picture = tmp_path / "wide.png"
     PIL.Image.open(pictures[0]).resize((48, 32)).save(picture)
     write(tmp_path / "models", graph, Serving(device="cpu"))
-    (response, small) = serve(tmp_path / "models").execute([request(picture.read_bytes()), request(pictures[0].read_bytes())])
+    (response, small) = serve(tmp_path / "models").execute(
+        [request(picture.read_bytes()), request(pictures[0].read_bytes())]
+    )
     assert response.tensors["pred_score"][0, 0] == Runner(export_file.read(graph)).predict(picture).pred_score
     assert small.text("verdict") == "ERROR"
     assert "this export takes 32x48 only" in small.text("reason")
@@ -371,7 +395,9 @@ def test_a_backend_that_fails_is_an_error_for_each_request(source, pictures, tmp
 
 
 def test_what_computes_something_else_does_not_get_ready(small_model, graph, tmp_path, serve):
-    other = dataclasses.replace(small_model, weights={name: 1.01 * value for name, value in small_model.weights.items()})
+    other = dataclasses.replace(
+        small_model, weights={name: 1.01 * value for name, value in small_model.weights.items()}
+    )
     export.export(other, tmp_path / "other.onnx", Request("onnx", size=(32, 48)))
     mixed = dataclasses.replace(export_file.read(graph), graph=export_file.read(tmp_path / "other.onnx").graph)
     export_file.write(graph, mixed)

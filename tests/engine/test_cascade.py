@@ -35,11 +35,15 @@ def alone(model):
 
 @pytest.fixture(scope="module")
 def setting(alone):
-    """Four of the ten frames in the band, and thresholds that pass some and reject some on either stage."""
+    """Four of the ten frames in the band, and thresholds that pass some and reject some on either
+    stage.
+    """
     first, second = ([result.pred_score for result in results] for results in alone)
     scales = float(np.median(first)), float(np.median(second))
     ranked = sorted(score / scales[0] for score in first)
-    return CascadeSetting("quick", "published", *scales, (ranked[2] + ranked[3]) / 2, (ranked[6] + ranked[7]) / 2, manual(1.0))
+    return CascadeSetting(
+        "quick", "published", *scales, (ranked[2] + ranked[3]) / 2, (ranked[6] + ranked[7]) / 2, manual(1.0)
+    )
 
 
 class Watched(Network):
@@ -70,9 +74,13 @@ def cascade(model, setting):
 
 def same(one, other):
     """Bit for bit, the time taken apart."""
-    names = [each.name for each in dataclasses.fields(one) if each.name not in ("milliseconds", "anomaly_map", "error_map")]
+    names = [
+        each.name for each in dataclasses.fields(one) if each.name not in ("milliseconds", "anomaly_map", "error_map")
+    ]
     values = all(getattr(one, name) == getattr(other, name) for name in names)
-    return values and np.array_equal(one.anomaly_map, other.anomaly_map) and np.array_equal(one.error_map, other.error_map)
+    return (
+        values and np.array_equal(one.anomaly_map, other.anomaly_map) and np.array_equal(one.error_map, other.error_map)
+    )
 
 
 def test_the_second_setting_decides_in_the_band_and_the_first_outside(cascade, setting, alone):
@@ -92,9 +100,13 @@ def test_the_second_setting_decides_in_the_band_and_the_first_outside(cascade, s
 
 
 def test_the_fixture_has_frames_for_which_the_stage_matters(cascade, alone, setting):
-    """Without a frame whose verdict the second stage changes, and both verdicts on both stages, the tests here say little."""
+    """Without a frame whose verdict the second stage changes, and both verdicts on both stages, the
+    tests here say little.
+    """
     results = cascade.predict(FRAMES, "rgb")
-    assert {(result.passes, result.verdict) for result in results} == {(n, v) for n in (1, 3) for v in (Verdict.PASS, Verdict.REJECT)}
+    assert {(result.passes, result.verdict) for result in results} == {
+        (n, v) for n in (1, 3) for v in (Verdict.PASS, Verdict.REJECT)
+    }
     changed = [
         result.passes == 3 and (first.pred_score > setting.first_scale) != (result.pred_score > 1.0)
         for result, first in zip(results, alone[0], strict=True)
@@ -180,7 +192,9 @@ def test_a_bad_image_and_one_of_another_size_are_errors_and_leave_the_others_alo
     mixed = [FRAMES[0], np.zeros((32, 32, 3), np.int64), FRAMES[1], frame(1, (40, 80, 3)), FRAMES[2]]
     results = cascade.predict(mixed, "rgb")
     assert [result.verdict is Verdict.ERROR for result in results] == [False, True, False, True, False]
-    assert "32x64 pixels (height x width) at the network's input, the error field was fitted at 32x32" in results[3].reason
+    assert (
+        "32x64 pixels (height x width) at the network's input, the error field was fitted at 32x32" in results[3].reason
+    )
     assert (results[1].threshold, results[1].passes) == (1.0, 0)
     assert all(map(same, results[::2], expected))
     assert "missing.png" in cascade.predict(tmp_path / "missing.png").reason
@@ -196,7 +210,10 @@ def test_the_size_of_the_second_settings_field_counts_too(model, setting):
 def test_two_models_do_not_make_a_cascade(model, setting):
     first = Engine(model.using("quick"), "eager", "cpu")
     weights = {name: 1.01 * value for name, value in model.weights.items()}
-    for other in (dataclasses.replace(model, weights=weights), dataclasses.replace(model, preprocessing=Preprocessing(size=48))):
+    for other in (
+        dataclasses.replace(model, weights=weights),
+        dataclasses.replace(model, preprocessing=Preprocessing(size=48)),
+    ):
         with pytest.raises(InputError, match="the two are not of one model"):
             Cascade(first, Engine(other, "eager", "cpu"), setting)
 
@@ -207,7 +224,12 @@ def test_a_model_file_opens_as_a_cascade_by_its_name(model, tmp_path):
     loaded = sprfast.load(path, "eager", "cpu", setting="cascade")
     assert isinstance(loaded, Cascade)
     assert loaded.cascade == model.cascades["cascade"]
-    assert (loaded.backend, loaded.precision, loaded.model_sha256, loaded.input_size) == ("eager", "float32", model.sha256, (32, 32))
+    assert (loaded.backend, loaded.precision, loaded.model_sha256, loaded.input_size) == (
+        "eager",
+        "float32",
+        model.sha256,
+        (32, 32),
+    )
     assert loaded.threshold == loaded.cascade.threshold
     expected = watched(model, model.cascades["cascade"])[0].predict(FRAMES, "rgb")
     assert all(map(same, loaded.predict(FRAMES, "rgb"), expected))
@@ -222,7 +244,9 @@ def test_a_cascade_of_a_setting_that_is_not_there_is_an_input_error(model):
         predictor(dataclasses.replace(model, cascades={"cascade": broken}), "eager", "cpu", setting="cascade")
     nested = dataclasses.replace(broken, first="inner")
     with pytest.raises(InputError, match="setting 'inner': is a cascade of two settings"):
-        predictor(dataclasses.replace(model, cascades={"cascade": nested, "inner": broken}), "eager", "cpu", setting="cascade")
+        predictor(
+            dataclasses.replace(model, cascades={"cascade": nested, "inner": broken}), "eager", "cpu", setting="cascade"
+        )
 
 
 def test_both_stages_are_tested_and_warmed_up(model, setting):

@@ -29,8 +29,14 @@ def picture(height, width, seed=0):
 
 def same(one, other):
     """Bit for bit, the time taken apart."""
-    arrays = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("anomaly_map", "error_map", "pred_mask"))
-    return arrays and (one.pred_score, one.verdict, one.source_size) == (other.pred_score, other.verdict, other.source_size)
+    arrays = all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("anomaly_map", "error_map", "pred_mask")
+    )
+    return arrays and (one.pred_score, one.verdict, one.source_size) == (
+        other.pred_score,
+        other.verdict,
+        other.source_size,
+    )
 
 
 def is_error(result, reason):
@@ -85,7 +91,8 @@ def test_threshold_decides_verdict_label_and_mask(small_model, pictures):
     assert rejected.verdict is Verdict.REJECT
     assert rejected.pred_label is True
     assert rejected.pred_mask.shape == (256, 256)
-    assert np.array_equal(rejected.pred_mask, rejected.anomaly_map == score)  # rounding the threshold to float32 would empty it
+    # rounding the threshold to float32 would empty it
+    assert np.array_equal(rejected.pred_mask, rejected.anomaly_map == score)
     assert rejected.pred_mask.any()
     assert passed.reason is rejected.reason is None
 
@@ -159,7 +166,10 @@ def test_overflow_inside_the_network_is_an_error_and_never_passes(small_model, p
 
 
 def test_nan_inside_the_network_is_an_error_and_never_passes(small_model, pictures):
-    weights = {**small_model.weights, "inc.double_conv.0.weight": small_model.weights["inc.double_conv.0.weight"] * 1e38}
+    weights = {
+        **small_model.weights,
+        "inc.double_conv.0.weight": small_model.weights["inc.double_conv.0.weight"] * 1e38,
+    }
     result = Engine(dataclasses.replace(small_model, weights=weights)).predict(pictures[3])
     assert math.isnan(result.pred_score)
     assert is_error(result, "the score is nan")
@@ -176,7 +186,15 @@ def test_mixed_sizes_keep_their_order(engine):
     arrays = [picture(height, width, seed) for seed, (height, width) in enumerate(sizes)]
     results = engine.predict(arrays, channel_order="rgb")
     assert [result.source_size for result in results] == sizes
-    assert [result.error_map.shape for result in results] == [(32, 32), (32, 64), (64, 32), (32, 32), (32, 64), (64, 32), (32, 32)]
+    assert [result.error_map.shape for result in results] == [
+        (32, 32),
+        (32, 64),
+        (64, 32),
+        (32, 32),
+        (32, 64),
+        (64, 32),
+        (32, 32),
+    ]
     for array, result in zip(arrays, results, strict=True):
         assert same(engine.predict(array, channel_order="rgb"), result)
 

@@ -60,7 +60,9 @@ def sources(tmp_path_factory):
 def outside(code, *arguments, **variables):
     """Run code in a process of its own: what it prints."""
     environment = {**os.environ, **variables}
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -142,7 +144,9 @@ def test_without_a_threshold_nothing_passes(small_model, sources, tmp_path):
 
 
 def test_a_network_that_computes_something_else_is_refused(path, tmp_path):
-    """One number of the probe's map is wrong, with hashes to match: as if the backend had computed it wrongly."""
+    """One number of the probe's map is wrong, with hashes to match: as if the backend had computed
+    it wrongly.
+    """
     stored = export_file.read(path)
     wrong = stored.contract.probe.error_map.copy()
     wrong[3, 4] += 0.01 * np.abs(wrong).max()
@@ -166,7 +170,9 @@ def test_images_of_another_size_are_errors_where_the_graph_is_fixed(exports, tmp
     PIL.Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(tmp_path / "wide.png")
     result = runner.load(exports["onnx"]).predict(tmp_path / "wide.png")
     assert result.verdict is Verdict.ERROR
-    assert "wide.png: 32x64 pixels (height x width) at the network's input, this export takes 32x32 only" in result.reason
+    assert (
+        "wide.png: 32x64 pixels (height x width) at the network's input, this export takes 32x32 only" in result.reason
+    )
     assert runner.load(exports["plan"]).predict(tmp_path / "wide.png").error_map.shape == (32, 64)
 
 
@@ -194,9 +200,13 @@ def test_what_does_not_fit_is_refused(exports, target, options, kind, match):
         runner.load(exports[target], **options)
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="there is a CUDA provider")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="there is a CUDA provider"
+)
 def test_an_absent_provider_is_an_error_not_a_fallback(exports):
-    with pytest.raises(BackendError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider; .*pip install onnxruntime-gpu"):
+    with pytest.raises(
+        BackendError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider; .*pip install onnxruntime-gpu"
+    ):
         runner.load(exports["onnx"], device="cuda")
 
 

@@ -16,7 +16,7 @@ from sprfast.errors import InputError
 from sprfast.evaluation import calibration
 from sprfast.evaluation.calibration import DISAGREEMENT, SETTINGS, SHARE
 from sprfast.method import error_field, threshold
-from sprfast.method.scoring_mode import Setting
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import manual
 from support.line_cases import frame
 from support.scoring_mode_cases import QUICK, field
@@ -37,7 +37,7 @@ def good(tmp_path_factory):
 @pytest.fixture
 def engines(small_model):
     """A quick setting and the published one."""
-    models = small_model.with_setting(Setting(QUICK, field())), small_model
+    models = small_model.with_setting(ScoringMode(QUICK, field())), small_model
     return [Engine(model, "eager", "cpu") for model in models]
 
 
@@ -120,7 +120,8 @@ def test_too_few_images_for_a_rate_is_an_input_error_that_says_how_many(engines,
 
 
 def test_the_band_by_hand():
-    # of 19 images the 10 % largest scores: rank 18 of 20 (1 - 0.1) is the 18th; so scales are the second largest
+    # of 19 images the 10 % largest scores: rank 18 of 20 (1 - 0.1) is the 18th; so scales are the
+    # second largest
     first = np.exp(np.arange(19) / 10)
     second = first.copy()
     second[12] = 1000.0  # rejected by the second only, at a distance of 0.5 from where the first ends
@@ -128,8 +129,10 @@ def test_the_band_by_hand():
     made = calibration.band(NAMES, first, second, 0.1)
     assert (made.first, made.second, made.threshold) == (*NAMES, manual(1.0))
     assert made.first_scale == pytest.approx(first[17])
-    assert made.second_scale == 900.0  # of the second, the image at 0.2 is the second largest and so at its end, not above
-    # two verdicts differ: at 0.5, and that of the image above first's end, which is below the second's, at 0.1; rank 18 of 19 is 0.1
+    # of the second, the image at 0.2 is the second largest and so at its end, not above
+    assert made.second_scale == 900.0
+    # two verdicts differ: at 0.5, and that of the image above first's end, which is below the
+    # second's, at 0.1; rank 18 of 19 is 0.1
     assert made.high == pytest.approx(math.exp(0.1))
     assert made.low == pytest.approx(math.exp(-0.1))
 
@@ -140,7 +143,8 @@ def test_where_verdicts_never_differ_the_band_holds_its_share():
     assert made.second_scale == pytest.approx(3 * made.first_scale)
     distance = np.abs(np.log(first / made.first_scale))
     held = [int(np.sum(distance <= math.log(made.high) * around)) for around in (0.999, 1.001)]
-    assert held[0] < SHARE * 40 <= held[1] < SHARE * 40 + 2  # as narrow as that allows; two images lie at equal distances
+    # as narrow as that allows; two images lie at equal distances
+    assert held[0] < SHARE * 40 <= held[1] < SHARE * 40 + 2
     assert made.low == pytest.approx(1 / made.high)
 
 
@@ -148,7 +152,8 @@ def test_where_verdicts_never_differ_the_band_holds_its_share():
 def test_a_band_needs_nine_images(count, enough):
     scores = np.linspace(1, 2, count)
     if enough:
-        assert calibration.band(NAMES, scores, scores, 0.001).first_scale == 2.0  # the largest, where the rate is out of reach
+        # the largest, where the rate is out of reach
+        assert calibration.band(NAMES, scores, scores, 0.001).first_scale == 2.0
     else:
         with pytest.raises(InputError, match=f"at least 9 good images to fit it on, got {count}"):
             calibration.band(NAMES, scores, scores, 0.001)
@@ -164,12 +169,15 @@ def test_fresh_images_whose_verdicts_differ_seldom_lie_outside_the_band():
     missed, differing = [], []
     for _ in range(300):
         made = calibration.band(NAMES, *pair(39), 0.3)
-        first, second = (scores / scale for scores, scale in zip(pair(200), (made.first_scale, made.second_scale), strict=True))
+        first, second = (
+            scores / scale for scores, scale in zip(pair(200), (made.first_scale, made.second_scale), strict=True)
+        )
         differ = (first > 1) != (second > 1)
         differing.append(np.mean(differ))
         missed.append(np.mean(differ & ((first < made.low) | (first > made.high))))
     assert np.mean(differing) > 2 * DISAGREEMENT  # what a band without width would miss
-    # of images that the scales come from as well, so not quite the conformal promise; the standard error here is about 0.003
+    # of images that the scales come from as well, so not quite the conformal promise; the standard
+    # error here is about 0.003
     assert 0.07 < np.mean(missed) < 1.2 * DISAGREEMENT
 
 
@@ -197,7 +205,7 @@ def test_weights_give_every_level_the_same_mean_error(small_model, good):
     schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, weight=7.0)), noise="antithetic")
 
     def predictor_of(each):
-        return Engine(small_model.with_setting(Setting(each)), "eager", "cpu")
+        return Engine(small_model.with_setting(ScoringMode(each)), "eager", "cpu")
 
     weighted = calibration.balanced(predictor_of, schedule, good[:3])
     assert [(level.t, level.draws) for level in weighted.levels] == [(5e-4, 2), (0.01, 2)]
@@ -207,7 +215,9 @@ def test_weights_give_every_level_the_same_mean_error(small_model, good):
         engine = predictor_of(dataclasses.replace(schedule, levels=(level,)))
         means.append(np.mean([result.error_map.mean() for result in engine.predict(list(good[:3]))]))
     assert means[0] != pytest.approx(means[1], rel=0.1)  # or equal weights would pass below
-    assert [level.weight * mean for level, mean in zip(weighted.levels, means, strict=True)] == pytest.approx([1.0, 1.0])
+    assert [level.weight * mean for level, mean in zip(weighted.levels, means, strict=True)] == pytest.approx(
+        [1.0, 1.0]
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

@@ -16,7 +16,9 @@ def _no_warnings():
 
 
 def case(seed=0, levels=None, images=6, side=16):
-    """Scores, labels, maps, masks with several regions; `levels` quantises the maps to make ties."""
+    """Scores, labels, maps, masks with several regions; `levels` quantises the maps to make
+    ties.
+    """
     rng = np.random.default_rng(seed)
     labels = (np.arange(images) % 2).astype(int)
     masks = np.zeros((images, side, side), bool)
@@ -45,7 +47,9 @@ def regions_of(mask):
 
 
 def aupro_by_loops(maps, masks):
-    """The definition: a point of (false-positive rate, mean overlap) for each threshold, trapezoids to the limit."""
+    """The definition: a point of (false-positive rate, mean overlap) for each threshold, trapezoids
+    to the limit.
+    """
     regions = [maps[i][region] for i in range(len(maps)) for region in regions_of(masks[i])]
     points = [(0.0, 0.0)]
     for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
@@ -73,7 +77,8 @@ def test_aupro_counts_regions_alike_whatever_their_size():
     masks[1, 9, 9] = True  # 1 pixel, found
     maps = np.zeros((2, 10, 10), np.float32)
     maps[1, 9, 9] = 1.0
-    # one region of two is found before any false positive; all the rest is tied at the last step, a ramp over [0, 1]
+    # one region of two is found before any false positive; all the rest is tied at the last step, a
+    # ramp over [0, 1]
     expected = 0.5 + 0.5 * AUPRO_LIMIT / 2
     assert evaluate([0.0, 1.0], [0, 1], maps, masks)["AUPRO"].value == pytest.approx(expected)
 
@@ -114,7 +119,9 @@ def test_f1_max_with_every_anomalous_image_below_the_good_ones():
 
 def test_perfect_maps_and_scores_give_one():
     _, labels, _, masks = case()
-    assert [metric.value for metric in evaluate(labels * 1.0, labels, masks.astype(np.float32), masks).values()] == [1.0] * len(KEYS)
+    assert [metric.value for metric in evaluate(labels * 1.0, labels, masks.astype(np.float32), masks).values()] == [
+        1.0
+    ] * len(KEYS)
 
 
 def test_constant_scores_and_maps_are_finite():
@@ -145,7 +152,10 @@ def test_no_good_images_leaves_only_pixel_metrics():
 
 def test_missing_maps_or_masks_leave_only_image_metrics():
     scores, labels, maps, masks = case()
-    for result, word in ((evaluate(scores, labels, maps, None), "masks"), (evaluate(scores, labels, None, masks), "maps")):
+    for result, word in (
+        (evaluate(scores, labels, maps, None), "masks"),
+        (evaluate(scores, labels, None, masks), "maps"),
+    ):
         assert result["image_AUROC"].value is not None
         assert result["AUPRO"].value is None
         assert word in result["pixel_AUROC"].reason

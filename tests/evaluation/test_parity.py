@@ -202,8 +202,14 @@ def test_golden_file_of_another_format_is_an_input_error(folder, content):
         ('{"cases": {"a": 1}}', r"cases\.a is int"),
         ('{"cases": {"a": {"batch": 0}}}', r"cases\.a\.batch is 0"),
         ('{"cases": {"a": {"batch": 1, "height": 32, "width": true}}}', r"cases\.a\.width is bool"),
-        ('{"cases": {"a": {"batch": 1, "height": 32, "width": 32, "iterations": 1, "sha256": "", "t": [2]}}}', "times in"),
-        ('{"cases": {"a": {"batch": 1, "height": 32, "width": 32, "iterations": 1, "sha256": "", "t": [NaN]}}}', "times in"),
+        (
+            '{"cases": {"a": {"batch": 1, "height": 32, "width": 32, "iterations": 1, "sha256": "", "t": [2]}}}',
+            "times in",
+        ),
+        (
+            '{"cases": {"a": {"batch": 1, "height": 32, "width": 32, "iterations": 1, "sha256": "", "t": [NaN]}}}',
+            "times in",
+        ),
     ],
 )
 def test_wrong_golden_json_is_an_input_error_that_names_the_field(tmp_path, content, match):

@@ -8,7 +8,16 @@ import pytest
 
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
-from sprfast.formats.export_metadata import MAX_BATCH, QUANTIZED_TOLERANCE, TOLERANCE, Contract, Probe, document_of, probe_image, tolerance
+from sprfast.formats.export_metadata import (
+    MAX_BATCH,
+    QUANTIZED_TOLERANCE,
+    TOLERANCE,
+    ExportMetadata,
+    Probe,
+    document_of,
+    probe_image,
+    tolerance,
+)
 from sprfast.formats.manifest import FORMAT_VERSION
 from sprfast.method.threshold import MapThreshold, manual
 from support.scoring_mode_cases import field
@@ -19,7 +28,7 @@ OPTIONAL = ("threshold", "quantization", "size", "batch", "field", "map_threshol
 
 def filled():
     """A contract with something in every field."""
-    return Contract(
+    return ExportMetadata(
         network=NetworkConfig(base_width=32, embedding_dim=8),
         schedule=Schedule((Level(1e-3, 2), Level(0.1, 4, weight=0.5)), noise="antithetic"),
         preprocessing=Preprocessing(size=20, size_policy="stretch", bit_depth=12),
@@ -49,8 +58,8 @@ def document():
 )
 def test_json_and_back(change):
     given = dataclasses.replace(filled(), **change)
-    got = Contract.from_json(json.loads(json.dumps(given.to_json(), allow_nan=False)))
-    for each in dataclasses.fields(Contract):
+    got = ExportMetadata.from_json(json.loads(json.dumps(given.to_json(), allow_nan=False)))
+    for each in dataclasses.fields(ExportMetadata):
         if each.name not in ("probe", "field"):
             assert getattr(got, each.name) == getattr(given, each.name), each.name
     assert (got.field.to_json() if got.field else None) == (given.field.to_json() if given.field else None)
@@ -62,28 +71,32 @@ def test_json_and_back(change):
 def test_a_document_says_of_which_kind_and_version_it_is():
     given = document_of(filled(), "plan")
     assert (given["kind"], given["format_version"]) == ("plan", FORMAT_VERSION)
-    assert Contract.from_json(json.loads(json.dumps(given))).model_sha256 == filled().model_sha256
+    assert ExportMetadata.from_json(json.loads(json.dumps(given))).model_sha256 == filled().model_sha256
 
 
-@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(Contract) if each.name not in ("field", "map_threshold")])
+@pytest.mark.parametrize(
+    "name", [each.name for each in dataclasses.fields(ExportMetadata) if each.name not in ("field", "map_threshold")]
+)
 def test_a_missing_field_is_named(name):
     given = document()
     del given[name]
     with pytest.raises(InputError, match=f"'{name}' is missing"):
-        Contract.from_json(given)
+        ExportMetadata.from_json(given)
 
 
 def test_what_format_1_did_not_have_is_absent():
     given = document()
     del given["field"], given["map_threshold"], given["schedule"]["noise"]
-    got = Contract.from_json({**given, "schedule": given["schedule"] | {"antithetic": True}})
+    got = ExportMetadata.from_json({**given, "schedule": given["schedule"] | {"antithetic": True}})
     assert (got.field, got.map_threshold) == (None, None)
     assert got.schedule == filled().schedule  # which is antithetic
 
 
 def test_the_setting_is_what_scores_become_verdicts_by():
     given = filled()
-    assert given.setting.parts == {name: getattr(given, name) for name in ("schedule", "field", "threshold", "map_threshold")}
+    assert given.setting.parts == {
+        name: getattr(given, name) for name in ("schedule", "field", "threshold", "map_threshold")
+    }
     other = dataclasses.replace(given.setting, threshold=manual(7.0), field=None)
     assert given.with_setting(other).setting.parts == other.parts
     assert given.with_setting(other).model_sha256 == given.model_sha256
@@ -94,7 +107,7 @@ def test_a_missing_field_of_the_probe_is_named(name):
     given = document()
     del given["probe"][name]
     with pytest.raises(InputError, match=f"'{name}' is missing"):
-        Contract.from_json(given)
+        ExportMetadata.from_json(given)
 
 
 def encoded(values):
@@ -109,7 +122,10 @@ def encoded(values):
         ("preprocessing", ["fit", {"size": 15}, {"size_policy": "crop"}]),
         ("noise_seed", [None, -1, 2**32, 1.0, True, "0"]),
         ("threshold", [0.5, {"value": 0.5}, {"value": "high", "source": "manual"}]),
-        ("field", [0.5, [], {}, {"shape": [16, 20], "expected": "?", "samples": 3}, field(16, 20).to_json() | {"samples": 0}]),
+        (
+            "field",
+            [0.5, [], {}, {"shape": [16, 20], "expected": "?", "samples": 3}, field(16, 20).to_json() | {"samples": 0}],
+        ),
         ("map_threshold", [0.5, {}, {"value": 0.5, "samples": 0, "false_pixel_rate": 0.1}]),
         ("model_sha256", [None, 7, "", "0" * 63, "0" * 65, "G" * 64, "0" * 64 + "\n"]),
         ("precision", [None, "float64", 16, ["float16"], {}]),
@@ -123,7 +139,7 @@ def encoded(values):
 def test_a_wrong_field_is_named(name, values):
     for value in values:
         with pytest.raises(InputError, match=f"^{name}") as caught:
-            Contract.from_json({**document(), name: value})
+            ExportMetadata.from_json({**document(), name: value})
         assert "\n" not in str(caught.value)
 
 
@@ -131,7 +147,10 @@ def test_a_wrong_field_is_named(name, values):
     ("name", "values"),
     [
         ("shape", [None, 16, [16], [15, 20], [20, 16.0], [16, 2**16 + 1]]),
-        ("error_map", [None, 7, "", "?", "é", encoded(MAP)[:-4], encoded(MAP[:-1]), encoded(MAP * np.nan), encoded(MAP * 0)]),
+        (
+            "error_map",
+            [None, 7, "", "?", "é", encoded(MAP)[:-4], encoded(MAP[:-1]), encoded(MAP * np.nan), encoded(MAP * 0)],
+        ),
         ("tolerance", [None, 0, 0.0, 1.0, -0.1, "0.1", True, math.nan]),
     ],
 )
@@ -140,7 +159,7 @@ def test_a_wrong_field_of_the_probe_is_named(name, values):
         given = document()
         given["probe"][name] = value
         with pytest.raises(InputError, match=f"probe.{name}"):
-            Contract.from_json(given)
+            ExportMetadata.from_json(given)
 
 
 @pytest.mark.parametrize("shape", [[16, 21], [20, 20], [2**16, 2**16]])
@@ -148,21 +167,23 @@ def test_a_probe_of_another_shape_than_it_says_is_refused(shape):
     given = document()
     given["probe"]["shape"] = shape
     with pytest.raises(InputError, match=f"probe.error_map: expected base64 of {shape[0]} x {shape[1]}"):
-        Contract.from_json(given)
+        ExportMetadata.from_json(given)
 
 
 def test_the_probe_is_of_the_size_that_is_exported():
     given = {**document(), "size": [20, 16]}
     with pytest.raises(InputError, match=r"probe: 16x20 pixels .*, this export takes 20x16 only"):
-        Contract.from_json(given)
-    assert Contract.from_json({**given, "size": None}).size is None
+        ExportMetadata.from_json(given)
+    assert ExportMetadata.from_json({**given, "size": None}).size is None
 
 
 def test_the_probe_allows_its_tolerance_and_not_more():
     probe = Probe(MAP, 0.01)
     assert probe.check(MAP, "x") == 0.0
     assert probe.check(MAP * 1.0099, "x") == pytest.approx(0.0099, rel=1e-3)
-    with pytest.raises(BackendError, match=r"^backend x: the error map of the probe image is off by 0.0101 .*allowed 0.01"):
+    with pytest.raises(
+        BackendError, match=r"^backend x: the error map of the probe image is off by 0.0101 .*allowed 0.01"
+    ):
         probe.check(MAP * 1.0101, "backend x")
 
 

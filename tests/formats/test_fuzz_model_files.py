@@ -1,4 +1,6 @@
-"""Damaged and hostile model files and exports: each is refused in one line that names it, or is what was written; nothing else happens."""
+"""Damaged and hostile model files and exports: each is refused in one line that names it, or is
+what was written; nothing else happens.
+"""
 
 import dataclasses
 import json
@@ -74,7 +76,9 @@ def sample(request, small_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     path = folder / "good"
     if request.param == "model":
-        model_file.save(path, dataclasses.replace(small_model, provenance={"steps": 10}, certificates=({"backend": "eager"},)))
+        model_file.save(
+            path, dataclasses.replace(small_model, provenance={"steps": 10}, certificates=({"backend": "eager"},))
+        )
     else:
         export.export(small_model, path, Request(request.param))
     return Sample(request.param, path, folder / "bad")

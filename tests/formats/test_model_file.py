@@ -92,10 +92,19 @@ def test_flipped_bits_in_a_model_file_are_noticed(saved, tmp_path):
 
 WRONG_WEIGHTS = {
     "missing": (lambda tensors: tensors.pop(BIAS), f"{BIAS}' is missing"),
-    "extra": (lambda tensors: tensors.update({"../../etc/x": torch.ones(1)}), r"'\.\./\.\./etc/x' is not one of the network"),
+    "extra": (
+        lambda tensors: tensors.update({"../../etc/x": torch.ones(1)}),
+        r"'\.\./\.\./etc/x' is not one of the network",
+    ),
     "shape": (lambda tensors: tensors.update({BIAS: torch.ones(4)}), rf"{BIAS}' has shape \(4,\), expected \(3,\)"),
-    "float64": (lambda tensors: tensors.update({BIAS: torch.ones(3, dtype=torch.float64)}), "is float64, expected float32"),
-    "float16": (lambda tensors: tensors.update({BIAS: torch.ones(3, dtype=torch.float16)}), "is float16, expected float32"),
+    "float64": (
+        lambda tensors: tensors.update({BIAS: torch.ones(3, dtype=torch.float64)}),
+        "is float64, expected float32",
+    ),
+    "float16": (
+        lambda tensors: tensors.update({BIAS: torch.ones(3, dtype=torch.float16)}),
+        "is float16, expected float32",
+    ),
 }
 
 
@@ -171,7 +180,9 @@ def test_published_checkpoints_are_imported(weights, tmp_path, prefix, zipped):
     assert got.threshold is None
     assert got.provenance == {"imported_from": "authors.pth", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert got.weights.keys() == weights.keys()
-    assert all(torch.equal(got.weights[name], weights[name]) and not got.weights[name].requires_grad for name in weights)
+    assert all(
+        torch.equal(got.weights[name], weights[name]) and not got.weights[name].requires_grad for name in weights
+    )
 
 
 def test_weights_that_share_memory_can_be_imported_and_saved(weights, tmp_path):
@@ -198,7 +209,11 @@ def test_pickle_payload_is_refused_and_never_run(form, weights, tmp_path):
     if form == "pickle":
         path.write_bytes(pickle.dumps(payload, protocol=2))
     else:
-        torch.save({**weights, BIAS: payload} if form == "inside" else payload, path, _use_new_zipfile_serialization=form != "legacy")
+        torch.save(
+            {**weights, BIAS: payload} if form == "inside" else payload,
+            path,
+            _use_new_zipfile_serialization=form != "legacy",
+        )
     with pytest.raises(ModelFileError, match="never loaded") as caught:
         model_file.import_checkpoint(path)
     assert "weights_only" not in str(caught.value)
@@ -219,7 +234,10 @@ def test_pickle_payload_is_refused_and_never_run(form, weights, tmp_path):
         ({}, r"inc\.double_conv\.0\.weight"),
         ({"inc.double_conv.0.weight": torch.tensor(1.0)}, r"inc\.double_conv\.0\.weight"),
         ({"inc.double_conv.0.weight": torch.ones(33, 1), "embed.0.W": torch.ones(4)}, "base_width"),
-        ({"module.inc.double_conv.0.weight": torch.ones(32, 1), "embed.0.W": torch.ones(4)}, r"inc\.double_conv\.0\.weight"),
+        (
+            {"module.inc.double_conv.0.weight": torch.ones(32, 1), "embed.0.W": torch.ones(4)},
+            r"inc\.double_conv\.0\.weight",
+        ),
     ],
 )
 def test_other_contents_of_a_checkpoint_are_refused(tmp_path, content, match):
@@ -260,18 +278,28 @@ def test_zip_members_that_lead_out_of_the_folder_are_never_written(weights, tmp_
 @pytest.fixture(scope="module")
 def with_all(model):
     """The model with something in every field that a setting has."""
-    return dataclasses.replace(with_settings(model), field=field(40, 24, seed=1), map_threshold=MapThreshold(0.5, 30, 0.1))
+    return dataclasses.replace(
+        with_settings(model), field=field(40, 24, seed=1), map_threshold=MapThreshold(0.5, 30, 0.1)
+    )
 
 
 def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
     model_file.save(tmp_path / "a", with_all)
     got = model_file.load(tmp_path / "a")
     assert got.field.expected.tobytes() == with_all.field.expected.tobytes()
-    assert (got.schedule, got.threshold, got.map_threshold) == (with_all.schedule, with_all.threshold, with_all.map_threshold)
+    assert (got.schedule, got.threshold, got.map_threshold) == (
+        with_all.schedule,
+        with_all.threshold,
+        with_all.map_threshold,
+    )
     assert got.cascades == with_all.cascades
     stored, given = got.settings["quick"], with_all.settings["quick"]
     assert stored.field.expected.tobytes() == given.field.expected.tobytes()
-    assert (stored.schedule, stored.threshold, stored.map_threshold) == (given.schedule, given.threshold, given.map_threshold)
+    assert (stored.schedule, stored.threshold, stored.map_threshold) == (
+        given.schedule,
+        given.threshold,
+        given.map_threshold,
+    )
     assert got.sha256 == with_all.sha256  # which names the weights and nothing else
     model_file.save(tmp_path / "b", got)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -287,7 +315,9 @@ def test_a_setting_is_used_by_its_name(with_all, model):
 
 
 def test_a_name_that_is_no_setting_is_an_input_error_in_one_sentence(with_all, model):
-    with pytest.raises(InputError, match=r"^setting 'fast': the model has published, quick, cascade; `[a-z -]+` adds one$"):
+    with pytest.raises(
+        InputError, match=r"^setting 'fast': the model has published, quick, cascade; `[a-z -]+` adds one$"
+    ):
         with_all.using("fast")
     with pytest.raises(InputError, match="the model has published;"):
         model.using("quick")
@@ -301,19 +331,40 @@ def test_a_name_that_is_no_setting_is_an_input_error_in_one_sentence(with_all, m
 
 SETTING_EDITS = {
     "field of another size": (lambda document: document["field"].update(shape=[40, 25]), "error field"),
-    "field of zeros": (lambda document: document["field"].update(expected="AAAA" * 1280), "error field: expected finite, positive"),
-    "field cut off": (lambda document: document["field"].update(expected=document["field"]["expected"][:-8]), "error field"),
+    "field of zeros": (
+        lambda document: document["field"].update(expected="AAAA" * 1280),
+        "error field: expected finite, positive",
+    ),
+    "field cut off": (
+        lambda document: document["field"].update(expected=document["field"]["expected"][:-8]),
+        "error field",
+    ),
     "field of no image": (lambda document: document["field"].update(samples=0), "samples"),
     "field not an object": (lambda document: document.update(field=[]), "error field"),
-    "map threshold out of range": (lambda document: document["map_threshold"].update(false_pixel_rate=0), "false_pixel_rate"),
+    "map threshold out of range": (
+        lambda document: document["map_threshold"].update(false_pixel_rate=0),
+        "false_pixel_rate",
+    ),
     "settings not an object": (lambda document: document.update(settings=[]), "'settings' is list"),
-    "setting not an object": (lambda document: document["settings"].update(quick=5), "setting: expected an object, got int"),
+    "setting not an object": (
+        lambda document: document["settings"].update(quick=5),
+        "setting: expected an object, got int",
+    ),
     "setting without a schedule": (lambda document: document["settings"]["quick"].pop("schedule"), "Schedule"),
-    "setting with a bad field": (lambda document: document["settings"]["quick"]["field"].update(expected="?"), "error field"),
-    "setting of unknown noise": (lambda document: document["settings"]["quick"]["schedule"].update(noise="pink"), "noise"),
+    "setting with a bad field": (
+        lambda document: document["settings"]["quick"]["field"].update(expected="?"),
+        "error field",
+    ),
+    "setting of unknown noise": (
+        lambda document: document["settings"]["quick"]["schedule"].update(noise="pink"),
+        "noise",
+    ),
     "cascades not an object": (lambda document: document.update(cascades=None), "'cascades' is NoneType"),
     "cascade not an object": (lambda document: document["cascades"].update(cascade=[]), "CascadeSetting"),
-    "cascade without a threshold": (lambda document: document["cascades"]["cascade"].update(threshold=None), "Threshold"),
+    "cascade without a threshold": (
+        lambda document: document["cascades"]["cascade"].update(threshold=None),
+        "Threshold",
+    ),
     "cascade with an empty band": (lambda document: document["cascades"]["cascade"].update(low=2.0), "high"),
 }
 
@@ -330,7 +381,9 @@ def test_a_bad_setting_is_a_model_file_error_that_names_the_file(case, with_all,
 
 
 @pytest.mark.parametrize(("antithetic", "noise"), [(True, "antithetic"), (False, "gaussian")])
-def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(model, saved, tmp_path, monkeypatch, antithetic, noise):
+def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(
+    model, saved, tmp_path, monkeypatch, antithetic, noise
+):
     tensors, document = archive.read(saved, kind="model")
     for name in ("settings", "cascades", "field", "map_threshold"):
         del document[name]

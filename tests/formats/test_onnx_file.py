@@ -135,7 +135,10 @@ def test_metadata_of_another_tool_may_come_before_ours_only(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, f"has format {FORMAT_VERSION + 1}, .* reads up to {FORMAT_VERSION}: upgrade sprfast"),
+        (
+            {"format_version": FORMAT_VERSION + 1},
+            f"has format {FORMAT_VERSION + 1}, .* reads up to {FORMAT_VERSION}: upgrade sprfast",
+        ),
         ({"kind": "plan"}, "is a 'plan' file, expected a 'onnx' file"),
         ({"graph_sha256": "0" * 64}, "the graph does not match its sha256, the file is damaged"),
         ({"graph_sha256": None}, "'graph_sha256' is NoneType, expected str"),

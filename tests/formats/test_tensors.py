@@ -58,7 +58,9 @@ def joined(header, data=b""):
 
 
 def forged(content, edit):
-    """`content` with its manifest edited and signed anew, as a careful author of a bad file would."""
+    """`content` with its manifest edited and signed anew, as a careful author of a bad file
+    would.
+    """
     header, data = split(content)
     manifest = json.loads(header["__metadata__"]["sprfast"])
     edit(header, manifest)
@@ -146,7 +148,9 @@ def test_spliced_files_are_refused(tmp_path_factory, data):
 
 def test_giant_header_length_is_refused(path):
     refused(path, struct.pack("<Q", 2**63) + b"{}", "allowed up to")
-    refused(path, struct.pack("<Q", archive.MAX_HEADER_BYTES + 1) + b" " * (archive.MAX_HEADER_BYTES + 1), "allowed up to")
+    refused(
+        path, struct.pack("<Q", archive.MAX_HEADER_BYTES + 1) + b" " * (archive.MAX_HEADER_BYTES + 1), "allowed up to"
+    )
 
 
 def test_duplicate_json_keys_are_refused(path):
@@ -200,7 +204,9 @@ def test_a_tensor_that_differs_from_the_manifest_is_refused(path, key, value):
 
 def test_missing_and_extra_tensors_are_refused(path):
     content = path.read_bytes()
-    refused(path, forged(content, lambda header, manifest: manifest["tensors"].pop("step")), "'step' is not in the manifest")
+    refused(
+        path, forged(content, lambda header, manifest: manifest["tensors"].pop("step")), "'step' is not in the manifest"
+    )
     refused(path, forged(content, lambda header, manifest: manifest["tensors"].update(lost={})), "'lost' is missing")
 
 
@@ -216,7 +222,11 @@ def test_newer_version_is_refused_with_both_versions(path):
     def edit(header, manifest):
         manifest["format_version"] = FORMAT_VERSION + 1
 
-    refused(path, forged(path.read_bytes(), edit), f"has format {FORMAT_VERSION + 1}, .* reads up to {FORMAT_VERSION}: upgrade sprfast")
+    refused(
+        path,
+        forged(path.read_bytes(), edit),
+        f"has format {FORMAT_VERSION + 1}, .* reads up to {FORMAT_VERSION}: upgrade sprfast",
+    )
 
 
 def test_unknown_optional_fields_are_ignored(path):
@@ -232,7 +242,9 @@ def test_unknown_optional_fields_are_ignored(path):
 def test_missing_and_mistyped_fields_are_named(path, field):
     content = path.read_bytes()
     refused(path, forged(content, lambda header, manifest: manifest.pop(field)), f"'{field}' is missing")
-    refused(path, forged(content, lambda header, manifest: manifest.update({field: [1]})), f"'{field}' is list, expected")
+    refused(
+        path, forged(content, lambda header, manifest: manifest.update({field: [1]})), f"'{field}' is list, expected"
+    )
 
 
 def test_the_other_kind_is_refused(path):

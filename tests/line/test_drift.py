@@ -37,7 +37,9 @@ def feed(drift, values):
 
 @pytest.mark.parametrize(("calibrated_on", "reject", "exact"), [(50, 0.05, True), (60, 0.5, True), (3000, 0.1, False)])
 def test_false_alarms_have_the_stated_rate(calibrated_on, reject, exact):
-    """A fresh calibration for each window. Where a large part is cut off at the threshold, the rest is what both sides have in common."""
+    """A fresh calibration for each window. Where a large part is cut off at the threshold, the rest
+    is what both sides have in common.
+    """
     rng, windows, rate = np.random.default_rng(calibrated_on), 1500 if exact else 500, 0.05
     alarms = 0
     for _ in range(windows):
@@ -74,7 +76,9 @@ def test_another_level_or_spread_is_noticed_in_the_first_window(calibrated_on, c
 
 
 def test_defects_above_the_threshold_raise_no_alarm():
-    """Through `Tally`, which shows the watch only parts that passed; 5 % of the parts are defects."""
+    """Through `Tally`, which shows the watch only parts that passed; 5 % of the parts are
+    defects.
+    """
     rng, windows, rate = np.random.default_rng(7), 300, 0.05
     alarms = 0
     for _ in range(windows):
@@ -122,7 +126,9 @@ def test_constant_scores_and_ties():
     assert (report.p_value, report.statistic, report.alarms) == (1.0, 0.0, 0)
     assert feed(drift, [0.6] * 200).drifted
     rng = np.random.default_rng(2)  # scores in coarse steps: no more false alarms than without ties
-    alarms = sum(feed(Drift(rng.integers(0, 5, 50).tolist(), 50, 0.05), rng.integers(0, 5, 50)).alarms for _ in range(400))
+    alarms = sum(
+        feed(Drift(rng.integers(0, 5, 50).tolist(), 50, 0.05), rng.integers(0, 5, 50)).alarms for _ in range(400)
+    )
     assert alarms <= binom.ppf(0.9995, 400, 0.05)
 
 
@@ -142,7 +148,10 @@ def test_as_many_scores_as_an_alarm_needs(window, rate, needed):
         (None, "not come from a calibration"),
         (manual(1.0), "not come from a calibration"),
         (dataclasses.replace(calibrate(np.arange(99.0), 0.01), scores=()), "without the scores.*calibrate` again"),
-        (calibrate([1.0, 2.0], 0.4), "the calibration has 1 scores below its threshold, to test 200 parts .* 0.001 takes 2"),
+        (
+            calibrate([1.0, 2.0], 0.4),
+            "the calibration has 1 scores below its threshold, to test 200 parts .* 0.001 takes 2",
+        ),
     ],
 )
 def test_where_drift_cannot_be_watched_there_is_a_reason(threshold, reason):
@@ -159,7 +168,8 @@ def test_what_is_compared_is_below_the_threshold_on_the_calibrations_side():
 
 
 @pytest.mark.parametrize(
-    ("window", "rate"), [(0, 0.1), (10_001, 0.1), (2.5, 0.1), (200, 0.0), (200, 1.0), (200, math.nan), (200, "0.1"), (1, 1e-9)]
+    ("window", "rate"),
+    [(0, 0.1), (10_001, 0.1), (2.5, 0.1), (200, 0.0), (200, 1.0), (200, math.nan), (200, "0.1"), (1, 1e-9)],
 )
 def test_arguments_are_checked_even_where_nothing_is_watched(window, rate):
     for call in (lambda: watch(None, window, rate), lambda: Drift([1.0] * 50, window, rate)):

@@ -1,4 +1,6 @@
-"""Arrays, buffers and objects of every kind as frames: refused in one line, or exactly the pixels that they hold; never written to."""
+"""Arrays, buffers and objects of every kind as frames: refused in one line, or exactly the pixels
+that they hold; never written to.
+"""
 
 import ctypes
 import dataclasses
@@ -24,10 +26,18 @@ from support.fuzzing import STEADY, VALUES, attempt
 SIZE = 16
 SMALL = Preprocessing(size=SIZE, size_policy="stretch")
 ACCEPTED = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
-ORDERS = st.one_of(st.sampled_from([None, "rgb", "bgr", "grey", "RGB", "", 0, np.array(["rgb", "bgr"]), np.str_("rgb"), ["rgb"]]), VALUES)
+ORDERS = st.one_of(
+    st.sampled_from([None, "rgb", "bgr", "grey", "RGB", "", 0, np.array(["rgb", "bgr"]), np.str_("rgb"), ["rgb"]]),
+    VALUES,
+)
 
 DTYPES = st.one_of(
-    st.sampled_from([*ACCEPTED, *map(np.dtype, (">u2", ">f4", "f2", "f8", "c8", "?", "O", "i1", "i4", "u4", "S2", "U1", "V3", "M8[s]"))]),
+    st.sampled_from(
+        [
+            *ACCEPTED,
+            *map(np.dtype, (">u2", ">f4", "f2", "f8", "c8", "?", "O", "i1", "i4", "u4", "S2", "U1", "V3", "M8[s]")),
+        ]
+    ),
     nps.array_dtypes(max_size=2),
 )
 SHAPES = st.one_of(
@@ -51,7 +61,9 @@ VIEWS = {
     "subclass": lambda array: array.view(Marked),
     "masked": lambda array: np.ma.masked_array(array) if array.dtype in ACCEPTED else array,
     "read-only": lambda array: (
-        np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape) if array.size and not array.dtype.hasobject else array
+        np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+        if array.size and not array.dtype.hasobject
+        else array
     ),
 }
 
@@ -71,7 +83,9 @@ def arrays(draw):
     else:
         seed = draw(st.integers(0, 2**32 - 1))
         size = max(1, math.prod(shape) * dtype.itemsize)
-        array = np.resize(np.frombuffer(np.random.RandomState(seed).bytes(size), np.uint8), size)[: math.prod(shape) * dtype.itemsize]
+        array = np.resize(np.frombuffer(np.random.RandomState(seed).bytes(size), np.uint8), size)[
+            : math.prod(shape) * dtype.itemsize
+        ]
         array = array.copy().view(dtype).reshape(shape) if array.size else np.zeros(shape, dtype)
     name = draw(st.sampled_from(sorted(VIEWS)))
     return VIEWS[name](array)
@@ -81,10 +95,33 @@ OBJECTS = st.one_of(
     VALUES,
     st.binary(max_size=8),
     st.binary(max_size=8).map(bytearray),
-    st.sampled_from([int, len, object(), {1}, 1j, range(3), memoryview(b"abc"), np.float32(1), np.datetime64("now"), torch.float32, SMALL]),
-    st.sampled_from([PIL.Image.new(mode, size) for mode in ("RGB", "F", "I", "CMYK", "P", "1") for size in ((1, 1), (0, 3), (16, 16))]),
     st.sampled_from(
-        [torch.zeros(3, SIZE, SIZE, dtype=dtype) for dtype in (torch.uint8, torch.bool, torch.float16, torch.complex64, torch.float64)]
+        [
+            int,
+            len,
+            object(),
+            {1},
+            1j,
+            range(3),
+            memoryview(b"abc"),
+            np.float32(1),
+            np.datetime64("now"),
+            torch.float32,
+            SMALL,
+        ]
+    ),
+    st.sampled_from(
+        [
+            PIL.Image.new(mode, size)
+            for mode in ("RGB", "F", "I", "CMYK", "P", "1")
+            for size in ((1, 1), (0, 3), (16, 16))
+        ]
+    ),
+    st.sampled_from(
+        [
+            torch.zeros(3, SIZE, SIZE, dtype=dtype)
+            for dtype in (torch.uint8, torch.bool, torch.float16, torch.complex64, torch.float64)
+        ]
     ),
     st.sampled_from([torch.full((3, SIZE, SIZE), value) for value in (math.nan, math.inf, 2.0, 0.5)]),
 )
@@ -154,7 +191,9 @@ def test_an_array_in_a_file_is_taken_and_never_written(tmp_path):
     content.tofile(tmp_path / "frame")
     for mode in ("r", "r+", "c"):
         mapped = np.memmap(tmp_path / "frame", np.uint8, mode, shape=content.shape)
-        np.testing.assert_array_equal(load_image(mapped, SMALL, channel_order="bgr").pixels, slow_pixels(content, "bgr"))
+        np.testing.assert_array_equal(
+            load_image(mapped, SMALL, channel_order="bgr").pixels, slow_pixels(content, "bgr")
+        )
     assert (tmp_path / "frame").read_bytes() == content.tobytes()
 
 
@@ -180,7 +219,9 @@ def test_a_frame_format_is_refused_or_holds_its_promises(fields):
 
 
 @pytest.mark.parametrize("name", ["height", "width", "row_bytes"])
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), np.arange(12).reshape(4, 3), True, 2.0, np.int64(4)], ids=range(6))
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), np.arange(12).reshape(4, 3), True, 2.0, np.int64(4)], ids=range(6)
+)
 def test_a_number_that_no_camera_has_is_refused_in_one_line(name, value):
     with pytest.raises(InputError, match=f"FrameFormat.{name}") as caught:
         FrameFormat(**{"height": 2, "width": 2, "channel_order": "grey", name: value})
@@ -197,7 +238,9 @@ def formats(draw):
         draw(FIELDS["dtype"].filter(lambda name: name in ("uint8", "uint16", "float32"))),
     )
     packed = form.width * form.channels * np.dtype(form.dtype).itemsize
-    return FrameFormat(form.height, form.width, form.channel_order, form.dtype, draw(st.none() | st.integers(packed, packed + 5)))
+    return FrameFormat(
+        form.height, form.width, form.channel_order, form.dtype, draw(st.none() | st.integers(packed, packed + 5))
+    )
 
 
 @settings(STEADY, max_examples=300)
@@ -216,7 +259,9 @@ def test_a_buffer_is_refused_or_its_pixels(form, data):
         return
     code = {"uint8": "B", "uint16": "H", "float32": "f"}[form.dtype]
     pixel = struct.Struct(f"={form.channels}{code}")
-    expected = [[pixel.unpack_from(content, r * row + c * pixel.size) for c in range(form.width)] for r in range(form.height)]
+    expected = [
+        [pixel.unpack_from(content, r * row + c * pixel.size) for c in range(form.width)] for r in range(form.height)
+    ]
     np.testing.assert_array_equal(got.reshape(form.height, form.width, form.channels), np.array(expected, form.dtype))
     assert np.shares_memory(got, np.frombuffer(given_frame, np.uint8))
 

@@ -1,4 +1,6 @@
-"""The pipeline at work: every frame gets its own answer, once, whatever the order, the form of the frames and the producers."""
+"""The pipeline at work: every frame gets its own answer, once, whatever the order, the form of the
+frames and the producers.
+"""
 
 import dataclasses
 import threading
@@ -54,7 +56,10 @@ def test_an_export_serves_a_line_as_a_model_does(engine, small_model, tmp_path):
     export.export(small_model, path, export.Request("plan"))
     frames = [frame(seed) for seed in range(6)]
     with Line(runner.load(path)) as line:
-        scores = [line.submit(each, index, channel_order="rgb").result(PATIENCE).result.pred_score for index, each in enumerate(frames)]
+        scores = [
+            line.submit(each, index, channel_order="rgb").result(PATIENCE).result.pred_score
+            for index, each in enumerate(frames)
+        ]
     assert scores == pytest.approx([result.pred_score for result in engine.predict(frames, "rgb")], rel=1e-6)
 
 
@@ -97,7 +102,9 @@ def test_32_producers_with_mixed_sizes_and_forms_get_their_own_results(engine, t
     def produce(producer):
         for turn in range(rounds):
             index = (producer + turn) % len(pictures)
-            answer = line.submit(pictures[index][0], (producer, turn), channel_order=pictures[index][1]).result(PATIENCE)
+            answer = line.submit(pictures[index][0], (producer, turn), channel_order=pictures[index][1]).result(
+                PATIENCE
+            )
             if answer.id != (producer, turn) or answer.result.pred_score != expected[index]:
                 wrong.append((producer, turn, answer))
 
@@ -184,12 +191,16 @@ def test_padded_rows_and_other_layouts_are_taken_as_declared(engine):
     padded = np.full((40, 160), 255, np.uint8)
     padded[:, :150] = picture.reshape(40, 150)
     with Line(engine, frame_format=FrameFormat(40, 50, "bgr", row_bytes=160)) as line:
-        for index, buffer in enumerate((padded.tobytes(), memoryview(padded.tobytes()), bytearray(padded.tobytes()[:-10]), picture)):
+        for index, buffer in enumerate(
+            (padded.tobytes(), memoryview(padded.tobytes()), bytearray(padded.tobytes()[:-10]), picture)
+        ):
             answer = line.submit(buffer, index).result(PATIENCE)
             assert answer.result.pred_score == expected
     mono = frame(2, (40, 50))
     with Line(engine, frame_format=FrameFormat(40, 50, "grey")) as line:
-        assert line.submit(mono.tobytes(), 0).result(PATIENCE).result.pred_score == engine.predict(mono, "grey").pred_score
+        assert (
+            line.submit(mono.tobytes(), 0).result(PATIENCE).result.pred_score == engine.predict(mono, "grey").pred_score
+        )
     with Line(engine) as line:
         fortran, reversed_ = np.asfortranarray(picture), picture[:, ::-1][:, ::-1]
         picture.flags.writeable = False
@@ -227,7 +238,10 @@ def test_a_source_is_submitted_to_its_end(engine, tmp_path):
     ]
     with Line(engine, lambda answer: answers.setdefault(answer.id, answer)) as line:
         line.run(source)
-    assert {number: answer.verdict for number, answer in answers.items() if answer.error} == {2: Verdict.ERROR, 3: Verdict.ERROR}
+    assert {number: answer.verdict for number, answer in answers.items() if answer.error} == {
+        2: Verdict.ERROR,
+        3: Verdict.ERROR,
+    }
     assert answers[1].result.pred_score == engine.predict(frame(1), "rgb").pred_score
     assert answers[4].result.pred_score == engine.predict(frame(4), "bgr").pred_score
     health = line.health()
@@ -249,7 +263,9 @@ def test_another_model_takes_over_while_frames_come(small_model):
 
 def test_a_frame_is_scored_by_the_model_that_prepared_it(small_model):
     old, network = engine_with_network(small_model)
-    new = Engine(dataclasses.replace(small_model, preprocessing=dataclasses.replace(small_model.preprocessing, size=48)))
+    new = Engine(
+        dataclasses.replace(small_model, preprocessing=dataclasses.replace(small_model.preprocessing, size=48))
+    )
     with Line(old) as line:
         with network.held():
             futures = [line.submit(frame(0), 0, channel_order="rgb")]
@@ -282,7 +298,11 @@ def test_health_says_how_it_goes(small_model):
     assert health.reasons == ("6 of the last 100 answers are ERROR: 6 input",)
     assert (health.taken, health.capacity, health.errors["input"], sum(health.latencies.counts)) == (7, 7, 6, 7)
     assert health.verdicts["ERROR"] == 6
-    assert (health.model.sha256, health.model.backend, health.model.precision) == (small_model.sha256, "Network", "float32")
+    assert (health.model.sha256, health.model.backend, health.model.precision) == (
+        small_model.sha256,
+        "Network",
+        "float32",
+    )
     for index in range(100):
         line.submit(frame(1), index + 10, channel_order="rgb").result(PATIENCE)
     assert line.health().state is State.OK

@@ -1,4 +1,6 @@
-"""What a line survives: overflow, lateness, bad frames, a failing network, broken callbacks, forks and the end of the process."""
+"""What a line survives: overflow, lateness, bad frames, a failing network, broken callbacks, forks
+and the end of the process.
+"""
 
 import ast
 import dataclasses
@@ -264,12 +266,17 @@ def test_the_wall_clock_may_jump(engine, monkeypatch):
 
 def test_nothing_in_line_code_reads_the_wall_clock():
     folders = [ROOT / name for name in ("sprfast/line", "sprfast/engine", "sprfast/system", "bench/line")]
-    files = [path for folder in folders for path in folder.rglob("*.py") if path.name != "environment.py"]  # which dates reports
+    # which dates reports
+    files = [path for folder in folders for path in folder.rglob("*.py") if path.name != "environment.py"]
     assert all(any(path.is_relative_to(folder) for path in files) for folder in folders)
     for path in files:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert (node.value.id, node.attr) not in (("time", "time"), ("time", "localtime"), ("datetime", "now")), path
+                assert (node.value.id, node.attr) not in (
+                    ("time", "time"),
+                    ("time", "localtime"),
+                    ("datetime", "now"),
+                ), path
 
 
 # Ids
@@ -317,8 +324,19 @@ def test_bad_frames_do_not_disturb_their_neighbours(held, tmp_path):
     PIL.Image.fromarray(frame(1, (64, 64, 3))).save(truncated)
     truncated.write_bytes(truncated.read_bytes()[:-200])
     nan = np.full((32, 32, 3), np.nan, np.float32)
-    bad = [(nan, "rgb"), (truncated, None), (tmp_path / "missing.png", None), (frame(1), None), (frame(1), "grey"), (None, None)]
-    bad += [(frame(1).astype(object), "rgb"), (torch.full((3, 32, 32), torch.nan), None), (torch.zeros(3, 32, 32, device="meta"), None)]
+    bad = [
+        (nan, "rgb"),
+        (truncated, None),
+        (tmp_path / "missing.png", None),
+        (frame(1), None),
+        (frame(1), "grey"),
+        (None, None),
+    ]
+    bad += [
+        (frame(1).astype(object), "rgb"),
+        (torch.full((3, 32, 32), torch.nan), None),
+        (torch.zeros(3, 32, 32, device="meta"), None),
+    ]
     bad += [(frame(1).astype(">u2"), "rgb"), (np.zeros((0, 4, 3), np.uint8), "rgb"), (object(), None), (12, None)]
     with Line(engine) as line:
         good = fill(line, network, 2)
@@ -332,7 +350,9 @@ def test_bad_frames_do_not_disturb_their_neighbours(held, tmp_path):
 
 
 def test_a_score_that_is_no_number_is_an_error(small_model):
-    weights = {name: value * 1e30 if name == "outc.conv.weight" else value for name, value in small_model.weights.items()}
+    weights = {
+        name: value * 1e30 if name == "outc.conv.weight" else value for name, value in small_model.weights.items()
+    }
     broken = Engine(dataclasses.replace(small_model, weights=weights))
     result = broken.predict(frame(1), "rgb")
     assert not np.isfinite(result.pred_score)
@@ -433,15 +453,17 @@ def test_a_lost_device_fails_the_line_and_answers_everything(held):
     network.open.set()
     with Line(engine) as line:
         futures = fill(line, network, 4)
-        network.fault = lambda x: RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+        network.fault = lambda x: RuntimeError(
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."
+        )
         network.open.set()
         assert errors_of(futures) == [DeviceLostError] * 4
         assert all(future.result().verdict is Verdict.ERROR for future in futures)
         health = line.health()
         assert health.state is State.FAILED
         assert (
-            "an illegal memory access was encountered; the device cannot be used by this process any more, start a new one"
-            in health.reasons[0]
+            "an illegal memory access was encountered; the device cannot be used by this process any more, start a "
+            "new one" in health.reasons[0]
         )
         network.fault = lambda x: None  # nothing is believed of that device any more
         assert errors_of([line.submit(frame(9), 9, channel_order="rgb")]) == [DeviceLostError]
@@ -554,7 +576,12 @@ from sprfast.line.in_flight import Book
 def process(code, model_path, timeout=120):
     script = SETUP + textwrap.dedent(code)
     return subprocess.run(
-        [sys.executable, "-c", script, str(model_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout
+        [sys.executable, "-c", script, str(model_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
     )
 
 

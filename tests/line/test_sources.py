@@ -1,4 +1,6 @@
-"""Sources: whatever befalls a camera or a folder, each trigger becomes one frame with its own picture or with the reason why not."""
+"""Sources: whatever befalls a camera or a folder, each trigger becomes one frame with its own
+picture or with the reason why not.
+"""
 
 import io
 import itertools
@@ -82,7 +84,11 @@ def test_a_lost_picture_is_one_fault_with_its_id(fault):
     frames = list(stream(simulated({3: fault})))
     assert ids(frames) == [f"cam-{number}" for number in range(8)]
     assert list(faults(frames)) == ["cam-3"]
-    expected = "cam: picture 3 was lost with the connection" if fault is Fault.DISCONNECT else "cam: picture 3 was dropped by the camera"
+    expected = (
+        "cam: picture 3 was lost with the connection"
+        if fault is Fault.DISCONNECT
+        else "cam: picture 3 was dropped by the camera"
+    )
     assert expected in faults(frames)["cam-3"]
     assert frames[3].image is None
     assert frames[2].trigger_time <= frames[3].trigger_time <= frames[4].trigger_time
@@ -121,8 +127,13 @@ def test_a_picture_that_cannot_be_used_is_a_fault(fault, message):
 
 
 def test_both_forms_of_a_format_change_occur_and_are_named():
-    found = set(faults(stream(simulated({3: Fault.FORMAT_CHANGE, 4: Fault.FORMAT_CHANGE, 5: Fault.FORMAT_CHANGE}))).values())
-    assert found == {f"cam: frame: |u1 of shape {shape}, this camera was declared as uint8 (6, 8, 3)" for shape in ((6, 8), (3, 8, 3))}
+    found = set(
+        faults(stream(simulated({3: Fault.FORMAT_CHANGE, 4: Fault.FORMAT_CHANGE, 5: Fault.FORMAT_CHANGE}))).values()
+    )
+    assert found == {
+        f"cam: frame: |u1 of shape {shape}, this camera was declared as uint8 (6, 8, 3)"
+        for shape in ((6, 8), (3, 8, 3))
+    }
 
 
 def test_another_channel_order_than_declared_is_a_fault():
@@ -143,7 +154,10 @@ def test_a_raw_buffer_becomes_an_array():
 def test_without_a_format_pictures_are_passed_on_as_they_are():
     grey = Picture(PICTURES[1][:, :, 0], 1, 0.0, "grey")
     frames = list(stream(Scripted(picture(0, channel_order="rgb"), grey), None))
-    assert [(frame.image.shape, frame.channel_order, frame.fault) for frame in frames] == [((6, 8, 3), "rgb", None), ((6, 8), "grey", None)]
+    assert [(frame.image.shape, frame.channel_order, frame.fault) for frame in frames] == [
+        ((6, 8, 3), "rgb", None),
+        ((6, 8), "grey", None),
+    ]
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -259,7 +273,9 @@ def test_with_a_period_triggers_without_a_connection_are_faults_and_late_picture
 
 
 def test_a_camera_that_does_not_count_misses_triggers_by_their_time():
-    frames = list(stream(Scripted(picture(None, 10.0), picture(None, 10.11), picture(None, 10.41)), period=0.1, timeout=1e6))
+    frames = list(
+        stream(Scripted(picture(None, 10.0), picture(None, 10.11), picture(None, 10.41)), period=0.1, timeout=1e6)
+    )
     assert ids(frames) == [f"cam-{number}" for number in range(1, 6)]
     assert [frame.id for frame in frames if frame.fault] == ["cam-3", "cam-4"]
     assert frames[2].trigger_time == pytest.approx(10.21)
@@ -381,7 +397,14 @@ def test_a_consumer_that_stops_lets_the_camera_go():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"timeout": 0.0}, {"period": -1.0}, {"first_wait": 0.0}, {"first_wait": 2.0, "longest_wait": 1.0}, {"give_up": -1.0}]
+    "arguments",
+    [
+        {"timeout": 0.0},
+        {"period": -1.0},
+        {"first_wait": 0.0},
+        {"first_wait": 2.0, "longest_wait": 1.0},
+        {"give_up": -1.0},
+    ],
 )
 def test_arguments_that_are_refused(arguments):
     with pytest.raises(InputError, match=next(iter(arguments))):
@@ -392,7 +415,9 @@ def test_arguments_that_are_refused(arguments):
 
 
 def test_all_kinds_of_faults_through_a_stream():
-    """What a soak run relies on: of the triggers whose faults spoil them none is first seen as a picture, and all others are."""
+    """What a soak run relies on: of the triggers whose faults spoil them none is first seen as a
+    picture, and all others are.
+    """
     planned = simulated_faults(400, 0.2, seed=3)
     assert len(planned) == 80
     assert set(planned.values()) == set(Fault)
@@ -430,7 +455,9 @@ def test_any_sequence_of_faults_leaves_no_trigger_out_and_lets_no_spoilt_picture
 
 
 def test_float_pictures_get_a_nan():
-    line = SimulatedLine([np.full((4, 4), 0.5, np.float32) + np.eye(4, dtype=np.float32) / 4], "grey", frames=3, faults={1: Fault.NAN})
+    line = SimulatedLine(
+        [np.full((4, 4), 0.5, np.float32) + np.eye(4, dtype=np.float32) / 4], "grey", frames=3, faults={1: Fault.NAN}
+    )
     frames = list(stream(line, FrameFormat(4, 4, "grey", "float32")))
     assert [int(np.isnan(frame.image).sum()) for frame in frames] == [0, 1, 0]
 

@@ -1,4 +1,6 @@
-"""Adapters for cameras: recordings through OpenCV, and GenICam buffers, as far as that goes without a camera."""
+"""Adapters for cameras: recordings through OpenCV, and GenICam buffers, as far as that goes without
+a camera.
+"""
 
 import inspect
 import signal
@@ -63,7 +65,9 @@ def test_a_camera_that_is_not_there(device):
 
 
 def test_a_silent_address_is_given_up_and_its_password_is_not_told(capfd):
-    """Something takes the connection and never says a word; without its limit OpenCV waits for 30 seconds."""
+    """Something takes the connection and never says a word; without its limit OpenCV waits for 30
+    seconds.
+    """
     pytest.importorskip("cv2")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -116,11 +120,14 @@ def test_the_padding_of_the_last_row_may_be_missing():
 
 @pytest.mark.parametrize("name", ["BayerRG8", "Mono12Packed", "Mono10p", "YUV422_8", "RGB8Packed", "0x81234567"])
 def test_other_pixel_formats_are_refused_with_what_to_set(name):
-    with pytest.raises(InputError, match=f"pixel format {name} is not supported; set the camera's PixelFormat to one of Mono8, .*BGR8"):
+    with pytest.raises(
+        InputError, match=f"pixel format {name} is not supported; set the camera's PixelFormat to one of Mono8, .*BGR8"
+    ):
         pixels(bytes(100), name, 2, 2)
 
 
-# The connection, to a package that has the names of harvesters 1.4.3 and a camera made up of numpy arrays
+# The connection, to a package that has the names of harvesters 1.4.3 and a camera made up of numpy
+# arrays
 
 
 class GenTlError(Exception):
@@ -189,7 +196,9 @@ class Harvester:
             raise OSError("file too short")
 
     def update(self):
-        self.device_info_list = [types.SimpleNamespace(property_dict={"serial_number": serial}) for serial in self.package.serials]
+        self.device_info_list = [
+            types.SimpleNamespace(property_dict={"serial_number": serial}) for serial in self.package.serials
+        ]
 
     def create(self, key):
         if isinstance(key, dict) and key["serial_number"] not in self.package.serials:
@@ -249,7 +258,13 @@ def test_buffers_become_frames_and_go_back_to_the_camera(package, cti):
     assert [frame.id for frame in frames] == ["cam-7", "cam-8", "cam-9", "cam-10", "cam-11", "cam-12", "cam-13"]
     assert np.array_equal(frames[0].image, image)
     assert frames[0].channel_order == "grey"
-    expected = ["data was lost on its way", "not whole: 16 bytes for 4 x 6", "was dropped", "BayerRG8 is not supported", "no plain image"]
+    expected = [
+        "data was lost on its way",
+        "not whole: 16 bytes for 4 x 6",
+        "was dropped",
+        "BayerRG8 is not supported",
+        "no plain image",
+    ]
     for frame, message in zip(frames[1:], [*expected, "unplugged"], strict=True):
         assert message in str(frame.fault)
     assert queue.queued == [*buffers, compressed]
@@ -297,7 +312,9 @@ def test_a_producer_that_is_missing_or_does_not_load(package, tmp_path):
 def test_without_harvesters(monkeypatch):
     monkeypatch.setitem(sys.modules, "harvesters", None)
     monkeypatch.setitem(sys.modules, "harvesters.core", None)
-    with pytest.raises(BackendError, match=r"source harvesters: it does not load .*; pip install 'sprfast\[harvesters\]'"):
+    with pytest.raises(
+        BackendError, match=r"source harvesters: it does not load .*; pip install 'sprfast\[harvesters\]'"
+    ):
         HarvestersCamera("producer.cti")
 
 
@@ -313,7 +330,11 @@ def test_the_names_that_are_called_exist(cti):
         (core.ImageAcquirer.Events, "INCOMPLETE_BUFFER"),
         (core.DeviceInfo, "property_dict"),
         (core.Callback, "emit"),
-        (gentl.Buffer, "frame_id height width delivered_image_height pixel_format padding_x image_offset payload_type raw_buffer parent"),
+        (
+            gentl.Buffer,
+            "frame_id height width delivered_image_height pixel_format padding_x image_offset payload_type "
+            "raw_buffer parent",
+        ),
         (gentl.DataStream, "queue_buffer"),
         (gentl.PAYLOADTYPE_INFO_IDS, "PAYLOAD_TYPE_IMAGE PAYLOAD_TYPE_CHUNK_DATA"),
         (gentl, "GenericException"),

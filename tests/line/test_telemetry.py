@@ -74,7 +74,11 @@ def scraped(registry):
     """Samples by name and labels, and the type of each family."""
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len({family.name for family in families}) == len(families)
-    samples = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for family in families for sample in family.samples}
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
     return samples, {family.name: family.type for family in families}
 
 
@@ -88,7 +92,9 @@ def test_every_number_of_the_health_is_scraped():
     samples, types = scraped(registry)
     assert {verdict: value(samples, "images_total", verdict=verdict) for verdict in health.verdicts} == health.verdicts
     assert {kind: value(samples, "errors_total", kind=kind) for kind in health.errors} == health.errors
-    assert {state: value(samples, "health", state=state.value) for state in State} == {state: state is State.DEGRADED for state in State}
+    assert {state: value(samples, "health", state=state.value) for state in State} == {
+        state: state is State.DEGRADED for state in State
+    }
     expected = {
         "refused_total": 3,
         "unanswered": 15,
@@ -106,14 +112,22 @@ def test_every_number_of_the_health_is_scraped():
     }
     assert {name: value(samples, name) for name in expected} == expected
     assert value(samples, "model_info", sha256=MODEL.sha256, backend="cpu", precision="float32") == 1
-    assert (types["sprfast_images"], types["sprfast_unanswered"], types["sprfast_latency_seconds"]) == ("counter", "gauge", "histogram")
+    assert (types["sprfast_images"], types["sprfast_unanswered"], types["sprfast_latency_seconds"]) == (
+        "counter",
+        "gauge",
+        "histogram",
+    )
 
 
 def test_the_histogram_is_cumulative():
     registry = CollectorRegistry()
     telemetry.expose(Fixed(a_health()), registry, "a")
     samples, _ = scraped(registry)
-    bounds = {dict(labels)["le"]: count for (name, labels), count in samples.items() if name == "sprfast_latency_seconds_bucket"}
+    bounds = {
+        dict(labels)["le"]: count
+        for (name, labels), count in samples.items()
+        if name == "sprfast_latency_seconds_bucket"
+    }
     ascending = sorted(bounds.items(), key=lambda bound: float(bound[0]))
     assert [float(bound) for bound, _ in ascending] == list(LATENCY_BOUNDS)
     assert [count for _, count in ascending] == np.cumsum(range(1, len(LATENCY_BOUNDS) + 1)).tolist()
@@ -145,7 +159,9 @@ def test_the_number_of_samples_does_not_depend_on_what_comes_in():
     kinds = [kind for _, kind in KINDS] + [errors.SprfastError]
     for number in range(10_000):
         tally.take()
-        tally.answer(Verdict.ERROR, math.nan, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100)
+        tally.answer(
+            Verdict.ERROR, math.nan, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100
+        )
     samples = scraped(registry)[0]
     assert samples.keys() == before
     assert value(samples, "images_total", verdict="ERROR") == 10_000
@@ -227,7 +243,10 @@ except Exception as error:
     print(type(error).__name__, error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{BackendError.__name__} telemetry: prometheus-client is not installed; pip install 'sprfast[line]'\n"
+    assert (
+        done.stdout
+        == f"{BackendError.__name__} telemetry: prometheus-client is not installed; pip install 'sprfast[line]'\n"
+    )
 
 
 @pytest.fixture
@@ -251,7 +270,12 @@ def log():
 def test_a_record_is_one_object_on_one_line(log):
     logger, lines = log
     before = datetime.now(timezone.utc)
-    logger.warning("frame %s:\n%s", "7\r\n8", "äöü \ud800 \u2028", extra={"sprfast": {"event": "error", "score": 0.25, "late": True}})
+    logger.warning(
+        "frame %s:\n%s",
+        "7\r\n8",
+        "äöü \ud800 \u2028",
+        extra={"sprfast": {"event": "error", "score": 0.25, "late": True}},
+    )
     (document,) = lines()
     assert document["message"] == "frame 7\r\n8:\näöü \ud800 \u2028"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["time"])
@@ -289,7 +313,11 @@ def test_fields_become_what_json_can_hold(log):
     assert got["nan"] is None
     assert got["infinite"] == [None, None, None]
     assert got["numpy"] == [0.5, 3, True, 0.25]
-    assert (got["verdict"], got["bytes"], got["nested"]) == ("REJECT", "\ufffdabc", {"1": [2, None], "deep": {"set": [3]}})
+    assert (got["verdict"], got["bytes"], got["nested"]) == (
+        "REJECT",
+        "\ufffdabc",
+        {"1": [2, None], "deep": {"set": [3]}},
+    )
     assert isinstance(got["huge"], str)
     assert got["object"] == "<Unprintable without text: RuntimeError>"
     assert len(got["long"]) < 3000
@@ -347,7 +375,9 @@ def test_secrets_are_taken_out(text, expected):
     assert redacted(expected) == expected
 
 
-@pytest.mark.parametrize("text", ["?" + "key" * 100_000, "://a:" + "@" * 300_000, "://" * 100_000, "?;&" * 100_000, "?" + "a" * 300_000])
+@pytest.mark.parametrize(
+    "text", ["?" + "key" * 100_000, "://a:" + "@" * 300_000, "://" * 100_000, "?;&" * 100_000, "?" + "a" * 300_000]
+)
 def test_no_text_takes_long_to_redact(text):
     done = threading.Event()
     threading.Thread(target=lambda: (redacted(text), done.set()), daemon=True).start()
@@ -363,7 +393,12 @@ def test_no_secret_is_logged(log):
         except OSError as error:
             raise InputError(f"camera {url}") from error
     except InputError:
-        fields = {"url": url, url: [url, {"inner": url.encode()}], "password": "hunter2", "cut": b"x" * 1980 + url.encode()}
+        fields = {
+            "url": url,
+            url: [url, {"inner": url.encode()}],
+            "password": "hunter2",
+            "cut": b"x" * 1980 + url.encode(),
+        }
         logger.exception("camera %s: %s", url, "no picture", extra={"sprfast": fields}, stack_info=True)
     logger.error("wrong arguments %d", url)
     assert "hunter2" not in json.dumps(lines())
@@ -433,7 +468,9 @@ def test_a_throttle_loses_no_record_between_threads():
         return logging.makeLogRecord({"sprfast": {"kind": "input"}})
 
     passed = []
-    threads = [threading.Thread(target=lambda: passed.extend(limit.filter(record()) for _ in range(500))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: passed.extend(limit.filter(record()) for _ in range(500))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -444,7 +481,9 @@ def test_a_throttle_loses_no_record_between_threads():
 def test_a_throttle_says_the_number_once_and_keeps_what_the_record_had():
     clock = Clock()
     limit = Throttle(burst=1, interval=1.0, clock=clock)
-    given = [{"msg": "%d and %s", "args": (number, "x"), "sprfast": {"kind": "input", "id": number}} for number in range(4)]
+    given = [
+        {"msg": "%d and %s", "args": (number, "x"), "sprfast": {"kind": "input", "id": number}} for number in range(4)
+    ]
     records = [logging.makeLogRecord(each) for each in given]
     assert [limit.filter(record) for record in records[:3]] == [True, False, False]
     clock.now = 1.0
@@ -453,7 +492,9 @@ def test_a_throttle_says_the_number_once_and_keeps_what_the_record_had():
     assert records[3].sprfast == {"kind": "input", "id": 3, "suppressed": 2}
 
 
-@pytest.mark.parametrize(("burst", "interval"), [(0, 1.0), (1.5, 1.0), (True, 1.0), (1, 0.0), (1, math.inf), (1, math.nan)])
+@pytest.mark.parametrize(
+    ("burst", "interval"), [(0, 1.0), (1.5, 1.0), (True, 1.0), (1, 0.0), (1, math.inf), (1, math.nan)]
+)
 def test_arguments_of_a_throttle_are_checked(burst, interval):
     with pytest.raises(InputError, match=r"burst|interval"):
         Throttle(burst, interval)

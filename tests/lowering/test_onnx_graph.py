@@ -64,7 +64,8 @@ def check(got, expected, tolerance):
 @pytest.mark.parametrize("normalization", ["group", "instance"])
 @pytest.mark.parametrize(
     ("size", "schedule"),
-    [((32, 32), PUBLISHED), ((50, 70), LEVELS), ((48, 80), ANTITHETIC), ((16, 31), LEVELS)],  # of 16x31 a row of one pixel is left
+    # of 16x31 a row of one pixel is left
+    [((32, 32), PUBLISHED), ((50, 70), LEVELS), ((48, 80), ANTITHETIC), ((16, 31), LEVELS)],
     ids=["square", "odd-on-the-way", "wide", "smallest"],
 )
 def test_maps_and_scores_are_the_definitions(small_model, size, schedule, normalization):
@@ -89,7 +90,9 @@ def test_a_fixed_batch_takes_that_many_images_only(small_model, normalization):
 @pytest.mark.parametrize("normalization", ["group", "instance"])
 def test_float16_is_within_its_tolerance(small_model, normalization):
     x, noise = given(small_model, (50, 70))
-    got = session(graph.onnx_model(fold(small_model), 50, 70, precision="float16", normalization=normalization)).run(None, feed(x, noise))
+    got = session(graph.onnx_model(fold(small_model), 50, 70, precision="float16", normalization=normalization)).run(
+        None, feed(x, noise)
+    )
     expected = definition(small_model, x, noise)
     check(got, expected, TOLERANCE["float16"])
     assert relative(got[0], expected[0]) >= 1e-5  # it is not float32 in disguise
@@ -123,7 +126,9 @@ STORED_IN_16_BITS = {"MaxPool", "Resize", "Pad", "Concat", "DequantizeLinear"}
 def test_every_tensor_has_the_type_that_it_is_computed_in(small_model, normalization, precision, quantization):
     scales = SCALES if quantization else None
     plan = fold(dataclasses.replace(small_model, schedule=LEVELS))
-    made = graph.onnx_model(plan, 50, 70, precision=precision, normalization=normalization, quantization=quantization, scales=scales)
+    made = graph.onnx_model(
+        plan, 50, 70, precision=precision, normalization=normalization, quantization=quantization, scales=scales
+    )
     found, storage = types(made), STORAGE[precision]
     found |= {constant.name: constant.data_type for constant in made.graph.initializer}
     found |= {value.name: value.type.tensor_type.elem_type for value in made.graph.input}
@@ -145,14 +150,18 @@ def test_every_tensor_has_the_type_that_it_is_computed_in(small_model, normaliza
             floats = {found[name] for name in node.input if name} - {onnx.TensorProto.INT64}
             assert {got, *floats} == {FLOAT}, node.name
     assert convolutions == {"exact": 2, "stored": 17}
-    assert [(opset.domain, opset.version) for opset in made.opset_import] == [("", 22 if precision == "bfloat16" else 21)]
+    assert [(opset.domain, opset.version) for opset in made.opset_import] == [
+        ("", 22 if precision == "bfloat16" else 21)
+    ]
 
 
 @pytest.mark.parametrize("normalization", ["group", "instance"])
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_constants_are_those_of_the_plan_and_all_are_read(small_model, quantization, normalization):
     plan = fold(dataclasses.replace(small_model, schedule=LEVELS))
-    made = graph.onnx_model(plan, 50, 70, normalization=normalization, quantization=quantization, scales=SCALES if quantization else None)
+    made = graph.onnx_model(
+        plan, 50, 70, normalization=normalization, quantization=quantization, scales=SCALES if quantization else None
+    )
     constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in made.graph.initializer}
     assert len(constants) == len(made.graph.initializer)
     assert constants.keys() - {name for node in made.graph.node for name in node.input} == set()
@@ -172,8 +181,14 @@ def test_draws_at_one_time_share_their_embedding(small_model):
 
 
 def test_equal_arguments_give_equal_bytes(small_model):
-    for options in ({}, {"precision": "float16", "normalization": "instance"}, {"quantization": "float8", "scales": SCALES}):
-        one, other = (graph.onnx_model(fold(small_model), 32, 48, batch=4, **options).SerializeToString() for _ in range(2))
+    for options in (
+        {},
+        {"precision": "float16", "normalization": "instance"},
+        {"quantization": "float8", "scales": SCALES},
+    ):
+        one, other = (
+            graph.onnx_model(fold(small_model), 32, 48, batch=4, **options).SerializeToString() for _ in range(2)
+        )
         assert one == other
 
 
@@ -189,7 +204,9 @@ def test_a_nan_in_an_image_is_a_nan_score_of_that_image(small_model, precision, 
 
 @pytest.mark.parametrize("where", [(0, 0), (100, 37), (255, 255)])
 def test_a_nan_anywhere_in_an_anomaly_map_is_a_nan_score(small_model, where):
-    score = onnx.utils.Extractor(graph.onnx_model(fold(small_model), 32, 32)).extract_model(["anomaly_map"], ["pred_score"])
+    score = onnx.utils.Extractor(graph.onnx_model(fold(small_model), 32, 32)).extract_model(
+        ["anomaly_map"], ["pred_score"]
+    )
     maps = np.random.default_rng(0).random((2, 1, 256, 256), np.float32)
     maps[0, 0][where] = np.nan
     scores = session(score).run(None, {"anomaly_map": maps})[0]

@@ -30,7 +30,9 @@ def test_the_matrix_that_all_share_cannot_be_written():
 @pytest.mark.parametrize("size", [(16, 70), (64, 64), (300, 256)])
 def test_a_map_is_what_pytorch_resamples_and_averages(size):
     errors = np.random.default_rng(0).random(size, np.float32)
-    resampled = torch.nn.functional.interpolate(torch.from_numpy(errors)[None, None].double(), (MAP_SIZE, MAP_SIZE), mode="bilinear")
+    resampled = torch.nn.functional.interpolate(
+        torch.from_numpy(errors)[None, None].double(), (MAP_SIZE, MAP_SIZE), mode="bilinear"
+    )
     expected = torch.nn.functional.avg_pool2d(resampled, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)[0, 0].numpy()
     found = anomaly_map(errors)
     assert found.dtype == np.float32

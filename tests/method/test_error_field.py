@@ -42,7 +42,9 @@ def test_at_the_border_the_field_goes_on_as_it_ends():
 def test_the_order_of_good_images_does_not_matter_and_each_counts_alike():
     errors = np.random.default_rng(0).random((5, 24, 24), np.float32)
     assert np.array_equal(error_field.fit(errors[::-1]).expected, error_field.fit(errors).expected)
-    np.testing.assert_allclose(error_field.fit(np.repeat(errors, 3, 0)).expected, error_field.fit(errors).expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        error_field.fit(np.repeat(errors, 3, 0)).expected, error_field.fit(errors).expected, rtol=1e-6
+    )
     other = np.concatenate([errors, errors[:1] * 4])
     assert (error_field.fit(other).expected > error_field.fit(errors).expected).all()
 
@@ -54,7 +56,8 @@ def test_the_score_is_the_maximum_of_the_smoothed_quotient(size):
     rng = np.random.default_rng(1)
     errors, field = rng.random(size, np.float32), ErrorField(rng.random(size, np.float32) + 0.5, 3)
     quotient = torch.from_numpy(errors / field.expected)[None, None]
-    assert field.score(errors) == pytest.approx(float(anomaly_map(quotient).max()), rel=1e-5)  # as the definition smooths
+    # as the definition smooths
+    assert field.score(errors) == pytest.approx(float(anomaly_map(quotient).max()), rel=1e-5)
     assert type(field.score(errors)) is float
 
 

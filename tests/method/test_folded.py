@@ -17,7 +17,9 @@ from sprfast.method.noise import noise_bank
 CPU = torch.device("cpu")
 SCHEDULES = {
     "published": Schedule(),
-    "levels-of-different-draws-and-weights": Schedule((Level(1e-3, 2), Level(0.3, 1, weight=0.25), Level(1.0, 3, weight=2.0))),
+    "levels-of-different-draws-and-weights": Schedule(
+        (Level(1e-3, 2), Level(0.3, 1, weight=0.25), Level(1.0, 3, weight=2.0))
+    ),
     "antithetic": Schedule((Level(0.01, 2),), noise="antithetic"),
 }
 
@@ -67,7 +69,9 @@ def test_a_plan_has_one_row_a_draw(small_model):
     times = [1e-3] * 2 + [0.3] + [1.0] * 3
     assert folded.std.tolist() == pytest.approx([sde.std(t) for t in times], rel=1e-6)
     shares = [1 / 3.25 / 2] * 2 + [0.25 / 3.25] + [2 / 3.25 / 3] * 3
-    assert folded.scale.tolist() == pytest.approx([share * sde.std(t) ** 2 / 3 for share, t in zip(shares, times, strict=True)], rel=1e-6)
+    assert folded.scale.tolist() == pytest.approx(
+        [share * sde.std(t) ** 2 / 3 for share, t in zip(shares, times, strict=True)], rel=1e-6
+    )
     assert folded.head_bias.shape == (6, 3)
     assert tuple(folded.blocks) == plan.BLOCKS
     for name, block in folded.blocks.items():
@@ -95,7 +99,12 @@ def test_a_plan_is_contiguous_float32_on_the_cpu_and_apart_from_the_model(small_
 def test_arrays_make_the_plan_again(small_model):
     folded = fold(small_model)
     again = plan.from_arrays(small_model.network, 2, folded.to_arrays())
-    assert (again.base_width, again.groups, again.draws, tuple(again.blocks)) == (folded.base_width, folded.groups, 2, plan.BLOCKS)
+    assert (again.base_width, again.groups, again.draws, tuple(again.blocks)) == (
+        folded.base_width,
+        folded.groups,
+        2,
+        plan.BLOCKS,
+    )
     arrays = again.to_arrays()
     assert {name: array.shape for name, array in arrays.items()} == plan.shapes(small_model.network, 2)
     for name, array in folded.to_arrays().items():
@@ -107,8 +116,14 @@ def test_arrays_make_the_plan_again(small_model):
     [
         (lambda arrays: arrays.pop("up2.second.gamma"), "'up2.second.gamma' is missing"),
         (lambda arrays: arrays.update(extra=arrays["std"]), "'extra' is not one of a plan"),
-        (lambda arrays: arrays.update(std=arrays["std"].astype(np.float64)), r"'std' is float64 \(2,\), expected float32 \(2,\)"),
-        (lambda arrays: arrays.update(scale=arrays["scale"][:1]), r"'scale' is float32 \(1,\), expected float32 \(2,\)"),
+        (
+            lambda arrays: arrays.update(std=arrays["std"].astype(np.float64)),
+            r"'std' is float64 \(2,\), expected float32 \(2,\)",
+        ),
+        (
+            lambda arrays: arrays.update(scale=arrays["scale"][:1]),
+            r"'scale' is float32 \(1,\), expected float32 \(2,\)",
+        ),
     ],
 )
 def test_arrays_that_are_no_plan_are_refused(small_model, change, match):

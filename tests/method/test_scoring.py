@@ -17,7 +17,9 @@ def network():
 
 
 class Constant:
-    """A network whose undivided output is t everywhere, so that error maps can be worked out by hand."""
+    """A network whose undivided output is t everywhere, so that error maps can be worked out by
+    hand.
+    """
 
     def scaled_score(self, x, t):
         return t[:, None, None, None].expand_as(x)
@@ -29,7 +31,8 @@ def images(count, height=16, width=16):
 
 @pytest.mark.parametrize(
     "size",
-    [(16, 16), (32, 32), (50, 70), (192, 192), (255, 257), (256, 256), (300, 180), (600, 40)],  # up, down, both, and none at all
+    # up, down, both, and none at all
+    [(16, 16), (32, 32), (50, 70), (192, 192), (255, 257), (256, 256), (300, 180), (600, 40)],
 )
 def test_two_matrices_equal_upsampling_and_averaging(size):
     errors = torch.rand(2, 1, *size)
@@ -76,7 +79,9 @@ def test_shared_noise_equals_the_same_noise_for_each_image(network):
     x, schedule = images(3), Schedule((Level(1e-3, 2),))
     shared = torch.randn(2, 1, 3, 16, 16, dtype=torch.float64)
     each = shared.expand(2, 3, 3, 16, 16).contiguous()
-    assert torch.equal(scoring.error_map(network, x, schedule, [shared]), scoring.error_map(network, x, schedule, [each]))
+    assert torch.equal(
+        scoring.error_map(network, x, schedule, [shared]), scoring.error_map(network, x, schedule, [each])
+    )
 
 
 def test_noise_of_one_image_does_not_reach_another(network):
@@ -100,7 +105,9 @@ def test_only_ratios_of_weights_matter():
     noise = noise_bank(Schedule((Level(0.1, 1), Level(0.5, 1))), 16, 16, 0)
     light, heavy = (Schedule((Level(0.1, 1, weight), Level(0.5, 1, weight))) for weight in (0.01, 100.0))
     x = images(1).float()
-    torch.testing.assert_close(scoring.error_map(Constant(), x, light, noise), scoring.error_map(Constant(), x, heavy, noise))
+    torch.testing.assert_close(
+        scoring.error_map(Constant(), x, light, noise), scoring.error_map(Constant(), x, heavy, noise)
+    )
 
 
 def test_several_levels_equal_their_weighted_single_maps(network):

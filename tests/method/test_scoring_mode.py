@@ -7,7 +7,7 @@ import pytest
 
 from sprfast.config import Schedule
 from sprfast.errors import InputError
-from sprfast.method.scoring_mode import CascadeSetting, Setting
+from sprfast.method.scoring_mode import CascadeSetting, ScoringMode
 from sprfast.method.threshold import MapThreshold, calibrate, manual
 from support.scoring_mode_cases import QUICK, field
 
@@ -16,7 +16,7 @@ SCORES = calibrate(np.linspace(0.5, 1.0, 40), 0.1)
 
 
 def filled():
-    return Setting(QUICK, field(20, 31), SCORES, MARKED)
+    return ScoringMode(QUICK, field(20, 31), SCORES, MARKED)
 
 
 def cascade(**changes):
@@ -25,7 +25,7 @@ def cascade(**changes):
 
 
 def test_the_default_is_the_published_score_without_thresholds():
-    setting = Setting()
+    setting = ScoringMode()
     assert setting.schedule == Schedule()
     assert setting.field is setting.threshold is setting.map_threshold is setting.map_value is None
 
@@ -33,15 +33,15 @@ def test_the_default_is_the_published_score_without_thresholds():
 def test_the_score_is_the_maximum_of_the_map_or_by_the_field():
     rng = np.random.default_rng(0)
     errors, anomalies = rng.random((20, 31), np.float32), rng.random((256, 256), np.float32)
-    assert Setting().score(errors, anomalies) == float(anomalies.max())
+    assert ScoringMode().score(errors, anomalies) == float(anomalies.max())
     assert filled().score(errors, anomalies) == field(20, 31).score(errors)
-    assert filled().score(errors, anomalies) != Setting().score(errors, anomalies)
+    assert filled().score(errors, anomalies) != ScoringMode().score(errors, anomalies)
 
 
 def test_what_is_not_a_number_stays_none_in_the_score():
     errors, anomalies = np.ones((20, 31), np.float32), np.ones((256, 256), np.float32)
     errors[3, 4] = anomalies[7, 7] = math.nan
-    assert math.isnan(Setting().score(errors, anomalies))
+    assert math.isnan(ScoringMode().score(errors, anomalies))
     assert math.isnan(filled().score(errors, anomalies))
 
 
@@ -57,31 +57,35 @@ def test_what_is_not_a_number_stays_none_in_the_score():
         (True, None, None, None),
     ],
 )
-def test_pixels_are_marked_above_the_maps_own_threshold_or_the_scores_where_that_has_its_units(has_field, threshold, marked, value):
-    assert Setting(field=field() if has_field else None, threshold=threshold, map_threshold=marked).map_value == value
+def test_pixels_are_marked_above_the_maps_own_threshold_or_the_scores_where_that_has_its_units(
+    has_field, threshold, marked, value
+):
+    assert (
+        ScoringMode(field=field() if has_field else None, threshold=threshold, map_threshold=marked).map_value == value
+    )
 
 
 def test_a_threshold_of_zero_is_one():
-    assert Setting(threshold=manual(0.0)).map_value == 0.0
-    assert Setting(threshold=manual(3.0), map_threshold=MapThreshold(0.0, 20, 0.1)).map_value == 0.0
+    assert ScoringMode(threshold=manual(0.0)).map_value == 0.0
+    assert ScoringMode(threshold=manual(3.0), map_threshold=MapThreshold(0.0, 20, 0.1)).map_value == 0.0
 
 
 def test_json_and_back():
-    got = Setting.from_json(json.loads(json.dumps(filled().to_json(), allow_nan=False)))
+    got = ScoringMode.from_json(json.loads(json.dumps(filled().to_json(), allow_nan=False)))
     assert (got.schedule, got.threshold, got.map_threshold) == (QUICK, SCORES, MARKED)
     assert got.field.expected.tobytes() == filled().field.expected.tobytes()
-    for given in (Setting(), Setting(QUICK, threshold=manual(1.0)), Setting(map_threshold=MARKED)):
-        assert Setting.from_json(json.loads(json.dumps(given.to_json()))).parts == given.parts
+    for given in (ScoringMode(), ScoringMode(QUICK, threshold=manual(1.0)), ScoringMode(map_threshold=MARKED)):
+        assert ScoringMode.from_json(json.loads(json.dumps(given.to_json()))).parts == given.parts
 
 
 def test_a_part_that_a_file_does_not_have_is_absent():
-    document = json.loads(json.dumps(Setting(QUICK).to_json()))
-    assert Setting.from_json({"schedule": document["schedule"]}).parts == Setting(QUICK).parts
+    document = json.loads(json.dumps(ScoringMode(QUICK).to_json()))
+    assert ScoringMode.from_json({"schedule": document["schedule"]}).parts == ScoringMode(QUICK).parts
 
 
 def test_the_parts_make_it_again():
     given = filled()
-    assert Setting(**given.parts).parts == given.parts
+    assert ScoringMode(**given.parts).parts == given.parts
 
 
 def test_what_is_looked_at_has_neither_the_field_nor_the_scores():
@@ -91,13 +95,13 @@ def test_what_is_looked_at_has_neither_the_field_nor_the_scores():
     assert summary["map_threshold"] == MARKED.to_json()
     assert summary["schedule"] == QUICK.to_json()
     assert len(json.dumps(summary)) < 600
-    assert Setting().summary() == Setting().to_json()
+    assert ScoringMode().summary() == ScoringMode().to_json()
 
 
 @pytest.mark.parametrize("document", [None, 5, "quick", [], ["schedule"]])
 def test_what_is_not_an_object_is_an_input_error(document):
     with pytest.raises(InputError, match=r"^setting: expected an object"):
-        Setting.from_json(document)
+        ScoringMode.from_json(document)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_what_is_not_an_object_is_an_input_error(document):
 )
 def test_a_wrong_part_is_an_input_error_that_names_it(change, match):
     with pytest.raises(InputError, match=match):
-        Setting.from_json(json.loads(json.dumps(filled().to_json())) | change)
+        ScoringMode.from_json(json.loads(json.dumps(filled().to_json())) | change)
 
 
 def test_a_cascade_survives_json_and_is_looked_at_without_its_scores():

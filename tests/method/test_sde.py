@@ -28,4 +28,6 @@ def test_a_tensor_keeps_its_shape_and_equals_the_float():
     times = torch.rand(2, 3, dtype=torch.float64) + 1e-3
     got = sde.std(times)
     assert got.shape == (2, 3)
-    torch.testing.assert_close(got.flatten().tolist(), [sde.std(t) for t in times.flatten().tolist()], rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        got.flatten().tolist(), [sde.std(t) for t in times.flatten().tolist()], rtol=1e-14, atol=0
+    )

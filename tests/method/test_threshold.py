@@ -7,8 +7,17 @@ import pytest
 
 from sprfast.errors import InputError
 from sprfast.formats import model as model_file
-from sprfast.formats.export_metadata import Contract, Probe
-from sprfast.method.threshold import MAX_SCORES, MapThreshold, Threshold, Verdict, calibrate, calibrate_map, manual, verdict
+from sprfast.formats.export_metadata import ExportMetadata, Probe
+from sprfast.method.threshold import (
+    MAX_SCORES,
+    MapThreshold,
+    Threshold,
+    Verdict,
+    calibrate,
+    calibrate_map,
+    manual,
+    verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +26,9 @@ from sprfast.method.threshold import MAX_SCORES, MapThreshold, Threshold, Verdic
 )
 def test_calibration_takes_the_conformal_rank(n, rate, rank):
     scores = np.random.default_rng(0).permutation(n) + 1.0
-    assert calibrate(scores, rate) == Threshold(rank + 1e-4 * rank, "calibrated", n, rate, rank, tuple(np.arange(1.0, n + 1)))
+    assert calibrate(scores, rate) == Threshold(
+        rank + 1e-4 * rank, "calibrated", n, rate, rank, tuple(np.arange(1.0, n + 1))
+    )
 
 
 @pytest.mark.parametrize("n", [9, 19, 29, 69, 99, 109, 199, 999, 9999])
@@ -38,7 +49,9 @@ def test_too_few_good_images_for_the_rate_is_an_input_error_that_says_how_many(r
 def test_fresh_good_images_are_rejected_at_the_stated_rate():
     rng = np.random.default_rng(1)
     n, rate, trials, fresh = 99, 0.05, 400, 500
-    rejected = [np.mean(rng.gamma(2.0, size=fresh) > calibrate(rng.gamma(2.0, size=n), rate).value) for _ in range(trials)]
+    rejected = [
+        np.mean(rng.gamma(2.0, size=fresh) > calibrate(rng.gamma(2.0, size=n), rate).value) for _ in range(trials)
+    ]
     # the mean is exactly rate for continuous scores; its standard error here is about 0.0012
     assert abs(np.mean(rejected) - rate) < 0.005
 
@@ -156,8 +169,8 @@ def test_the_scores_are_stored_in_models_and_exports(small_model, tmp_path):
     assert model_file.load(tmp_path / "model").threshold == threshold
     scoring = (small_model.network, small_model.schedule, small_model.preprocessing, small_model.noise_seed)
     probe = Probe(np.ones((32, 32), np.float32), 0.1)
-    contract = Contract(*scoring, threshold, small_model.sha256, "float32", None, None, None, probe)
-    assert Contract.from_json(json.loads(json.dumps(contract.to_json()))).threshold == threshold
+    contract = ExportMetadata(*scoring, threshold, small_model.sha256, "float32", None, None, None, probe)
+    assert ExportMetadata.from_json(json.loads(json.dumps(contract.to_json()))).threshold == threshold
 
 
 def test_calibrate_stores_the_scores_and_prints_what_they_span(run, model_path, pictures):
@@ -282,7 +295,14 @@ def test_a_map_threshold_survives_json():
 
 @pytest.mark.parametrize(
     "change",
-    [{"value": math.nan}, {"value": "0.5"}, {"samples": 0}, {"samples": 2.0}, {"false_pixel_rate": 0.0}, {"false_pixel_rate": math.nan}],
+    [
+        {"value": math.nan},
+        {"value": "0.5"},
+        {"samples": 0},
+        {"samples": 2.0},
+        {"false_pixel_rate": 0.0},
+        {"false_pixel_rate": math.nan},
+    ],
 )
 def test_a_map_threshold_that_contradicts_itself_is_an_input_error(change):
     with pytest.raises(InputError, match=next(iter(change))):

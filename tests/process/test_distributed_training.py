@@ -1,4 +1,6 @@
-"""Training and evaluation by two gloo processes under torchrun: as one process does it, and what happens where one of them is gone."""
+"""Training and evaluation by two gloo processes under torchrun: as one process does it, and what
+happens where one of them is gone.
+"""
 
 import json
 import os
@@ -75,7 +77,14 @@ def start(folder, output, *, processes, steps=STEPS, batch_size=4):
 
 def torchrun(*more):
     """Arguments of Python that start two processes."""
-    return ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}", *more]
+    return [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+        f"--master-port={free_port()}",
+        *more,
+    ]
 
 
 def free_port():
@@ -123,7 +132,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path)
     assert result(outputs[1], 1) == result(outputs[1], 0)
     weights, others = [model_file.load(output).weights for output in outputs]
     for name, weight in weights.items():
-        # with one channel a group, GroupNorm cancels the bias before it, and AdamW scales its gradient's rounding error up
+        # with one channel a group, GroupNorm cancels the bias before it, and AdamW scales its
+        # gradient's rounding error up
         if name.endswith("bias") and "double_conv" in name and weight.shape == (32,) and not is_norm(name):
             continue
         assert (weight - others[name]).abs().mean() < 1e-5, name  # a step moves each weight by about 1e-4
@@ -158,7 +168,9 @@ def endless(folder, output, timeout):
 
 @pytest.fixture
 def trained(folder, tmp_path):
-    """A training on two processes that is under way: torchrun, the processes' ids, the model's path, and what a process has printed."""
+    """A training on two processes that is under way: torchrun, the processes' ids, the model's
+    path, and what a process has printed.
+    """
     output = tmp_path / "model.safetensors"
     run = popen([*torchrun("--log-dir", tmp_path / "logs", "--redirects", "3"), *endless(folder, output, "10s")])
     pids = []
@@ -168,7 +180,12 @@ def trained(folder, tmp_path):
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         variables = {int(pid): Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in children}
         pids += [next(pid for pid, values in variables.items() if f"RANK={rank}" in values) for rank in (0, 1)]
-        yield run, pids, output, lambda rank: next((tmp_path / "logs").glob(f"*/attempt_0/{rank}/stderr.log")).read_text()
+        yield (
+            run,
+            pids,
+            output,
+            lambda rank: next((tmp_path / "logs").glob(f"*/attempt_0/{rank}/stderr.log")).read_text(),
+        )
     finally:
         for pid in filter(is_running, pids):
             os.kill(pid, signal.SIGKILL)
@@ -200,7 +217,8 @@ def test_killed_process_is_a_sentence_of_the_other_and_the_checkpoint_stays(trai
     assert run.returncode == 1
     assert_sentence(printed(0), 0)
     assert not is_running(pids[0])
-    assert archive.read(checkpoint_path(output), kind="checkpoint")[1]["step"] == 0  # the next would be written after 5 minutes
+    # the next would be written after 5 minutes
+    assert archive.read(checkpoint_path(output), kind="checkpoint")[1]["step"] == 0
     assert not output.exists()
 
 
@@ -240,7 +258,9 @@ def test_process_that_never_comes_is_a_sentence_after_the_timeout(rank, folder, 
         ("1s", {"WORLD_SIZE": "2"}, "start sprfast with torchrun"),
     ],
 )
-def test_bad_timeout_or_environment_is_an_input_error(timeout, environment, expected, folder, tmp_path, run, monkeypatch):
+def test_bad_timeout_or_environment_is_an_input_error(
+    timeout, environment, expected, folder, tmp_path, run, monkeypatch
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, _, printed = run(*endless(folder, tmp_path / "model.safetensors", timeout)[2:])
@@ -259,7 +279,9 @@ def category(tmp_path_factory):
         (root / kind).mkdir(parents=True)
         for number in range(count):
             contrast = generator.uniform(0.2, 1.0)
-            PIL.Image.fromarray((generator.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(root / kind / f"{number:03}.png")
+            PIL.Image.fromarray((generator.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(
+                root / kind / f"{number:03}.png"
+            )
     mask = np.zeros((32, 32), np.uint8)
     mask[8:20, 8:20] = 255
     (root / "ground_truth" / "dent").mkdir(parents=True)
@@ -273,13 +295,28 @@ def test_two_processes_evaluate_as_one_bit_for_bit(backend, category, model_path
     found = []
     for name, launcher in (("one", []), ("two", torchrun("--redirects", "1:3", "--log-dir", tmp_path / "logs"))):
         figure = tmp_path / f"{name}.png"
-        run = popen([*launcher, "-m", "sprfast", "evaluate", model_path, category, "--backend", backend, "--figure", figure, "--json"])
+        run = popen(
+            [
+                *launcher,
+                "-m",
+                "sprfast",
+                "evaluate",
+                model_path,
+                category,
+                "--backend",
+                backend,
+                "--figure",
+                figure,
+                "--json",
+            ]
+        )
         out, errors = run.communicate(timeout=120)
         assert run.returncode == 0, errors
         found.append((json.loads(out), figure.read_bytes()))
     assert found[0] == found[1]
     assert found[0][0]["categories"][0]["images"] == 40
-    assert [path.read_text() for path in (tmp_path / "logs").glob("*/attempt_0/1/std*.log")] == ["", ""]  # the second is silent
+    # the second is silent
+    assert [path.read_text() for path in (tmp_path / "logs").glob("*/attempt_0/1/std*.log")] == ["", ""]
 
 
 class Paths:

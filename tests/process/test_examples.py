@@ -1,4 +1,6 @@
-"""Every example as its user runs it, in a process of its own, with the simulated camera or a folder."""
+"""Every example as its user runs it, in a process of its own, with the simulated camera or a
+folder.
+"""
 
 import ast
 import contextlib

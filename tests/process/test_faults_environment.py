@@ -1,4 +1,6 @@
-"""Names, locales, file systems and limits as other people's machines have them; mounts are made in a namespace of their own."""
+"""Names, locales, file systems and limits as other people's machines have them; mounts are made in
+a namespace of their own.
+"""
 
 import ast
 import itertools
@@ -58,7 +60,9 @@ def inside(mounts, *words):
 def can_mount(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mount")
     try:
-        done = subprocess.run(inside(f"mount -t tmpfs -o size=1m none '{folder}'", "true"), capture_output=True, timeout=30, check=False)
+        done = subprocess.run(
+            inside(f"mount -t tmpfs -o size=1m none '{folder}'", "true"), capture_output=True, timeout=30, check=False
+        )
     except FileNotFoundError:
         pytest.skip("there is no unshare here")
     if done.returncode:
@@ -117,7 +121,9 @@ def locale_environment(name, folder):
     if shutil.which("localedef") is None:
         pytest.skip("there is no localedef here")
     language, charmap = name.split(".")
-    done = subprocess.run(["localedef", "-i", language, "-f", charmap, folder / name], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["localedef", "-i", language, "-f", charmap, folder / name], capture_output=True, timeout=60, check=False
+    )
     if not (folder / name).exists():
         pytest.skip(f"the locale cannot be compiled: {done.stderr.decode()}")
     return {"LOCPATH": str(folder), "LC_ALL": name}
@@ -134,7 +140,8 @@ model = model_file.load(path)
 model_file.save(copy, model)
 assert open(copy, "rb").read() == open(path, "rb").read()
 results = [engine.Engine(model, name, "cpu").predict(picture).pred_score for name in ("eager", "auto")]
-print(json.dumps([locale.localeconv()["decimal_point"], sys.getfilesystemencoding(), results, str(model.preprocessing.size / 5)]))
+point, encoding = locale.localeconv()["decimal_point"], sys.getfilesystemencoding()
+print(json.dumps([point, encoding, results, str(model.preprocessing.size / 5)]))
 """
 
 
@@ -153,7 +160,9 @@ def test_locales_change_no_number_and_no_byte(name, point, model_path, pictures,
     decimal_point, _, scores, size = json.loads(done.stdout)
     assert decimal_point == point
     assert size == "6.4"
-    assert scores == [Engine(small_model, backend, "cpu").predict(pictures[0]).pred_score for backend in ("eager", "auto")]
+    assert scores == [
+        Engine(small_model, backend, "cpu").predict(pictures[0]).pred_score for backend in ("eager", "auto")
+    ]
 
 
 @pytest.mark.parametrize("name", ["ASCII", "de_DE.ISO-8859-1"])
@@ -226,12 +235,17 @@ files.write_bytes(f"{folder}/report", bytes(900_000))  # what was begun takes no
 
 def test_a_full_disk_keeps_every_old_file_and_leaves_nothing_behind(can_mount, tmp_path):
     words = inside(f"mount -t tmpfs -o size=1m none '{tmp_path}'", sys.executable, "-c", WRITERS, str(tmp_path))
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_results_on_a_full_disk_are_an_error_line(can_mount, plan_path, pictures, tmp_path):
-    full = f"mount -t tmpfs -o size=8k none '{tmp_path / 'out'}' && head -c 8192 /dev/zero >'{tmp_path / 'out' / 'filler'}'"
+    full = (
+        f"mount -t tmpfs -o size=8k none '{tmp_path / 'out'}' && head -c 8192 /dev/zero "
+        f">'{tmp_path / 'out' / 'filler'}'"
+    )
     (tmp_path / "out").mkdir()
     done = command(["predict", plan_path, pictures[0], "-o", tmp_path / "out"], before=inside(full))
     assert one_line(done, 2), done.stderr
@@ -239,7 +253,9 @@ def test_results_on_a_full_disk_are_an_error_line(can_mount, plan_path, pictures
 
 
 def test_everything_that_lasts_is_written_whole_or_not_at_all():
-    """No module opens a file for writing by itself, but those that write beside, sync and rename, and one that opens a lock."""
+    """No module opens a file for writing by itself, but those that write beside, sync and rename,
+    and one that opens a lock.
+    """
     modes = {"w", "wb", "x", "xb", "a", "ab", "r+", "r+b", "w+", "wb+"}
     found = set()
     for path in (ROOT / "sprfast").rglob("*.py"):
@@ -248,7 +264,9 @@ def test_everything_that_lasts_is_written_whole_or_not_at_all():
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             texts = {
-                value.value for value in [*node.args, *(keyword.value for keyword in node.keywords)] if isinstance(value, ast.Constant)
+                value.value
+                for value in [*node.args, *(keyword.value for keyword in node.keywords)]
+                if isinstance(value, ast.Constant)
             }
             whole = ast.unparse(node.func) in ("write_bytes", "files.write_bytes")
             if (name in ("open", "fdopen") and texts & modes) or (name in ("write_text", "write_bytes") and not whole):
@@ -258,7 +276,15 @@ def test_everything_that_lasts_is_written_whole_or_not_at_all():
 
 # Clocks.
 
-WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "datetime.datetime.now", "time.localtime"}
+WALL_CLOCKS = {
+    "time.time",
+    "time.time_ns",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "datetime.datetime.now",
+    "time.localtime",
+}
 LABELS = {"environment.py", "tensorrt.py"}  # the date of a report and of a cached plan, which nothing computes with
 
 
@@ -287,11 +313,17 @@ SERVERS = {"http.server", "socketserver", "wsgiref", "xmlrpc", "flask", "fastapi
 
 
 def test_nothing_here_listens():
-    """There is no server, and so none of its faults; what `sprfast.line.telemetry` counts is served by whoever imports it."""
+    """There is no server, and so none of its faults; what `sprfast.line.telemetry` counts is served
+    by whoever imports it.
+    """
     for folder in ("sprfast", "bench", "kernels"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None)]
+                names = (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [getattr(node, "module", None)]
+                )
                 assert not SERVERS & set(names), path
                 called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
                 assert called not in ("listen", "start_http_server", "serve_forever"), path

@@ -1,4 +1,6 @@
-"""A process that forks after an engine was made: the child is told so in one sentence, and does not hang; spawned ones work."""
+"""A process that forks after an engine was made: the child is told so in one sentence, and does not
+hang; spawned ones work.
+"""
 
 import multiprocessing
 import os
@@ -38,7 +40,8 @@ child = os.fork()
 if child == 0:
     signal.alarm(60)  # ends a child that hangs
     refused = 0
-    for use in (lambda: loaded.predict(source), lambda: loaded.predict([source]), lambda: loaded.score(prepared), loaded.self_test, direct):
+    uses = [lambda: loaded.predict(source), lambda: loaded.predict([source]), lambda: loaded.score(prepared)]
+    for use in (*uses, loaded.self_test, direct):
         try:
             use()
         except BackendError as error:
@@ -79,7 +82,9 @@ def name(request):
 
 def test_a_forked_child_is_refused_and_the_parent_goes_on(name, files, pictures):
     command = [sys.executable, "-c", CHILD, str(files[name]), name, str(pictures[0])]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -92,4 +97,6 @@ def score(path, name, source):
 def test_a_spawned_process_scores_alike(name, files, pictures):
     expected = score(files[name], name, pictures[0])
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply_async(score, (files[name], name, pictures[0])).get(timeout=120) == pytest.approx(expected, rel=1e-6)
+        assert pool.apply_async(score, (files[name], name, pictures[0])).get(timeout=120) == pytest.approx(
+            expected, rel=1e-6
+        )

@@ -1,4 +1,6 @@
-"""A wheel made from the sdist holds the CPU kernels; without a compiler there is one without them."""
+"""A wheel made from the sdist holds the CPU kernels; without a compiler there is one without
+them.
+"""
 
 import os
 import re
@@ -22,8 +24,12 @@ needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a
 
 
 def run(command, folder, **environment):
-    given = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", *COMPILER_VARIABLES}} | environment
-    done = subprocess.run(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    given = {
+        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", *COMPILER_VARIABLES}
+    } | environment
+    done = subprocess.run(
+        command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -31,7 +37,9 @@ def run(command, folder, **environment):
 def copy(folder):
     """The sources as in a fresh checkout."""
     for name in ("sprfast", "kernels", "bench"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__", "results"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__", "results")
+        )
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
@@ -79,7 +87,12 @@ assert library.instruction_set() == ({instruction_set!r} or library.available()[
 x = np.linspace(-9, 9, 99, dtype=np.float32)
 np.testing.assert_allclose(operators.swish(x), x / (1 + np.exp(-x.astype(float))), rtol=1e-6)
 """
-    run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site"), SPRFAST_INSTRUCTION_SET=instruction_set)
+    run(
+        [sys.executable, "-c", code],
+        tmp_path,
+        PYTHONPATH=str(tmp_path / "site"),
+        SPRFAST_INSTRUCTION_SET=instruction_set,
+    )
 
 
 @needs_compiler
@@ -101,7 +114,9 @@ print(runner.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
-    """A weak symbol in two objects is linked once: code for one instruction set could then run in another's place."""
+    """A weak symbol in two objects is linked once: code for one instruction set could then run in
+    another's place.
+    """
     objects = sorted(sources.glob("build/temp*/*.o"))
     assert {"dispatch", "generic"} <= {each.stem for each in objects}
     for each in objects:

@@ -102,7 +102,9 @@ def uninterrupted(folder, tmp_path_factory):
 def stopped(folder, tmp_path_factory):
     """The output of a training that was stopped after its second step."""
     output = tmp_path_factory.mktemp("stopped") / "model.safetensors"
-    outcome = training.train(sorted(folder.iterdir()), output, **RECIPE, device="cpu", workers=0, on_step=interrupt_at_step_2)
+    outcome = training.train(
+        sorted(folder.iterdir()), output, **RECIPE, device="cpu", workers=0, on_step=interrupt_at_step_2
+    )
     assert (outcome.model, outcome.stopped_by, outcome.step) == (None, signal.SIGINT, 2)
     return output
 
@@ -175,14 +177,24 @@ def test_signal_to_the_whole_process_group_leaves_the_workers_to_the_training(fo
 
 def test_handlers_of_the_caller_return_after_training(folder, tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    training.train(sorted(folder.iterdir()), tmp_path / "model.safetensors", **RECIPE, device="cpu", workers=0, on_step=interrupt_at_step_2)
+    training.train(
+        sorted(folder.iterdir()),
+        tmp_path / "model.safetensors",
+        **RECIPE,
+        device="cpu",
+        workers=0,
+        on_step=interrupt_at_step_2,
+    )
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"training": TrainingConfig(epochs=0, steps=STEPS, batch_size=4, learning_rate=2e-4)}, "training.learning_rate = 0.0001"),
+        (
+            {"training": TrainingConfig(epochs=0, steps=STEPS, batch_size=4, learning_rate=2e-4)},
+            "training.learning_rate = 0.0001",
+        ),
         ({"training": TrainingConfig(epochs=0, steps=2 * STEPS, batch_size=4)}, f"training.steps = {STEPS}"),
         ({"network": NetworkConfig(32, 16)}, "network.embedding_dim = 8"),
         ({"preprocessing": Preprocessing(size=32)}, "preprocessing.size = 16"),
@@ -212,7 +224,9 @@ def test_resume_with_other_images_is_an_input_error(folder, stopped):
 
 def test_resume_without_a_checkpoint_is_an_input_error(folder, tmp_path):
     with pytest.raises(InputError, match="no checkpoint to resume from"):
-        training.train(sorted(folder.iterdir()), tmp_path / "model.safetensors", **RECIPE, device="cpu", workers=0, resume=True)
+        training.train(
+            sorted(folder.iterdir()), tmp_path / "model.safetensors", **RECIPE, device="cpu", workers=0, resume=True
+        )
 
 
 @pytest.mark.parametrize("place", [0.001, 0.5, 0.999])

@@ -1,4 +1,6 @@
-"""What several test files share: cases, faults, a simulated device, and the folders of the project."""
+"""What several test files share: cases, faults, a simulated device, and the folders of the
+project.
+"""
 
 from pathlib import Path
 

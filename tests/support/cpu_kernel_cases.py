@@ -1,7 +1,7 @@
 """Inputs for every operator of `sprfast.kernels.cpu`, run and compared in one way.
 
-What an operator reads lies inside memory full of NaN; what it writes, `space` included, is NaN at first
-and lies inside memory that must stay as it is.
+What an operator reads lies inside memory full of NaN; what it writes, `space` included, is NaN at
+first and lies inside memory that must stay as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import torch
 from sprfast.kernels.cpu import operators, reference
 from sprfast.kernels.triton.reference import group_norm_affine
 
-OUTPUTS = {"conv3x3": ("raw", "affine"), "perturb_conv3x3": ("raw", "affine"), "head": ("errors",), "anomaly_map": ("maps",)}
+OUTPUTS = {
+    "conv3x3": ("raw", "affine"),
+    "perturb_conv3x3": ("raw", "affine"),
+    "head": ("errors",),
+    "anomaly_map": ("maps",),
+}
 OPERATORS = tuple(OUTPUTS)
 GUARD = 67  # floats before and after an array, so that none begins on a multiple of 8 bytes
 UNTOUCHED = np.float32(-1.2345e30)
@@ -23,7 +28,9 @@ UNTOUCHED = np.float32(-1.2345e30)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What an operator is run on: `images` times `draws` samples of `height` x `width` output pixels."""
+    """What an operator is run on: `images` times `draws` samples of `height` x `width` output
+    pixels.
+    """
 
     height: int
     width: int
@@ -46,14 +53,19 @@ class Shape:
             return {"errors": (self.images, 1, self.height, self.width)}
         if operator == "anomaly_map":
             return {"maps": (self.images, 1, self.size, self.size)}
-        return {"raw": (self.samples, self.height, self.width, self.channels), "affine": (self.samples, 2, self.channels)}
+        return {
+            "raw": (self.samples, self.height, self.width, self.channels),
+            "affine": (self.samples, 2, self.channels),
+        }
 
     def space(self, operator: str, threads: int) -> int:
         if operator == "conv3x3":
             channels_in = sum(channels for _, channels in self.sources)
             return operators.conv3x3_space(self.samples, self.height, self.width, channels_in, self.channels, threads)
         if operator == "perturb_conv3x3":
-            return operators.perturb_conv3x3_space(self.images, self.draws, self.height, self.width, self.channels, threads)
+            return operators.perturb_conv3x3_space(
+                self.images, self.draws, self.height, self.width, self.channels, threads
+            )
         return operators.anomaly_map_space(self.images, self.height, self.width, self.size)
 
 
@@ -79,7 +91,9 @@ def inside_nan(values: np.ndarray) -> np.ndarray:
 
 
 def arguments(operator: str, shape: Shape) -> dict[str, Any]:
-    """Random arguments by name, less outputs, space and threads; the weight of conv3x3 is not packed."""
+    """Random arguments by name, less outputs, space and threads; the weight of conv3x3 is not
+    packed.
+    """
     s, generator = shape, np.random.default_rng(0)
 
     def random(*size: int, scale: float = 1.0) -> np.ndarray:
@@ -107,22 +121,39 @@ def arguments(operator: str, shape: Shape) -> dict[str, Any]:
     if operator == "head":
         raw, scale = random(s.samples, s.height, s.width, s.channels), inside_nan(generator.uniform(0.1, 1, s.draws))
         weight = random(3, s.channels, scale=s.channels**-0.5)
-        return {"raw": raw, "affine": affine(s.channels), "weight": weight, "bias": random(s.draws, 3), "noise": noise, "scale": scale}
+        return {
+            "raw": raw,
+            "affine": affine(s.channels),
+            "weight": weight,
+            "bias": random(s.draws, 3),
+            "noise": noise,
+            "scale": scale,
+        }
     errors = inside_nan(generator.chisquare(3, (s.images, 1, s.height, s.width)))
-    return {"errors": errors, "rows": banded(generator, s.size, s.height), "columns": banded(generator, s.size, s.width)}
+    return {
+        "errors": errors,
+        "rows": banded(generator, s.size, s.height),
+        "columns": banded(generator, s.size, s.width),
+    }
 
 
 def source_size(kind: str, height: int, width: int) -> tuple[int, int]:
-    """Of a source for an output of height x width; pooling drops a row where the height is odd, a column where the width is even."""
+    """Of a source for an output of height x width; pooling drops a row where the height is odd, a
+    column where the width is even.
+    """
     if kind == "pooled":
         return 2 * height + height % 2, 2 * width + 1 - width % 2
     return (height // 2, width // 2) if kind == "upsampled" else (height, width)
 
 
 def banded(generator: np.random.Generator, size: int, length: int) -> np.ndarray:
-    """(size, length): rows that sum to 1 or, the third, to 0, with zeros at both ends and some within."""
+    """(size, length): rows that sum to 1 or, the third, to 0, with zeros at both ends and some
+    within.
+    """
     at = np.linspace(0, length - 1, size)[:, None]
-    weights = np.maximum(0, 1 - np.abs(np.arange(length) - at) / max(1.5, length / 8)) * generator.choice([0, 1, 1, 1], (size, length))
+    weights = np.maximum(0, 1 - np.abs(np.arange(length) - at) / max(1.5, length / 8)) * generator.choice(
+        [0, 1, 1, 1], (size, length)
+    )
     weights[np.arange(size), at.round().astype(int)[:, 0]] = 1
     weights /= weights.sum(axis=1, keepdims=True)
     weights[2:3] = 0
@@ -180,7 +211,10 @@ def of_image(shape: Shape, given: dict[str, Any], image: int) -> dict[str, Any]:
 
     def part(name: str, value: Any) -> Any:
         if name == "sources":
-            return [operators.Source(inside_nan(s.raw[samples]), inside_nan(s.affine[samples]), s.embedding, s.kind) for s in value]
+            return [
+                operators.Source(inside_nan(s.raw[samples]), inside_nan(s.affine[samples]), s.embedding, s.kind)
+                for s in value
+            ]
         if name in ("raw", "affine"):
             return inside_nan(value[samples])
         if name in ("image", "errors"):

@@ -1,4 +1,6 @@
-"""What fuzz tests share: ways to damage bytes and JSON documents, and what every refusal must look like."""
+"""What fuzz tests share: ways to damage bytes and JSON documents, and what every refusal must look
+like.
+"""
 
 import copy
 import json
@@ -16,7 +18,8 @@ NUMBERS = st.one_of(
     st.sampled_from([2**31, 2**32, 2**63, 2**64, -(2**63), 1e-320, 1e308, -0.0]),
 )
 TEXTS = st.one_of(
-    st.text(max_size=8), st.sampled_from(["", "\ud800", "a\nb", "../x", "nul\0", "float16", "cpu", "fit", "onnx", "0" * 64, "A" * 5000])
+    st.text(max_size=8),
+    st.sampled_from(["", "\ud800", "a\nb", "../x", "nul\0", "float16", "cpu", "fit", "onnx", "0" * 64, "A" * 5000]),
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
@@ -26,7 +29,9 @@ VALUES = st.recursive(
 
 
 def attempt(call, name, *kinds):
-    """What a call returns; None where it is refused as it must be: with one of these errors, in one line that begins with `name`."""
+    """What a call returns; None where it is refused as it must be: with one of these errors, in one
+    line that begins with `name`.
+    """
     try:
         return call()
     except kinds as error:
@@ -38,7 +43,9 @@ def attempt(call, name, *kinds):
 
 @st.composite
 def damaged(draw, content, reach):
-    """`content` after a few accidents: bits flipped, bytes overwritten, cut, doubled, put in, the end lost; most of them before `reach`."""
+    """`content` after a few accidents: bits flipped, bytes overwritten, cut, doubled, put in, the
+    end lost; most of them before `reach`.
+    """
     result = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         end = len(result) if draw(st.integers(0, 4)) == 0 else min(reach, len(result))
@@ -49,7 +56,8 @@ def damaged(draw, content, reach):
             result[at] ^= 1 << draw(st.integers(0, 7))
         elif accident == "set":
             new = draw(
-                st.binary(min_size=1, max_size=8) | st.sampled_from([b"\0", b"\xff" * 4, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\0\0\0\x80"])
+                st.binary(min_size=1, max_size=8)
+                | st.sampled_from([b"\0", b"\xff" * 4, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\0\0\0\x80"])
             )
             result[at : at + len(new)] = new
         elif accident == "cut":
@@ -80,7 +88,9 @@ def at(document, path):
 
 @st.composite
 def edited(draw, document):
-    """`document` with one to three values replaced, removed, added, or taken from elsewhere in it."""
+    """`document` with one to three values replaced, removed, added, or taken from elsewhere
+    in it.
+    """
     document = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 3))):
         paths = [path for path in places(document) if path]
@@ -112,7 +122,20 @@ def misspelt(draw, document):
     position = draw(st.sampled_from(colons)) + 1
     literal = draw(
         st.sampled_from(
-            ["NaN", "-Infinity", "1e999", "9" * 70, "9" * 5000, "[" * 5000, '{"a":' * 5000, "'x'", '"\x01"', "tru", "1.", "\ufeff1"]
+            [
+                "NaN",
+                "-Infinity",
+                "1e999",
+                "9" * 70,
+                "9" * 5000,
+                "[" * 5000,
+                '{"a":' * 5000,
+                "'x'",
+                '"\x01"',
+                "tru",
+                "1.",
+                "\ufeff1",
+            ]
         )
     )
     end = min((found for char in ",}" if (found := text.find(char, position)) >= 0), default=position)

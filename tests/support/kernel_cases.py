@@ -1,7 +1,9 @@
-"""Inputs for every operator of `sprfast.kernels`, run and compared in one way on a CPU and on a GPU.
+"""Inputs for every operator of `sprfast.kernels`, run and compared in one way on a CPU and on a
+GPU.
 
-Numbers are fresh in every run; a failure names the seed, and SPRFAST_TEST_SEED=<seed> repeats it. Maps
-that an operator writes lie inside wider memory full of NaN, and what it allocates is NaN at first.
+Numbers are fresh in every run; a failure names the seed, and SPRFAST_TEST_SEED=<seed> repeats it.
+Maps that an operator writes lie inside wider memory full of NaN, and what it allocates is NaN at
+first.
 """
 
 from __future__ import annotations
@@ -26,14 +28,17 @@ SEED = int(os.environ.get("SPRFAST_TEST_SEED", secrets.randbelow(2**31)))
 DEVICE = "cpu" if INTERPRETED else "cuda"  # where kernels run here
 OPERATORS = tuple(kernels.__all__)
 STORAGES = (torch.float32, torch.float16, torch.bfloat16)
-# Relative RMS against float64: rounding of the storage. The interpreter truncates to bfloat16, a GPU rounds.
+# Relative RMS against float64: rounding of the storage. The interpreter truncates to bfloat16, a
+# GPU rounds.
 BOUND = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3 if INTERPRETED else 3e-3}
 GUARD = 64  # elements of NaN before and after a map
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What an operator is run on: `images` times `draws` samples; up-sampled maps may have one more row or column."""
+    """What an operator is run on: `images` times `draws` samples; up-sampled maps may have one more
+    row or column.
+    """
 
     channels: int
     height: int
@@ -46,7 +51,9 @@ class Shape:
     more_columns: int = 0
 
     def takes(self, operator: str) -> bool:
-        """Whether the operator exists for this shape: image-sided ones end at 128 channels, pooling needs two rows and columns."""
+        """Whether the operator exists for this shape: image-sided ones end at 128 channels, pooling
+        needs two rows and columns.
+        """
         if operator in ("affine_swish_head", "perturb_conv3x3"):
             return self.channels <= 128
         return operator != "affine_swish_pool" or min(self.height, self.width) >= 2
@@ -80,7 +87,11 @@ def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = D
         given["out"] = written(2 * s.height + s.more_rows, 2 * s.width + s.more_columns, 2 * s.channels, s.channels)
     elif operator in ("affine_swish_head", "perturb_conv3x3"):
         given["z"] = random(s.draws, s.images if s.noise_per_image else 1, 3, s.height, s.width)
-        given["x"], given["std"], given["scale"] = random(s.images, 3, s.height, s.width), random(s.draws).abs(), random(s.draws).abs()
+        given["x"], given["std"], given["scale"] = (
+            random(s.images, 3, s.height, s.width),
+            random(s.draws).abs(),
+            random(s.draws).abs(),
+        )
         given["weight"] = reference.pack_weight(random(s.channels, 3, 3, 3))
         if operator == "affine_swish_head":
             given["weight"], given["bias"] = random(3, s.channels), random(s.draws, 3)
@@ -91,7 +102,9 @@ def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = D
 
 
 def guarded(size: tuple[int, int, int, int], storage: torch.dtype, device: str, wide: int, first: int) -> Tensor:
-    """A channels-last map of NaN: channels from `first` on of `wide`, with NaN before, between and after."""
+    """A channels-last map of NaN: channels from `first` on of `wide`, with NaN before, between and
+    after.
+    """
     samples, _, height, width = size
     memory = torch.full((2 * GUARD + samples * height * width * wide,), torch.nan, dtype=storage, device=device)
     return memory.as_strided(size, (height * width * wide, 1, width * wide, wide), GUARD + first)
@@ -133,13 +146,19 @@ def assert_correct(operator: str, given: dict[str, Any], got: dict[str, Tensor])
     assert got.keys() == expected.keys()
     for name, value in got.items():
         error = relative_rms(value, expected[name])
-        assert error <= BOUND[value.dtype], f"{operator}: {name} has a relative RMS error of {error:.2g}, SPRFAST_TEST_SEED={SEED}"
+        assert error <= BOUND[value.dtype], (
+            f"{operator}: {name} has a relative RMS error of {error:.2g}, SPRFAST_TEST_SEED={SEED}"
+        )
         if name in OUTPUTS:
             memory = value.new_empty(0).set_(value.untyped_storage())
-            assert int(memory.isfinite().sum()) == value.numel(), f"{operator}: wrote outside {name}, SPRFAST_TEST_SEED={SEED}"
+            assert int(memory.isfinite().sum()) == value.numel(), (
+                f"{operator}: wrote outside {name}, SPRFAST_TEST_SEED={SEED}"
+            )
 
 
-def of_images(operator: str, shape: Shape, storage: torch.dtype, given: dict[str, Any], images: list[int]) -> dict[str, Any]:
+def of_images(
+    operator: str, shape: Shape, storage: torch.dtype, given: dict[str, Any], images: list[int]
+) -> dict[str, Any]:
     """The arguments for these images of `given` alone, in this order, in memory of their own."""
     chosen = arguments(operator, dataclasses.replace(shape, images=len(images)), storage, _device(given))
     for name, value in chosen.items():
@@ -149,7 +168,9 @@ def of_images(operator: str, shape: Shape, storage: torch.dtype, given: dict[str
 
 
 def rows_of(name: str, value: Tensor, images: list[int], shape: Shape) -> Tensor:
-    """The part of an argument or output `name` that belongs to these of the images; parameters belong to all."""
+    """The part of an argument or output `name` that belongs to these of the images; parameters
+    belong to all.
+    """
     if name in ("raw", "affine", *OUTPUTS, "result"):
         return value.unflatten(0, (shape.images, -1))[images].flatten(0, 1)
     if name in ("x", "errors"):

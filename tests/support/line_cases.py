@@ -1,4 +1,6 @@
-"""What the tests of `Line` share: engines whose network can be held, made to fail, or made short of memory."""
+"""What the tests of `Line` share: engines whose network can be held, made to fail, or made short of
+memory.
+"""
 
 import contextlib
 import threading
@@ -14,7 +16,9 @@ PATIENCE = 60.0  # seconds for what takes milliseconds on a machine that is not 
 
 
 class Network:
-    """A backend that computes what `eager` does, when it is let to; the network's behaviour is what the tests choose, nothing else."""
+    """A backend that computes what `eager` does, when it is let to; the network's behaviour is what
+    the tests choose, nothing else.
+    """
 
     def __init__(self, model):
         self.device = torch.device("cpu")

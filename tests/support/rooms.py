@@ -9,11 +9,24 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room imports from itself and from what comes before it.
 ROOMS = (
-    *("face", "system", "method", "formats", "data", "lowering", "backends", "engine", "evaluation", "training", "line"),
+    *(
+        "face",
+        "system",
+        "method",
+        "formats",
+        "data",
+        "lowering",
+        "backends",
+        "engine",
+        "evaluation",
+        "training",
+        "line",
+    ),
     *("deploy", "cli"),
 )
 FACE = ("errors", "config", "_version")  # importable from everywhere; `__init__` and `__main__` name the rest lazily
-BESIDE = {"kernels": (), "bench": tuple(room for room in ROOMS if room != "cli")}  # what the two houses beside may import
+# what the two houses beside may import
+BESIDE = {"kernels": (), "bench": tuple(room for room in ROOMS if room != "cli")}
 LOOKS_BESIDE = {"kernels": ("system", "backends", "cli", "bench"), "bench": ("cli",)}  # which rooms may import them
 
 
@@ -35,7 +48,9 @@ def room_of(name):
 
 
 def imported(path, known):
-    """Names below sprfast that a file imports anywhere, in functions and for type checking too, with the line."""
+    """Names below sprfast that a file imports anywhere, in functions and for type checking too,
+    with the line.
+    """
     found = {}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -43,7 +58,11 @@ def imported(path, known):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import, write `from sprfast...`"
             base = node.module or ""
-            inside = [f"{base}.{alias.name}" for alias in node.names if f"{base}.{alias.name}".removeprefix("sprfast.") in known]
+            inside = [
+                f"{base}.{alias.name}"
+                for alias in node.names
+                if f"{base}.{alias.name}".removeprefix("sprfast.") in known
+            ]
             names = inside or [base]
         else:
             continue
@@ -52,12 +71,16 @@ def imported(path, known):
 
 
 def arrows():
-    """For each room the rooms that it imports, with one example of each: {room: {room: "file:line imports module"}}."""
+    """For each room the rooms that it imports, with one example of each: {room: {room: "file:line
+    imports module"}}.
+    """
     known = modules()
     found: dict[str, dict[str, str]] = {}
     for name, path in known.items():
         for target, line in imported(path, known).items():
-            found.setdefault(room_of(name), {}).setdefault(room_of(target), f"{path.relative_to(ROOT)}:{line} imports {target}")
+            found.setdefault(room_of(name), {}).setdefault(
+                room_of(target), f"{path.relative_to(ROOT)}:{line} imports {target}"
+            )
     return found
 
 
@@ -72,7 +95,10 @@ def main():
     found = arrows()
     for room in (*ROOMS, *BESIDE):
         targets = found.get(room, {})
-        print(f"{room:<11} imports {', '.join(name for name in (*ROOMS, *BESIDE) if name in targets and name != room) or 'nothing'}")
+        print(
+            f"{room:<11} imports "
+            f"{', '.join(name for name in (*ROOMS, *BESIDE) if name in targets and name != room) or 'nothing'}"
+        )
         for target, example in targets.items():
             if target not in allowed(room):
                 print(f"{'':11} NOT ALLOWED: {example}")

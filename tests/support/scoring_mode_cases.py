@@ -6,19 +6,23 @@ import numpy as np
 
 from sprfast.config import Level, Schedule
 from sprfast.method.error_field import ErrorField
-from sprfast.method.scoring_mode import CascadeSetting, Setting
+from sprfast.method.scoring_mode import CascadeSetting, ScoringMode
 from sprfast.method.threshold import MapThreshold, calibrate, manual
 
 QUICK = Schedule((Level(5e-4, 1),), noise="signs")
 
 
 def field(height=32, width=32, seed=0):
-    """Of about the size of `small_model`'s errors, so that scores are about 1, and different at every place."""
+    """Of about the size of `small_model`'s errors, so that scores are about 1, and different at
+    every place.
+    """
     return ErrorField(0.008 + 0.006 * np.random.default_rng(seed).random((height, width), np.float32), 12)
 
 
 def with_settings(model):
-    """`model` with the setting `quick`, which has a field and both thresholds, and the cascade of it and the published one."""
-    quick = Setting(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1))
+    """`model` with the setting `quick`, which has a field and both thresholds, and the cascade of
+    it and the published one.
+    """
+    quick = ScoringMode(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1))
     cascade = CascadeSetting("quick", "published", 1.0, 0.023, 0.95, 1.05, manual(1.0))
     return dataclasses.replace(model, settings={"quick": quick}, cascades={"cascade": cascade})

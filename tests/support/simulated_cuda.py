@@ -1,4 +1,6 @@
-"""CUDA and TensorRT in host memory, for tests where there is no GPU, and processes of their own for what might crash."""
+"""CUDA and TensorRT in host memory, for tests where there is no GPU, and processes of their own for
+what might crash.
+"""
 
 import ctypes
 import subprocess
@@ -27,7 +29,9 @@ def python(program, **environment):
 
 
 class SimulatedDevice(cuda.Device):
-    """Host memory; what is queued is done when it is waited for, so that whoever does not wait reads rubbish."""
+    """Host memory; what is queued is done when it is waited for, so that whoever does not wait
+    reads rubbish.
+    """
 
     stream = 7
 
@@ -56,7 +60,9 @@ class SimulatedDevice(cuda.Device):
         return self.arrays[-1].ctypes.data
 
     def _within(self, address, size):
-        assert any(a.ctypes.data <= address and address + size <= a.ctypes.data + a.nbytes for a in self.arrays), "outside of its memory"
+        assert any(a.ctypes.data <= address and address + size <= a.ctypes.data + a.nbytes for a in self.arrays), (
+            "outside of its memory"
+        )
 
     def upload(self, address, source):
         assert source.flags.c_contiguous
@@ -107,7 +113,11 @@ class SimulatedContext:
 
     def execute_async_v3(self, stream):
         shapes = {"image": self.shape, "noise": self.engine.noise_shape}
-        device, addresses, outputs = self.engine.device, dict(self.addresses), ("error_map", "anomaly_map", "pred_score")
+        device, addresses, outputs = (
+            self.engine.device,
+            dict(self.addresses),
+            ("error_map", "anomaly_map", "pred_score"),
+        )
 
         def run():
             inputs = {name: self._at(addresses[name], shape).copy() for name, shape in shapes.items()}
@@ -136,7 +146,9 @@ class SimulatedEngine:
 
 
 class Pycuda:
-    """Of pycuda.driver what we call, with the rules of its sources: contexts are a stack, and all but `init` needs a current one."""
+    """Of pycuda.driver what we call, with the rules of its sources: contexts are a stack, and all
+    but `init` needs a current one.
+    """
 
     class Error(Exception):
         pass

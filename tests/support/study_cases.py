@@ -1,4 +1,6 @@
-"""What the tests of the study share: a category on disk, models that held some of it back, and a report of made-up figures."""
+"""What the tests of the study share: a category on disk, models that held some of it back, and a
+report of made-up figures.
+"""
 
 import contextlib
 import dataclasses
@@ -57,7 +59,9 @@ def model(small_model, seed=0, **provenance):
 def study(models, category, good=None, **changes):
     """`measure.study` of models that are said to be in files 0.safetensors and so on."""
     named = [(Path(f"{index}.safetensors"), each) for index, each in enumerate(models)]
-    return measure.study(named, category, good, **{"backend": BACKEND, "device": CPU, "seconds": 1e-3, "rows": ROWS[:2]} | changes)
+    return measure.study(
+        named, category, good, **{"backend": BACKEND, "device": CPU, "seconds": 1e-3, "rows": ROWS[:2]} | changes
+    )
 
 
 @contextlib.contextmanager
@@ -73,18 +77,34 @@ def quick(names=("eager",)):
 def document(**changes):
     """A report of two models whose figures are as wide as can be; `changes` of its fields."""
     figures = {"mean": 0.9, "standard_error": 0.1, "values": [0.8, 1.0]}
-    row = {"metrics": dict.fromkeys(metrics.KEYS, figures), "difference": dict.fromkeys(metrics.KEYS, figures | {"mean": 0.0})}
+    row = {
+        "metrics": dict.fromkeys(metrics.KEYS, figures),
+        "difference": dict.fromkeys(metrics.KEYS, figures | {"mean": 0.0}),
+    }
     spread = {"median": 1234.5, "min": 1000.1, "max": 2000.2}
-    times = {"passes": 3.0, "ms": spread, "images_per_s": spread, "speedup": {"median": 12.34, "min": 10.0, "max": 20.0}}
+    times = {
+        "passes": 3.0,
+        "ms": spread,
+        "images_per_s": spread,
+        "speedup": {"median": 12.34, "min": 10.0, "max": 20.0},
+    }
     of_way = {"calibrated_on": 1000, "held_back": 1000, "rate": 0.0501, "interval": [0.037, 0.064], "within": True}
     kept = {"promised": 0.05, "iid": of_way, "in_time": of_way | {"rate": 0.123, "within": False}, "across": of_way}
     too_few = {"calibrated_on": 6, "held_back": 6, "refused": "too few"}
     refused = {"promised": 0.01, "iid": too_few, "in_time": too_few}
-    setting = row | {"passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]}, "images": [[kept, kept], [refused, refused]]}
+    setting = row | {
+        "passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]},
+        "images": [[kept, kept], [refused, refused]],
+    }
     shares = [{"good": 0.25, "defective": None}, {"good": 0.75, "defective": None}]
     settings = {name: setting | {"maps": setting["images"]} for name in ("published", "single", "field")}
     settings["cascade"] = setting | {"maps": [], "agreement": shares, "asked_again": shares, "band": [[0.9, 1.1]] * 2}
-    backend = {"backend": "eager", "image_AUROC": 1.0, "pixel_AUROC": 0.5, "from_eager": {"image_AUROC": 0.0, "pixel_AUROC": -1e-4}}
+    backend = {
+        "backend": "eager",
+        "image_AUROC": 1.0,
+        "pixel_AUROC": 0.5,
+        "from_eager": {"image_AUROC": 0.0, "pixel_AUROC": -1e-4},
+    }
     absent = {"backend": "onnxruntime", "reason": "needs onnx, not installed here: run pip install 'sprfast[onnx]'"}
     return {
         "schema_version": measure.SCHEMA_VERSION,
@@ -94,7 +114,10 @@ def document(**changes):
         "device": "cpu",
         "models": [{"file": f"{seed}.safetensors", "provenance": {"seconds": 5994.0}} for seed in range(2)],
         "images": {"good": 12, "test": 2000, "defective": 1000},
-        "rows": [row | {"name": each.name, "passes": each.passes, "field": each.field, "ms": 1000.0 * each.passes} for each in ROWS],
+        "rows": [
+            row | {"name": each.name, "passes": each.passes, "field": each.field, "ms": 1000.0 * each.passes}
+            for each in ROWS
+        ],
         "settings": settings,
         "times": {"settings": dict.fromkeys(settings, times)},
         "backends": [backend, absent],

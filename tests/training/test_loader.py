@@ -29,7 +29,9 @@ def first(order, count):
 
 
 def taken(paths, count, workers):
-    with batches(ImageDataset(paths, PREPROCESSING), BatchOrder(len(paths), 3, seed=1), workers=workers, pin_memory=False) as stream:
+    with batches(
+        ImageDataset(paths, PREPROCESSING), BatchOrder(len(paths), 3, seed=1), workers=workers, pin_memory=False
+    ) as stream:
         return [next(stream) for _ in range(count)]
 
 

@@ -68,7 +68,9 @@ def stop_after(step):
 
 
 def initial_state(**changes):
-    return TrainingState(Recipe(NETWORK, PREPROCESSING, Schedule(), config(**changes), "fingerprint"), torch.device("cpu"))
+    return TrainingState(
+        Recipe(NETWORK, PREPROCESSING, Schedule(), config(**changes), "fingerprint"), torch.device("cpu")
+    )
 
 
 def test_loss_is_the_formula_of_the_paper():
@@ -232,7 +234,8 @@ def test_seed_decides_the_weights_and_workers_do_not(paths, output):
     ("weight", "what"),
     [
         (1e30, "the loss became NaN or infinite"),  # its square is infinite
-        (1e14, "the weights or their gradients became NaN or infinite"),  # the loss is finite, its gradient's square is not
+        # the loss is finite, its gradient's square is not
+        (1e14, "the weights or their gradients became NaN or infinite"),
     ],
 )
 def test_divergence_stops_with_the_last_good_state_kept(paths, output, weight, what):

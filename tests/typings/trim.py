@@ -2,8 +2,8 @@
 
     python tests/typings/trim.py FOLDER
 
-writes `tensorrt-VERSION/tensorrt/__init__.pyi` beside this file for each version in FOLDER. Needed where a module of ours calls
-something new: mypy misses it in what is kept here.
+writes `tensorrt-VERSION/tensorrt/__init__.pyi` beside this file for each version in FOLDER. Needed
+where a module of ours calls something new: mypy misses it in what is kept here.
 """
 
 import ast
@@ -13,7 +13,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MODULES = sorted((HERE.parents[1] / "sprfast" / "backends" / "sessions").glob("tensorrt*.py"))
-HEADER = "# Made by tests/typings/trim.py: what sprfast uses of TensorRT {version}.\nfrom __future__ import annotations\n\n"
+HEADER = (
+    "# Made by tests/typings/trim.py: what sprfast uses of TensorRT {version}.\nfrom __future__ import annotations\n\n"
+)
 SPECIAL = {"__init__", "__len__", "__getitem__", "__int__"}  # which are called without being named
 OPEN = {"list": "list[typing.Any]", "tuple": "tuple[typing.Any, ...]"}
 # the documentation has it, the signatures do not
@@ -35,7 +37,9 @@ def used(sources):
 
 
 class Cleaned(ast.NodeTransformer):
-    """Types that the signatures leave open become Any, and defaults, some of which are not of their type, dots."""
+    """Types that the signatures leave open become Any, and defaults, some of which are not of their
+    type, dots.
+    """
 
     def visit_arguments(self, node):
         for argument in (*node.posonlyargs, *node.args, *node.kwonlyargs):
@@ -66,7 +70,9 @@ class Cleaned(ast.NodeTransformer):
 
 
 def kept(classdef, attributes):
-    """The class with the members that are used; of an enumeration all, to tell one that was removed from one that never was."""
+    """The class with the members that are used; of an enumeration all, to tell one that was removed
+    from one that never was.
+    """
     body = []
     for member in classdef.body:
         if isinstance(member, ast.ClassDef):

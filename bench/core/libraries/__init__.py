@@ -1,9 +1,10 @@
-"""What else a bench compares: the same network through torch.compile, onnxruntime, OpenVINO, ncnn and MNN, all in float32.
+"""What else a bench compares: the same network through torch.compile, onnxruntime, OpenVINO, ncnn
+and MNN, all in float32.
 
-Each library gets what a competent user gives it: the time embedding folded into constants, an image with
-all its draws as one batch (ncnn knows no batches: one draw after the other), as many threads as torch
-uses. On a CPU a batch of images is worked off image by image. Everything is converted while a candidate
-is built, and the files of the conversion are deleted again.
+Each library gets what a competent user gives it: the time embedding folded into constants, an image
+with all its draws as one batch (ncnn knows no batches: one draw after the other), as many threads
+as torch uses. On a CPU a batch of images is worked off image by image. Everything is converted
+while a candidate is built, and the files of the conversion are deleted again.
 """
 
 from __future__ import annotations
@@ -37,29 +38,37 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "mnn": ("onnx", "onnxscript", "MNN"),
     "mnn_normal": ("onnx", "onnxscript", "MNN"),
 }
-_ALL_TILES_TOLERANCE = 3e-3  # of MNN as it comes: above float32's, so that its speed is shown with the error that it costs
+# of MNN as it comes: above float32's, so that its speed is shown with the error that it costs
+_ALL_TILES_TOLERANCE = 3e-3
 
 
 class Runner(Protocol):
-    """A graph in one library, for inputs of one shape, with the threads that torch has when it is made."""
+    """A graph in one library, for inputs of one shape, with the threads that torch has when it is
+    made.
+    """
 
     threads: int  # as the library itself tells
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Float32 to float32: (1, 3, H, W) to the error map (1, 1, H, W) and the anomaly map (1, 1, 256, 256), or the D draws of
-        an image (D, 3, H, W) to the network's undivided output of the same shape.
+        """Float32 to float32: (1, 3, H, W) to the error map (1, 1, H, W) and the anomaly map (1, 1,
+        256, 256), or the D draws of an image (D, 3, H, W) to the network's undivided output of the
+        same shape.
         """
         ...
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
-    """None where the library can run on `device`, else one sentence: why not, and what to install where that helps."""
+    """None where the library can run on `device`, else one sentence: why not, and what to install
+    where that helps.
+    """
     if name == "torch_compile":
         return None if device.type == "cuda" else compiler_missing()
     if device.type != "cpu":
         return f"{name} is measured on the CPU only, not on {device}"
     missing = [module for module in _MODULES[name] if importlib.util.find_spec(module) is None]
-    return f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'" if missing else None
+    return (
+        f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'" if missing else None
+    )
 
 
 def _candidate(
@@ -68,12 +77,13 @@ def _candidate(
     maps_runner: Callable[[Model, Sequence[Tensor]], Runner],
     network_runner: Callable[[Model, Tensor, Sequence[int]], Runner],
 ) -> Candidate:
-    """A candidate whose `build` and `network` raise BackendError with the reason where the library cannot run.
+    """A candidate whose `build` and `network` raise BackendError with the reason where the library
+    cannot run.
 
     Args:
         maps_runner: given a model and its noise.
-        network_runner: given a model, the times (D,) of the draws and the shape (D, 3, H, W). As the shape is
-            known with the first images, that call converts the network.
+        network_runner: given a model, the times (D,) of the draws and the shape (D, 3, H, W). As
+            the shape is known with the first images, that call converts the network.
     """
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
@@ -124,7 +134,12 @@ def _require(name: str, device: torch.device) -> None:
 
 
 CANDIDATES = (
-    _candidate("torch_compile", "torch.compile of the plain definition in channels-last, default mode", compiled_maps, compiled_network),
+    _candidate(
+        "torch_compile",
+        "torch.compile of the plain definition in channels-last, default mode",
+        compiled_maps,
+        compiled_network,
+    ),
     _candidate(
         "onnx_unfolded",
         "onnxruntime, the published pipeline exported as it is written, an image with all its draws in one graph",
@@ -151,10 +166,14 @@ CANDIDATES = (
 
 
 def candidates(device: torch.device) -> tuple[Candidate, ...]:
-    """`CANDIDATES`; torch.compile runs with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions."""
+    """`CANDIDATES`; torch.compile runs with PyTorch's defaults, which on CUDA are TensorFloat-32
+    convolutions.
+    """
     if device.type != "cuda":
         return CANDIDATES
-    return tuple(dataclasses.replace(each, precision="tf32") if each.name == "torch_compile" else each for each in CANDIDATES)
+    return tuple(
+        dataclasses.replace(each, precision="tf32") if each.name == "torch_compile" else each for each in CANDIDATES
+    )
 
 
 def chosen(device: torch.device, names: Sequence[str] | None = None) -> tuple[Candidate, ...]:

@@ -1,4 +1,6 @@
-"""What the libraries run, as modules with everything fixed folded into constants and as ONNX files, and what converters need."""
+"""What the libraries run, as modules with everything fixed folded into constants and as ONNX files,
+and what converters need.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Graph:
 
 
 class FixedNetwork(nn.Module):
-    """`ScoreUNet.scaled_score` for draws at fixed times (D,): (D, 3, H, W) to (D, 3, H, W), without the time-embedding network."""
+    """`ScoreUNet.scaled_score` for draws at fixed times (D,): (D, 3, H, W) to (D, 3, H, W), without
+    the time-embedding network.
+    """
 
     def __init__(self, model: Model, t: Tensor) -> None:
         super().__init__()
@@ -65,7 +69,9 @@ class _Constant(nn.Module):
 
 
 class ImageMaps(nn.Module):
-    """Both maps of one image: (1, 3, H, W) to (1, 1, H, W) and (1, 1, 256, 256). All draws of all levels are one batch of D."""
+    """Both maps of one image: (1, 3, H, W) to (1, 1, H, W) and (1, 1, 256, 256). All draws of all
+    levels are one batch of D.
+    """
 
     z: Tensor  # (D, 3, H, W)
     std: Tensor  # (D, 1, 1, 1)
@@ -93,7 +99,8 @@ class ImageMaps(nn.Module):
 class UnfoldedMaps(nn.Module):
     """Both maps of one image by the published pipeline as it is written, all draws in one batch.
 
-    With the time-embedding network, division and multiplication by std, upsampling and average pooling in it.
+    With the time-embedding network, division and multiplication by std, upsampling and average
+    pooling in it.
     """
 
     z: Tensor  # (D, 3, H, W)
@@ -120,7 +127,9 @@ class UnfoldedMaps(nn.Module):
 def _scales(schedule: Schedule) -> Tensor:
     """(D, 1, 1, 1): by which every draw's squares are multiplied before all are added up."""
     shares = zip(schedule.levels, schedule.weights, strict=True)
-    return torch.tensor([weight / (3 * level.draws) for level, weight in shares for _ in range(level.draws)])[:, None, None, None]
+    return torch.tensor([weight / (3 * level.draws) for level, weight in shares for _ in range(level.draws)])[
+        :, None, None, None
+    ]
 
 
 def unfolded_graph(model: Model, noise: Sequence[Tensor]) -> Graph:
@@ -147,7 +156,12 @@ def exported(graph: Graph) -> Iterator[Path]:
         path = Path(folder, "graph.onnx")
         with quiet():
             program = torch.onnx.export(
-                graph.module, (graph.example,), input_names=[INPUT], output_names=graph.outputs, dynamo=True, verbose=False
+                graph.module,
+                (graph.example,),
+                input_names=[INPUT],
+                output_names=graph.outputs,
+                dynamo=True,
+                verbose=False,
             )
             assert program is not None
             program.save(path)
@@ -164,7 +178,9 @@ def convert(command: Sequence[str], folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the libraries print on standard output, from C too, and without the exporters' warnings."""
+    """Without what the libraries print on standard output, from C too, and without the exporters'
+    warnings.
+    """
     flush = ctypes.CDLL(None).fflush
     logger = logging.getLogger("torch.onnx")
     level, kept = logger.level, os.dup(1)

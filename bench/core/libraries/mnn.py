@@ -23,15 +23,25 @@ class Mnn:
     Args:
         graph: what to run.
         precision: MNN's "high" or "normal", which on x86 processors give the same bits.
-        tiles: `SMALL_TILES` or `ALL_TILES`; the largest Winograd tiles are the fastest, and put the maps outside float32's tolerance.
+        tiles: `SMALL_TILES` or `ALL_TILES`; the largest Winograd tiles are the fastest, and put the
+            maps outside float32's tolerance.
     """
 
     def __init__(self, graph: Graph, precision: str, tiles: int) -> None:
         with exported(graph) as path, quiet():
             import MNN
 
-            # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting use to MNN's makers.
-            converter = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", "-f", "ONNX", "--bizCode", "sprfast"]
+            # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting
+            # use to MNN's makers.
+            converter = [
+                sys.executable,
+                "-c",
+                "import sys, _tools; _tools.mnnconvert(sys.argv)",
+                "-f",
+                "ONNX",
+                "--bizCode",
+                "sprfast",
+            ]
             convert([*converter, "--modelFile", str(path), "--MNNModel", f"{path}.mnn"], path.parent)
             self._interpreter = MNN.Interpreter(f"{path}.mnn")
             self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, tiles)
@@ -48,7 +58,8 @@ class Mnn:
         self._interpreter.runSession(self._session)
         for output, host in self._outputs:
             output.copyToHostTensor(host)
-        return tuple(torch.tensor(host.getNumpyData()) for _, host in self._outputs)  # its arrays do not own their memory
+        # its arrays do not own their memory
+        return tuple(torch.tensor(host.getNumpyData()) for _, host in self._outputs)
 
 
 def _mnn_tensor(values: np.ndarray) -> Any:

@@ -16,7 +16,9 @@ from sprfast.formats.model import Model
 
 
 class Ncnn:
-    """A network of ncnn for each time, converted by pnnx: Winograd on, everything of less than 32 bits off. One draw after the other."""
+    """A network of ncnn for each time, converted by pnnx: Winograd on, everything of less than 32
+    bits off. One draw after the other.
+    """
 
     def __init__(self, model: Model, times: Tensor, shape: Sequence[int]) -> None:
         networks = {t: _ncnn(model, t, shape[1:]) for t in dict.fromkeys(times.tolist())}

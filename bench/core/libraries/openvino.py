@@ -9,12 +9,18 @@ from sprfast.bench.core.libraries.graph import Graph, exported
 
 
 class OpenVino:
-    """An infer request of OpenVINO's CPU plugin for latency, in float32 also where the plugin would rather take bfloat16."""
+    """An infer request of OpenVINO's CPU plugin for latency, in float32 also where the plugin would
+    rather take bfloat16.
+    """
 
     def __init__(self, graph: Graph) -> None:
         import openvino
 
-        properties = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        properties = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
         with exported(graph) as path:
             compiled = openvino.Core().compile_model(path, "CPU", properties)
         self._request = compiled.create_infer_request()

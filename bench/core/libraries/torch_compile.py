@@ -16,12 +16,16 @@ from sprfast.method import scoring, unet
 
 
 class TorchCompile:
-    """What `compute` makes of the network in channels-last and an input, compiled in the default mode when a shape is first seen.
+    """What `compute` makes of the network in channels-last and an input, compiled in the default
+    mode when a shape is first seen.
 
-    Unlike the other libraries it takes the inputs of several images too: on a CUDA device they are what it is given.
+    Unlike the other libraries it takes the inputs of several images too: on a CUDA device they are
+    what it is given.
     """
 
-    def __init__(self, model: Model, device: torch.device, compute: Callable[[unet.ScoreUNet, Tensor], tuple[Tensor, ...]]) -> None:
+    def __init__(
+        self, model: Model, device: torch.device, compute: Callable[[unet.ScoreUNet, Tensor], tuple[Tensor, ...]]
+    ) -> None:
         plain = unet.from_weights(model.network, {name: value.to(device) for name, value in model.weights.items()})
         network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.compiler.reset()  # it compiles one function for a limited number of models only
@@ -46,7 +50,9 @@ def compiled_maps(model: Model, noise: Sequence[Tensor]) -> TorchCompile:
 
 
 def compiled_network(model: Model, times: Tensor, shape: Sequence[int]) -> TorchCompile:
-    """`ScoreUNet.scaled_score` with the time embedding, on the device of the times; `shape` is not needed before the first call."""
+    """`ScoreUNet.scaled_score` with the time embedding, on the device of the times; `shape` is not
+    needed before the first call.
+    """
 
     def compute(network: unet.ScoreUNet, x: Tensor) -> tuple[Tensor]:
         return (network.scaled_score(x, times.repeat(x.shape[0] // times.shape[0])),)
@@ -58,7 +64,10 @@ def compiler_missing() -> str | None:
     """None where TorchInductor can compile for the CPU, else what to install."""
     compiler = os.environ.get("CXX", "g++")  # its own choice on Linux
     if shutil.which(compiler) is None:
-        return f"torch_compile needs the C++ compiler {compiler}, not installed here: install it, or name another one in CXX"
+        return (
+            f"torch_compile needs the C++ compiler {compiler}, not installed here: install it, or name another "
+            f"one in CXX"
+        )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "torch_compile needs Python.h, not installed here: install the development files of this Python"
     return None

@@ -1,4 +1,6 @@
-"""A line under load for as long as it takes to see whether it loses, invents, mixes up or leaks anything."""
+"""A line under load for as long as it takes to see whether it loses, invents, mixes up or leaks
+anything.
+"""
 
 from sprfast.bench.line.soak.soaking import Options, run
 

@@ -25,7 +25,8 @@ class InjectedError(Exception):
 class Ledger:
     """Counts what is submitted and answered, and compares.
 
-    `expect` and `refuse` are called by the thread whose frame it is, `by_future` and `by_callback` by the line.
+    `expect` and `refuse` are called by the thread whose frame it is, `by_future` and `by_callback`
+    by the line.
 
     Args:
         plan: what befalls the frames.
@@ -102,8 +103,12 @@ class Ledger:
         return self._latencies[: min(self._scored, RECENT)].copy()
 
     def counts(self) -> dict[str, int]:
-        """How many ids were taken, and how many were answered other than once, or without having been taken."""
-        taken, futures, callbacks = (np.frombuffer(each, np.uint8) for each in (self._taken, self._futures, self._callbacks))
+        """How many ids were taken, and how many were answered other than once, or without having
+        been taken.
+        """
+        taken, futures, callbacks = (
+            np.frombuffer(each, np.uint8) for each in (self._taken, self._futures, self._callbacks)
+        )
         return {
             "taken": int(taken.sum()),
             "taken_twice": int((taken > 1).sum()),
@@ -119,7 +124,10 @@ class Ledger:
         got = None if answer.error is None else kind_of(answer.error)
         if answer.verdict is not Verdict.ERROR or got != error:
             what = "passed" if answer.verdict is Verdict.PASS else "not noticed"
-            self._note(what, f"frame {frame}, {kind}: {answer.verdict} ({answer.result.reason}), expected ERROR of kind {error}")
+            self._note(
+                what,
+                f"frame {frame}, {kind}: {answer.verdict} ({answer.result.reason}), expected ERROR of kind {error}",
+            )
 
     def _check_score(self, frame: int, number: int, answer: Answer) -> None:
         expected, score = self._scores[number % len(self._scores)], answer.result.pred_score
@@ -128,7 +136,10 @@ class Ledger:
         if not abs(score - expected) <= self.tolerance * abs(expected):  # NaN is wrong
             self._note("scores", f"frame {frame}: score {score!r} ({answer.result.reason}), alone {expected!r}")
         elif answer.verdict is not verdict(score, self._threshold):
-            self._note("verdicts", f"frame {frame}: {answer.verdict} at a score of {score!r}, threshold {self._threshold.value!r}")
+            self._note(
+                "verdicts",
+                f"frame {frame}: {answer.verdict} at a score of {score!r}, threshold {self._threshold.value!r}",
+            )
 
     def _note(self, what: str, example: str) -> None:
         with self._lock:

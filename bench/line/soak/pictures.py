@@ -32,7 +32,8 @@ class Pictures:
 
     @classmethod
     def create(cls, predictor: Predictor, sources: Sequence[Path] | None, seed: int, folder: Path) -> Pictures:
-        """Pictures from files, or made-up ones of the size of the network's input, and their copies in `folder`.
+        """Pictures from files, or made-up ones of the size of the network's input, and their copies
+        in `folder`.
 
         Raises:
             InputError: a file cannot be decoded, or they have different sizes.
@@ -69,7 +70,9 @@ def between(scores: npt.NDArray[np.float64]) -> Threshold:
 
 
 def tolerance(predictor: Predictor) -> float:
-    """Relative, of a score in a batch: 0 on a CPU, where an image has the same score bit for bit alone and in a batch."""
+    """Relative, of a score in a batch: 0 on a CPU, where an image has the same score bit for bit
+    alone and in a batch.
+    """
     exact = predictor.backend in ("cpu", "eager") and str(getattr(predictor, "device", "cpu")) == "cpu"
     return 0.0 if exact else CLEARANCE
 
@@ -88,5 +91,8 @@ def _decoded(predictor: Predictor, sources: Sequence[Path]) -> tuple[npt.NDArray
     for path, array in zip(chosen, arrays, strict=True):
         if array.shape != arrays[0].shape:
             sizes = " and ".join("x".join(map(str, each.shape[:2])) for each in (arrays[0], array))
-            raise InputError(f"soak: images must have one size, as those of a camera have, but {images.display_name(path)} makes {sizes}")
+            raise InputError(
+                f"soak: images must have one size, as those of a camera have, but {images.display_name(path)} makes "
+                f"{sizes}"
+            )
     return arrays

@@ -37,7 +37,9 @@ TWICE = (Fault.REPEAT, Fault.REORDER, LineFault.DUPLICATE_ID)  # whose id comes 
 
 
 def error_of(kind: Kind | None) -> str | None:
-    """The kind of the error that a frame must be answered with, one of `health.KINDS`; None: it must have its score."""
+    """The kind of the error that a frame must be answered with, one of `health.KINDS`; None: it
+    must have its score.
+    """
     if kind in (None, Fault.REPEAT, LineFault.DUPLICATE_ID, LineFault.FAILING_CALLBACK):
         return None
     name = "camera" if isinstance(kind, Fault) else "deadline" if kind is LineFault.PAST_DEADLINE else "input"
@@ -46,7 +48,8 @@ def error_of(kind: Kind | None) -> str | None:
 
 
 class Plan:
-    """The faults of all producers' frames, one byte a frame; frames are counted over all producers, one producer after another.
+    """The faults of all producers' frames, one byte a frame; frames are counted over all producers,
+    one producer after another.
 
     Args:
         frames: of all producers together.
@@ -61,12 +64,16 @@ class Plan:
     def __init__(self, frames: int, producers: int, rate: float, seed: int) -> None:
         self.counts = [frames // producers + (producer < frames % producers) for producer in range(producers)]
         self._starts = np.cumsum([0, *self.counts[:-1]]).tolist()
-        inner = [np.arange(start + 1, start + count - 1) for start, count in zip(self._starts, self.counts, strict=True)]
-        places = np.concatenate(inner)  # the first and the last picture of a camera are good, so that it can tell what lies between
+        inner = [
+            np.arange(start + 1, start + count - 1) for start, count in zip(self._starts, self.counts, strict=True)
+        ]
+        # the first and the last picture of a camera are good, so that it can tell what lies between
+        places = np.concatenate(inner)
         faults = max(round(frames * rate), len(KINDS)) if rate else 0
         if min(self.counts) < 3 or faults > len(places):
             raise InputError(
-                f"frames: {frames} are too few for {producers} producers and {faults} faults, there are {len(KINDS)} kinds of them"
+                f"frames: {frames} are too few for {producers} producers and {faults} faults, there are {len(KINDS)} "
+                f"kinds of them"
             )
         self._codes = np.zeros(frames, np.uint8)  # 0: a good frame
         chosen = np.random.default_rng(seed).choice(places, faults, replace=False)
@@ -78,7 +85,9 @@ class Plan:
         return f"{_CAMERA}{producer}"
 
     def place(self, id: object) -> tuple[int, int] | None:
-        """The frame with this id, counted over all and among its producer's; None: there is no such id."""
+        """The frame with this id, counted over all and among its producer's; None: there is no such
+        id.
+        """
         match = _ID.fullmatch(str(id))
         if not match:
             return None

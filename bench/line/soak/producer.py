@@ -22,7 +22,8 @@ SHORT = 0.001  # seconds of a stall, and before a camera is connected again
 
 
 class Producer(threading.Thread):
-    """One camera and what submits its frames; it rests every so many frames until `go_on`, and at the end for good.
+    """One camera and what submits its frames; it rests every so many frames until `go_on`, and at
+    the end for good.
 
     Args:
         index: of the producer.
@@ -34,7 +35,9 @@ class Producer(threading.Thread):
         seed: of what spoilt pictures look like.
     """
 
-    def __init__(self, index: int, plan: Plan, pictures: Pictures, ledger: Ledger, line: Line, stride: int, seed: int) -> None:
+    def __init__(
+        self, index: int, plan: Plan, pictures: Pictures, ledger: Ledger, line: Line, stride: int, seed: int
+    ) -> None:
         super().__init__(name=f"sprfast-soak-{index}", daemon=True)
         self._plan, self._pictures, self._ledger, self._line, self._stride = plan, pictures, ledger, line, stride
         height, width = pictures.arrays[0].shape[:2]
@@ -48,7 +51,11 @@ class Producer(threading.Thread):
             seed=seed + index,
         )
         self._stream = Stream(
-            self._camera.open, FrameFormat(height, width, "rgb"), plan.camera(index), first_wait=SHORT, longest_wait=10 * SHORT
+            self._camera.open,
+            FrameFormat(height, width, "rgb"),
+            plan.camera(index),
+            first_wait=SHORT,
+            longest_wait=10 * SHORT,
         )
         self._go, self.resting = threading.Event(), threading.Event()
         self.done = False  # all frames are submitted
@@ -95,7 +102,12 @@ class Producer(threading.Thread):
 
     def _give(self, frame: Frame, index: int, number: int) -> bool:
         """Whether the line is open."""
-        given = {"image": frame.image, "trigger_time": frame.trigger_time, "channel_order": frame.channel_order, "fault": frame.fault}
+        given = {
+            "image": frame.image,
+            "trigger_time": frame.trigger_time,
+            "channel_order": frame.channel_order,
+            "fault": frame.fault,
+        }
         kind = self._plan.kind(index)
         if isinstance(kind, LineFault):
             given |= self._mistake(kind, frame)

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from sprfast.bench.line.soak.soaking import Options
 
 SCHEMA_VERSION = 1
-MEMORY_LIMIT = 1.0  # KB for each 1,000 frames that the process may grow by, as the median slope: an allocator grows in steps
-JUDGED = 20_000  # frames after the warm-up from which memory is judged; before, what an allocator keeps outweighs what grows
+# KB for each 1,000 frames that the process may grow by, as the median slope: an allocator grows in
+# steps
+MEMORY_LIMIT = 1.0
+# frames after the warm-up from which memory is judged; before, what an allocator keeps outweighs
+# what grows
+JUDGED = 20_000
 
 # Key, heading, and what a sample has of it.
 _QUANTITIES: tuple[tuple[str, str, Callable[[Sample], float | None]], ...] = (
@@ -73,9 +77,9 @@ class Outcome:
 def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any]:
     """The report, plain JSON values.
 
-    `trends` has for each quantity its slopes per 1,000 frames after the warm-up (see `samples.Trend`), and its first and last value,
-    both taken when the line was at rest; null where it is not known. `checks` have a name, whether they held (null: not judged)
-    and what was found.
+    `trends` has for each quantity its slopes per 1,000 frames after the warm-up (see
+    `samples.Trend`), and its first and last value, both taken when the line was at rest; null where
+    it is not known. `checks` have a name, whether they held (null: not judged) and what was found.
     """
     ledger, counted = outcome.ledger, [] if outcome.warm is None else outcome.samples[outcome.warm :]
     trends = {key: _trend(counted, value) for key, _, value in _QUANTITIES}
@@ -91,7 +95,10 @@ def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any
         "frames_per_s": ledger.answered / outcome.seconds,
         "ids": ledger.counts() | {"answered": ledger.answered, "closed": ledger.closed},
         "verdicts": dict(outcome.health.verdicts),
-        "faults": {str(kind): ledger.verdicts[kind] | ({"refused": ledger.refused[kind]} if kind in TWICE else {}) for kind in KINDS},
+        "faults": {
+            str(kind): ledger.verdicts[kind] | ({"refused": ledger.refused[kind]} if kind in TWICE else {})
+            for kind in KINDS
+        },
         "swaps": dataclasses.asdict(outcome.swaps),
         "batches": outcome.health.batches,
         "heap": heap,
@@ -127,13 +134,16 @@ def table(report: dict[str, Any]) -> RenderableType:
         trends.add_column(heading, justify="right", no_wrap=True)
     for key, heading, _ in _QUANTITIES:
         row = report["trends"][key]
-        trends.add_row(heading, *(_cell(row[name]) for name in ("first", "last", "slope", "standard_error", "median_slope")))
+        trends.add_row(
+            heading, *(_cell(row[name]) for name in ("first", "last", "slope", "standard_error", "median_slope"))
+        )
     checks = Table("", "", "", box=None, show_header=False, padding=(0, 1))
     for check in report["checks"]:
         word = {True: "held", False: "FAILED", None: "not judged"}[check["passed"]]
         checks.add_row(word, check["name"], check["found"])
     notes = (
-        f"model {model['sha256'][:12]}, backend {model['backend']}, {model['precision']}; {options['producers']} producers, "
+        f"model {model['sha256'][:12]}, backend {model['backend']}, {model['precision']}; {options['producers']} "
+        f"producers, "
         f"warm-up {options['warm_up']} frames, {report['batches']} batches, heap {report['heap']}",
         *report["examples"],
     )
@@ -146,13 +156,23 @@ def _answers(outcome: Outcome) -> Iterator[Check]:
     others = wrong["mixed up"] + wrong["unknown"]
     once = not (ids["taken_twice"] or ids["unanswered"] or ids["answered_twice"] or others)
     numbers = f"{ids['taken']} taken; {ids['unanswered']} not answered, {ids['answered_twice']} answered again"
-    yield "every id is answered once", once, f"{numbers}, {ids['taken_twice']} taken again, {others} answers to another id"
+    yield (
+        "every id is answered once",
+        once,
+        f"{numbers}, {ids['taken_twice']} taken again, {others} answers to another id",
+    )
     spoilt = sum(sum(ledger.verdicts[kind].values()) for kind in KINDS if error_of(kind))
     missed = f"{wrong['passed']} passed, {wrong['not noticed']} had another answer than their ERROR"
     yield "no fault passes", not (wrong["passed"] or wrong["not noticed"]), f"{spoilt} faults; {missed}"
     good = sum(sum(verdicts.values()) for kind, verdicts in ledger.verdicts.items() if not error_of(kind))
-    differ = f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others, relative tolerance {ledger.tolerance:g}"
-    yield "good frames score as they do alone", not (wrong["scores"] or wrong["verdicts"]), f"{good} good frames; {differ}"
+    differ = (
+        f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others, relative tolerance {ledger.tolerance:g}"
+    )
+    yield (
+        "good frames score as they do alone",
+        not (wrong["scores"] or wrong["verdicts"]),
+        f"{good} good frames; {differ}",
+    )
     again = sum(ledger.refused.values())
     refusals = f"{again} ids that came again and {ledger.closed} after the end were refused, {wrong['refused']} others"
     yield "what is refused is accounted for", not wrong["refused"], refusals
@@ -174,8 +194,18 @@ def _counts(outcome: Outcome, refused: int, taken: int) -> Check:
 def _course(outcome: Outcome) -> Iterator[Check]:
     missing = [str(kind) for kind in KINDS if not sum(outcome.ledger.verdicts[kind].values())]
     if outcome.options.faults and outcome.complete:
-        yield "every kind of fault occurs", not missing, f"{len(KINDS)} kinds" + (f", but not {', '.join(missing)}" if missing else "")
-    found = "no answer for too long" if outcome.hung else "all was answered in time" if outcome.drained else "not all was answered in time"
+        yield (
+            "every kind of fault occurs",
+            not missing,
+            f"{len(KINDS)} kinds" + (f", but not {', '.join(missing)}" if missing else ""),
+        )
+    found = (
+        "no answer for too long"
+        if outcome.hung
+        else "all was answered in time"
+        if outcome.drained
+        else "not all was answered in time"
+    )
     yield "the line does not hang", outcome.drained and not outcome.hung, found
 
 
@@ -184,22 +214,35 @@ def _resources(outcome: Outcome, trends: dict[str, dict[str, float | None]]) -> 
     growth, slope, error = memory["median_slope"], memory["slope"], memory["standard_error"]
     told = "not known"
     if growth is not None:
-        told = f"{growth:.3g} KB per 1,000 frames, limit {MEMORY_LIMIT:g}; by least squares {slope:.3g}, standard error {error:.2g}"
+        told = (
+            f"{growth:.3g} KB per 1,000 frames, limit {MEMORY_LIMIT:g}; by least squares {slope:.3g}, standard "
+            f"error {error:.2g}"
+        )
     judged = growth is not None and frames >= JUDGED
-    short = "" if judged or memory["first"] is None else f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
+    short = (
+        ""
+        if judged or memory["first"] is None
+        else f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
+    )
     yield "memory does not grow", growth <= MEMORY_LIMIT if judged and growth is not None else None, told + short
     for key, heading, _ in _QUANTITIES:
         if key in _NEVER_MORE:
             first, last = trends[key]["first"], trends[key]["last"]
             known = outcome.complete and first is not None and last is not None
             more = last - first if first is not None and last is not None else 0
-            yield f"{heading} do not grow", more <= 0 if known else None, f"{more:+g} since the warm-up" if known else "not known"
+            yield (
+                f"{heading} do not grow",
+                more <= 0 if known else None,
+                f"{more:+g} since the warm-up" if known else "not known",
+            )
 
 
 def _trend(counted: Sequence[Sample], value: Callable[[Sample], float | None]) -> dict[str, float | None]:
     found = samples.trend(counted, value)
     first, last = (value(counted[0]), value(counted[-1])) if counted else (None, None)
-    fitted = dataclasses.asdict(found) if found else dict.fromkeys(("slope", "standard_error", "median_slope", "samples"))
+    fitted = (
+        dataclasses.asdict(found) if found else dict.fromkeys(("slope", "standard_error", "median_slope", "samples"))
+    )
     return fitted | {"first": first, "last": last}
 
 

@@ -39,12 +39,15 @@ class Trend:
 
     slope: float  # of the line that fits best by least squares
     standard_error: float  # of that slope, taking the residuals for independent
-    median_slope: float  # of the lines through any two samples; one step, as of an allocator that takes more once, does not move it
+    # of the lines through any two samples; one step, as of an allocator that takes more once, does
+    # not move it
+    median_slope: float
     samples: int
 
 
 class Samples:
-    """Samples of this process in memory of fixed size, since what they need must not look like a leak.
+    """Samples of this process in memory of fixed size, since what they need must not look like a
+    leak.
 
     Args:
         most: samples.
@@ -63,15 +66,31 @@ class Samples:
             latencies: in seconds, of the good frames answered last.
         """
         gc.collect()
-        percentiles = 1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if len(latencies) else (np.nan, np.nan)
+        percentiles = (
+            1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if len(latencies) else (np.nan, np.nan)
+        )
         held = (_memory_kb(), _entries("task"), threading.active_count(), _entries("fd"))
-        self._rows[self.count] = (frames, seconds, *(np.nan if value is None else value for value in held), *percentiles)
+        self._rows[self.count] = (
+            frames,
+            seconds,
+            *(np.nan if value is None else value for value in held),
+            *percentiles,
+        )
         self.count += 1
 
     def listed(self) -> list[Sample]:
         """All of them."""
         return [
-            Sample(int(frames), seconds, _known(memory), _known(threads), int(python), _known(descriptors), _known(p50), _known(p99))
+            Sample(
+                int(frames),
+                seconds,
+                _known(memory),
+                _known(threads),
+                int(python),
+                _known(descriptors),
+                _known(p50),
+                _known(p99),
+            )
             for frames, seconds, memory, threads, python, descriptors, p50, p99 in self._rows[: self.count].tolist()
         ]
 
@@ -89,26 +108,35 @@ def trend(samples: Sequence[Sample], value: Callable[[Sample], float | None]) ->
     first, second = np.triu_indices(len(points), 1)
     apart = x[second] != x[first]
     slopes = (y[second] - y[first])[apart] / (x[second] - x[first])[apart]
-    return Trend(slope, float(np.sqrt(residuals @ residuals / (len(points) - 2) / spread)), float(np.median(slopes)), len(points))
+    return Trend(
+        slope, float(np.sqrt(residuals @ residuals / (len(points) - 2) / spread)), float(np.median(slopes)), len(points)
+    )
 
 
 def one_heap() -> str:
-    """Have the C library keep all memory in one heap that only grows; what came of it, for a report.
+    """Have the C library keep all memory in one heap that only grows; what came of it, for a
+    report.
 
-    Otherwise each thread has one, which steps up at its own fullest moment, long after the others; and memory that is given back and
-    taken again makes every sample another. In one heap that only grows, what grows without end shows.
+    Otherwise each thread has one, which steps up at its own fullest moment, long after the others;
+    and memory that is given back and taken again makes every sample another. In one heap that only
+    grows, what grows without end shows.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return "as the C library has it, which is not glibc"
-    done = [set_option(option, value) for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))]
+    done = [
+        set_option(option, value)
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))
+    ]
     return "one, which only grows" if all(done) else "as glibc has it, which refused to change"
 
 
 def unavailable() -> str | None:
     """Why memory, threads and descriptors are not told here, or None."""
-    return None if sys.platform == "linux" else "memory, threads and descriptors are read from /proc, which only Linux has"
+    return (
+        None if sys.platform == "linux" else "memory, threads and descriptors are read from /proc, which only Linux has"
+    )
 
 
 def _known(value: float) -> float | None:
@@ -116,7 +144,9 @@ def _known(value: float) -> float | None:
 
 
 def _memory_kb() -> float | None:
-    """Resident memory as the sum over all pages; `statm` would be off by what each core has not yet told the kernel."""
+    """Resident memory as the sum over all pages; `statm` would be off by what each core has not yet
+    told the kernel.
+    """
     if unavailable():
         return None
     lines = (_PROCESS / "smaps_rollup").read_text().splitlines()

@@ -1,4 +1,6 @@
-"""One soak run: producers, a line, models that are swapped while it runs, and samples of the process."""
+"""One soak run: producers, a line, models that are swapped while it runs, and samples of the
+process.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from sprfast.system.signals import Stop, stop_signals
 SAMPLES = 100  # over the run, each while nothing is in the line: what it holds then is what stays
 LEAST_STRIDE = 32  # frames of each producer between two samples, so that frames still wait for each other
 SWAPS = 20  # over the run, each of a broken model and of an equal one
-WARM_UP = 50_000  # frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a while
+# frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a
+# while
+WARM_UP = 50_000
 DRAIN = 10.0  # seconds for the answers to what was taken before a signal
 PATIENCE = 120.0  # seconds without an answer after which the line hangs
 POLL = 0.02  # seconds
@@ -74,10 +78,12 @@ def run(
 ) -> dict[str, Any]:
     """Drive a line as fast as it goes, and check every answer.
 
-    SIGTERM and SIGINT end it early: sources are closed, what was taken is answered, and the report says that it is not complete.
+    SIGTERM and SIGINT end it early: sources are closed, what was taken is answered, and the report
+    says that it is not complete.
 
     Args:
-        predictor: that serves first; both get a threshold between the scores of the pictures, so that some pass and some do not.
+        predictor: that serves first; both get a threshold between the scores of the pictures, so
+            that some pass and some do not.
         equal: the same model, opened again; the two serve in turns.
         options: how long, and how rough.
         sources: image files of one size; None: made-up pictures.
@@ -114,7 +120,9 @@ def run(
         try:
             line.wait_until_started()
             stride = max(LEAST_STRIDE, options.frames // SAMPLES // options.producers)
-            producers += [Producer(index, plan, shown, ledger, line, stride, options.seed) for index in range(options.producers)]
+            producers += [
+                Producer(index, plan, shown, ledger, line, stride, options.seed) for index in range(options.producers)
+            ]
             soak = _Soak(options, producers, line, ledger, (predictor, equal), stop, on_progress)
             soak.work()
         finally:

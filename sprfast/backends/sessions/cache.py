@@ -1,8 +1,9 @@
 """What was built for this machine, kept in a folder of the user's own.
 
-An entry is a pair of files: what was built, and a signed document with its SHA-256, the whole key and a certificate. A TensorRT plan is
-code, so that nothing is handed out of a folder or a file that others could have written, nor bytes that are not those that were stored
-under this very key. Whatever does not hold is a miss, with the reason, and is built again.
+An entry is a pair of files: what was built, and a signed document with its SHA-256, the whole key
+and a certificate. A TensorRT plan is code, so that nothing is handed out of a folder or a file that
+others could have written, nor bytes that are not those that were stored under this very key.
+Whatever does not hold is a miss, with the reason, and is built again.
 
 The hashes notice damage; that nobody else writes here is what the permissions are for.
 """
@@ -33,7 +34,8 @@ MAX_DOCUMENT_BYTES = 2**20
 
 Key = Mapping[str, Any]  # all that an entry depends on; plain values
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last for pipes, which are refused once they are open
+# the last for pipes, which are refused once they are open
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -96,7 +98,8 @@ class PlanCache:
             return Miss(str(error))
 
     def store(self, key: Key, content: bytes, certificate: Mapping[str, Any]) -> None:
-        """Keep `content` for the next time; where that fails, such as on a full disk, there is a warning and no entry.
+        """Keep `content` for the next time; where that fails, such as on a full disk, there is a
+        warning and no entry.
 
         Raises:
             BackendError: the folder is not the user's own any more.
@@ -126,7 +129,10 @@ class PlanCache:
                         with contextlib.suppress(FileNotFoundError):
                             os.unlink(temporary, dir_fd=folder)
         except OSError as error:
-            warnings.warn(f"{self.folder}: what was built could not be kept ({error.strerror}); it will be built again", stacklevel=2)
+            warnings.warn(
+                f"{self.folder}: what was built could not be kept ({error.strerror}); it will be built again",
+                stacklevel=2,
+            )
 
     def discard(self, key: Key) -> None:
         """Remove an entry that turned out to be bad."""
@@ -142,7 +148,9 @@ class PlanCache:
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[int]:
-        """The open folder; a file system without locks is left alone, since a mixed pair is only a miss."""
+        """The open folder; a file system without locks is left alone, since a mixed pair is only a
+        miss.
+        """
         folder = _opened(self.folder)
         try:
             with contextlib.suppress(OSError):
@@ -153,10 +161,11 @@ class PlanCache:
 
 
 def graph_sha256(onnx: bytes, with_weights: bool) -> str:
-    """Of a serialised ONNX model, or of all of it but the values of its float initializers, which models of one structure share.
+    """Of a serialised ONNX model, or of all of it but the values of its float initializers, which
+    models of one structure share.
 
-    Initializers of a few values count as structure: they may be parameters of an operator, such as the scales of a Resize, which
-    become part of a plan.
+    Initializers of a few values count as structure: they may be parameters of an operator, such as
+    the scales of a Resize, which become part of a plan.
 
     Raises:
         BackendError: it is not an ONNX model.
@@ -206,9 +215,11 @@ def _values(onnx: bytes, start: int, end: int) -> tuple[int, int] | None:
 
 
 def default_folder() -> Path:
-    """$SPRFAST_CACHE_DIR, else `sprfast` in $XDG_CACHE_HOME or ~/.cache; made if need be, for this user alone.
+    """$SPRFAST_CACHE_DIR, else `sprfast` in $XDG_CACHE_HOME or ~/.cache; made if need be, for this
+    user alone.
 
-    Where it cannot be written it is a temporary folder that lives as long as this process, and there is a warning.
+    Where it cannot be written it is a temporary folder that lives as long as this process, and
+    there is a warning.
 
     Raises:
         BackendError: others could write there.
@@ -233,7 +244,10 @@ def default_folder() -> Path:
 def _temporary_folder(instead_of: str, reason: str) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="sprfast-")
     _TEMPORARY.append(folder)
-    warnings.warn(f"{instead_of}: cannot be written ({reason}), so that plans are built anew by each process; set {VARIABLE}", stacklevel=3)
+    warnings.warn(
+        f"{instead_of}: cannot be written ({reason}), so that plans are built anew by each process; set {VARIABLE}",
+        stacklevel=3,
+    )
     return Path(folder.name)
 
 
@@ -246,7 +260,9 @@ def _opened(folder: Path) -> int:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError as error:
         if folder.is_symlink():
-            raise BackendError(f"{folder}: is a symbolic link, the cache must be a folder itself; set {VARIABLE} to one") from error
+            raise BackendError(
+                f"{folder}: is a symbolic link, the cache must be a folder itself; set {VARIABLE} to one"
+            ) from error
         raise
     try:
         if problem := _not_ours(os.fstat(descriptor)):
@@ -267,7 +283,9 @@ def _not_ours(status: os.stat_result) -> str | None:
 
 
 def _content(folder: int, name: str, limit: int | None = None) -> bytes:
-    """A regular file of this user's, links not followed; OSError or ValueError says what is wrong with it."""
+    """A regular file of this user's, links not followed; OSError or ValueError says what is wrong
+    with it.
+    """
     descriptor = os.open(name, _READ, dir_fd=folder)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(stream.fileno())

@@ -6,7 +6,7 @@ from sprfast.backends.sessions.cpu_network import CpuUNet
 from sprfast.backends.sessions.session import Floats
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library
-from sprfast.method.folded import InferencePlan
+from sprfast.method.folded import FoldedModel
 
 
 def unavailable() -> str | None:
@@ -15,7 +15,8 @@ def unavailable() -> str | None:
 
 
 class CpuSession:
-    """A `session.Session` of our kernels, in float32; an image gives the same bits in any batch and with any number of threads.
+    """A `session.Session` of our kernels, in float32; an image gives the same bits in any batch and
+    with any number of threads.
 
     Args:
         plan: what is computed.
@@ -25,7 +26,7 @@ class CpuSession:
         BackendError: the kernels cannot run here.
     """
 
-    def __init__(self, plan: InferencePlan, threads: int) -> None:
+    def __init__(self, plan: FoldedModel, threads: int) -> None:
         if reason := unavailable():
             raise BackendError(f"backend cpu: {reason}")
         self._network, self._threads = CpuUNet(plan), threads

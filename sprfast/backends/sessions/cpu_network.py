@@ -1,4 +1,6 @@
-"""The network through our CPU kernels, without PyTorch: each convolution activates what it reads, and nothing activated is ever stored."""
+"""The network through our CPU kernels, without PyTorch: each convolution activates what it reads,
+and nothing activated is ever stored.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from sprfast.errors import InputError
 from sprfast.kernels.cpu import operators
 from sprfast.kernels.cpu.operators import Floats, Kind, Source, empty
 from sprfast.method.anomaly_map import MAP_SIZE, smoothing_matrix
-from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, InferencePlan
+from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, FoldedModel
 
 SAMPLES = 6  # of a pass: enough to keep all threads busy in the deepest maps
 
@@ -36,14 +38,15 @@ class Layer:
 
 
 class CpuUNet:
-    """A plan with packed weights, run through the operators of `sprfast.kernels.cpu`; safe to call from several threads.
+    """A plan with packed weights, run through the operators of `sprfast.kernels.cpu`; safe to call
+    from several threads.
 
     Args:
         plan: in float32; nothing of its convolutions' weights is kept but the packed form.
         operators: `sprfast.kernels.cpu.operators`, or anything with its functions.
     """
 
-    def __init__(self, plan: InferencePlan, operators: Any = operators) -> None:
+    def __init__(self, plan: FoldedModel, operators: Any = operators) -> None:
         self._operators = operators
         self._groups, self.draws = plan.groups, plan.draws
         self._convs: dict[str, _Conv] = {}
@@ -55,13 +58,17 @@ class CpuUNet:
                     pack(_floats(norm.weight)), _floats(norm.bias), _floats(norm.gamma), _floats(norm.beta)
                 )
                 self._channels[f"{name}.{place}"] = (norm.weight.shape[1], norm.weight.shape[0])
-        self._embeddings = {name: None if block.embedding is None else _floats(block.embedding) for name, block in plan.blocks.items()}
+        self._embeddings = {
+            name: None if block.embedding is None else _floats(block.embedding) for name, block in plan.blocks.items()
+        }
         self._head_weight, self._head_bias = _floats(plan.head_weight), _floats(plan.head_bias)
         self._std, self._scale = _floats(plan.std), _floats(plan.scale)
         self._pool = WorkspacePool()
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """The convolutions in the order in which they are called, for images of this size; the first is `perturb_conv3x3`."""
+        """The convolutions in the order in which they are called, for images of this size; the
+        first is `perturb_conv3x3`.
+        """
         levels = {name: HALVINGS[name.split(".")[0]] for name in self._convs}
         return [Layer(name, *self._channels[name], height >> level, width >> level) for name, level in levels.items()]
 
@@ -93,7 +100,9 @@ class CpuUNet:
         return errors, anomaly_maps
 
     def workspace(self, images: int, height: int, width: int, threads: int) -> Workspace:
-        """Memory for up to `images` images of this size in one pass; pages that are never used take up no memory."""
+        """Memory for up to `images` images of this size in one pass; pages that are never used take
+        up no memory.
+        """
         samples, layers = images * self.draws, self.layers(height, width)
         first, convs, o = layers[0], layers[1:], self._operators
         scratch = [o.conv3x3_space(samples, c.height, c.width, c.channels_in, c.channels_out, threads) for c in convs]
@@ -124,7 +133,9 @@ class CpuUNet:
                 convolve(f"{name}.first", result(before, "pooled"))
             convolve(f"{name}.second", Source(*outputs[f"{name}.first"], None, "activation"))
             before = name
-        self._operators.head(*outputs[f"{before}.second"], self._head_weight, self._head_bias, z, self._scale, errors, threads)
+        self._operators.head(
+            *outputs[f"{before}.second"], self._head_weight, self._head_bias, z, self._scale, errors, threads
+        )
 
     def _anomaly_map(self, errors: Floats, space: Workspace, anomaly_maps: Floats, threads: int) -> None:
         rows, columns = map(smoothing_matrix, errors.shape[2:])
@@ -133,12 +144,14 @@ class CpuUNet:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Workspace:
-    """What one pass at a time writes: 2.25·samples·H·W·base width floats of raw maps, and little else.
+    """What one pass at a time writes: 2.25·samples·H·W·base width floats of raw maps, and little
+    else.
 
-    The first map of a block is dead when the next one is made, and what a skip connection leads to is made when the
-    skip is dead, so that all maps find room in three places:
+    The first map of a block is dead when the next one is made, and what a skip connection leads to
+    is made when the skip is dead, so that all maps find room in three places:
 
-        inc.second, then up4.second | first of every block, behind it the skips of down1 to down3 | second of down4, up1, up2, up3
+        inc.second, then up4.second | first of every block, behind it the skips of down1 to down3 |
+        second of down4, up1, up2, up3
 
     A map of the second place takes at most half of the room of the one above it.
     """
@@ -149,7 +162,9 @@ class Workspace:
     scratch: Floats  # of the operators
 
     def outputs(self, samples: int) -> dict[str, tuple[Floats, Floats]]:
-        """Where each layer writes its raw map (samples, height, width, channels) and its affine (samples, 2, channels)."""
+        """Where each layer writes its raw map (samples, height, width, channels) and its affine
+        (samples, 2, channels).
+        """
         outputs = {}
         affine = 0
         for layer, start in zip(self.layers, _starts(self.layers), strict=True):
@@ -162,7 +177,9 @@ class Workspace:
 
 
 class WorkspacePool:
-    """Workspaces of one size that no call is using; those of another size are dropped when this one is asked for."""
+    """Workspaces of one size that no call is using; those of another size are dropped when this one
+    is asked for.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,8 @@
-"""The few CUDA calls that a runner needs, through pycuda where that is installed, else through cuda-bindings.
+"""The few CUDA calls that a runner needs, through pycuda where that is installed, else through
+cuda-bindings.
 
-What can be asked of the driver alone is asked through ctypes, so that it is known whether CUDA runs before any library is imported
-that could bring the process down without it.
+What can be asked of the driver alone is asked through ctypes, so that it is known whether CUDA runs
+before any library is imported that could bring the process down without it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ INSTALL = "pip install 'sprfast[tensorrt]' or 'sprfast[tensorrt-rtx]', or pip in
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
 _LOST = re.compile(  # in CUDA's texts of the errors that end a context
-    "illegal|misaligned|unspecified launch failure|timed out|uncorrectable|device-side assert|invalid program counter|hardware stack"
+    "illegal|misaligned|unspecified launch failure|timed out|uncorrectable|device-side assert|invalid program "
+    "counter|hardware stack"
 )
 _RELEASE = Path("/sys/module/nvidia/version")  # of the kernel module, such as 580.95.05
 
@@ -47,7 +49,9 @@ class Facts:
 
 
 def unavailable() -> str | None:
-    """None where a driver, a device and a library to reach them are here, else the reason and what to install; never ends the process."""
+    """None where a driver, a device and a library to reach them are here, else the reason and what
+    to install; never ends the process.
+    """
     try:
         _driver()
     except BackendError as error:
@@ -80,7 +84,8 @@ def facts(index: int) -> Facts:
 
 
 class Device(abc.ABC):
-    """A device's primary context, which PyTorch and TensorRT use too, and one stream; any thread may call, one at a time.
+    """A device's primary context, which PyTorch and TensorRT use too, and one stream; any thread
+    may call, one at a time.
 
     All but `close` is called within `current`.
     """
@@ -116,7 +121,8 @@ class Device(abc.ABC):
 
     @abc.abstractmethod
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What `work` queues as a graph; calling the result queues all of it. `work` must have run once before.
+        """What `work` queues as a graph; calling the result queues all of it. `work` must have run
+        once before.
 
         Raises:
             BackendError: the library cannot capture, or something in `work` cannot be captured.
@@ -139,7 +145,9 @@ def open_device(index: int) -> Device:
     try:
         return library(index)
     except ImportError as error:
-        raise BackendError(f"CUDA: what is installed to reach the device does not load ({error}): run {INSTALL}") from error
+        raise BackendError(
+            f"CUDA: what is installed to reach the device does not load ({error}): run {INSTALL}"
+        ) from error
 
 
 class PycudaDevice(Device):
@@ -199,7 +207,9 @@ class PycudaDevice(Device):
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
         """Not possible: pycuda has no graphs."""
-        raise BackendError("CUDA: pycuda cannot capture a graph; remove it and run pip install cuda-bindings, or do without capture")
+        raise BackendError(
+            "CUDA: pycuda cannot capture a graph; remove it and run pip install cuda-bindings, or do without capture"
+        )
 
     def close(self) -> None:
         """As `Device.close`."""
@@ -214,7 +224,9 @@ class PycudaDevice(Device):
         self._release()
 
     def _release(self) -> None:
-        """Give the primary context back; pycuda does so only for the current one, and leaves it on the driver's stack."""
+        """Give the primary context back; pycuda does so only for the current one, and leaves it on
+        the driver's stack.
+        """
         alone = self._cuda.Context.get_current() is None
         self._context.push()
         self._context.detach()
@@ -319,7 +331,9 @@ class BindingsDevice(Device):
 
 
 def _failure(text: str) -> BackendError:
-    """The error of a call, by CUDA's text: after some, nothing in this process can use the device any more."""
+    """The error of a call, by CUDA's text: after some, nothing in this process can use the device
+    any more.
+    """
     if "out of memory" in text:
         return OutOfMemoryError(f"CUDA: {text}")
     if _LOST.search(text):
@@ -335,9 +349,13 @@ def _driver() -> ctypes.CDLL:
         _asked(library, "cuInit", 0)
         _asked(library, "cuDeviceGetCount", ctypes.byref(count))
     except (OSError, AttributeError) as error:
-        raise BackendError(f"needs an NVIDIA GPU and its driver, none is installed here ({error}): install NVIDIA's driver") from error
+        raise BackendError(
+            f"needs an NVIDIA GPU and its driver, none is installed here ({error}): install NVIDIA's driver"
+        ) from error
     if count.value < 1:
-        raise BackendError("needs an NVIDIA GPU, the driver has none: check CUDA_VISIBLE_DEVICES, or run on a machine with one")
+        raise BackendError(
+            "needs an NVIDIA GPU, the driver has none: check CUDA_VISIBLE_DEVICES, or run on a machine with one"
+        )
     return library
 
 

@@ -26,7 +26,8 @@ def unavailable() -> str | None:
 class OnnxRuntimeSession:
     """A `session.Session` of onnxruntime; an image gives the same bits in any batch.
 
-    Images go through the graph one by one, each with all its draws, or as many together as the graph is fixed to.
+    Images go through the graph one by one, each with all its draws, or as many together as the
+    graph is fixed to.
 
     Args:
         graph: an ONNX model as `graph.onnx_model` makes it.
@@ -36,8 +37,8 @@ class OnnxRuntimeSession:
         precision: that the graph stores feature maps in.
 
     Raises:
-        BackendError: onnxruntime or its provider for the device is missing, took another provider than the one asked for, or refuses
-            the graph.
+        BackendError: onnxruntime or its provider for the device is missing, took another provider
+            than the one asked for, or refuses the graph.
     """
 
     def __init__(self, graph: bytes, device: str, threads: int, batch: int | None, precision: Precision) -> None:
@@ -53,7 +54,9 @@ class OnnxRuntimeSession:
             raise BackendError(f"backend onnxruntime: device {device!r} is not known, use cpu, cuda or cuda:N")
         present = onnxruntime.get_available_providers()
         if provider not in present:
-            raise BackendError(f"backend onnxruntime: this onnxruntime has no {provider}, only {', '.join(present)}; {_REMEDY[kind]}")
+            raise BackendError(
+                f"backend onnxruntime: this onnxruntime has no {provider}, only {', '.join(present)}; {_REMEDY[kind]}"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which are raised too
         options.intra_op_num_threads = threads

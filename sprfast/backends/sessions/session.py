@@ -1,6 +1,8 @@
-"""What runs an export without PyTorch, one file a runtime; the modules are imported only where one is chosen.
+"""What runs an export without PyTorch, one file a runtime; the modules are imported only where one
+is chosen.
 
-A runtime opens a session for the network of one export. Its name is that of the backend that computes the same way.
+A runtime opens a session for the network of one export. Its name is that of the backend that
+computes the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A TensorRT plan of an exported graph, without PyTorch: built once for this machine, checked by the graph's probe image, and run."""
+"""A TensorRT plan of an exported graph, without PyTorch: built once for this machine, checked by
+the graph's probe image, and run.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-
 
 
 def unavailable(flavour: Flavour) -> str | None:
-    """None where a driver, what reaches it and this flavour are installed, else the reason and what to install.
+    """None where a driver, what reaches it and this flavour are installed, else the reason and what
+    to install.
 
-    TensorRT itself is not touched: without a driver, or with one that is too old for it, it ends the process.
+    TensorRT itself is not touched: without a driver, or with one that is too old for it, it ends
+    the process.
     """
     if reason := cuda.unavailable():
         return reason
@@ -62,7 +66,8 @@ def open_session(
     capture: bool = False,
     stripped: bool = False,
 ) -> TensorRtSession:
-    """A session for one graph, from the cache or newly built, which gave the right error map of the probe image.
+    """A session for one graph, from the cache or newly built, which gave the right error map of the
+    probe image.
 
     Args:
         onnx: a serialised model as `graph.onnx_model` makes it.
@@ -71,22 +76,32 @@ def open_session(
         noise: (D, 3, H, W), that the probe's error map is of.
         precision, quantization: of the graph.
         batch: images that the graph is fixed to; None: any number.
-        on_progress: of a build, which takes minutes: called with what is done, steps done and their number.
+        on_progress: of a build, which takes minutes: called with what is done, steps done and their
+            number.
         device: number of the CUDA device.
         workspace_bytes: that a layer may use on the device; None: all there is.
-        capture: replay each batch as a CUDA graph; batches are padded to 1, 2, 4, 8, 16 or 32 images.
-        stripped: the plan goes without weights, so that all models of one structure share it; never so where quantized.
+        capture: replay each batch as a CUDA graph; batches are padded to 1, 2, 4, 8, 16 or 32
+            images.
+        stripped: the plan goes without weights, so that all models of one structure share it; never
+            so where quantized.
 
     Raises:
-        BackendError: the flavour cannot run here, cannot build or load the graph, or computes a wrong error map.
+        BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
+            wrong error map.
     """
     if reason := unavailable(flavour):
         raise BackendError(f"backend {flavour}: {reason}")
     height, width = probe.error_map.shape
     options = Options(
-        profiles=BUCKETS if batch is None else (), workspace_bytes=workspace_bytes, stripped=stripped and quantization is None
+        profiles=BUCKETS if batch is None else (),
+        workspace_bytes=workspace_bytes,
+        stripped=stripped and quantization is None,
     )
-    machine = {"flavour": flavour, "tensorrt": tensorrt_build.version(flavour), **dataclasses.asdict(cuda.facts(device))}
+    machine = {
+        "flavour": flavour,
+        "tensorrt": tensorrt_build.version(flavour),
+        **dataclasses.asdict(cuda.facts(device)),
+    }
     key = {
         **machine,
         "sprfast": __version__,
@@ -128,7 +143,9 @@ class _Opening:
         else:
             reason = found.reason
         built = self._built()
-        session = self._checked(cache, built.plan, f"rebuilt: {reason}" if reason else "built", {"network": built.summary})
+        session = self._checked(
+            cache, built.plan, f"rebuilt: {reason}" if reason else "built", {"network": built.summary}
+        )
         cache.store(self.key, built.plan, session.certificate)
         return session
 
@@ -197,7 +214,9 @@ class _UnreadableError(BackendError):
 
 
 def _engine(plan: bytes, flavour: Flavour, weights: bytes | None) -> tuple[trt.Runtime, trt.ICudaEngine]:
-    """A runtime, and the engine of a plan that was built here or came out of the cache checked; `weights` is a model that has them."""
+    """A runtime, and the engine of a plan that was built here or came out of the cache checked;
+    `weights` is a model that has them.
+    """
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -214,7 +233,9 @@ def _engine(plan: bytes, flavour: Flavour, weights: bytes | None) -> tuple[trt.R
 
 
 def _cuda_major(flavour: Flavour) -> int | None:
-    """Of the CUDA that the installed flavour is for, as the names of its packages say; None: they do not."""
+    """Of the CUDA that the installed flavour is for, as the names of its packages say; None: they
+    do not.
+    """
     pattern = re.compile(rf"{flavour}_cu(\d+)(_bindings|_libs)?")
     names = (re.sub(r"[-.]", "_", distribution.name.lower()) for distribution in importlib.metadata.distributions())
     return max((int(match[1]) for name in names if (match := pattern.fullmatch(name))), default=None)

@@ -1,7 +1,8 @@
-"""An ONNX graph as a TensorRT plan, in one way for TensorRT 10 and 11 and for TensorRT-RTX, which needs no GPU to build.
+"""An ONNX graph as a TensorRT plan, in one way for TensorRT 10 and 11 and for TensorRT-RTX, which
+needs no GPU to build.
 
-Networks are strongly typed: each tensor has the type that the graph says, so that a builder cannot take fewer bits for the parts that
-need them all; `check_pins` makes sure that the graph says so.
+Networks are strongly typed: each tensor has the type that the graph says, so that a builder cannot
+take fewer bits for the parts that need them all; `check_pins` makes sure that the graph says so.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"profiles": [list(sizes) for sizes in self.profiles], "workspace_bytes": self.workspace_bytes, "stripped": self.stripped}
+        return {
+            "profiles": [list(sizes) for sizes in self.profiles],
+            "workspace_bytes": self.workspace_bytes,
+            "stripped": self.stripped,
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +69,9 @@ def imported(flavour: Flavour) -> ModuleType:
     try:
         return importlib.import_module(flavour)
     except (ImportError, OSError) as error:
-        raise BackendError(f"backend {flavour}: the module {flavour} does not load ({error}); install it again") from error
+        raise BackendError(
+            f"backend {flavour}: the module {flavour} does not load ({error}); install it again"
+        ) from error
 
 
 def version(flavour: Flavour) -> str:
@@ -73,22 +80,31 @@ def version(flavour: Flavour) -> str:
 
 
 def build(
-    onnx: bytes, flavour: Flavour, options: Options, *, timing_cache: bytes = b"", on_progress: Progress | None = None, name: str = "graph"
+    onnx: bytes,
+    flavour: Flavour,
+    options: Options,
+    *,
+    timing_cache: bytes = b"",
+    on_progress: Progress | None = None,
+    name: str = "graph",
 ) -> Built:
     """Parse, check and build.
 
-    Ctrl-C stops the building at its next step. What `on_progress` raises does too, and is raised from here.
+    Ctrl-C stops the building at its next step. What `on_progress` raises does too, and is raised
+    from here.
 
     Args:
         onnx: a serialised model as `graph.onnx_model` makes it.
         flavour: of TensorRT.
         options: of the plan.
-        timing_cache: of an earlier build with this version on this device, which the caller has checked; empty: none.
+        timing_cache: of an earlier build with this version on this device, which the caller has
+            checked; empty: none.
         on_progress: called after every step of every phase; phases are nested.
         name: of the graph, in messages.
 
     Raises:
-        BackendError: TensorRT cannot parse or build it, or the graph leaves to fewer than 32 bits what needs them.
+        BackendError: TensorRT cannot parse or build it, or the graph leaves to fewer than 32 bits
+            what needs them.
     """
     if TYPE_CHECKING:
         import tensorrt as trt
@@ -122,7 +138,8 @@ def parsed(onnx: bytes, builder: trt.Builder, flavour: Flavour, name: str = "gra
         import tensorrt as trt
     else:
         trt = imported(flavour)
-    # 10 makes weakly typed networks unless it is told; 11 and RTX know no others, and ignore the flag while they have it
+    # 10 makes weakly typed networks unless it is told; 11 and RTX know no others, and ignore the
+    # flag while they have it
     known = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if known else 0)
     parser = trt.OnnxParser(network, logger(flavour)[0])
@@ -134,7 +151,8 @@ def parsed(onnx: bytes, builder: trt.Builder, flavour: Flavour, name: str = "gra
 def check_pins(network: trt.INetworkDefinition) -> None:
     """Normalisations, what comes before the first and what comes after the last are float32.
 
-    That is each normalisation with its scale and shift, the perturbation and the first convolution, the head, the residual and the maps.
+    That is each normalisation with its scale and shift, the perturbation and the first convolution,
+    the head, the residual and the maps.
 
     Raises:
         BackendError: one of them is not; the message names the layer.
@@ -155,12 +173,15 @@ def check_pins(network: trt.INetworkDefinition) -> None:
         for tensor in (*_operands(layer), *_results(layer)):
             if tensor.dtype.name not in _EXACT:
                 raise BackendError(
-                    f"graph: layer {layer.name} has {tensor.name} in {tensor.dtype.name}, where float32 is needed; export the model again"
+                    f"graph: layer {layer.name} has {tensor.name} in {tensor.dtype.name}, where float32 is needed; "
+                    f"export the model again"
                 )
 
 
 def summary(network: trt.INetworkDefinition, profiles: tuple[tuple[int, int, int], ...]) -> dict[str, Any]:
-    """What a network is made of, as plain values: layers by kind, results by type, inputs and outputs, and shapes of the profiles."""
+    """What a network is made of, as plain values: layers by kind, results by type, inputs and
+    outputs, and shapes of the profiles.
+    """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
@@ -173,7 +194,9 @@ def summary(network: trt.INetworkDefinition, profiles: tuple[tuple[int, int, int
     }
 
 
-def configured(builder: trt.Builder, network: trt.INetworkDefinition, options: Options, flavour: Flavour) -> trt.IBuilderConfig:
+def configured(
+    builder: trt.Builder, network: trt.INetworkDefinition, options: Options, flavour: Flavour
+) -> trt.IBuilderConfig:
     """How the builder is to build.
 
     Raises:
@@ -219,7 +242,9 @@ def refitted(engine: trt.ICudaEngine, onnx: bytes, flavour: Flavour) -> None:
     if not parser.refit_from_bytes(onnx):
         raise BackendError(f"backend {flavour}: the weights could not be put into the plan: {_parser_errors(parser)}")
     if missing := refitter.get_missing_weights():
-        raise BackendError(f"backend {flavour}: the graph lacks {len(missing)} weights that the plan needs, {missing[0]} among them")
+        raise BackendError(
+            f"backend {flavour}: the graph lacks {len(missing)} weights that the plan needs, {missing[0]} among them"
+        )
     if not refitter.refit_cuda_engine():
         raise BackendError(f"backend {flavour}: the weights could not be put into the plan: {messages.reason()}")
 
@@ -247,7 +272,9 @@ class Messages:
 
 @functools.cache
 def logger(flavour: Flavour) -> tuple[trt.ILogger, Messages]:
-    """The one logger of the process, since TensorRT stays with the first that it is given, and what it keeps."""
+    """The one logger of the process, since TensorRT stays with the first that it is given, and what
+    it keeps.
+    """
     if TYPE_CHECKING:
         import tensorrt as trt
     else:
@@ -267,7 +294,9 @@ def logger(flavour: Flavour) -> tuple[trt.ILogger, Messages]:
 
 
 def optional(value: _T) -> _T | None:
-    """What TensorRT returns, with what its signatures leave out: None is how it says that it failed."""
+    """What TensorRT returns, with what its signatures leave out: None is how it says that it
+    failed.
+    """
     return value
 
 
@@ -279,7 +308,9 @@ class _Stop:
 
 
 def _attached(config: trt.IBuilderConfig, timing_cache: bytes) -> trt.ITimingCache:
-    """The builder's timing cache: TensorRT takes an empty one for what it cannot read, so that the bytes must have been checked."""
+    """The builder's timing cache: TensorRT takes an empty one for what it cannot read, so that the
+    bytes must have been checked.
+    """
     cache = config.create_timing_cache(timing_cache)
     config.set_timing_cache(cache, ignore_mismatch=False)
     return cache
@@ -322,7 +353,9 @@ def _monitor(flavour: Flavour, on_progress: Progress | None, stop: _Stop) -> trt
 
 @contextlib.contextmanager
 def _interrupts_stop(stop: _Stop) -> Iterator[None]:
-    """Ctrl-C, where it would raise KeyboardInterrupt, which may not pass through the builder, asks it to stop."""
+    """Ctrl-C, where it would raise KeyboardInterrupt, which may not pass through the builder, asks
+    it to stop.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         stop.reason = KeyboardInterrupt()
@@ -348,7 +381,9 @@ def _parser_errors(parser: trt.OnnxParser | trt.OnnxParserRefitter) -> str:
 
 
 def _reached(
-    tensors: Iterable[trt.ITensor], neighbours: dict[str, list[trt.ILayer]], onward: Callable[[trt.ILayer], list[trt.ITensor]]
+    tensors: Iterable[trt.ITensor],
+    neighbours: dict[str, list[trt.ILayer]],
+    onward: Callable[[trt.ILayer], list[trt.ITensor]],
 ) -> Iterator[trt.ILayer]:
     """Layers next to the tensors, and on from them up to a normalisation."""
     ahead, seen = list(tensors), set[str]()
@@ -378,4 +413,6 @@ def _shape(tensor: trt.ITensor) -> list[int]:
 
 
 def _image(network: trt.INetworkDefinition) -> trt.ITensor:
-    return next(tensor for tensor in (network.get_input(index) for index in range(network.num_inputs)) if tensor.name == IMAGE)
+    return next(
+        tensor for tensor in (network.get_input(index) for index in range(network.num_inputs)) if tensor.name == IMAGE
+    )

@@ -23,9 +23,11 @@ CAPTURED = (1, 2, 4, 8, 16, 32)  # batches that a graph is captured of
 
 
 class TensorRtSession:
-    """A `session.Session` of TensorRT: one stream, pinned memory, and for each profile in use an execution context of its own.
+    """A `session.Session` of TensorRT: one stream, pinned memory, and for each profile in use an
+    execution context of its own.
 
-    An image may score differently in the last bits in batches of another size. Images that are not finite give maps that are not.
+    An image may score differently in the last bits in batches of another size. Images that are not
+    finite give maps that are not.
 
     Args:
         runtime, engine: what runs; with weights.
@@ -49,7 +51,13 @@ class TensorRtSession:
         batch: int | None,
         capture: bool,
     ) -> None:
-        self._device, self._flavour, self._noise_shape, self._batch, self._capture = device, flavour, noise_shape, batch, capture
+        self._device, self._flavour, self._noise_shape, self._batch, self._capture = (
+            device,
+            flavour,
+            noise_shape,
+            batch,
+            capture,
+        )
         self._lock = threading.Lock()
         self._draws: Floats | None = None  # on the device
         with device.current():
@@ -61,7 +69,8 @@ class TensorRtSession:
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
         """As `session.Session.maps`, of images of the graph's size.
 
-        The draws are copied to the device where `z` is another array than last time, so that it must not be written to.
+        The draws are copied to the device where `z` is another array than last time, so that it
+        must not be written to.
 
         Raises:
             InputError: an array is not of the graph's size.
@@ -70,7 +79,8 @@ class TensorRtSession:
         size = self._noise_shape[1:]
         if x.shape[1:] != size or z.shape != self._noise_shape or not len(x):
             raise InputError(
-                f"backend {self._flavour}: expected images (B, {', '.join(map(str, size))}) and draws {self._noise_shape}, "
+                f"backend {self._flavour}: expected images (B, {', '.join(map(str, size))}) and draws "
+                f"{self._noise_shape}, "
                 f"got {x.shape} and {z.shape}"
             )
         errors = np.empty((len(x), 1, *size[1:]), np.float32)
@@ -105,7 +115,9 @@ class TensorRtSession:
         if profile not in lanes:
             assert self._owned.engine is not None  # until it is released
             shape = (capacity, *self._noise_shape[2:])
-            lanes[profile] = _Lane(self._owned.engine, self._device, self._flavour, profile, shape, self._noise_address, self._capture)
+            lanes[profile] = _Lane(
+                self._owned.engine, self._device, self._flavour, profile, shape, self._noise_address, self._capture
+            )
         return lanes[profile]
 
 
@@ -129,7 +141,9 @@ def _released(owned: _Owned, device: cuda.Device) -> None:
 
 
 class _Lane:
-    """An execution context of one profile with its memory; `shape` is the largest batch, height and width."""
+    """An execution context of one profile with its memory; `shape` is the largest batch, height and
+    width.
+    """
 
     def __init__(
         self,
@@ -158,7 +172,8 @@ class _Lane:
             "pred_score": device.allocate(4 * capacity),
         }
         self._graphs: dict[int, Callable[[], None]] = {}
-        # memory of this profile alone; the other strategy takes that of the largest one for each context
+        # memory of this profile alone; the other strategy takes that of the largest one for each
+        # context
         context = optional(engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE))
         if context is None:
             raise self._failure("the plan does not run")

@@ -1,11 +1,14 @@
-"""Archives of images through Ray Data: a pool of workers with an engine each, answers to a folder as they come.
+"""Archives of images through Ray Data: a pool of workers with an engine each, answers to a folder
+as they come.
 
-Every image is answered once: Ray gives the blocks of a worker that dies to another one, and a row counts only when it has
-reached the one process that writes, for the first time. An image has the score bit for bit that it has in a single process where
-neither batch nor threads change it: by `cpu`, and by `eager` on a CPU. In a pipeline of one's own:
+Every image is answered once: Ray gives the blocks of a worker that dies to another one, and a row
+counts only when it has reached the one process that writes, for the first time. An image has the
+score bit for bit that it has in a single process where neither batch nor threads change it: by
+`cpu`, and by `eager` on a CPU. In a pipeline of one's own:
 
-    images = ray.data.read_binary_files("s3://archive/", include_paths=True)             # columns bytes and path
-    answers = images.map_batches(Scorer, fn_constructor_args=(Model("screw.safetensors"),), batch_size=16, num_cpus=1, concurrency=4)
+    images = ray.data.read_binary_files("s3://archive/", include_paths=True)             # columns
+    bytes and path answers = images.map_batches(Scorer,
+    fn_constructor_args=(Model("screw.safetensors"),), batch_size=16, num_cpus=1, concurrency=4)
 """
 
 from __future__ import annotations
@@ -64,7 +67,11 @@ class Pool:
     gpus: float = 0.0  # of each; below 1, several share one
 
     def __post_init__(self) -> None:
-        for name, value, most in (("workers", self.workers, 100_000), ("least", self.least, self.workers), ("cpus", self.cpus, 1024)):
+        for name, value, most in (
+            ("workers", self.workers, 100_000),
+            ("least", self.least, self.workers),
+            ("cpus", self.cpus, 1024),
+        ):
             if value is not None and (type(value) is not int or not 1 <= value <= most):
                 raise InputError(f"{name}: {value!r} is not allowed, expected 1 to {most}")
         if not 0 <= self.gpus <= 64:
@@ -83,7 +90,8 @@ class Model:
 
 
 class Scorer:
-    """What a worker does with a batch of images; for `Dataset.map_batches`, which makes one of it in each of its actors.
+    """What a worker does with a batch of images; for `Dataset.map_batches`, which makes one of it
+    in each of its actors.
 
     Args:
         model: what to open.
@@ -97,19 +105,25 @@ class Scorer:
 
     def __init__(self, model: Model, threads: int = 1, sha256: str | None = None) -> None:
         if sha256 not in (None, _sha256(model.path)):
-            raise ModelFileError(f"{model.path}: this worker has another file there than the one that asks for the answers")
-        self._predictor = predictors.opened(model.path, model.backend, model.device, model.precision, model.setting, threads)
+            raise ModelFileError(
+                f"{model.path}: this worker has another file there than the one that asks for the answers"
+            )
+        self._predictor = predictors.opened(
+            model.path, model.backend, model.device, model.precision, model.setting, threads
+        )
         self._predictor.self_test()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Answers of a batch.
 
         Args:
-            batch: `path`, the name of each image in its answer; in `bytes` the content of its file, or in `file` the path of its file as
-                bytes, where that is another one. Further columns come back as they are.
+            batch: `path`, the name of each image in its answer; in `bytes` the content of its file,
+                or in `file` the path of its file as bytes, where that is another one. Further
+                columns come back as they are.
 
         Returns:
-            a list for each of `results.COLUMNS`; an image that cannot be read or scored has the verdict ERROR and a reason.
+            a list for each of `results.COLUMNS`; an image that cannot be read or scored has the
+            verdict ERROR and a reason.
         """
         if "bytes" in batch:
             sources: list[Any] = [io.BytesIO(content) for content in batch["bytes"]]
@@ -130,25 +144,29 @@ def score(
     address: str = "local",
     on_images: OnImages = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Score the images of `sources` that have no answer in `folder` yet, and write the answers there.
+    """Score the images of `sources` that have no answer in `folder` yet, and write the answers
+    there.
 
     Args:
-        sources: images, folders of images, or Parquet files or folders, whose names end in .parquet, with a column `path`. Answers
-            name an image by its absolute path.
+        sources: images, folders of images, or Parquet files or folders, whose names end in
+            .parquet, with a column `path`. Answers name an image by its absolute path.
         folder: see `results.Results`.
         model: what scores.
         pool: workers.
         address: of a Ray cluster; "local" starts one for this call on this machine.
-        on_images: called with the number of answers and their total, first with those that are there already.
+        on_images: called with the number of answers and their total, first with those that are
+            there already.
 
     Returns:
-        `images`, `already` (answered before), `counts` by verdict over the folder, and `interrupted`: whether Ctrl-C ended it, with
-        the answers so far kept.
+        `images`, `already` (answered before), `counts` by verdict over the folder, and
+        `interrupted`: whether Ctrl-C ended it, with the answers so far kept.
 
     Raises:
         ModelFileError: the model's file cannot be used.
-        InputError: a source or the folder cannot be used, or this machine has too little for one worker.
-        BackendError: Ray is not installed, there is no cluster at `address`, a worker cannot run the model, or dies again and again.
+        InputError: a source or the folder cannot be used, or this machine has too little for one
+            worker.
+        BackendError: Ray is not installed, there is no cluster at `address`, a worker cannot run
+            the model, or dies again and again.
     """
     libraries.require("ray.data", "ray")
     settled = _settled(model, pool)
@@ -171,7 +189,9 @@ def score(
 
 
 def _settled(model: Model, pool: Pool) -> Model:
-    """The model with all that workers would otherwise choose each for itself: where the file is, the device, the backend."""
+    """The model with all that workers would otherwise choose each for itself: where the file is,
+    the device, the backend.
+    """
     device = predictors.device_under_ray(model.device, pool.gpus)
     backend = model.backend
     if backend == "auto" and export_file.kind(model.path) == "model":  # an export says itself what auto is
@@ -184,7 +204,9 @@ def _settled(model: Model, pool: Pool) -> Model:
     return dataclasses.replace(model, path=os.path.abspath(model.path), device=device, backend=backend)
 
 
-def _run(ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool: Pool, on_done: Callable[[int], None]) -> None:
+def _run(
+    ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool: Pool, on_done: Callable[[int], None]
+) -> None:
     """Score all that wait; whatever ends it, the answers so far are written."""
     arrow = libraries.require("pyarrow", "ray")
     rows = waiting.append_column("row", arrow.array(np.arange(waiting.num_rows)))
@@ -212,7 +234,9 @@ def _run(ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool:
     finally:
         _write(results, kept)
     if not answered.all():
-        raise BackendError(f"ray: {np.count_nonzero(~answered)} of {answered.size} images have no answer; run it again for them")
+        raise BackendError(
+            f"ray: {np.count_nonzero(~answered)} of {answered.size} images have no answer; run it again for them"
+        )
 
 
 def _answers(dataset: Any) -> Iterable[Any]:
@@ -226,7 +250,9 @@ def _answers(dataset: Any) -> Iterable[Any]:
             name, message = ours[-1]
             raise getattr(errors, name)(message) from error
         if isinstance(error, exceptions.RayActorError):
-            raise BackendError(f"ray: a worker died, and again {RETRIES} times with the same images ({_line(error, 0)})") from error
+            raise BackendError(
+                f"ray: a worker died, and again {RETRIES} times with the same images ({_line(error, 0)})"
+            ) from error
         raise BackendError(f"ray: {_line(error, -1)}") from error
 
 
@@ -250,7 +276,9 @@ def _listed(sources: Sequence[Path]) -> Any:
             name, file = images.display_name(absolute), os.fsencode(absolute)
             if files.setdefault(name, file) != file:
                 raise InputError(f"{name}: two files have this printable name; rename one")
-    return arrow.table({"path": arrow.array(files, arrow.string()), "file": arrow.array(files.values(), arrow.binary())})
+    return arrow.table(
+        {"path": arrow.array(files, arrow.string()), "file": arrow.array(files.values(), arrow.binary())}
+    )
 
 
 def _in_parquet(source: Path) -> list[str]:
@@ -286,7 +314,9 @@ def _require_listener(address: str) -> None:
 
 @contextlib.contextmanager
 def _one_try() -> Iterator[None]:
-    """Let Ray ask an address once, for 40 seconds, instead of ten minutes: something else may listen there."""
+    """Let Ray ask an address once, for 40 seconds, instead of ten minutes: something else may
+    listen there.
+    """
     tries = "RAY_gcs_server_port_wait_time_s"
     if tries in os.environ:
         yield
@@ -300,15 +330,20 @@ def _one_try() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cluster(address: str, pool: Pool) -> Iterator[Any]:
-    """Ray, connected to a cluster; one that is started here must have room for a worker, another one may grow."""
+    """Ray, connected to a cluster; one that is started here must have room for a worker, another
+    one may grow.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without which Ray prints a warning; workers get their device by name
+    # without which Ray prints a warning; workers get their device by name
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = libraries.require("ray", "ray")
     own: dict[str, Any] = {}
     if address == "local":
         own = {"num_cpus": pool.workers * pool.cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     if ray.is_initialized():
-        raise InputError("ray: this program is connected to a cluster already, and there can be one connection only; end it first")
+        raise InputError(
+            "ray: this program is connected to a cluster already, and there can be one connection only; end it first"
+        )
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     _require_listener(address)

@@ -1,7 +1,9 @@
-"""Answers in a folder of Parquet files, one more at a time, so that a run that was stopped goes on where it was.
+"""Answers in a folder of Parquet files, one more at a time, so that a run that was stopped goes on
+where it was.
 
     results.json            what computed them
-    part-000000.parquet     path, pred_score, verdict, threshold, milliseconds, reason: a row an image
+    part-000000.parquet     path, pred_score, verdict, threshold, milliseconds, reason: a row an
+    image
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ _PART = re.compile(r"part-(\d{6,})\.parquet")
 
 
 class Results:
-    """A folder of answers by one model, setting, backend and precision; one process writes at a time.
+    """A folder of answers by one model, setting, backend and precision; one process writes at a
+    time.
 
     Args:
         folder: new, or with answers by the same `computed_by`.
         computed_by: plain values; they are written beside the answers.
 
     Raises:
-        InputError: the folder cannot be written, holds something else, or another process writes to it.
+        InputError: the folder cannot be written, holds something else, or another process writes to
+            it.
         BackendError: pyarrow is not installed.
     """
 
@@ -54,12 +58,16 @@ class Results:
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lock.close()
 
     @property
     def schema(self) -> Any:
-        """Of every part: `pred_score` and `threshold` are null where there is none, `reason` where all went well."""
+        """Of every part: `pred_score` and `threshold` are null where there is none, `reason` where
+        all went well.
+        """
         arrow = self._arrow
         text, number = arrow.string(), arrow.float64()
         return arrow.schema(list(zip(COLUMNS, (text, number, text, number, number, text), strict=True)))
@@ -101,7 +109,11 @@ class Results:
         path = self.folder / "results.json"
         document = {"version": VERSION, **computed_by}
         if not path.exists():
-            foreign = [each.name for each in self.folder.iterdir() if each.name != ".lock" and not each.name.startswith(".sprfast-")]
+            foreign = [
+                each.name
+                for each in self.folder.iterdir()
+                if each.name != ".lock" and not each.name.startswith(".sprfast-")
+            ]
             if foreign:
                 raise InputError(f"{self.folder}: holds {foreign[0]} but no results.json; name a new folder")
             files.write_bytes(path, json.dumps(document, indent=1).encode())
@@ -113,4 +125,6 @@ class Results:
         if found != document:
             other = found if isinstance(found, dict) else {}
             differing = [name for name in document if other.get(name) != document[name]]
-            raise InputError(f"{self.folder}: has answers with another {', '.join(differing) or 'content'}; name a new folder")
+            raise InputError(
+                f"{self.folder}: has answers with another {', '.join(differing) or 'content'}; name a new folder"
+            )

@@ -1,15 +1,17 @@
-"""Verdicts over HTTP by Ray Serve: `serve run sprfast.deploy.ray.serve:app model=screw.safetensors max_replicas=4`.
+"""Verdicts over HTTP by Ray Serve: `serve run sprfast.deploy.ray.serve:app model=screw.safetensors
+max_replicas=4`.
 
 POST the bytes of an image file; the answer is JSON:
 
-    200  {"pred_score": 0.41, "verdict": "PASS", "threshold": 0.5, "milliseconds": 3.1, "model": SHA-256 of the weights}
-    413  the same with the verdict ERROR and a reason: more bytes than `max_bytes`
-    422  likewise: the image cannot be read or scored
+    200  {"pred_score": 0.41, "verdict": "PASS", "threshold": 0.5, "milliseconds": 3.1, "model":
+    SHA-256 of the weights} 413  the same with the verdict ERROR and a reason: more bytes than
+    `max_bytes` 422  likewise: the image cannot be read or scored
     500  likewise: the backend failed
     503  Ray's own answer: as many requests wait as may; nothing was scored
 
-GET /healthz: which model a replica serves, by what, and how many images in how many batches it has scored. A replica tests itself every
-`health_period` seconds; one that does not compute the model's maps any more is replaced.
+GET /healthz: which model a replica serves, by what, and how many images in how many batches it has
+scored. A replica tests itself every `health_period` seconds; one that does not compute the model's
+maps any more is replaced.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Options:
     setting: str = PUBLISHED
     max_batch: int = MAX_BATCH  # images that are scored together
     batch_wait: float = 0.005  # seconds that an image waits for others; those that come meanwhile are scored with it
-    max_queued: int = 64  # requests that may wait at each proxy beyond the 2 max_batch of a replica; in a burst up to as many more
+    # requests that may wait at each proxy beyond the 2 max_batch of a replica; in a burst up to as
+    # many more
+    max_queued: int = 64
     max_bytes: int = 64 * 2**20  # of an image file
     min_replicas: int = 1
     max_replicas: int = 1
@@ -104,11 +108,15 @@ class Inspector:
         serve = libraries.require("ray.serve", "ray")
         self._json = libraries.require("starlette.responses", "ray").JSONResponse
         threads = max(1, int(options.cpus))
-        self._predictor = predictors.opened(options.model, options.backend, options.device, options.precision, options.setting, threads)
+        self._predictor = predictors.opened(
+            options.model, options.backend, options.device, options.precision, options.setting, threads
+        )
         self._predictor.self_test()
         self._max_bytes = options.max_bytes
         self._images = self._batches = 0
-        self._batched = serve.batch(max_batch_size=options.max_batch, batch_wait_timeout_s=options.batch_wait)(self._score)
+        self._batched = serve.batch(max_batch_size=options.max_batch, batch_wait_timeout_s=options.batch_wait)(
+            self._score
+        )
 
     async def __call__(self, request: Any) -> Any:
         """Answer a Starlette request."""
@@ -118,7 +126,9 @@ class Inspector:
             return self._json({"detail": "POST the bytes of an image file, or GET /healthz"}, 405)
         body = await request.body()
         if len(body) > self._max_bytes:
-            return self._answer(self._predictor.error(f"{len(body)} bytes are more than max_bytes, {self._max_bytes}"), 413)
+            return self._answer(
+                self._predictor.error(f"{len(body)} bytes are more than max_bytes, {self._max_bytes}"), 413
+            )
         try:
             result = await self._batched(body)
         except SprfastError as error:
@@ -126,8 +136,11 @@ class Inspector:
         return self._answer(result, 422 if result.verdict is Verdict.ERROR else 200)
 
     async def check_health(self) -> None:
-        """Raise where the model computes wrong maps or the backend fails; Ray calls it every `health_period` seconds."""
-        await asyncio.to_thread(self._predictor.self_test)  # beside a batch: it must not wait for one, or Ray takes the replica for dead
+        """Raise where the model computes wrong maps or the backend fails; Ray calls it every
+        `health_period` seconds.
+        """
+        # beside a batch: it must not wait for one, or Ray takes the replica for dead
+        await asyncio.to_thread(self._predictor.self_test)
 
     async def _score(self, bodies: Sequence[bytes]) -> list[Result]:
         """Results of image files, in their order."""

@@ -1,8 +1,10 @@
-"""What Triton's python backend runs for a repository of `triton_repository`: image files to verdicts, by an engine or a runner.
+"""What Triton's python backend runs for a repository of `triton_repository`: image files to
+verdicts, by an engine or a runner.
 
-A request holds one image, or several files of one length (B, N); the server hands over the requests that waited. Tensors come and go
-by DLPack, since the backend's own conversion to and from numpy gives wrong data under numpy 2; it has no strings then, so texts are
-UTF-8 bytes, filled up with zeros where a request holds several.
+A request holds one image, or several files of one length (B, N); the server hands over the requests
+that waited. Tensors come and go by DLPack, since the backend's own conversion to and from numpy
+gives wrong data under numpy 2; it has no strings then, so texts are UTF-8 bytes, filled up with
+zeros where a request holds several.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ class TritonPythonModel:
     """The class that the python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the model that lies in the folder of this version; it is not ready before it has passed its self-test.
+        """Open the model that lies in the folder of this version; it is not ready before it has
+        passed its self-test.
 
         Args:
-            args: as the backend gives them: `model_config` as JSON, `model_repository` (the model's folder), `model_version`,
-                `model_instance_kind` (CPU or GPU) and `model_instance_device_id`.
+            args: as the backend gives them: `model_config` as JSON, `model_repository` (the model's
+                folder), `model_version`, `model_instance_kind` (CPU or GPU) and
+                `model_instance_device_id`.
 
         Raises:
-            SprfastError: the model cannot run here, or computes wrong error maps; the server logs it and does not get ready.
+            SprfastError: the model cannot run here, or computes wrong error maps; the server logs
+                it and does not get ready.
         """
         parameters = json.loads(args["model_config"])["parameters"]
         backend, precision, setting = (parameters[name]["string_value"] for name in ("backend", "precision", "setting"))
@@ -49,7 +54,8 @@ class TritonPythonModel:
         self._predictor.self_test()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """A response for each request; an image that cannot be scored has the verdict ERROR and disturbs no other.
+        """A response for each request; an image that cannot be scored has the verdict ERROR and
+        disturbs no other.
 
         Where the backend fails, each request gets an error in place of tensors.
         """
@@ -72,8 +78,8 @@ def outputs(results: Sequence[Result]) -> dict[str, npt.NDArray[Any]]:
     """The output tensors of one request.
 
     Returns:
-        `pred_score` (B, 1) float64, NaN where there is none; `verdict` and `reason` (B, N) uint8, see `_texts`; `anomaly_map`
-        (B, 256, 256) float32, NaN where there is none.
+        `pred_score` (B, 1) float64, NaN where there is none; `verdict` and `reason` (B, N) uint8,
+        see `_texts`; `anomaly_map` (B, 256, 256) float32, NaN where there is none.
     """
     nothing = np.full((MAP_SIZE, MAP_SIZE), np.nan, np.float32)
     return {
@@ -88,12 +94,15 @@ def _tensor(server: Any, name: str, value: npt.NDArray[Any]) -> Any:
     """The backend's tensor in the memory of an array."""
     capsule = value.__dlpack__()
     tensor = server.Tensor.from_dlpack(name, capsule)
-    _set_capsule_name(capsule, _USED)  # the backend gives it a name that numpy does not know, of which numpy would complain in the log
+    # the backend gives it a name that numpy does not know, of which numpy would complain in the log
+    _set_capsule_name(capsule, _USED)
     return tensor
 
 
 def _texts(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """(B, N): UTF-8, with zeros up to the longest one; at least one byte, since the server takes no empty tensor."""
+    """(B, N): UTF-8, with zeros up to the longest one; at least one byte, since the server takes no
+    empty tensor.
+    """
     encoded = [text.encode() for text in texts]
     longest = max(1, *map(len, encoded))
     return np.stack([np.frombuffer(each.ljust(longest, b"\0"), np.uint8) for each in encoded])

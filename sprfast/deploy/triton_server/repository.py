@@ -1,11 +1,12 @@
-"""A model repository for NVIDIA's Triton Inference Server: configuration, and the model or export that `triton_model` serves.
+"""A model repository for NVIDIA's Triton Inference Server: configuration, and the model or export
+that `triton_model` serves.
 
-    NAME/config.pbtxt            the python backend: an image file in, score, verdict, reason and anomaly map out
-    NAME/1/model.py              names `triton_model.TritonPythonModel`
+    NAME/config.pbtxt            the python backend: an image file in, score, verdict, reason and
+    anomaly map out NAME/1/model.py              names `triton_model.TritonPythonModel`
     NAME/1/model.sprfast         the model file or export, as it was given
     NAME/warmup/image            an image file that the server scores before it is ready
-    NAME-onnx/config.pbtxt       of an ONNX export also: the onnxruntime backend, network input in, maps out
-    NAME-onnx/1/model.onnx       the graph with its frozen noise in it
+    NAME-onnx/config.pbtxt       of an ONNX export also: the onnxruntime backend, network input in,
+    maps out NAME-onnx/1/model.onnx       the graph with its frozen noise in it
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from sprfast.formats.manifest import PathLike, file_bytes
 from sprfast.lowering import onnx_graph as graph
 from sprfast.method import draws
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.scoring_mode import PUBLISHED, Setting
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 from sprfast.system.files import atomic_folder, write_bytes
 
 FILE = "model.sprfast"  # in the folder of a version
@@ -53,7 +54,8 @@ class Serving:
 
     max_batch: int = 16  # requests that are scored together
     queue: int = 64  # requests that may wait; the server refuses those beyond
-    queue_timeout: float = 30.0  # seconds that a request may wait, then the server refuses it; a request may ask for less
+    # seconds that a request may wait, then the server refuses it; a request may ask for less
+    queue_timeout: float = 30.0
     instances: int = 1  # processes with the model, on each device
     device: str | None = None  # cpu, cuda (each GPU) or cuda:N; None: each GPU, and the CPU where the server has none
     backend: str = "auto"  # as `engine.load` and `runner.load` take it
@@ -68,16 +70,20 @@ class Serving:
         if not 1e-3 <= self.queue_timeout <= 86400:
             raise InputError(f"queue_timeout: {self.queue_timeout!r} is not allowed, expected a millisecond to a day")
         if self.precision not in get_args(Precision):
-            raise InputError(f"precision: {self.precision!r} is not known, choose from {', '.join(get_args(Precision))}")
+            raise InputError(
+                f"precision: {self.precision!r} is not known, choose from {', '.join(get_args(Precision))}"
+            )
         if not (self.device is None or re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device)):
             raise InputError(f"device: {self.device!r} is not known, choose cpu, cuda or cuda:N")
 
 
 def write(folder: PathLike, path: PathLike, serving: Serving) -> list[str]:
-    """Write a repository that serves a model file or an export under the name of its file, without the suffix.
+    """Write a repository that serves a model file or an export under the name of its file, without
+    the suffix.
 
     Args:
-        folder: the repository, which must not exist; it appears with all that is in it, or not at all.
+        folder: the repository, which must not exist; it appears with all that is in it, or not at
+            all.
         path: the model file or export. An ONNX export is served twice: see the top of this module.
         serving: how.
 
@@ -86,7 +92,8 @@ def write(folder: PathLike, path: PathLike, serving: Serving) -> list[str]:
 
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
-        InputError: the folder exists or cannot be written, or what is asked for does not go with the file.
+        InputError: the folder exists or cannot be written, or what is asked for does not go with
+            the file.
         BackendError: a library is missing.
     """
     name = Path(path).name.partition(".")[0]
@@ -118,7 +125,9 @@ class Name(str):
 
 
 def text(message: Mapping[str, Any], indent: str = "") -> str:
-    """A protobuf message in the text format: a mapping is a message, a list or tuple a repeated field."""
+    """A protobuf message in the text format: a mapping is a message, a list or tuple a repeated
+    field.
+    """
     lines = []
     for name, value in message.items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -147,7 +156,10 @@ def _python(name: str, image_bytes: int, serving: Serving) -> dict[str, Any]:
         # files of different length may be scored together
         "input": {"name": IMAGE, "data_type": Name("TYPE_UINT8"), "dims": -1, "allow_ragged_batch": True},
         "output": [_tensor(output, kind, dims) for output, (kind, dims) in OUTPUTS.items()],
-        **_scheduling(serving, {"key": IMAGE, "value": {"data_type": Name("TYPE_UINT8"), "dims": image_bytes, "input_data_file": "image"}}),
+        **_scheduling(
+            serving,
+            {"key": IMAGE, "value": {"data_type": Name("TYPE_UINT8"), "dims": image_bytes, "input_data_file": "image"}},
+        ),
         "parameters": [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()],
     }
 
@@ -159,8 +171,13 @@ def _onnxruntime(name: str, size: tuple[int, int], serving: Serving) -> dict[str
         "name": name,
         "backend": "onnxruntime",
         "input": _tensor("image", "TYPE_FP32", dims),
-        "output": [_tensor("error_map", "TYPE_FP32", (1, *size)), _tensor("anomaly_map", "TYPE_FP32", (1, MAP_SIZE, MAP_SIZE))],
-        **_scheduling(serving, {"key": "image", "value": {"data_type": Name("TYPE_FP32"), "dims": dims, "zero_data": True}}),
+        "output": [
+            _tensor("error_map", "TYPE_FP32", (1, *size)),
+            _tensor("anomaly_map", "TYPE_FP32", (1, MAP_SIZE, MAP_SIZE)),
+        ],
+        **_scheduling(
+            serving, {"key": "image", "value": {"data_type": Name("TYPE_FP32"), "dims": dims, "zero_data": True}}
+        ),
     }
 
 
@@ -171,7 +188,10 @@ def _tensor(name: str, kind: str, dims: Sequence[int]) -> dict[str, Any]:
 def _scheduling(serving: Serving, sample: dict[str, Any]) -> dict[str, Any]:
     """Batches, queue, processes, and the input that warms up the smallest and the largest batch."""
     kind, _, index = (serving.device or "auto").partition(":")
-    group = {"kind": Name({"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}[kind]), "count": serving.instances}
+    group = {
+        "kind": Name({"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}[kind]),
+        "count": serving.instances,
+    }
     return {
         "max_batch_size": serving.max_batch,
         "dynamic_batching": {
@@ -184,7 +204,9 @@ def _scheduling(serving: Serving, sample: dict[str, Any]) -> dict[str, Any]:
             },
         },
         "instance_group": group | ({"gpus": int(index)} if index else {}),
-        "model_warmup": [{"name": f"{count}", "batch_size": count, "inputs": sample} for count in sorted({1, serving.max_batch})],
+        "model_warmup": [
+            {"name": f"{count}", "batch_size": count, "inputs": sample} for count in sorted({1, serving.max_batch})
+        ],
     }
 
 
@@ -194,7 +216,8 @@ def _model_size(path: PathLike, serving: Serving) -> tuple[int, int]:
     from sprfast.formats import model as model_file
 
     if serving.backend != "auto":
-        backends.unavailable(serving.backend)  # raises where there is none of this name; whether it can run is for the server to see
+        # raises where there is none of this name; whether it can run is for the server to see
+        backends.unavailable(serving.backend)
     model = model_file.load(path)
     cascade = model.cascades.get(serving.setting)
     return _input_size(model.using(cascade.first if cascade else serving.setting).setting, model.preprocessing)
@@ -209,7 +232,7 @@ def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
     return contract.size or _input_size(contract.setting, contract.preprocessing)
 
 
-def _input_size(setting: Setting, preprocessing: Preprocessing) -> tuple[int, int]:
+def _input_size(setting: ScoringMode, preprocessing: Preprocessing) -> tuple[int, int]:
     return setting.field.size if setting.field else (preprocessing.size, preprocessing.size)
 
 
@@ -226,7 +249,10 @@ def _alone(export: Export) -> bytes:
     assert export.graph is not None  # of an ONNX export there is one, and it has a size
     assert contract.size is not None
     if contract.batch is not None:
-        raise InputError(f"the export is fixed to batches of {contract.batch}, a server makes its own: export the model without --batch")
+        raise InputError(
+            f"the export is fixed to batches of {contract.batch}, a server makes its own: export the model without "
+            f"--batch"
+        )
     if importlib.util.find_spec("onnx") is None:
         raise BackendError("export: needs onnx, not installed here: run pip install 'sprfast[onnx]'")
     return graph.with_noise(export.graph, draws.stacked(contract.schedule, *contract.size, contract.noise_seed))

@@ -1,4 +1,6 @@
-"""Where frames come from: cameras, folders and a simulation, as iterables of `Frame` for `Line.run`."""
+"""Where frames come from: cameras, folders and a simulation, as iterables of `Frame` for
+`Line.run`.
+"""
 
 from sprfast.line.sources.camera import Camera, Picture, Source
 from sprfast.line.sources.folder import FolderWatch

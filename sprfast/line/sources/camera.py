@@ -19,7 +19,9 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """End the iteration soon; may be called from another thread or a signal handler, and again."""
+        """End the iteration soon; may be called from another thread or a signal handler, and
+        again.
+        """
         ...
 
 
@@ -28,14 +30,18 @@ class Picture:
     """What a camera delivered for one trigger."""
 
     image: Any  # an array or a raw buffer that the camera does not write to again; None with a `fault`
-    number: int | None  # the camera's own counter, which grows by one with each trigger; None: it has none, or it is not known
+    # the camera's own counter, which grows by one with each trigger; None: it has none, or it is
+    # not known
+    number: int | None
     trigger_time: float  # seconds of `time.monotonic`
     channel_order: ChannelOrder | None = None  # as delivered; None: as declared
     fault: CameraError | None = None  # why there is no whole picture
 
 
 class Camera(Protocol):
-    """One connection to a camera; once it has failed, a new one is opened. Errors name no password."""
+    """One connection to a camera; once it has failed, a new one is opened. Errors name no
+    password.
+    """
 
     def grab(self, timeout: float) -> Picture | None:
         """The next picture, in the order in which they came.
@@ -44,7 +50,8 @@ class Camera(Protocol):
             timeout: seconds to wait for it.
 
         Returns:
-            None where none came in time. A picture that is not whole has a `fault`, and its number where that is known.
+            None where none came in time. A picture that is not whole has a `fault`, and its number
+            where that is known.
 
         Raises:
             CameraError: the connection is lost; no later call succeeds.

@@ -30,15 +30,19 @@ class _File:
 
 
 class FolderWatch:
-    """Yields a frame for each new picture file, the oldest first; its id is the file's name, its image the path.
+    """Yields a frame for each new picture file, the oldest first; its id is the file's name, its
+    image the path.
 
-    The folder is listed every `poll` seconds, which works on network shares too. A file is yielded when its size and its time of
-    change have been the same for `settle` seconds. A program that writes under another suffix and renames shows whole files only:
-    then `settle` may be 0. A file that changes after it was yielded is yielded again, and a line refuses it, since its id was used.
+    The folder is listed every `poll` seconds, which works on network shares too. A file is yielded
+    when its size and its time of change have been the same for `settle` seconds. A program that
+    writes under another suffix and renames shows whole files only: then `settle` may be 0. A file
+    that changes after it was yielded is yielded again, and a line refuses it, since its id was
+    used.
 
-    What lies in the folder is remembered, and nothing else: a name that was gone for one look is new. Move or delete files once they
-    have their answers, so that looking stays quick. Names that begin with a dot, other suffixes, folders and special files are passed
-    over; so are symbolic links, wherever they lead, with a line in the log.
+    What lies in the folder is remembered, and nothing else: a name that was gone for one look is
+    new. Move or delete files once they have their answers, so that looking stays quick. Names that
+    begin with a dot, other suffixes, folders and special files are passed over; so are symbolic
+    links, wherever they lead, with a line in the log.
 
     Args:
         folder: where to look, not in its subfolders.
@@ -46,9 +50,10 @@ class FolderWatch:
         settle: seconds, see above.
         existing: yield also what lies there already.
         suffixes: of pictures, in lower case; files may have them in any case.
-        first_wait, longest_wait: seconds before the first attempt to look again when the folder cannot be read, and what the wait
-            doubles up to.
-        give_up: seconds of that after which the iteration raises CameraError; None: it goes on for ever.
+        first_wait, longest_wait: seconds before the first attempt to look again when the folder
+            cannot be read, and what the wait doubles up to.
+        give_up: seconds of that after which the iteration raises CameraError; None: it goes on for
+            ever.
 
     Raises:
         InputError: the folder cannot be read, or an argument is not allowed.
@@ -68,7 +73,10 @@ class FolderWatch:
     ) -> None:
         for name, value, allowed in (("poll", poll, poll > 0), ("settle", settle, settle >= 0)):
             if not allowed or not math.isfinite(value):
-                raise InputError(f"{name}: {value!r} is not allowed, expected seconds{' above 0' if name == 'poll' else ', 0 or more'}")
+                raise InputError(
+                    f"{name}: {value!r} is not allowed, expected "
+                    f"seconds{' above 0' if name == 'poll' else ', 0 or more'}"
+                )
         self._folder, self._poll, self._settle = Path(folder), poll, settle
         self._suffixes = tuple(suffixes)
         self._retry = Retry(first_wait, longest_wait, give_up)
@@ -77,7 +85,9 @@ class FolderWatch:
             self._look()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{display_name(folder)}: the folder cannot be read ({reason}); name one that exists") from error
+            raise InputError(
+                f"{display_name(folder)}: the folder cannot be read ({reason}); name one that exists"
+            ) from error
         for file in self._files.values():
             file.done = file.done or not existing
 
@@ -109,7 +119,9 @@ class FolderWatch:
         self._retry.close()
 
     def _look(self) -> list[str]:
-        """The names of files that are whole and not yielded yet, the oldest first; a look that fails forgets none."""
+        """The names of files that are whole and not yielded yet, the oldest first; a look that
+        fails forgets none.
+        """
         now = time.monotonic()
         files: dict[str, _File] = {}
         with os.scandir(self._folder) as entries:

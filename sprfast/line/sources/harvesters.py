@@ -1,6 +1,8 @@
-"""GenICam cameras (GigE Vision, USB3 Vision and others), through the producer that comes with them and the package harvesters.
+"""GenICam cameras (GigE Vision, USB3 Vision and others), through the producer that comes with them
+and the package harvesters.
 
-The conversion of buffers is tested; the connection has been written against harvesters 1.4.3 and has not run on a camera.
+The conversion of buffers is tested; the connection has been written against harvesters 1.4.3 and
+has not run on a camera.
 """
 
 from __future__ import annotations
@@ -38,12 +40,13 @@ _log = logging.getLogger("sprfast.sources")
 class HarvestersCamera:
     """A `Camera` over harvesters; exposure, trigger and pixel format are those set on the camera.
 
-    The number of a picture is the buffer's frame id, the trigger time that of its arrival. A buffer that is not whole is returned
-    by the package without its number.
+    The number of a picture is the buffer's frame id, the trigger time that of its arrival. A buffer
+    that is not whole is returned by the package without its number.
 
     Args:
         cti: the producer's file, which comes with the camera maker's software.
-        device: the camera's serial number, or its place in the producer's list; None: the only camera there is.
+        device: the camera's serial number, or its place in the producer's list; None: the only
+            camera there is.
 
     Raises:
         BackendError: harvesters is not installed, or the producer does not load.
@@ -58,11 +61,15 @@ class HarvestersCamera:
             genapi: Any = importlib.import_module("genicam.genapi")
             self._names: dict[int, str] = importlib.import_module("harvesters.util.pfnc").dict_by_ints
         except ImportError as error:
-            raise BackendError(f"source harvesters: it does not load ({error}); pip install 'sprfast[harvesters]'") from error
+            raise BackendError(
+                f"source harvesters: it does not load ({error}); pip install 'sprfast[harvesters]'"
+            ) from error
         self._failures: tuple[type[Exception], ...] = (self._gentl.GenericException, genapi.GenericException)
         path = os.fspath(cti)
         if not os.path.isfile(path):
-            raise InputError(f"{display_name(path)}: no such file; name the .cti file that comes with the camera maker's software")
+            raise InputError(
+                f"{display_name(path)}: no such file; name the .cti file that comes with the camera maker's software"
+            )
         self._name = f"camera {0 if device is None else device}"
         self._incomplete = False
         self._acquirer: Any = None
@@ -83,7 +90,12 @@ class HarvestersCamera:
         arrived = time.monotonic()
         if self._incomplete:
             self._incomplete = False
-            return Picture(None, None, arrived, fault=CameraError(f"{self._name}: a picture was not whole, data was lost on its way"))
+            return Picture(
+                None,
+                None,
+                arrived,
+                fault=CameraError(f"{self._name}: a picture was not whole, data was lost on its way"),
+            )
         if buffer is None:
             return None
         try:
@@ -114,7 +126,9 @@ class HarvestersCamera:
             raise InputError(f"{len(found)} cameras: name one by its serial number, {' or '.join(found)}")
         refusals: tuple[type[Exception], ...] = (*self._failures, ValueError, IndexError)
         try:
-            self._acquirer = self._harvester.create({"serial_number": device} if isinstance(device, str) else device or 0)
+            self._acquirer = self._harvester.create(
+                {"serial_number": device} if isinstance(device, str) else device or 0
+            )
             self._check()
             self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, self._on_incomplete())
             self._acquirer.start()
@@ -146,7 +160,9 @@ class HarvestersCamera:
         code = self._info(buffer, "pixel_format", nodes.PixelFormat.get_int_value)
         try:
             if buffer.payload_type not in (types.PAYLOAD_TYPE_IMAGE, types.PAYLOAD_TYPE_CHUNK_DATA):
-                raise CameraError("the buffer holds no plain image; switch multi-part and compression off on the camera")
+                raise CameraError(
+                    "the buffer holds no plain image; switch multi-part and compression off on the camera"
+                )
             if delivered < height:
                 raise CameraError(f"the picture is not whole, it has {delivered} of {height} rows")
             image, order = pixels(
@@ -189,20 +205,28 @@ def pixels(
     row = width * (1 if order == "grey" else 3) * np.dtype(dtype).itemsize
     whole = memoryview(data).cast("B")[offset : offset + height * (row + padding)]
     if height < 1 or width < 1 or len(whole) < height * (row + padding) - padding:
-        raise CameraError(f"the picture is not whole: {len(whole)} bytes for {height} x {width} pixels (height x width) of {pixel_format}")
+        raise CameraError(
+            f"the picture is not whole: {len(whole)} bytes for {height} x {width} pixels (height x width) of "
+            f"{pixel_format}"
+        )
     view = FrameFormat(height, width, order, dtype, row + padding).view(whole)
     return np.array(view if dtype == "uint8" else view.view("<u2"), dtype, order="C"), order
 
 
 def _form(pixel_format: str) -> tuple[ChannelOrder, PixelType]:
     if pixel_format not in PIXEL_FORMATS:
-        raise InputError(f"pixel format {pixel_format} is not supported; set the camera's PixelFormat to one of {', '.join(PIXEL_FORMATS)}")
+        raise InputError(
+            f"pixel format {pixel_format} is not supported; set the camera's PixelFormat to one of "
+            f"{', '.join(PIXEL_FORMATS)}"
+        )
     return PIXEL_FORMATS[pixel_format]
 
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Where it connects in the main thread, harvesters sets a handler of SIGINT that would take the place of the program's."""
+    """Where it connects in the main thread, harvesters sets a handler of SIGINT that would take the
+    place of the program's.
+    """
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

@@ -9,9 +9,10 @@ LAST_OF_16_BITS = 65_535  # after which GigE Vision 1 counts on from 1
 class Ids:
     """Ids `NAME-NUMBER`, and `NAME-NUMBER@2` and so on where a camera's count has begun anew.
 
-    A number above all before it goes on with the count, also over a reconnection; what lies between is missing. After a reconnection
-    any other number is the first of a new count; so is one that is lower by more than `MOST` at any time, as when 16 bits are
-    used up. Any other lower number is a late or a repeated picture, and has the id that it had or would have had.
+    A number above all before it goes on with the count, also over a reconnection; what lies between
+    is missing. After a reconnection any other number is the first of a new count; so is one that is
+    lower by more than `MOST` at any time, as when 16 bits are used up. Any other lower number is a
+    late or a repeated picture, and has the id that it had or would have had.
 
     What happens before the first picture has ids `NAME-1@0`, `NAME-2@0` and so on.
     """
@@ -34,7 +35,9 @@ class Ids:
         return self._id(number)
 
     def missing(self, number: int) -> list[tuple[str, str]]:
-        """Ids and names of the pictures that were lost before this one; more than `MOST` in a row are one."""
+        """Ids and names of the pictures that were lost before this one; more than `MOST` in a row
+        are one.
+        """
         reopened, self._reopened = self._reopened, False
         highest = self._highest
         if highest is None or number > highest:
@@ -42,13 +45,17 @@ class Ids:
             return [] if highest is None else self._span(highest + 1, number - 1)
         if not reopened and highest - number <= MOST:
             return []
-        rest = [] if reopened or LAST_OF_16_BITS - highest not in range(MOST) else self._span(highest + 1, LAST_OF_16_BITS)
+        rest = (
+            [] if reopened or LAST_OF_16_BITS - highest not in range(MOST) else self._span(highest + 1, LAST_OF_16_BITS)
+        )
         self._count += 1
         self._highest = number
         return rest if reopened or number > MOST else rest + self._span(1, number - 1)
 
     def skip(self, count: int) -> list[tuple[str, str]]:
-        """Ids and names of the next `count` triggers, of which there is no picture; more than `MOST` are one."""
+        """Ids and names of the next `count` triggers, of which there is no picture; more than
+        `MOST` are one.
+        """
         if self._highest is None:
             first = self._before + 1
             self._before += count

@@ -14,14 +14,17 @@ from sprfast.system.redaction import redacted
 
 
 class OpenCvCamera:
-    """A `Camera` over cv2.VideoCapture; its pictures are BGR and have no number, so that one which OpenCV drops goes unnoticed.
+    """A `Camera` over cv2.VideoCapture; its pictures are BGR and have no number, so that one which
+    OpenCV drops goes unnoticed.
 
-    The trigger time is that of the picture's arrival. `grab` waits for the next picture as long as OpenCV does: `timeout` for an
-    address, and what the driver allows for a device.
+    The trigger time is that of the picture's arrival. `grab` waits for the next picture as long as
+    OpenCV does: `timeout` for an address, and what the driver allows for a device.
 
     Args:
-        device: the number of a device, an address such as "rtsp://…", or the path of a device or a recording.
-        timeout: seconds to connect to an address, and to wait for a picture of it before the connection counts as lost.
+        device: the number of a device, an address such as "rtsp://…", or the path of a device or a
+            recording.
+        timeout: seconds to connect to an address, and to wait for a picture of it before the
+            connection counts as lost.
 
     Raises:
         BackendError: OpenCV is not installed.
@@ -32,13 +35,21 @@ class OpenCvCamera:
         try:
             self._cv2: Any = importlib.import_module("cv2")
         except ImportError as error:
-            raise BackendError(f"source opencv: OpenCV does not load ({error}); pip install 'sprfast[opencv]'") from error
+            raise BackendError(
+                f"source opencv: OpenCV does not load ({error}); pip install 'sprfast[opencv]'"
+            ) from error
         cv2 = self._cv2
         self._name = f"camera {redacted(str(device))}"
         self._is_recording = isinstance(device, str) and os.path.isfile(device)
         if isinstance(device, str) and re.match(r"[A-Za-z][\w+.-]*://", device):
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(timeout * 1e3), cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(timeout * 1e3)]
-            self._capture = cv2.VideoCapture(device, cv2.CAP_FFMPEG, limits)  # the limits are for this one of its readers
+            limits = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+                round(timeout * 1e3),
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+                round(timeout * 1e3),
+            ]
+            # the limits are for this one of its readers
+            self._capture = cv2.VideoCapture(device, cv2.CAP_FFMPEG, limits)
         else:
             self._capture = cv2.VideoCapture(device)
         if not self._capture.isOpened():

@@ -16,7 +16,8 @@ class Retry:
     Args:
         first: seconds after the first failure.
         longest: seconds that the wait doubles up to.
-        give_up: seconds of failures after which there is no further attempt; None: it goes on for ever.
+        give_up: seconds of failures after which there is no further attempt; None: it goes on for
+            ever.
 
     Raises:
         InputError: an argument is not allowed.
@@ -24,7 +25,10 @@ class Retry:
 
     def __init__(self, first: float, longest: float, give_up: float | None) -> None:
         if not 0.0 < first <= longest < math.inf:
-            raise InputError(f"first_wait, longest_wait: {first!r}, {longest!r} are not allowed, expected 0 < first_wait <= longest_wait")
+            raise InputError(
+                f"first_wait, longest_wait: {first!r}, {longest!r} are not allowed, expected 0 < first_wait <= "
+                f"longest_wait"
+            )
         if give_up is not None and not 0.0 <= give_up < math.inf:
             raise InputError(f"give_up: {give_up!r} is not allowed, expected seconds, 0 or more, or None")
         self._first, self._longest, self._give_up = first, longest, give_up
@@ -67,5 +71,7 @@ class Retry:
             time.sleep(min(SLICE, left))
 
     def close(self) -> None:
-        """End all waits; a plain assignment, since a lock could be held by what a signal handler interrupts."""
+        """End all waits; a plain assignment, since a lock could be held by what a signal handler
+        interrupts.
+        """
         self._closed = True

@@ -1,4 +1,6 @@
-"""A camera that is not there, with the faults of those that are: for tests, soak runs and examples."""
+"""A camera that is not there, with the faults of those that are: for tests, soak runs and
+examples.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Fault(str, enum.Enum):
 
     @property
     def spoils(self) -> bool:
-        """Whether the trigger must not get the verdict PASS; a picture that comes twice passes once."""
+        """Whether the trigger must not get the verdict PASS; a picture that comes twice passes
+        once.
+        """
         return self is not Fault.REPEAT
 
     def __str__(self) -> str:
@@ -39,14 +43,18 @@ class Fault(str, enum.Enum):
 
 
 def simulated_faults(frames: int, rate: float, seed: int = 0) -> dict[int, Fault]:
-    """Faults for a share `rate` of the triggers 1 to `frames` - 2, with every kind among them as often as another.
+    """Faults for a share `rate` of the triggers 1 to `frames` - 2, with every kind among them as
+    often as another.
 
     Raises:
         InputError: that is less than one of each kind, or more than all triggers.
     """
     count = round(frames * rate)
     if not len(Fault) <= count <= frames - 2:
-        raise InputError(f"frames, rate: {frames} and {rate} make {count} faults, expected {len(Fault)} to {max(len(Fault), frames - 2)}")
+        raise InputError(
+            f"frames, rate: {frames} and {rate} make {count} faults, expected {len(Fault)} to "
+            f"{max(len(Fault), frames - 2)}"
+        )
     random = np.random.default_rng(seed)
     numbers = random.choice(np.arange(1, frames - 1), count, replace=False)
     kinds = list(Fault)
@@ -54,10 +62,11 @@ def simulated_faults(frames: int, rate: float, seed: int = 0) -> dict[int, Fault
 
 
 class SimulatedLine:
-    """Triggers, pictures and faults, over all connections of one simulated camera; `open` is for `Stream`.
+    """Triggers, pictures and faults, over all connections of one simulated camera; `open` is for
+    `Stream`.
 
-    The same arguments give the same pictures and faults. With a `period` triggers come in real time, connected or not, and the
-    pictures of those that come without a connection are lost.
+    The same arguments give the same pictures and faults. With a `period` triggers come in real
+    time, connected or not, and the pictures of those that come without a connection are lost.
 
     Args:
         pictures: shown in turn; uint8, uint16 or float32.

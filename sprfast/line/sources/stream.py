@@ -1,4 +1,6 @@
-"""A camera as a source that survives what cameras do: every trigger becomes a frame, with a picture or with the reason why not."""
+"""A camera as a source that survives what cameras do: every trigger becomes a frame, with a picture
+or with the reason why not.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +23,39 @@ _log = logging.getLogger("sprfast.sources")
 
 
 class Stream:
-    """Opens a camera, yields a frame for each trigger, and connects again when the connection is lost.
+    """Opens a camera, yields a frame for each trigger, and connects again when the connection is
+    lost.
 
     These become frames with a `fault`, which a line answers with ERROR:
 
-    * pictures that the camera's counter says are missing, each under its own id; more than `ids.MOST` in a row are one frame;
-    * a picture that is not whole, has another form or channel order than declared, or is one colour throughout, as when the light
-      is off or the lens is covered;
+    * pictures that the camera's counter says are missing, each under its own id; more than
+    `ids.MOST` in a row are one frame;
+    * a picture that is not whole, has another form or channel order than declared, or is one colour
+      throughout, as when the light is off or the lens is covered;
     * the trigger whose picture was lost when the connection was, one for each loss;
-    * with a `period`, every trigger that is overdue by `timeout`, whatever the reason. It takes the number after the last one,
-      so that a picture which comes after that has an id that was used.
+    * with a `period`, every trigger that is overdue by `timeout`, whatever the reason. It takes the
+      number after the last one, so that a picture which comes after that has an id that was used.
 
-    Without a `period` nobody can tell a missed trigger from a line that stands still: no picture for `timeout` is logged, once.
+    Without a `period` nobody can tell a missed trigger from a line that stands still: no picture
+    for `timeout` is logged, once.
 
-    A repeated picture, and one that comes after it was reported missing, is yielded with its own id; the line refuses it, since that
-    id has its answer. Ids are described in `ids.Ids`.
+    A repeated picture, and one that comes after it was reported missing, is yielded with its own
+    id; the line refuses it, since that id has its answer. Ids are described in `ids.Ids`.
 
     Args:
-        open_camera: connects; called again after a loss. It raises CameraError where another attempt may succeed; other errors end
-            the iteration.
-        frame_format: the form that every picture must have, raw buffers among them; its channel order is that of all frames. None:
-            arrays of any form, in the order that the camera says.
+        open_camera: connects; called again after a loss. It raises CameraError where another
+            attempt may succeed; other errors end the iteration.
+        frame_format: the form that every picture must have, raw buffers among them; its channel
+            order is that of all frames. None: arrays of any form, in the order that the camera
+            says.
         name: of the camera, in ids and messages.
         timeout: seconds, see above.
-        period: seconds from one trigger to the next, for a camera that is triggered at a fixed pace without pauses.
-        first_wait, longest_wait: seconds before the first attempt to connect again, and what the wait doubles up to.
-        give_up: seconds without a connection after which the iteration raises CameraError; None: it goes on for ever.
+        period: seconds from one trigger to the next, for a camera that is triggered at a fixed pace
+            without pauses.
+        first_wait, longest_wait: seconds before the first attempt to connect again, and what the
+            wait doubles up to.
+        give_up: seconds without a connection after which the iteration raises CameraError; None: it
+            goes on for ever.
 
     Raises:
         InputError: an argument is not allowed.
@@ -100,11 +109,15 @@ class Stream:
             self._release()
 
     def close(self) -> None:
-        """End the iteration, as soon as the camera returns from what it is doing; may be called from any thread or signal handler."""
+        """End the iteration, as soon as the camera returns from what it is doing; may be called
+        from any thread or signal handler.
+        """
         self._retry.close()
 
     def _next(self) -> Picture | None:
-        """A picture, if one comes soon; where there is no connection, one attempt at it, if it is time for that."""
+        """A picture, if one comes soon; where there is no connection, one attempt at it, if it is
+        time for that.
+        """
         if self._camera is None:
             if (wait := self._attempt_at - time.monotonic()) > 0:
                 self._retry.sleep(min(SLICE, wait))
@@ -140,7 +153,11 @@ class Stream:
         self._heard, self._stalled = time.monotonic(), False
         before, counted = self._last, picture.number is not None
         self._last = picture.trigger_time if before is None else max(before, picture.trigger_time)
-        missing = self._ids.missing(picture.number) if picture.number is not None else self._ids.skip(self._passed(before, picture))
+        missing = (
+            self._ids.missing(picture.number)
+            if picture.number is not None
+            else self._ids.skip(self._passed(before, picture))
+        )
         if missing:
             start = picture.trigger_time if before is None else before
             step = (picture.trigger_time - start) / (len(missing) + 1)
@@ -168,7 +185,9 @@ class Stream:
         if count > 0:
             start = self._last + self._period
             self._last += count * self._period
-            yield from self._faults(self._ids.skip(count), f"not delivered within {self._timeout:.3g} s", start, self._period)
+            yield from self._faults(
+                self._ids.skip(count), f"not delivered within {self._timeout:.3g} s", start, self._period
+            )
 
     def _faults(self, missing: list[tuple[str, str]], reason: str, start: float, step: float) -> Iterator[Frame]:
         for index, (id, what) in enumerate(missing):
@@ -182,7 +201,9 @@ class Stream:
             except InputError as error:
                 fault = CameraError(f"{self._name}: {error}")
             if fault is None and order not in (None, self._format.channel_order):
-                fault = CameraError(f"{self._name}: delivered {order}, this camera was declared as {self._format.channel_order}")
+                fault = CameraError(
+                    f"{self._name}: delivered {order}, this camera was declared as {self._format.channel_order}"
+                )
             order = self._format.channel_order
         if fault is None and _is_one_colour(image):
             fault = CameraError(f"{self._name}: every pixel is {image[0, 0]}; look at the light and the lens")
@@ -196,11 +217,15 @@ class Stream:
         self._camera = None
 
     def _note(self, event: str, text: str, level: int = logging.WARNING) -> None:
-        _log.log(level, "%s: %s", self._name, text, extra={"sprfast": {"event": event, "source": self._name, "reason": text}})
+        _log.log(
+            level, "%s: %s", self._name, text, extra={"sprfast": {"event": event, "source": self._name, "reason": text}}
+        )
 
 
 def _is_one_colour(image: Any) -> bool:
-    """Whether all pixels are equal, which those of a sensor never are; the first row tells nearly always."""
+    """Whether all pixels are equal, which those of a sensor never are; the first row tells nearly
+    always.
+    """
     if not isinstance(image, np.ndarray) or image.ndim < 2 or image.size == 0:
         return False
     return bool((image[0] == image[0, 0]).all() and (image == image[0, 0]).all())

@@ -1,4 +1,6 @@
-"""`sprfast study`: the error maps of every way of scoring, and what a study of one category says."""
+"""`sprfast study`: the error maps of every way of scoring, and what a study of one category
+says.
+"""
 
 import dataclasses
 import itertools
@@ -23,7 +25,7 @@ from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import calibration, metrics
 from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation.metrics import Metric
-from sprfast.method.scoring_mode import Setting
+from sprfast.method.scoring_mode import ScoringMode
 from support import study_cases
 from support.study_cases import BACKEND, CPU, HELD_BACK
 
@@ -90,7 +92,9 @@ def told():
 def whole(models, category, told):
     """Of two models, with some rows and every backend."""
     with study_cases.quick(backends.NAMES):
-        return study_cases.study(models, category, rows=[BY_NAME[name] for name in NAMES], on_progress=lambda *at: told.append(at))
+        return study_cases.study(
+            models, category, rows=[BY_NAME[name] for name in NAMES], on_progress=lambda *at: told.append(at)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,9 @@ def evaluated(predictor, category):
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_error_maps_are_those_of_an_engine_with_the_schedule(model, inputs, schedule):
-    expected, _ = Engine(dataclasses.replace(model, schedule=schedule), BACKEND, "cpu").maps(torch.from_numpy(inputs[:3]))
+    expected, _ = Engine(dataclasses.replace(model, schedule=schedule), BACKEND, "cpu").maps(
+        torch.from_numpy(inputs[:3])
+    )
     np.testing.assert_allclose(maps_of(model, inputs[:3], Row("", schedule)), expected[:, 0], rtol=1e-4)
 
 
@@ -126,7 +132,14 @@ def test_error_maps_depend_on_the_noise_seed_of_the_model(model, inputs):
 
 def test_every_pass_is_computed_once_whoever_asks_for_it(model, inputs, counted):
     passes = Passes(model, {"good": inputs[:9], "test": inputs}, BACKEND, CPU)
-    new = {"published": 3, "published, field": 0, "K = 1": 0, "K = 2": 0, "antithetic pair": 1, "levels 0.001 and 0.01, K = 1": 1}
+    new = {
+        "published": 3,
+        "published, field": 0,
+        "K = 1": 0,
+        "K = 2": 0,
+        "antithetic pair": 1,
+        "levels 0.001 and 0.01, K = 1": 1,
+    }
     for name, count in new.items():
         counted.clear()
         passes.error_maps(BY_NAME[name], "test", BY_NAME[name].schedule.weights)
@@ -160,7 +173,9 @@ def test_balanced_levels_weigh_alike_over_the_good_images(model, inputs):
     passes = Passes(model, {"good": inputs[:9], "test": inputs[9:] * 0.2}, BACKEND, CPU)
     weights = passes.weights(row, "good")
     alone = [Row("", dataclasses.replace(row.schedule, levels=(level,))) for level in row.schedule.levels]
-    shares = [weight * passes.error_maps(each, "good", (1.0,)).mean() for weight, each in zip(weights, alone, strict=True)]
+    shares = [
+        weight * passes.error_maps(each, "good", (1.0,)).mean() for weight, each in zip(weights, alone, strict=True)
+    ]
     assert shares == pytest.approx([passes.error_maps(row, "good", weights).mean() / 3] * 3)
     assert sum(weights) == pytest.approx(1.0)
     assert max(weights) > 1.5 * min(weights)
@@ -180,7 +195,10 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
     assert set(whole["settings"]) == set(whole["times"]["settings"]) == {"published", "cascade", *calibration.SETTINGS}
     assert {each["backend"] for each in whole["backends"]} == set(backends.NAMES)
     assert whole["images"] == {"good": 12, "test": 20, "defective": 8}
-    assert [(each["file"], each["noise_seed"]) for each in whole["models"]] == [("0.safetensors", 0), ("1.safetensors", 1)]
+    assert [(each["file"], each["noise_seed"]) for each in whole["models"]] == [
+        ("0.safetensors", 0),
+        ("1.safetensors", 1),
+    ]
     assert whole["models"][0]["provenance"] == {"held_back": 12, "seconds": 60.0}
     json.dumps(whole, allow_nan=False)
     done, total = [at[0] for at in told], 2 * len(NAMES)
@@ -192,10 +210,12 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
 @pytest.mark.parametrize(("name", "index"), [("published", 1), ("signs, t = 0.0008", 1), ("t = 0.01, K = 1, field", 0)])
 def test_a_row_is_what_evaluate_says_of_an_engine_with_that_setting(rows, models, category, name, index):
     row, model = BY_NAME[name], models[index]
-    plain = Engine(model.with_setting(Setting(row.schedule)), BACKEND, "cpu")
+    plain = Engine(model.with_setting(ScoringMode(row.schedule)), BACKEND, "cpu")
     field = calibration.fit_field(plain, category.train[: len(HELD_BACK)]) if row.field else None
-    expected = evaluated(Engine(model.with_setting(Setting(row.schedule, field)), BACKEND, "cpu"), category)
-    assert {key: rows[name]["metrics"][key]["values"][index] for key in metrics.KEYS} == pytest.approx(expected, abs=2e-4)
+    expected = evaluated(Engine(model.with_setting(ScoringMode(row.schedule, field)), BACKEND, "cpu"), category)
+    assert {key: rows[name]["metrics"][key]["values"][index] for key in metrics.KEYS} == pytest.approx(
+        expected, abs=2e-4
+    )
 
 
 def test_a_field_changes_the_score_and_not_the_map(rows):
@@ -211,7 +231,9 @@ def test_two_models_give_standard_errors_and_differences_model_by_model(rows):
             values, found = row["metrics"][key]["values"], row["difference"][key]
             assert row["metrics"][key]["mean"] == pytest.approx(sum(values) / 2)
             assert row["metrics"][key]["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
-            assert found["values"] == pytest.approx([one - other for one, other in zip(values, base[key]["values"], strict=True)])
+            assert found["values"] == pytest.approx(
+                [one - other for one, other in zip(values, base[key]["values"], strict=True)]
+            )
             assert found["standard_error"] == pytest.approx(abs(found["values"][0] - found["values"][1]) / 2)
     assert rows["published"]["difference"]["image_AUROC"] == {"mean": 0.0, "standard_error": 0.0, "values": [0.0, 0.0]}
 
@@ -222,13 +244,21 @@ def test_what_is_undefined_for_one_model_has_no_mean():
     found = summary.over_models([one, other], [one, one])
     assert found["metrics"]["AUPRO"] is found["difference"]["AUPRO"] is None
     assert found["metrics"]["caught"]["mean"] == 0.5
-    assert summary.over_models([one], [one])["metrics"]["caught"] == {"mean": 0.5, "standard_error": None, "values": [0.5]}
+    assert summary.over_models([one], [one])["metrics"]["caught"] == {
+        "mean": 0.5,
+        "standard_error": None,
+        "values": [0.5],
+    }
 
 
 def test_times_are_those_of_the_rows_passes_and_the_published_setting_is_the_published_one(whole, rows, models):
     assert models[0].schedule.draws == 2  # which a study takes no notice of
     of = whole["times"]["settings"]
-    assert {name: of[name]["passes"] for name in ("published", "single", "field")} == {"published": 3.0, "single": 1.0, "field": 1.0}
+    assert {name: of[name]["passes"] for name in ("published", "single", "field")} == {
+        "published": 3.0,
+        "single": 1.0,
+        "field": 1.0,
+    }
     assert of["published"]["speedup"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     for name, row in rows.items():
         assert row["passes"] == BY_NAME[name].schedule.draws
@@ -264,7 +294,9 @@ def test_named_settings_are_the_rows_of_the_same_name_and_schedule(whole, rows):
     assert calibration.SETTINGS["field"] == (BY_NAME["t = 0.01, K = 1, field"].schedule, True)
     for name, row in (("published", "published"), ("single", "signs, t = 0.0008"), ("field", "t = 0.01, K = 1, field")):
         for key in metrics.KEYS:
-            assert whole["settings"][name]["metrics"][key]["values"] == pytest.approx(rows[row]["metrics"][key]["values"], abs=1e-6)
+            assert whole["settings"][name]["metrics"][key]["values"] == pytest.approx(
+                rows[row]["metrics"][key]["values"], abs=1e-6
+            )
 
 
 def test_the_cascade_is_what_evaluate_says_of_the_cascade(whole, models, category, passes):
@@ -278,9 +310,15 @@ def test_the_cascade_is_what_evaluate_says_of_the_cascade(whole, models, categor
     labels = np.array([sample.label == 1 for sample in category.test])
     again = np.array([result.passes == 4 for result in outcome.results])
     limit = fitted.cascades["cascade"].second_scale
-    of_published = np.array([each.pred_score > limit for each in published.predict([sample.path for sample in category.test])])
+    of_published = np.array(
+        [each.pred_score > limit for each in published.predict([sample.path for sample in category.test])]
+    )
     agrees = of_published == np.array([result.pred_score > 1.0 for result in outcome.results])
-    assert found["passes"]["values"][0] == pytest.approx(1 + 3 * again.mean()) == whole["times"]["settings"]["cascade"]["passes"]
+    assert (
+        found["passes"]["values"][0]
+        == pytest.approx(1 + 3 * again.mean())
+        == whole["times"]["settings"]["cascade"]["passes"]
+    )
     for key, shares in (("asked_again", again), ("agreement", agrees)):
         assert found[key][0] == pytest.approx({"good": shares[~labels].mean(), "defective": shares[labels].mean()})
     low, high = found["band"][0]
@@ -299,13 +337,27 @@ def test_passes_of_the_cascade_lie_between_those_of_its_stages(whole):
     ("second", "given", "message"),
     [
         ({"preprocessing": Preprocessing(size=32)}, None, r"different ways \(size"),
-        ({"provenance": {}}, None, r"9 good images are needed to fit on, got 0; train with --hold-back, or give --good DIR"),
-        ({"provenance": {"held_back": HELD_BACK[:8]}}, None, r"nut: at least 9 good images are needed to fit on, got 8"),
-        ({"provenance": {"held_back": ["gone.png", *HELD_BACK]}}, None, r"nut: gone.png, which the model's training held back, is"),
+        (
+            {"provenance": {}},
+            None,
+            r"9 good images are needed to fit on, got 0; train with --hold-back, or give --good DIR",
+        ),
+        (
+            {"provenance": {"held_back": HELD_BACK[:8]}},
+            None,
+            r"nut: at least 9 good images are needed to fit on, got 8",
+        ),
+        (
+            {"provenance": {"held_back": ["gone.png", *HELD_BACK]}},
+            None,
+            r"nut: gone.png, which the model's training held back, is",
+        ),
         ({}, [], r"got 0"),
     ],
 )
-def test_models_and_images_that_do_not_do_are_refused_before_anything_is_computed(models, category, counted, second, given, message):
+def test_models_and_images_that_do_not_do_are_refused_before_anything_is_computed(
+    models, category, counted, second, given, message
+):
     with pytest.raises(InputError, match=message):
         study_cases.study([models[0], dataclasses.replace(models[1], **second)], category, given)
     assert counted == []

@@ -1,4 +1,6 @@
-"""`sprfast study curve`: trainings of several lengths, their accuracy, and what is no such training."""
+"""`sprfast study curve`: trainings of several lengths, their accuracy, and what is no such
+training.
+"""
 
 import dataclasses
 import io
@@ -22,7 +24,9 @@ from support.study_cases import BACKEND, CPU
 
 
 def trained(small_model, recipe, minutes, seed=0, **changes):
-    """A model that says it was trained so; its noise stands for what its training would have made."""
+    """A model that says it was trained so; its noise stands for what its training would have
+    made.
+    """
     config = TrainingConfig(**RECIPES[recipe] | {"epochs": 0, "time_limit": 60.0 * minutes, "seed": seed} | changes)
     facts = {"steps": 90, "seconds": 61.0 * minutes, "peak_memory_mib": 1000 + seed, "training": config.to_json()}
     return study_cases.model(small_model, seed, **facts)
@@ -36,7 +40,10 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(small_model):
     of = [("fast", 10, 0), ("published", 20, 0), ("fast", 2.5, 0), ("fast", 2.5, 1), ("published", 5, 0)]
-    return [(Path(f"{recipe}-{minutes}-{seed}.safetensors"), trained(small_model, recipe, minutes, seed)) for recipe, minutes, seed in of]
+    return [
+        (Path(f"{recipe}-{minutes}-{seed}.safetensors"), trained(small_model, recipe, minutes, seed))
+        for recipe, minutes, seed in of
+    ]
 
 
 def measured(models, root, **options):
@@ -71,7 +78,8 @@ def test_points_are_recipes_and_limits_in_order_and_seeds_are_one_point(found, t
 
 
 def test_metrics_are_what_evaluate_says_of_the_published_setting(found, models, root):
-    model = dataclasses.replace(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)  # of which no notice is taken
+    # of which no notice is taken
+    model = dataclasses.replace(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)
     other = measured([(models[0][0], model)], root)["points"][0]
     engine = Engine(dataclasses.replace(model, schedule=Schedule()), BACKEND, "cpu")
     expected = evaluation.evaluate(engine, data.load_category(root, None)).metrics

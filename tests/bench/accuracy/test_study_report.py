@@ -1,4 +1,6 @@
-"""Reports of `sprfast study`: promises, files, tables and pictures, and the commands that make them."""
+"""Reports of `sprfast study`: promises, files, tables and pictures, and the commands that make
+them.
+"""
 
 import copy
 import io
@@ -45,7 +47,11 @@ def nulls(document):
     found = copy.deepcopy(document)
     for row in (*found["rows"], *found["settings"].values()):
         row["metrics"] = row["difference"] = dict.fromkeys(metrics.KEYS)
-    found["backends"][0] |= {"image_AUROC": None, "pixel_AUROC": None, "from_eager": {"image_AUROC": None, "pixel_AUROC": None}}
+    found["backends"][0] |= {
+        "image_AUROC": None,
+        "pixel_AUROC": None,
+        "from_eager": {"image_AUROC": None, "pixel_AUROC": None},
+    }
     for each in found["models"]:
         each["provenance"] = {}
     return found
@@ -97,7 +103,9 @@ def test_too_few_images_are_refused_with_the_number_that_is_needed(rate, needed)
     random = np.random.default_rng(0)
     maps = random.random((2 * needed, 4, 4), np.float32)
     for promise, values in ((promises.of_images, random.random(2 * needed)), (promises.of_maps, maps)):
-        assert all("refused" not in each for each in promise(values, rate, values[:needed]).values() if isinstance(each, dict))
+        assert all(
+            "refused" not in each for each in promise(values, rate, values[:needed]).values() if isinstance(each, dict)
+        )
         found = promise(values[:-1], rate, values[: needed - 1])
         for way in ("iid", "in_time", "across"):
             assert set(found[way]) == {"calibrated_on", "held_back", "refused"}
@@ -202,14 +210,20 @@ def test_rates_beyond_their_interval_have_a_star_and_refused_ones_a_dash():
 
 
 def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_columns():
-    reports = [study_cases.document(), study_cases.document(category="[/nut]"), nulls(study_cases.document(category="tile"))]
+    reports = [
+        study_cases.document(),
+        study_cases.document(category="[/nut]"),
+        nulls(study_cases.document(category="tile")),
+    ]
     text = printed(report.overview(reports))
     assert max(map(len, text.splitlines())) <= 110
     assert "…" not in text
     for category in ("transistor", "[/nut]", "tile"):
         lines = [line.split() for line in text.splitlines() if line.strip().startswith(category)]
         minutes = "-" if category == "tile" else "99.9"
-        assert [line[:4] for line in lines] == [[category, "1024", minutes, name] for name in ("published", "single", "field", "cascade")]
+        assert [line[:4] for line in lines] == [
+            [category, "1024", minutes, name] for name in ("published", "single", "field", "cascade")
+        ]
         assert all(line[4:7] == ["1.23", "1234.5", "12.34"] for line in lines)
         assert all(line[7:] == ["-" if category == "tile" else "90.0±10.0"] * len(metrics.KEYS) for line in lines)
 
@@ -238,7 +252,8 @@ def test_the_figure_is_a_picture_of_a_report_with_and_without_figures(tmp_path):
         with PIL.Image.open(tmp_path / f"{index}.png") as picture:
             assert (picture.format, picture.size) == ("PNG", (1690, 728))
             pixels = np.asarray(picture.convert("RGB"))
-        of_published.append(np.argwhere((pixels == [0x0B, 0x5F, 0xA5]).all(axis=2)).tolist())  # in the published setting's colour
+        # in the published setting's colour
+        of_published.append(np.argwhere((pixels == [0x0B, 0x5F, 0xA5]).all(axis=2)).tolist())
     assert of_published[0] != of_published[1]
     assert of_published[2] == []
 
@@ -275,7 +290,16 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
     model, output, figure = (tmp_path / name for name in ("model.safetensors", "report.json", "report.png"))
     model_file.save(model, study_cases.model(small_model, held_back=[]))
     with study_cases.quick():
-        arguments = ("--category", "nut", "--good", study_root / "train" / "good", "--seconds", "0.001", "--device", "cpu")
+        arguments = (
+            "--category",
+            "nut",
+            "--good",
+            study_root / "train" / "good",
+            "--seconds",
+            "0.001",
+            "--device",
+            "cpu",
+        )
         code, out, _ = run("study", study_root.parent, model, *arguments, "-o", output, "--figure", figure)
     assert code == 0
     found = report.load(output)
@@ -308,7 +332,9 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
         ([], "got 0; train with --hold-back, or give --good DIR"),
     ],
 )
-def test_a_study_that_cannot_be_is_one_line_and_leaves_nothing(run, model_path, study_root, tmp_path, monkeypatch, arguments, names):
+def test_a_study_that_cannot_be_is_one_line_and_leaves_nothing(
+    run, model_path, study_root, tmp_path, monkeypatch, arguments, names
+):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert names in refused(run, "study", "data", model_path, "--category", "nut", *arguments)
@@ -322,7 +348,11 @@ def test_training_by_the_fast_recipe_with_images_held_back_says_so_in_the_model(
     provenance = model_file.load(path).provenance
     expected = TrainingConfig(epochs=0, steps=2, hold_back=0.25, seed=3, **RECIPES["fast"] | {"learning_rate": 2e-3})
     assert provenance["training"] == expected.to_json()
-    assert (provenance["training"]["batch_size"], provenance["training"]["decay"], provenance["training"]["t_max"]) == (4, "cosine", 0.1)
+    assert (provenance["training"]["batch_size"], provenance["training"]["decay"], provenance["training"]["t_max"]) == (
+        4,
+        "cosine",
+        0.1,
+    )
     names = [f"{number:03}.png" for number in range(16)]
     assert len(provenance["held_back"]) == 4
     assert provenance["held_back"] == sorted(set(names) & set(provenance["held_back"]))

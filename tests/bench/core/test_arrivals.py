@@ -1,4 +1,6 @@
-"""Queries that come by the clock. Most tests pass a clock of their own, which makes every number exact."""
+"""Queries that come by the clock. Most tests pass a clock of their own, which makes every number
+exact.
+"""
 
 import math
 import time
@@ -45,7 +47,9 @@ def test_a_query_that_comes_to_a_full_queue_is_dropped():
 
 @pytest.mark.parametrize(("service", "late"), [(0.001, 6), (0.024, 11)])
 def test_a_stall_makes_the_right_number_of_frames_late(service, late):
-    """300 ms at a period of 50 ms: the stalled frame, and those behind it until the system has caught up."""
+    """300 ms at a period of 50 ms: the stalled frame, and those behind it until the system has
+    caught up.
+    """
     clock = simulated.Clock()
     answer, _ = worker(clock, service, {20: 0.3}.items())
     figures = arrivals.line(answer, clock, period=0.05, frames=100, waiting=50)
@@ -91,7 +95,9 @@ def test_the_search_finds_the_highest_rate(limit):
 
 
 def test_server_finds_what_one_worker_can_take():
-    """Service of 10 ms and a bound of 50 ms: below the 100 queries a second that would fill the time, and well above half of them."""
+    """Service of 10 ms and a bound of 50 ms: below the 100 queries a second that would fill the
+    time, and well above half of them.
+    """
     clock = simulated.Clock()
     answer, _ = worker(clock, 0.01)
     figures = arrivals.server(answer, clock, bound=0.05, start=30.0, seconds=20.0, most=1)

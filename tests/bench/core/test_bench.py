@@ -88,7 +88,9 @@ def test_the_untimed_call_takes_what_the_candidate_before_leaves_behind():
         spinning.clear()
 
     calls = {"spinner": spinning.append, "victim": answer}
-    settled = list(timing.rounds(calls, CPU, budget=1e-9, minimum=4, settle={"spinner": list, "victim": lambda: answer(0)}))
+    settled = list(
+        timing.rounds(calls, CPU, budget=1e-9, minimum=4, settle={"spinner": list, "victim": lambda: answer(0)})
+    )
     assert max(times["victim"] for times in settled) < 0.02
     assert min(times["victim"] for times in timing.rounds(calls, CPU, budget=1e-9, minimum=4)) > 0.02
 
@@ -130,7 +132,9 @@ def test_early_stopping_is_an_upper_bound_that_short_runs_lack():
 def test_figures_of_known_times():
     measured = [{"published": 2.0 * k, "A": k} for k in (0.1, 0.2, 0.4)]
     single = scenarios.SINGLE_STREAM.summary(measured, "A", "published", 16)
-    assert [single[key] for key in ("p50_ms", "p90_ms", "p99_ms", "min_ms", "max_ms")] == pytest.approx([200, 400, 400, 100, 400])
+    assert [single[key] for key in ("p50_ms", "p90_ms", "p99_ms", "min_ms", "max_ms")] == pytest.approx(
+        [200, 400, 400, 100, 400]
+    )
     assert "3 queries" in single["note"]
     assert "p90 = p99 = the slowest" in single["note"]
     offline = scenarios.OFFLINE.summary(measured, "A", "published", 16)
@@ -141,7 +145,10 @@ def test_figures_of_known_times():
 
 def test_note_of_a_long_run_calls_no_percentile_the_slowest():
     measured = [{"A": float(k)} for k in range(1, 201)]
-    assert scenarios.SINGLE_STREAM.summary(measured, "A", "published", 1)["note"] == "percentiles by nearest rank from 200 queries"
+    assert (
+        scenarios.SINGLE_STREAM.summary(measured, "A", "published", 1)["note"]
+        == "percentiles by nearest rank from 200 queries"
+    )
 
 
 @pytest.mark.parametrize("candidate", peers.candidates(CPU), ids=lambda candidate: candidate.name)
@@ -178,15 +185,23 @@ def test_report_has_figures_environment_and_parity_of_every_candidate(model, doc
     assert (document["input"]["height"], document["input"]["samples"]) == (32, 3)
     assert "random" in document["input"]["images"]
     assert list(document["candidates"]) == ["published", "channels_last", "eager", "cpu", "onnx_plan"]
-    can_run = {name for name in document["candidates"] if name not in BACKENDS or backends.unavailable(BACKENDS[name]) is None}
+    can_run = {
+        name for name in document["candidates"] if name not in BACKENDS or backends.unavailable(BACKENDS[name]) is None
+    }
     for entry in (document["candidates"][name] for name in can_run):
         assert entry["status"] == "measured"
         assert all(check["passed"] for check in entry["parity"].values())
         assert all(entry[key] > 0 for key in ("build_s", "first_image_s", "first_batch_s"))
         assert entry["offline"]["images_per_s"] > 0
         assert entry["offline"]["samples_per_query"] == 3
-        assert 0 < entry["single_stream"]["p50_ms"] <= entry["single_stream"]["p90_ms"] <= entry["single_stream"]["p99_ms"]
-    assert document["candidates"]["published"]["offline"]["ratio_to_published"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+        assert (
+            0 < entry["single_stream"]["p50_ms"] <= entry["single_stream"]["p90_ms"] <= entry["single_stream"]["p99_ms"]
+        )
+    assert document["candidates"]["published"]["offline"]["ratio_to_published"] == {
+        "median": 1.0,
+        "min": 1.0,
+        "max": 1.0,
+    }
 
 
 def test_report_survives_json_and_is_replaced_whole(document, tmp_path):
@@ -199,7 +214,9 @@ def test_report_survives_json_and_is_replaced_whole(document, tmp_path):
         report_file.write(document, tmp_path / "absent" / "report.json")
 
 
-@pytest.mark.parametrize(("ratio", "text"), [(0.5, "0.50"), (9.994, "9.99"), (9.996, "10.0"), (12.34, "12.3"), (99.9, "99.9")])
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0.5, "0.50"), (9.994, "9.99"), (9.996, "10.0"), (12.34, "12.3"), (99.9, "99.9")]
+)
 def test_ratios_have_one_width(ratio, text):
     assert report._times(ratio) == text
 
@@ -230,7 +247,9 @@ def test_table_fits_a_terminal_and_shows_every_figure(document):
     ],
 )
 def test_wrong_maps_get_no_speed(model, change):
-    document = cases.run(model, cases.Options(batch=2, seconds=0.01, device="cpu"), candidates=[peers.CANDIDATES[0], _wrong(change)])
+    document = cases.run(
+        model, cases.Options(batch=2, seconds=0.01, device="cpu"), candidates=[peers.CANDIDATES[0], _wrong(change)]
+    )
     wrong, right = document["candidates"]["wrong"], document["candidates"]["published"]
     assert wrong["status"] == "failed"
     assert wrong["offline"] is None
@@ -244,7 +263,9 @@ def test_wrong_maps_get_no_speed(model, change):
 
 def test_without_the_baseline_there_is_speed_but_no_ratio(model):
     broken = dataclasses.replace(_wrong(lambda errors, anomalies: (-errors, anomalies)), name="published")
-    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[broken, peers.CANDIDATES[2]])
+    document = cases.run(
+        model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[broken, peers.CANDIDATES[2]]
+    )
     assert document["candidates"]["eager"]["offline"]["ratio_to_published"] is None
     assert document["candidates"]["eager"]["offline"]["images_per_s"] > 0
     _rendered(document)
@@ -348,8 +369,14 @@ def test_on_cuda_the_kernels_are_compared_too_each_with_the_tolerance_of_its_pre
     assert [each.name for each in found[:3]] == ["published", "channels_last", "eager"]
     assert {each.precision for each in found} <= peers.TOLERANCES.keys()
     kernels = {name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None}
-    assert {(each.name, each.precision) for each in found[3:]} == {(f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")}
-    assert [each.name for each in peers.candidates(CPU)] == [*(each.name for each in peers.CANDIDATES), "cpu", "onnx_plan"]
+    assert {(each.name, each.precision) for each in found[3:]} == {
+        (f"{name}_{p}", p) for name in kernels for p in ("float32", "bfloat16")
+    }
+    assert [each.name for each in peers.candidates(CPU)] == [
+        *(each.name for each in peers.CANDIDATES),
+        "cpu",
+        "onnx_plan",
+    ]
 
 
 def test_backend_cpu_names_its_instruction_set():
@@ -382,8 +409,12 @@ def test_backend_onnxruntime_is_listed_with_what_to_install_where_it_cannot_run(
 
 
 def test_a_candidate_may_have_a_tolerance_of_its_own(model):
-    loose = dataclasses.replace(_wrong(lambda errors, anomalies: (errors * 1.001, anomalies * 1.001)), own_tolerance=3e-3)
-    entry = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[loose])["candidates"]["wrong"]
+    loose = dataclasses.replace(
+        _wrong(lambda errors, anomalies: (errors * 1.001, anomalies * 1.001)), own_tolerance=3e-3
+    )
+    entry = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu"), candidates=[loose])["candidates"][
+        "wrong"
+    ]
     assert (entry["status"], entry["precision"], entry["tolerance"]) == ("measured", "float32", 3e-3)
     assert report.largest_error(entry["parity"]) == pytest.approx(1e-3, rel=0.01)
 

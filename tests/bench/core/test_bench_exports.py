@@ -61,7 +61,9 @@ def bench(folder, capsys):
     """Run the command on the model and on files in the folder: (exit code, stdout, stderr)."""
 
     def call(*arguments, of=REQUESTS):
-        code = exports.main([*map(str, (folder / "model.safetensors", *(folder / name for name in of), *QUICK, *arguments))])
+        code = exports.main(
+            [*map(str, (folder / "model.safetensors", *(folder / name for name in of), *QUICK, *arguments))]
+        )
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -120,19 +122,27 @@ def test_with_labelled_images_every_row_has_its_auroc(bench, category, small_mod
     for row in report["rows"]:
         for name in exports.METRICS:
             assert row[name] == pytest.approx(expected[name].value, abs=1e-2)
-        assert row["pixel_AUROC_change"] == pytest.approx(row["pixel_AUROC"] - report["rows"][0]["pixel_AUROC"], abs=1e-12)
+        assert row["pixel_AUROC_change"] == pytest.approx(
+            row["pixel_AUROC"] - report["rows"][0]["pixel_AUROC"], abs=1e-12
+        )
         assert abs(row["pixel_AUROC_change"]) < 1e-2
         assert row["verdict_changes"] == 0
 
 
 def test_changes_are_from_the_first_row(small_model, category):
     first = evaluation.evaluate(Engine(small_model), data.load_category(category, None))
-    other = dataclasses.replace(first.results[0], verdict=Verdict.PASS if first.results[0].pred_label else Verdict.REJECT)
-    metrics = {"image_AUROC": Metric(first.metrics["image_AUROC"].value - 0.25), "pixel_AUROC": Metric(None, "no masks")}
+    other = dataclasses.replace(
+        first.results[0], verdict=Verdict.PASS if first.results[0].pred_label else Verdict.REJECT
+    )
+    metrics = {
+        "image_AUROC": Metric(first.metrics["image_AUROC"].value - 0.25),
+        "pixel_AUROC": Metric(None, "no masks"),
+    }
     found = exports._accuracy(dataclasses.replace(first, metrics=metrics, results=(other, *first.results[1:])), first)
     assert (found["image_AUROC_change"], found["pixel_AUROC_change"], found["verdict_changes"]) == (-0.25, None, 1)
     assert exports._accuracy(first, first)["verdict_changes"] == 0
-    assert exports._accuracy(dataclasses.replace(first, rejected_good=None), first)["verdict_changes"] is None  # no threshold
+    # no threshold
+    assert exports._accuracy(dataclasses.replace(first, rejected_good=None), first)["verdict_changes"] is None
     assert set(exports._accuracy(None, None).values()) == {None}
 
 
@@ -140,7 +150,9 @@ def test_without_images_only_time_is_known(bench):
     code, out, _ = bench("--json", of=["plan"])
     report = json.loads(out)
     assert (code, report["compared"], report["scored"]) == (0, 0, 0)
-    assert {row[key] for row in report["rows"] for key in ("error_map_relative_rms", "score_relative_error", "flips")} == {None}
+    assert {
+        row[key] for row in report["rows"] for key in ("error_map_relative_rms", "score_relative_error", "flips")
+    } == {None}
     assert "errors and flips are not known: give --images" in bench(of=["plan"])[1]
 
 

@@ -153,7 +153,10 @@ def test_the_command_prints_what_is_measured_as_a_table_or_as_json(run, path, re
 def test_a_model_without_settings_is_refused_with_advice(run, model_path):
     code, out, err = run("bench", "settings", model_path)
     assert (code, out) == (2, "")
-    assert err.strip() == f"sprfast: {model_path}: holds no setting beside the published one; `sprfast calibrate --setting` adds one"
+    assert (
+        err.strip()
+        == f"sprfast: {model_path}: holds no setting beside the published one; `sprfast calibrate --setting` adds one"
+    )
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])

@@ -42,8 +42,11 @@ def test_every_operator_of_both_graphs_has_its_time(report):
         assert nodes["InstanceNormalization"] == 18
         assert (nodes["Concat"], nodes["MaxPool"]) == (4, 4)
         assert all(row["ms"] > 0 for row in graph["operators"])
-    folded, plain = ({row["operator"]: row["nodes"] for row in graph["operators"]} for graph in report["graphs"].values())
-    assert (folded["MatMul"], folded["Resize"], plain["AveragePool"], plain["Resize"]) == (2, 4, 1, 5)  # the anomaly map
+    folded, plain = (
+        {row["operator"]: row["nodes"] for row in graph["operators"]} for graph in report["graphs"].values()
+    )
+    # the anomaly map
+    assert (folded["MatMul"], folded["Resize"], plain["AveragePool"], plain["Resize"]) == (2, 4, 1, 5)
 
 
 def test_shares_are_those_of_a_call(report):
@@ -58,9 +61,18 @@ def test_the_call_that_warms_up_does_not_count():
     """Two operators in a call of 10 ms, two calls after a slow first one."""
 
     def node(name, operator, start, duration):
-        return {"cat": "Node", "name": f"{name}_kernel_time", "ts": start, "dur": duration, "args": {"op_name": operator}}
+        return {
+            "cat": "Node",
+            "name": f"{name}_kernel_time",
+            "ts": start,
+            "dur": duration,
+            "args": {"op_name": operator},
+        }
 
-    calls = [{"cat": "Session", "name": "model_run", "ts": start, "dur": length} for start, length in ((0, 99_000), (1e5, 1e4), (2e5, 1e4))]
+    calls = [
+        {"cat": "Session", "name": "model_run", "ts": start, "dur": length}
+        for start, length in ((0, 99_000), (1e5, 1e4), (2e5, 1e4))
+    ]
     nodes = [node("a", "Conv", start, duration) for start, duration in ((1, 90_000), (1e5, 6_000), (2e5, 8_000))]
     nodes += [node(name, "Add", start, 1_000) for start in (95_000, 108_500, 208_500) for name in ("b", "c")]
     found = onnx_profile._rows([*nodes, *calls])
@@ -104,7 +116,9 @@ def test_the_command_prints_a_table_or_json(model_path, monkeypatch, capsys):
 
 def test_maps_that_differ_do_not_pass(small_model, monkeypatch):
     chosen, wrong = libraries.chosen, altered("onnx_plan", 1 + 1e-4)
-    monkeypatch.setattr(libraries, "chosen", lambda device, names: [wrong] if names == [wrong.name] else chosen(device, names))
+    monkeypatch.setattr(
+        libraries, "chosen", lambda device, names: [wrong] if names == [wrong.name] else chosen(device, names)
+    )
     found = onnx_profile.measure(small_model, 32, 1)
     assert found["largest_difference"] == pytest.approx(1e-4, rel=0.1)
     assert not found["passed"]
@@ -117,9 +131,13 @@ def test_a_map_that_is_not_a_number_has_no_difference():
         assert math.isnan(onnx_profile._largest_difference(given, (right, right)))
 
 
-@pytest.mark.parametrize(("difference", "said"), [(1e-4, "differ by 1.0e-04, allowed 1e-05"), (None, "differ by not a number")])
+@pytest.mark.parametrize(
+    ("difference", "said"), [(1e-4, "differ by 1.0e-04, allowed 1e-05"), (None, "differ by not a number")]
+)
 def test_a_difference_is_a_failure_with_the_report(difference, said, report, model_path, monkeypatch, capsys):
-    monkeypatch.setattr(onnx_profile, "measure", lambda *given: report | {"largest_difference": difference, "passed": False})
+    monkeypatch.setattr(
+        onnx_profile, "measure", lambda *given: report | {"largest_difference": difference, "passed": False}
+    )
     assert onnx_profile.main([str(model_path), "--json"]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["passed"] is False

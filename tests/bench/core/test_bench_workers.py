@@ -23,7 +23,9 @@ def test_the_ways_are_one_process_of_all_threads_and_one_or_all_of_one():
 @pytest.mark.parametrize(("backend", "tolerance"), [("eager", CLEARANCE), ("cpu", 0.0)])
 def test_all_ways_score_alike_and_take_turns(backend, tolerance, run, model_path, pictures, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    code, out, err = run("bench", "workers", model_path, "--images", pictures[0].parent, "--seconds", "1", "--backend", backend, "--json")
+    code, out, err = run(
+        "bench", "workers", model_path, "--images", pictures[0].parent, "--seconds", "1", "--backend", backend, "--json"
+    )
     assert code == 0, err
     document = json.loads(out)
     assert (document["backend"], document["tolerance"]) == (backend, tolerance)
@@ -38,11 +40,16 @@ def test_all_ways_score_alike_and_take_turns(backend, tolerance, run, model_path
 
 
 def test_what_a_process_cannot_do_is_an_error_here(run, model_path, tmp_path):
-    code, out, err = run("bench", "workers", model_path, "--backend", "triton_of_old", "--workers", "1", "--seconds", "1")
+    code, out, err = run(
+        "bench", "workers", model_path, "--backend", "triton_of_old", "--workers", "1", "--seconds", "1"
+    )
     assert (code, out) == (2, "")
     assert "triton_of_old" in err
     assert len(err.splitlines()) == 1
-    for options, why in ((("--workers", "0"), "--workers 0: expected 1 to 256"), (("--seconds", "0"), "--seconds 0.0: expected")):
+    for options, why in (
+        (("--workers", "0"), "--workers 0: expected 1 to 256"),
+        (("--seconds", "0"), "--seconds 0.0: expected"),
+    ):
         code, _, err = run("bench", "workers", model_path, *options)
         assert code == 2
         assert why in err

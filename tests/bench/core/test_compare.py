@@ -18,18 +18,31 @@ SLOWER = 1 / 0.85  # in time: 15 % less speed
 
 
 def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
-    """A report of a machine `machine` times slower, each time with lognormal noise; `slowdown` is a factor of time by candidate."""
+    """A report of a machine `machine` times slower, each time with lognormal noise; `slowdown` is a
+    factor of time by candidate.
+    """
     random = np.random.default_rng(seed)
     candidates = {}
     for name, speed in SPEEDS.items():
         time = 0.1 * machine / speed * (slowdown or {}).get(name, 1.0)
         figures = {key: {"seconds": list(time * random.lognormal(0, noise, rounds)), "rounds": True} for key in KEYS}
         checks = {name: {"passed": True} for name in ("one_image", "batch")}
-        candidates[name] = {"status": "measured", "precision": "float32", "tolerance": 1e-4, "parity": checks, **figures}
+        candidates[name] = {
+            "status": "measured",
+            "precision": "float32",
+            "tolerance": 1e-4,
+            "parity": checks,
+            **figures,
+        }
     return {
         "schema_version": cases.SCHEMA_VERSION,
         "complete": True,
-        "environment": {"date_utc": "2026-11-23", "load_average": 0.1, "torch": "2.13.0", "devices": {"cpu": {"name": "a CPU"}}},
+        "environment": {
+            "date_utc": "2026-11-23",
+            "load_average": 0.1,
+            "torch": "2.13.0",
+            "devices": {"cpu": {"name": "a CPU"}},
+        },
         "model": {
             "sha256": "ab" * 32,
             "network": {"base_width": 64},
@@ -125,7 +138,11 @@ def test_speed_is_the_ratio_of_the_medians_of_the_paired_ratios(pair):
     old, new = pair
     give(old, [2.0, 30.0, 4.0, 6.0, 8.0], [1.0, 10.0, 1.0, 3.0, 4.0])
     give(new, [3.0] * 6, [2.0] * 6)
-    row = next(row for row in compare.compare(old, new, regression=0.1).rows if (row.candidate, row.scenario) == ("eager", "offline"))
+    row = next(
+        row
+        for row in compare.compare(old, new, regression=0.1).rows
+        if (row.candidate, row.scenario) == ("eager", "offline")
+    )
     assert row.speed == pytest.approx(1.5 / 2.0)  # old ratios 2, 3, 4, 2, 2
     assert (row.low, row.high) == pytest.approx((1.5 / 4.0, 1.5 / 2.0))
     assert (row.basis, row.interval, row.rounds_old, row.rounds_new) == ("paired", "bootstrap", 5, 6)
@@ -165,7 +182,8 @@ def test_resampled_medians_are_distributed_like_medians_of_resamples(n, monkeypa
     drawn = compare._resampled_medians(samples, np.random.default_rng(0))
     plain = np.median(np.random.default_rng(1).choice(samples, (50_000, n)), axis=1)
     points = np.arange(0, 1, 0.5 / n)
-    assert max(abs(np.mean(drawn <= point) - np.mean(plain <= point)) for point in points) < 0.01  # 3.5 standard deviations
+    # 3.5 standard deviations
+    assert max(abs(np.mean(drawn <= point) - np.mean(plain <= point)) for point in points) < 0.01
 
 
 @pytest.mark.parametrize("rounds", [(2, 2), (1, 30), (4, 3), (5, 5), (30, 30)])
@@ -214,7 +232,12 @@ def test_times_that_were_not_taken_in_turns_are_not_paired(pair):
         ("new", "candidates.published", ..., "published: measured in the old report, missing"),
         ("new", "candidates.eager.status", "not measured", "eager: measured in the old report, not measured in"),
         ("new", "candidates.eager.offline", None, "eager, Offline: measured in the old report, not in the new one"),
-        ("new", "candidates.eager.parity.batch.passed", False, r"eager: parity passed .* fails in the new one \(batch\)"),
+        (
+            "new",
+            "candidates.eager.parity.batch.passed",
+            False,
+            r"eager: parity passed .* fails in the new one \(batch\)",
+        ),
     ],
 )
 def test_what_is_lost_is_a_regression(pair, which, path, value, expected):
@@ -304,7 +327,9 @@ def test_json_has_no_nan_and_comes_back_the_same(pair):
 
 
 def test_table_fits_a_terminal_and_shows_every_figure():
-    found = compare.compare(synthetic(0, 12345), synthetic(1, 12345, slowdown={"cuda_graph_bfloat16": SLOWER}), regression=0.1)
+    found = compare.compare(
+        synthetic(0, 12345), synthetic(1, 12345, slowdown={"cuda_graph_bfloat16": SLOWER}), regression=0.1
+    )
     text = rendered(found)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "…" not in text
@@ -335,7 +360,9 @@ def test_a_report_is_read_as_it_was_written(tmp_path, pair):
     assert report_file.load(str(path)) == pair[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b'{"schema_version": 1' + b"0" * 5000 + b"}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b'{"schema_version": 1' + b"0" * 5000 + b"}"]
+)
 def test_what_is_not_json_is_refused(tmp_path, content):
     path = tmp_path / "old.json"
     path.write_bytes(content)
@@ -345,7 +372,11 @@ def test_what_is_not_json_is_refused(tmp_path, content):
 
 def test_a_missing_file_a_folder_and_a_document_that_is_no_object_are_refused(tmp_path):
     (tmp_path / "old.json").write_text("[1]")
-    for path, message in (("absent.json", "cannot be read"), (".", "cannot be read"), ("old.json", "schema_version: is missing")):
+    for path, message in (
+        ("absent.json", "cannot be read"),
+        (".", "cannot be read"),
+        ("old.json", "schema_version: is missing"),
+    ):
         with pytest.raises(InputError, match=f"{(tmp_path / path).name}: {message}"):
             report_file.load(tmp_path / path)
 
@@ -371,7 +402,9 @@ def test_a_missing_field_and_one_of_another_kind_are_named(tmp_path, pair, path)
 def test_another_schema_version_is_refused_and_both_are_named(tmp_path, pair, version):
     pair[0]["schema_version"] = version
     report_file.write(pair[0], tmp_path / "old.json")
-    with pytest.raises(InputError, match=rf"old\.json: schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION};"):
+    with pytest.raises(
+        InputError, match=rf"old\.json: schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION};"
+    ):
         report_file.load(tmp_path / "old.json")
 
 
@@ -379,7 +412,9 @@ def test_another_schema_version_is_refused_and_both_are_named(tmp_path, pair, ve
 def test_a_time_that_is_no_positive_number_is_named(tmp_path, pair, value):
     pair[0]["candidates"]["eager"]["offline"]["seconds"][7] = value
     (tmp_path / "old.json").write_text(json.dumps(pair[0]))
-    with pytest.raises(InputError, match=r"old\.json: candidates\.eager\.offline\.seconds: .* is not allowed, only positive numbers"):
+    with pytest.raises(
+        InputError, match=r"old\.json: candidates\.eager\.offline\.seconds: .* is not allowed, only positive numbers"
+    ):
         report_file.load(tmp_path / "old.json")
 
 
@@ -394,8 +429,12 @@ def test_no_times_and_rounds_that_do_not_pair_are_named(tmp_path, pair):
 
 def test_two_runs_of_the_same_code_are_no_regression(small_model, tmp_path):
     for name in ("old.json", "new.json"):
-        document = cases.run(small_model, cases.Options(batch=2, seconds=0.5, device="cpu"), candidates=peers.CANDIDATES[::2])
+        document = cases.run(
+            small_model, cases.Options(batch=2, seconds=0.5, device="cpu"), candidates=peers.CANDIDATES[::2]
+        )
         report_file.write(document, tmp_path / name)
-    found = compare.compare(report_file.load(tmp_path / "old.json"), report_file.load(tmp_path / "new.json"), regression=0.3)
+    found = compare.compare(
+        report_file.load(tmp_path / "old.json"), report_file.load(tmp_path / "new.json"), regression=0.3
+    )
     assert found.regressions == []
     assert len(found.rows) == 2 * len(KEYS)

@@ -79,7 +79,8 @@ def test_times_of_a_call_are_a_line_through_the_measured_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "candidate", "rate"), [("xeon-2core-192.json", "cpu", 5.8), ("h100-192/waterfall.json", "cuda_graph_bfloat16", 2551.0)]
+    ("name", "candidate", "rate"),
+    [("xeon-2core-192.json", "cpu", 5.8), ("h100-192/waterfall.json", "cuda_graph_bfloat16", 2551.0)],
 )
 def test_the_measured_rate_comes_out_of_a_report(name, candidate, rate):
     service = Service.fitted(fleet.read(RESULTS / name, candidate))
@@ -97,7 +98,8 @@ def test_the_models_own_draws_are_those_of_the_level_with_the_most(tmp_path):
 def test_the_command_prints_what_is_assumed(run):
     code, out, _ = run("bench", "fleet", RESULTS / "xeon-2core-192.json", "--engines", "1,4", "--load", "0.5")
     assert code == 0
-    assert "load 0.5; 100 KiB an image over 25 Gbit/s for up to 8 engines" in " ".join(out.split())  # a long path wraps the line
+    # a long path wraps the line
+    assert "load 0.5; 100 KiB an image over 25 Gbit/s for up to 8 engines" in " ".join(out.split())
     document = json.loads(run("bench", "fleet", RESULTS / "xeon-2core-192.json", "--engines", "2", "--json")[1])
     assert document["simulated"]
     assert [row["engines"] for row in document["fleets"]] == [2]
@@ -127,7 +129,9 @@ def waterfall(microseconds):
 BAD_TIMES = [waterfall(microseconds) for microseconds in (0, -3.0, float("nan"), float("inf"), "3")]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"batches": [1]}', '{"model": {}, "settings": 3}', "[" * 100_000, *BAD_TIMES])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"batches": [1]}', '{"model": {}, "settings": 3}', "[" * 100_000, *BAD_TIMES]
+)
 def test_a_file_that_is_no_report_is_named(run, tmp_path, content):
     (tmp_path / "other.json").write_text(content)
     code, out, err = run("bench", "fleet", tmp_path / "other.json")

@@ -72,7 +72,9 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A driver, and a CUDA device as far as torch tells of one, with memory that grows by every call of `grow`."""
+    """A driver, and a CUDA device as far as torch tells of one, with memory that grows by every
+    call of `grow`.
+    """
     driver = Driver()
     properties = SimpleNamespace(name="a GPU", total_memory=2**36, major=9, minor=0, uuid="5a8b")
     memory = {"allocated": 10 * MIB, "reserved": 16 * MIB}
@@ -95,7 +97,9 @@ def test_ceilings_are_rates_and_what_an_image_asks(model):
     assert list(found["matmul_gflop_per_s"]) == ["float32", "bfloat16"]
     assert min(found["copy_gb_per_s"], *found["matmul_gflop_per_s"].values()) > 0
     assert found["gflop_per_image"] == pytest.approx(3e-9 * roofline.flops(model.network, 32, 40))
-    assert found["least_mb_per_image"]["float32"] == pytest.approx(3 * 4e-6 * hardware.convolution_values(model.network, 32, 40))
+    assert found["least_mb_per_image"]["float32"] == pytest.approx(
+        3 * 4e-6 * hardware.convolution_values(model.network, 32, 40)
+    )
     assert found["least_mb_per_image"]["bfloat16"] == found["least_mb_per_image"]["float32"] / 2
 
 
@@ -132,7 +136,13 @@ def test_ceilings_leave_the_global_setting_as_it_was(before, model, monkeypatch)
 
 @pytest.mark.parametrize(("height", "width"), [(192, 192), (100, 70)])
 def test_values_of_the_convolutions_of_the_published_network(height, width):
-    layers = [(3, 64), (64, 64)], [(64, 128), (128, 128)], [(128, 256), (256, 256)], [(256, 512), (512, 512)], [(512, 512)] * 2
+    layers = (
+        [(3, 64), (64, 64)],
+        [(64, 128), (128, 128)],
+        [(128, 256), (256, 256)],
+        [(256, 512), (512, 512)],
+        [(512, 512)] * 2,
+    )
     upper = [(1024, 512), (512, 256)], [(512, 256), (256, 128)], [(256, 128), (128, 64)], [(128, 64), (64, 64), (64, 3)]
     values = 0
     for levels, pairs in ((range(5), layers), ((3, 2, 1, 0), upper)):
@@ -174,7 +184,11 @@ def test_usage_is_memory_above_what_was_held_and_energy_of_the_calls_alone(drive
         driver.peak = {"allocated": driver.memory["allocated"] + 60 * MIB, "reserved": 116 * MIB}
 
     found = hardware.usage(call, CUDA, 4, before, seconds=0.01)
-    assert found == {"peak_memory_mib": {"allocated": 90.0, "reserved": 100.0}, "joules_per_image": 1.5, "energy_reason": None}
+    assert found == {
+        "peak_memory_mib": {"allocated": 90.0, "reserved": 100.0},
+        "joules_per_image": 1.5,
+        "energy_reason": None,
+    }
     assert made[0] == 0  # the call for the memory
     assert set(made[1:]) == {1}
     assert len(made) > 2

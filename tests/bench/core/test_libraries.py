@@ -31,7 +31,9 @@ def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = unet.ScoreUNet(config).state_dict()
-    return Model(config, Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0))), Preprocessing(size=32), weights, noise_seed=5)
+    return Model(
+        config, Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0))), Preprocessing(size=32), weights, noise_seed=5
+    )
 
 
 def _needs(name):
@@ -41,7 +43,9 @@ def _needs(name):
 
 
 def _check(name, model, timed, size):
-    """Results of one and of three images are the definition's, one image's the same alone and among others."""
+    """Results of one and of three images are the definition's, one image's the same alone and among
+    others.
+    """
     pixels = torch.rand(3, 3, size, size + 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
     done = work.WORKS[timed](model, work.Images(pixels, "random"), CPU)
     before = model.sha256
@@ -62,7 +66,9 @@ def _check(name, model, timed, size):
 
 @pytest.mark.parametrize(("timed", "size"), [("maps", 32), ("maps", 35), ("network", 35)])  # 35: the decoder pads
 @pytest.mark.parametrize("name", RUNNERS)
-def test_library_computes_the_definition_and_leaves_nothing_behind(name, timed, size, model, tmp_path, monkeypatch, capfd):
+def test_library_computes_the_definition_and_leaves_nothing_behind(
+    name, timed, size, model, tmp_path, monkeypatch, capfd
+):
     _needs(name)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     _check(name, model, timed, size)
@@ -92,7 +98,8 @@ def test_library_takes_the_threads_that_torch_has(name, threads, model):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("onnxruntime", "onnxruntime"), ("openvino", "onnx"), ("ncnn", "pnnx"), ("mnn", "MNN"), ("mnn_normal", "MNN")]
+    ("name", "module"),
+    [("onnxruntime", "onnxruntime"), ("openvino", "onnx"), ("ncnn", "pnnx"), ("mnn", "MNN"), ("mnn_normal", "MNN")],
 )
 def test_library_that_is_not_installed_is_listed_with_what_to_install(name, module, model, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # so that it cannot be found

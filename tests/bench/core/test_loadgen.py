@@ -16,7 +16,9 @@ from sprfast.bench.core import arrivals, loadgen, scenarios
 CPU = torch.device("cpu")
 CLOCK = arrivals.WallClock()
 
-needs_loadgen = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed")
+needs_loadgen = pytest.mark.skipif(
+    importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
+)
 
 
 def _system(seconds, seen=None):
@@ -62,7 +64,9 @@ def test_without_loadgen_the_reason_names_what_to_install(monkeypatch):
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_loadgen_and_our_runner_agree_within_3_percent(scenario, keys):
-    """A busy machine gets more chances: Offline is the median of the calls in ours, and all samples over the whole time in LoadGen."""
+    """A busy machine gets more chances: Offline is the median of the calls in ours, and all samples
+    over the whole time in LoadGen.
+    """
 
     def differences():
         rounds = list(scenario.rounds({"system": _system(0.02)}, 10, CPU, 0.5))
@@ -93,7 +97,9 @@ def test_seconds_are_what_loadgen_took_its_percentiles_from():
     ordered = [1e3 * value for value in sorted(figures["seconds"])]
     assert figures["min_ms"] == pytest.approx(ordered[0])
     assert figures["max_ms"] == pytest.approx(ordered[-1])
-    assert [figures[f"p{q}_ms"] for q in (50, 90, 99)] == pytest.approx([ordered[int(len(ordered) * q / 100)] for q in (50, 90, 99)])
+    assert [figures[f"p{q}_ms"] for q in (50, 90, 99)] == pytest.approx(
+        [ordered[int(len(ordered) * q / 100)] for q in (50, 90, 99)]
+    )
     assert figures["p90_ms"] <= figures["p90_early_stopping_ms"] <= figures["max_ms"]
     assert figures["p99_early_stopping_ms"] is None
     offline = loadgen.stream(scenarios.OFFLINE, _system(0.02), 5, 0.2)
@@ -179,7 +185,10 @@ def test_an_error_of_the_system_ends_the_run_and_surfaces(error):
 @pytest.mark.parametrize(
     "run",
     [
-        *(functools.partial(lambda scenario, answer: loadgen.stream(scenario, answer, 4, 10.0), each) for each in scenarios.ALL),
+        *(
+            functools.partial(lambda scenario, answer: loadgen.stream(scenario, answer, 4, 10.0), each)
+            for each in scenarios.ALL
+        ),
         lambda answer: loadgen.server(answer, 4, bound=0.05, start=200.0, seconds=0.5, most=1),
     ],
     ids=["SingleStream", "MultiStream", "Offline", "Server"],
@@ -198,7 +207,9 @@ def test_ctrl_c_ends_a_run_soon(run):
 @needs_loadgen
 def test_a_run_outside_of_the_main_thread():
     found = []
-    thread = threading.Thread(target=lambda: found.append(loadgen.stream(scenarios.SINGLE_STREAM, _system(0.002), 4, 0.02)))
+    thread = threading.Thread(
+        target=lambda: found.append(loadgen.stream(scenarios.SINGLE_STREAM, _system(0.002), 4, 0.02))
+    )
     thread.start()
     thread.join()
     assert found[0]["queries"] >= 3

@@ -29,7 +29,9 @@ def quiet(*progress):
 
 
 def altered(name, change):
-    """A candidate that computes the definition, then `change`s model-dependent parts of the error map."""
+    """A candidate that computes the definition, then `change`s model-dependent parts of the error
+    map.
+    """
 
     def build(model, noise, device):
         maps = peers.plain(model, noise, device, torch.contiguous_format)
@@ -75,7 +77,15 @@ def measured(model, given, candidates, points, seconds=1e-3, on_progress=quiet):
 
 def point(candidate="eager", batch=1, draws=3, p99=50.0):
     speed = {"median": 1e3 * batch / p99, "min": 123.45, "max": 1234.5}
-    return {"candidate": candidate, "batch": batch, "draws": draws, "rounds": 5, "p50_ms": p99, "p99_ms": p99, "images_per_s": speed}
+    return {
+        "candidate": candidate,
+        "batch": batch,
+        "draws": draws,
+        "rounds": 5,
+        "p50_ms": p99,
+        "p99_ms": p99,
+        "images_per_s": speed,
+    }
 
 
 def chosen(points, accuracy=None, period=0.1, margin=0.2):
@@ -85,7 +95,10 @@ def chosen(points, accuracy=None, period=0.1, margin=0.2):
 
 
 def auroc(**values):
-    return [{"draws": int(name[1:]), "images": 10, "image_AUROC": value, "pixel_AUROC": None} for name, value in values.items()]
+    return [
+        {"draws": int(name[1:]), "images": 10, "image_AUROC": value, "pixel_AUROC": None}
+        for name, value in values.items()
+    ]
 
 
 def rendered(report, width=80):
@@ -175,7 +188,9 @@ def test_every_point_does_its_own_work_once_before_the_rounds(small_model, given
     turns = [(1, 2), (1, 2), (1, 2), (2, 2), (1, 4), (1, 4)]  # each begins with one image that is not timed
     assert sizes == [(2, 2), (1, 2), (1, 4)] + turns * settings.ROUNDS
     first = given.pixels[:, 0, 0, 0].tolist()
-    assert [each[2] for each in seen[1 - 6 * settings.ROUNDS :: 6]] == [first[index % 3] for index in range(settings.ROUNDS)]
+    assert [each[2] for each in seen[1 - 6 * settings.ROUNDS :: 6]] == [
+        first[index % 3] for index in range(settings.ROUNDS)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +253,9 @@ def test_accuracy_is_that_of_evaluate(small_model, category):
     for row in rows:
         engine = Engine(settings.variant(small_model, row["draws"]), "auto", "cpu")
         expected = evaluation.evaluate(engine, category).metrics
-        assert row == {"draws": row["draws"], "images": 4} | {key: expected[key].value for key in ("image_AUROC", "pixel_AUROC")}
+        assert row == {"draws": row["draws"], "images": 4} | {
+            key: expected[key].value for key in ("image_AUROC", "pixel_AUROC")
+        }
     assert [row["draws"] for row in rows] == [1, 2]
     assert all(0 <= row[key] <= 1 for row in rows for key in ("image_AUROC", "pixel_AUROC"))
     assert told == [(4, 8), (8, 8)]
@@ -250,7 +267,9 @@ def test_accuracy_without_defects_is_null(small_model, category):
     assert (row["images"], row["image_AUROC"], row["pixel_AUROC"]) == (2, None, None)
 
 
-@pytest.mark.parametrize(("batch", "p99", "holds"), [(1, 80.0, True), (1, 80.1, False), (4, 320.0, True), (4, 321.0, False)])
+@pytest.mark.parametrize(
+    ("batch", "p99", "holds"), [(1, 80.0, True), (1, 80.1, False), (4, 320.0, True), (4, 321.0, False)]
+)
 def test_a_setting_holds_with_the_margin_to_spare(batch, p99, holds):
     assert (chosen([point(batch=batch, p99=p99)])["candidate"] is not None) is holds
 
@@ -285,7 +304,9 @@ def test_without_the_models_own_the_best_auroc_comes_first():
     result = chosen(points, auroc(k1=0.93, k2=0.955, k3=0.96))
     assert (result["draws"], result["image_AUROC"]) == (2, 0.955)
     assert result["AUROC_cost"] == pytest.approx(0.005)
-    assert result["reason"] == ("no setting with the model's own 3 draws holds 100 ms, but 2 draws do, with image_AUROC 0.5 points lower")
+    assert result["reason"] == (
+        "no setting with the model's own 3 draws holds 100 ms, but 2 draws do, with image_AUROC 0.5 points lower"
+    )
     better = chosen(points, auroc(k1=0.93, k2=0.98, k3=0.96))
     assert better["AUROC_cost"] == pytest.approx(-0.02)
     assert better["reason"].endswith("image_AUROC 2.0 points higher")
@@ -302,7 +323,10 @@ def test_without_auroc_the_number_of_draws_nearest_to_the_models_comes_first():
     result = chosen(points)
     assert (result["draws"], result["image_AUROC"], result["AUROC_cost"]) == (2, None, None)
     assert result["reason"].endswith("2 draws do; image_AUROC is unknown, give --data to know")
-    assert chosen([point()])["reason"] == "the model's own 3 draws hold 100 ms; image_AUROC is unknown, give --data to know"
+    assert (
+        chosen([point()])["reason"]
+        == "the model's own 3 draws hold 100 ms; image_AUROC is unknown, give --data to know"
+    )
     undefined = chosen(points, auroc(k1=None, k2=None, k3=None))
     assert (undefined["draws"], undefined["AUROC_cost"]) == (2, None)
     assert undefined["reason"].endswith("image_AUROC is not defined on the labelled images")
@@ -322,8 +346,14 @@ def test_then_comes_the_lowest_latency_then_the_most_headroom():
 @pytest.mark.parametrize(
     ("points", "reason"),
     [
-        ([point(p99=90.0), point(draws=1, p99=28.0)], "no setting holds 20 ms; the fastest, eager with 1 draw, holds 35 ms"),
-        ([point(batch=4, p99=90.0)], "no setting holds 20 ms; the fastest, eager with 3 draws and 4 images a call, holds 28.2 ms"),
+        (
+            [point(p99=90.0), point(draws=1, p99=28.0)],
+            "no setting holds 20 ms; the fastest, eager with 1 draw, holds 35 ms",
+        ),
+        (
+            [point(batch=4, p99=90.0)],
+            "no setting holds 20 ms; the fastest, eager with 3 draws and 4 images a call, holds 28.2 ms",
+        ),
         ([point(p99=30_000.0)], "no setting holds 20 ms; the fastest, eager with 3 draws, holds 37.5 s"),
         ([], "no setting could be measured"),
     ],
@@ -331,7 +361,17 @@ def test_then_comes_the_lowest_latency_then_the_most_headroom():
 def test_where_nothing_holds_the_reason_says_what_would(points, reason):
     result = chosen(points, auroc(k3=0.97), period=0.02)
     assert result["reason"] == reason
-    setting = ("candidate", "batch", "draws", "p99_ms", "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line")
+    setting = (
+        "candidate",
+        "batch",
+        "draws",
+        "p99_ms",
+        "images_per_s",
+        "latency_ms",
+        "image_AUROC",
+        "AUROC_cost",
+        "line",
+    )
     assert {result[key] for key in setting} == {None}
 
 
@@ -374,7 +414,15 @@ def test_section_without_a_period_measures_the_cross_and_recommends_nothing(smal
 def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, given, category, monkeypatch):
     monkeypatch.setattr(arrivals, "WallClock", simulated.Clock)
     told = []
-    into = section(small_model, given, {}, labelled=category, period=50.0, seconds=0.01, on_progress=lambda *each: told.append(each))
+    into = section(
+        small_model,
+        given,
+        {},
+        labelled=category,
+        period=50.0,
+        seconds=0.01,
+        on_progress=lambda *each: told.append(each),
+    )
     found, setting = into["settings"], into["recommendation"]
     assert {(row["batch"], row["draws"]) for row in found["points"]} == set(settings.grid(3, 2))
     assert [row["draws"] for row in found["accuracy"]] == [1, 2, 4]
@@ -421,7 +469,8 @@ def test_table_shows_both_sweeps_and_the_setting_within_80_columns():
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in text
-    assert sum(" 1234 " in line for line in lines) == 2 + 2 * 4  # batch 1 of two candidates, and one image at four numbers of draws
+    # batch 1 of two candidates, and one image at four numbers of draws
+    assert sum(" 1234 " in line for line in lines) == 2 + 2 * 4
     assert sum("96.4" in line for line in lines) == 3
     assert "*3" in text
     assert "eager, 6 draws, 16 images a call: left out, OutOfMemoryError: [9 GiB]" in text

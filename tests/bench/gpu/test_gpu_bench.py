@@ -59,7 +59,9 @@ def test_flops_of_a_forward():
 
 
 def test_recorded_calls_are_those_of_the_published_network():
-    recorded = calls.recorded(Model(NetworkConfig(), Schedule(), Preprocessing(), weights_of(NetworkConfig())), 16, 192, 192, "bfloat16")
+    recorded = calls.recorded(
+        Model(NetworkConfig(), Schedule(), Preprocessing(), weights_of(NetworkConfig())), 16, 192, 192, "bfloat16"
+    )
     names = [call.operator for call in recorded]
     assert {name: names.count(name) for name in kernels.__all__} == {
         "perturb_conv3x3": 1,
@@ -86,7 +88,11 @@ def test_fresh_arguments_have_the_recorded_layout_and_unwritten_outputs(model):
     call = next(each for each in calls.recorded(model, 1, 32, 32, "float32") if each.operator == "affine_swish_pool")
     given = call.fresh(CPU, seed=1)
     for name, pattern in call.arguments.items():
-        assert (given[name].shape, given[name].stride(), given[name].dtype) == (pattern.shape, pattern.stride(), pattern.dtype)
+        assert (given[name].shape, given[name].stride(), given[name].dtype) == (
+            pattern.shape,
+            pattern.stride(),
+            pattern.dtype,
+        )
         assert given[name].isnan().all() if name in ("out", "pooled") else given[name].isfinite().all()
     assert torch.equal(given["raw"], call.fresh(CPU, seed=1)["raw"])
     assert not torch.equal(given["raw"], call.fresh(CPU, seed=2)["raw"])
@@ -127,8 +133,12 @@ def test_a_wrong_operator_has_no_speed(model):
     assert head["ways"]["eager"]["status"] == "measured"
     up = [row["ways"]["ours"] for row in report["passes"] if row["pass"] == "norm_swish_up2"]
     assert up
-    assert all(way["status"] == "failed" and way["parity"][0]["relative_rms"] is None and "time_us" not in way for way in up)
-    assert len(operators.problems(report)) == sum(row["status"] != "measured" for row in (*report["operators"], *report["passes"]))
+    assert all(
+        way["status"] == "failed" and way["parity"][0]["relative_rms"] is None and "time_us" not in way for way in up
+    )
+    assert len(operators.problems(report)) == sum(
+        row["status"] != "measured" for row in (*report["operators"], *report["passes"])
+    )
 
 
 def test_operators_without_time_left_say_so(model):
@@ -141,7 +151,9 @@ def test_roofline_runs_the_convolutions_that_the_fused_network_runs(model):
     report = roofline.measure(model, CPU, [1, 2], 32, 32, "float32", matrix=16, copied=4096, repeats=2)
     json.dumps(report, allow_nan=False)
     ours, head = 2 * 27 * 32 * 32 * 32, 2 * 32 * 3 * 32 * 32  # the first convolution and the 1x1
-    linear = sum(2 * value.numel() for name, value in model.weights.items() if "dense" in name or name.startswith("embed"))
+    linear = sum(
+        2 * value.numel() for name, value in model.weights.items() if "dense" in name or name.startswith("embed")
+    )
     for row, images in zip(report["convolutions"], (1, 2), strict=True):
         assert len(row["layers"]) == 17
         work = sum(2 * math.prod(layer["weight"]) * math.prod(layer["input"][2:]) for layer in row["layers"])
@@ -172,7 +184,16 @@ def test_waterfall_lists_wrong_slow_and_unbuildable_candidates_with_the_reason(m
     ]
     saved = []
     report = waterfall.measure(
-        model, CPU, [2, 1], 16, 16, seconds=6.0, floor=1.0, minimum=3, candidates=candidates, save=lambda each: saved.append(str(each))
+        model,
+        CPU,
+        [2, 1],
+        16,
+        16,
+        seconds=6.0,
+        floor=1.0,
+        minimum=3,
+        candidates=candidates,
+        save=lambda each: saved.append(str(each)),
     )
     json.dumps(report, allow_nan=False)
     assert [batch["images"] for batch in report["batches"]] == [2, 1]
@@ -288,8 +309,12 @@ def test_dry_run_checks_our_kernels(dry_run):
     folder, _ = dry_run
     document = json.loads((folder / "operators.json").read_text())
     assert {row["operator"] for row in document["operators"]} == set(kernels.__all__)
-    assert all(row["status"] == "measured" and all(check["passed"] for check in row["parity"]) for row in document["operators"])
-    assert all(row["ways"]["ours"]["status"] == row["ways"]["eager"]["status"] == "measured" for row in document["passes"])
+    assert all(
+        row["status"] == "measured" and all(check["passed"] for check in row["parity"]) for row in document["operators"]
+    )
+    assert all(
+        row["ways"]["ours"]["status"] == row["ways"]["eager"]["status"] == "measured" for row in document["passes"]
+    )
     for batch in json.loads((folder / "waterfall.json").read_text())["batches"]:
         entries = batch["candidates"]
         assert entries["triton_float32"]["parity"]["relative_rms"]["error_map"] < 1e-5
@@ -317,11 +342,14 @@ def test_check_without_a_gpu_names_the_device(tmp_path, capsys):
 def test_a_step_that_crashes_or_hangs_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     scripts = {
         "tests": "import sys; print('boom'); sys.exit(7)",
-        "operators": f"import time; open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid())); time.sleep(60)",
+        "operators": f"import time; open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid())); "
+        f"time.sleep(60)",
         "roofline": "print('fine')",
         "waterfall": "import os; os.kill(os.getpid(), 9)",
     }
-    monkeypatch.setattr(gpu_check, "_command", lambda name, folder, dry_run, seconds: [sys.executable, "-c", scripts[name]])
+    monkeypatch.setattr(
+        gpu_check, "_command", lambda name, folder, dry_run, seconds: [sys.executable, "-c", scripts[name]]
+    )
     monkeypatch.setattr(gpu_check, "MARGIN", 0.1)
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
     assert gpu_check.main([str(tmp_path / "out"), "--dry-run", "--minutes", "0.1"]) == 1
@@ -337,6 +365,10 @@ def test_a_step_that_crashes_or_hangs_is_recorded_and_the_rest_goes_on(tmp_path,
 
 
 def test_scales_differ_in_size_only():
-    assert {field.name for field in dataclasses.fields(gpu_check.Scale)} == vars(gpu_check.FULL).keys() == vars(gpu_check.DRY).keys()
+    assert (
+        {field.name for field in dataclasses.fields(gpu_check.Scale)}
+        == vars(gpu_check.FULL).keys()
+        == vars(gpu_check.DRY).keys()
+    )
     assert gpu_check.FULL.device == "cuda"
     assert gpu_check.DRY.device == "cpu"

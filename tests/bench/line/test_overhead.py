@@ -1,4 +1,6 @@
-"""`sprfast bench overhead`: what a line costs beside its predictor, and that it gives the same scores."""
+"""`sprfast bench overhead`: what a line costs beside its predictor, and that it gives the same
+scores.
+"""
 
 import copy
 import dataclasses
@@ -42,7 +44,9 @@ def test_every_figure_is_there(report):
             assert len(seconds) == 3
             assert offline[name]["images_per_s"] == pytest.approx(overhead.IMAGES / sorted(seconds)[1])
             assert 0 < single[name]["p50_ms"] <= single[name]["p90_ms"]
-        ratios = [bare / line for bare, line in zip(offline["engine"]["seconds"], offline["line"]["seconds"], strict=True)]
+        ratios = [
+            bare / line for bare, line in zip(offline["engine"]["seconds"], offline["line"]["seconds"], strict=True)
+        ]
         assert offline["ratio"] == pytest.approx({"median": sorted(ratios)[1], "min": min(ratios), "max": max(ratios)})
         for key in ("p50", "p90"):
             assert single["added_ms"][key] == pytest.approx(single["line"][f"{key}_ms"] - single["engine"][f"{key}_ms"])
@@ -50,10 +54,17 @@ def test_every_figure_is_there(report):
 
 
 def test_every_score_of_both_is_compared(report):
-    queries = sum(report[form]["single_stream"][name]["queries"] for form in ("arrays", "files") for name in ("engine", "line"))
+    queries = sum(
+        report[form]["single_stream"][name]["queries"] for form in ("arrays", "files") for name in ("engine", "line")
+    )
     untimed = queries // 4  # a turn of four begins with one
     assert report["scores"]["compared"] == 2 * 2 * 3 * (overhead.IMAGES + 1) + queries + untimed
-    assert report["scores"] == report["scores"] | {"different": 0, "tolerance": 0.0, "largest_relative": 0.0, "passed": True}
+    assert report["scores"] == report["scores"] | {
+        "different": 0,
+        "tolerance": 0.0,
+        "largest_relative": 0.0,
+        "passed": True,
+    }
 
 
 def test_limits_are_judged_on_the_medians(report):
@@ -75,10 +86,14 @@ def test_limits_are_judged_on_the_medians(report):
 def test_a_line_with_other_scores_is_noticed(engine, tmp_path, factor, largest):
     class Other(Engine):
         def score(self, prepared):
-            return [dataclasses.replace(result, pred_score=factor * result.pred_score) for result in super().score(prepared)]
+            return [
+                dataclasses.replace(result, pred_score=factor * result.pred_score) for result in super().score(prepared)
+            ]
 
     pictures = overhead.Pictures.random(engine, tmp_path)
-    found = overhead.measure(engine, pictures, BRIEF, line_of=lambda _: Line(Other(engine.model, "eager", "cpu"), timeout=60.0))
+    found = overhead.measure(
+        engine, pictures, BRIEF, line_of=lambda _: Line(Other(engine.model, "eager", "cpu"), timeout=60.0)
+    )
     scores = found["scores"]
     assert scores["largest_relative"] == largest
     assert not overhead.passed(found)

@@ -1,4 +1,6 @@
-"""`sprfast soak`: a line that is right passes, and one that loses, invents, mixes up or leaks anything is named."""
+"""`sprfast soak`: a line that is right passes, and one that loses, invents, mixes up or leaks
+anything is named.
+"""
 
 import json
 import mmap
@@ -202,7 +204,9 @@ class PassesAnything(Engine):
             return Image(np.zeros((3, 32, 32), np.float32), (32, 32))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(SwapsScores, "good frames score as they do alone"), (PassesAnything, "no fault passes")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(SwapsScores, "good frames score as they do alone"), (PassesAnything, "no fault passes")]
+)
 def test_a_predictor_that_is_wrong_is_named(small_model, kind, name):
     document = soak.run(kind(small_model, device="cpu"), kind(small_model, device="cpu"), OPTIONS)
     assert failed(document) == [name]
@@ -268,7 +272,20 @@ def test_the_command_stops_at_a_signal(model_path, tmp_path):
 
 def test_the_command_prints_a_table(run, model_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    arguments = ("soak", model_path, "--frames", "100", "--warm-up", "1", "--faults", "0", "--producers", "1", "--device", "cpu")
+    arguments = (
+        "soak",
+        model_path,
+        "--frames",
+        "100",
+        "--warm-up",
+        "1",
+        "--faults",
+        "0",
+        "--producers",
+        "1",
+        "--device",
+        "cpu",
+    )
     code, out, err = run(*arguments)
     assert (code, "FAILED" in out) == (0, False)
     assert "100 taken; 0 not answered" in " ".join(out.split())
@@ -281,7 +298,9 @@ def test_the_command_prints_a_table(run, model_path, monkeypatch):
     monkeypatch.setattr(samples, "_memory_kb", lambda: float(len(os.listdir("/"))))
     code, out, err = run(*arguments, "--json")
     assert code == 1
-    assert [check["name"] for check in json.loads(out)["checks"] if check["passed"] is False] == ["memory does not grow"]
+    assert [check["name"] for check in json.loads(out)["checks"] if check["passed"] is False] == [
+        "memory does not grow"
+    ]
     assert "sprfast: memory does not grow: 0 KB per 1,000 frames, limit -1e+09" in err
 
 
@@ -351,7 +370,9 @@ def test_a_step_is_no_growth():
     once, again = (np.where(frames < 30_000, 0, 128), 128 * (frames // 10_000))
     slopes = []
     for memory in (once, again):
-        taken = [samples.Sample(int(x), 0.0, float(y), None, 1, 3, None, None) for x, y in zip(frames, memory, strict=True)]
+        taken = [
+            samples.Sample(int(x), 0.0, float(y), None, 1, 3, None, None) for x, y in zip(frames, memory, strict=True)
+        ]
         slopes.append(samples.trend(taken, lambda sample: sample.memory_kb).median_slope)
     assert slopes == pytest.approx([0, 12.8], abs=0.2)
 
@@ -379,7 +400,8 @@ def test_a_sample_tells_what_the_process_holds():
 
 
 @pytest.mark.parametrize(
-    ("slope", "frames", "passed"), [(0.9, 30_000, True), (1.1, 30_000, False), (1.1, 19_999, None), (None, 30_000, None)]
+    ("slope", "frames", "passed"),
+    [(0.9, 30_000, True), (1.1, 30_000, False), (1.1, 19_999, None), (None, 30_000, None)],
 )
 def test_memory_is_judged_on_long_runs(slope, frames, passed):
     unknown = {"slope": None, "standard_error": None, "median_slope": None, "first": None, "last": None}

@@ -27,7 +27,15 @@ VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 def line(late=0):
     figures = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "max_ms"), 21.5)
-    return {"period_ms": 40.0, "deadline_ms": 40.0, "frames": 25, "late": late, "dropped": 0, **figures, "jitter_ms": 1.25}
+    return {
+        "period_ms": 40.0,
+        "deadline_ms": 40.0,
+        "frames": 25,
+        "late": late,
+        "dropped": 0,
+        **figures,
+        "jitter_ms": 1.25,
+    }
 
 
 def checks(error=2e-6):
@@ -36,8 +44,16 @@ def checks(error=2e-6):
 
 
 def server():
-    trials = [{"queries_per_s": rate, "queries": 120, "p99_ms": 4e3 / rate, "valid": rate < 30} for rate in (12.5, 25.0, 50.0)]
-    return {"queries_per_s": 25.0, "bound_ms": 160.0, "most_in_a_call": SAMPLES, "trials": trials, "note": "at least 120 queries a trial"}
+    trials = [
+        {"queries_per_s": rate, "queries": 120, "p99_ms": 4e3 / rate, "valid": rate < 30} for rate in (12.5, 25.0, 50.0)
+    ]
+    return {
+        "queries_per_s": 25.0,
+        "bound_ms": 160.0,
+        "most_in_a_call": SAMPLES,
+        "trials": trials,
+        "note": "at least 120 queries a trial",
+    }
 
 
 def hardware(joules=0.5):
@@ -53,27 +69,56 @@ def settings():
         for batch, draws in ((1, 3), (2, 3), (4, 3), (1, 1), (1, 6)):
             seconds = TIMES[name] * batch**0.8 * draws / 3
             speed = {"median": batch / seconds, "min": 0.9 * batch / seconds, "max": 1.1 * batch / seconds}
-            figures = {"p50_ms": 1e3 * seconds, "p99_ms": 1.1e3 * seconds, "images_per_s": speed, "seconds": [seconds] * 7}
+            figures = {
+                "p50_ms": 1e3 * seconds,
+                "p99_ms": 1.1e3 * seconds,
+                "images_per_s": speed,
+                "seconds": [seconds] * 7,
+            }
             points.append({"candidate": name, "batch": batch, "draws": draws, "rounds": 7, **figures})
     rows = ((1, 0.95, 0.96), (3, 0.97, 0.975), (6, 0.98, None))
-    accuracy = [{"draws": draws, "images": 83, "image_AUROC": image, "pixel_AUROC": pixel} for draws, image, pixel in rows]
+    accuracy = [
+        {"draws": draws, "images": 83, "image_AUROC": image, "pixel_AUROC": pixel} for draws, image, pixel in rows
+    ]
     failed = [{"candidate": "slower", "batch": None, "draws": 6, "reason": "no memory was left"}]
-    return {"points": points, "failed": failed, "accuracy": accuracy, "draws": 3, "note": "draws are at every sigma level"}
+    return {
+        "points": points,
+        "failed": failed,
+        "accuracy": accuracy,
+        "draws": 3,
+        "note": "draws are at every sigma level",
+    }
 
 
 def recommendation(**changes):
-    setting = {"candidate": "fused", "batch": 4, "draws": 1, "p99_ms": 21.25, "images_per_s": 190.5, "latency_ms": 141.25}
+    setting = {
+        "candidate": "fused",
+        "batch": 4,
+        "draws": 1,
+        "p99_ms": 21.25,
+        "images_per_s": 190.5,
+        "latency_ms": 141.25,
+    }
     accuracy = {"image_AUROC": 0.95, "AUROC_cost": 0.02, "reason": "one draw holds it", "line": line()}
     return {"period_ms": 40.0, "margin": 0.2, **setting, **accuracy} | changes
 
 
 def nothing_holds():
-    empty = dict.fromkeys(("candidate", "batch", "draws", "p99_ms", "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line"))
+    empty = dict.fromkeys(
+        ("candidate", "batch", "draws", "p99_ms", "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line")
+    )
     return recommendation(**empty, reason="no setting holds 40 ms; the fastest, fused, holds 55 ms")
 
 
 def unmeasured(status, reason=None):
-    given = {"description": "for the test", "ours": False, "precision": "float32", "tolerance": 1e-4, "status": status, "reason": reason}
+    given = {
+        "description": "for the test",
+        "ours": False,
+        "precision": "float32",
+        "tolerance": 1e-4,
+        "status": status,
+        "reason": reason,
+    }
     streams = (*(scenario.key for scenario in scenarios.ALL), "line", "server")
     figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *streams, "hardware")
     return given | dict.fromkeys(figures)
@@ -222,9 +267,16 @@ def test_figures_of_the_summary_are_those_of_the_report(document, rendered):
         cells = found.table(name)[0]
         offline, single, ratio = entry["offline"], entry["single_stream"], entry["offline"]["ratio_to_published"]
         shown = [value(cell) for cell in (cells[0], *cells[2:7])]
-        expected = [offline["images_per_s"], *(single[f"p{q}_ms"] for q in (50, 90, 99)), entry["multi_stream"]["p99_ms"], 25.0]
+        expected = [
+            offline["images_per_s"],
+            *(single[f"p{q}_ms"] for q in (50, 90, 99)),
+            entry["multi_stream"]["p99_ms"],
+            25.0,
+        ]
         assert shown == pytest.approx(expected, rel=5e-4)
-        assert [float(text) for text in re.findall(r"[\d.]+", cells[1])] == pytest.approx(list(ratio.values()), abs=0.051)
+        assert [float(text) for text in re.findall(r"[\d.]+", cells[1])] == pytest.approx(
+            list(ratio.values()), abs=0.051
+        )
         assert cells[7:] == ["0 / 0 / 25", "2.0e-06", "ok"]
     assert next(row for row, kind in zip(found.rows, found.classes, strict=True) if kind == "ours")[0] == "eager"
     assert "192 × 256 pixels · 3 draws an image · maps timed" in found.text
@@ -351,8 +403,14 @@ def test_every_text_of_a_report_is_escaped(document):
     [
         ({"recommendation": None}, ["Recommendation left out: no period was given"]),
         ({"settings": None}, ["Left out: the run measured no sweep over batch size and draws"]),
-        ({"settings": settings() | {"accuracy": None}}, ["Accuracy against time left out: accuracy needs labelled images"]),
-        ({"settings": settings() | {"points": []}}, ["Batch size left out", "Draws left out", "Accuracy against time left out"]),
+        (
+            {"settings": settings() | {"accuracy": None}},
+            ["Accuracy against time left out: accuracy needs labelled images"],
+        ),
+        (
+            {"settings": settings() | {"points": []}},
+            ["Batch size left out", "Draws left out", "Accuracy against time left out"],
+        ),
         ({"ceilings": None}, ["Left out: the run did not measure them"]),
     ],
 )
@@ -394,7 +452,10 @@ def test_the_reason_for_unknown_energy_is_given(document):
 def test_the_waterfall_goes_from_the_baseline_to_our_fastest_backend(document, rendered):
     drawn = next(svg for svg in re.findall(r"<svg.*?</svg>", rendered, re.DOTALL) if "step by step" in svg)
     texts = labels(drawn)
-    p50 = [document["candidates"][name]["single_stream"]["p50_ms"] for name in ("published", "channels_last", "eager", "fused")]
+    p50 = [
+        document["candidates"][name]["single_stream"]["p50_ms"]
+        for name in ("published", "channels_last", "eager", "fused")
+    ]
     assert [text for text in texts if text in TIMES] == ["published", "channels_last", "eager", "fused"]
     shown = [plots.number(each) for each in p50]
     assert f"{shown[0]} ms" in texts
@@ -406,7 +467,8 @@ def test_a_report_of_the_bench_has_a_page():
     config = NetworkConfig(32, 8)
     model = Model(config, Schedule((Level(1e-3, 1, 1.0),)), Preprocessing(size=16), unet.ScoreUNet(config).state_dict())
     chosen = [peers.CANDIDATES[0], peers.CANDIDATES[2]]
-    options = cases.Options(batch=2, seconds=0.02, device="cpu", period=0.01, bound=1e3, margin=0.2)  # no Server search is that long
+    # no Server search is that long
+    options = cases.Options(batch=2, seconds=0.02, device="cpu", period=0.01, bound=1e3, margin=0.2)
     found = Page(page.render(cases.run(model, options, candidates=chosen)))
     assert found.open == []
     assert found.tags.count("svg") == 6
@@ -462,13 +524,19 @@ def test_a_plot_of_a_single_value_can_be_drawn(draw):
 def test_labels_at_the_ends_of_lines_do_not_overlap_nor_leave_the_plot():
     lines = series([f"line {index}" for index in range(6)], [(1, 5.0), (6, 9.0)])
     root = ElementTree.fromstring(plots.draws_sweep(lines))
-    found = [float(each.get("y")) for each in root.iter("{http://www.w3.org/2000/svg}text") if "".join(each.itertext()).startswith("line ")]
+    found = [
+        float(each.get("y"))
+        for each in root.iter("{http://www.w3.org/2000/svg}text")
+        if "".join(each.itertext()).startswith("line ")
+    ]
     assert len(found) == 6
     assert min(np.diff(sorted(found))) > 12
     assert min(found) > 8
 
 
-@pytest.mark.parametrize(("spread", "ticks"), [(5.0, {"0"}), (50.0, {"2", "5", "10", "20", "50"}), (5000.0, {"10", "100", "1,000"})])
+@pytest.mark.parametrize(
+    ("spread", "ticks"), [(5.0, {"0"}), (50.0, {"2", "5", "10", "20", "50"}), (5000.0, {"10", "100", "1,000"})]
+)
 def test_an_axis_of_times_that_differ_widely_is_logarithmic(spread, ticks):
     assert ticks <= set(labels(plots.distribution(series(["a"], [(1.5,), (1.5 * spread,)]))))
 

@@ -1,4 +1,6 @@
-"""Archives through the real Ray Data: every image once, with the scores of a single process, whatever dies."""
+"""Archives through the real Ray Data: every image once, with the scores of a single process,
+whatever dies.
+"""
 
 import contextlib
 import json
@@ -117,7 +119,9 @@ def test_ten_thousand_images_with_a_worker_killed_midway(archive, alone, model, 
             os.kill(victims[0], signal.SIGKILL)
             killed.append(victims[0])
 
-    summary = ray_data.score(sorted(archive.iterdir()), tmp_path / "out", model, ray_data.Pool(workers=2), on_images=on_images)
+    summary = ray_data.score(
+        sorted(archive.iterdir()), tmp_path / "out", model, ray_data.Pool(workers=2), on_images=on_images
+    )
     assert killed
     assert scores(tmp_path / "out") == alone
     assert (summary["images"], summary["already"], summary["interrupted"]) == (IMAGES, 0, False)
@@ -162,7 +166,8 @@ def test_a_killed_run_goes_on_where_it_was(archive, alone, saved, tmp_path):
 import pathlib
 from sprfast.deploy.ray import data as ray_data
 ray_data.PART = 300
-ray_data.score([pathlib.Path({str(archive / "0")!r})], pathlib.Path({str(out)!r}), ray_data.Model({str(saved)!r}, "cpu", "cpu"))
+model = ray_data.Model({str(saved)!r}, "cpu", "cpu")
+ray_data.score([pathlib.Path({str(archive / "0")!r})], pathlib.Path({str(out)!r}), model)
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -185,9 +190,13 @@ def test_files_that_are_no_images_are_rows_with_error(archive, alone, model, tmp
     listed += [str(tmp_path / "broken.png"), str(tmp_path / "absent.png"), listed[0]]
     (tmp_path / "list.parquet").mkdir()
     for name, paths in (("a", listed[:20]), ("b", listed[20:])):
-        parquet.write_table(arrow.table({"path": paths, "camera": [1] * len(paths)}), tmp_path / "list.parquet" / f"{name}.parquet")
+        parquet.write_table(
+            arrow.table({"path": paths, "camera": [1] * len(paths)}), tmp_path / "list.parquet" / f"{name}.parquet"
+        )
     monkeypatch.chdir(tmp_path)
-    summary = ray_data.score([Path("list.parquet"), Path("broken.png")], Path("out"), model, ray_data.Pool(workers=2, least=1))
+    summary = ray_data.score(
+        [Path("list.parquet"), Path("broken.png")], Path("out"), model, ray_data.Pool(workers=2, least=1)
+    )
     assert summary["images"] == 42
     assert summary["counts"]["ERROR"] == 2
     by_path = {row["path"]: row for row in rows(tmp_path / "out")}
@@ -195,14 +204,19 @@ def test_files_that_are_no_images_are_rows_with_error(archive, alone, model, tmp
         row = by_path.pop(str(tmp_path / name))
         assert (row["pred_score"], row["verdict"]) == (None, "ERROR")
         assert name in row["reason"]
-    assert {path: (row["pred_score"], row["verdict"]) for path, row in by_path.items()} == {path: alone[path] for path in listed[:40]}
+    assert {path: (row["pred_score"], row["verdict"]) for path, row in by_path.items()} == {
+        path: alone[path] for path in listed[:40]
+    }
 
 
 def test_answers_of_something_else_are_not_mixed(archive, model, saved, tmp_path):
     ray_data.score([archive / "1" / "01000.png"], tmp_path / "out", model)
     with pytest.raises(InputError, match="another backend"):
         ray_data.score([archive / "1"], tmp_path / "out", ray_data.Model(str(saved), "eager", "cpu"))
-    with Results(tmp_path / "new", {"model_file_sha256": "1"}), pytest.raises(InputError, match="another process is writing"):
+    with (
+        Results(tmp_path / "new", {"model_file_sha256": "1"}),
+        pytest.raises(InputError, match="another process is writing"),
+    ):
         Results(tmp_path / "new", {"model_file_sha256": "1"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "photo.png").touch()
@@ -253,7 +267,9 @@ def test_the_command(archive, alone, saved, tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["images"], document["already"], document["complete"]) == (1000, 0, True)
-    assert scores(tmp_path / "out") == {path: value for path, value in alone.items() if Path(path).parent == archive / "2"}
+    assert scores(tmp_path / "out") == {
+        path: value for path, value in alone.items() if Path(path).parent == archive / "2"
+    }
     refused = command_line(*command)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.splitlines() == ["sprfast: --ray: name the folder for the answers with --output"]
@@ -263,11 +279,31 @@ def test_an_interrupt_keeps_the_answers(archive, alone, saved, tmp_path):
     """As a terminal sends it: to the command and to all that Ray has started."""
     out = tmp_path / "out"
     folders = sorted(archive.iterdir())
-    command = [sys.executable, "-m", "sprfast", "predict", saved, *folders, "--ray", "local", "--backend", "cpu", "-o", out, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "sprfast",
+        "predict",
+        saved,
+        *folders,
+        "--ray",
+        "local",
+        "--backend",
+        "cpu",
+        "-o",
+        out,
+        "--json",
+    ]
     terminal, end = os.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=end, text=True, start_new_session=True
+        list(map(str, command)),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        text=True,
+        start_new_session=True,
     ) as process:
         os.close(end)
         shown = ""

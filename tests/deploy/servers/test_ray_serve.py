@@ -1,4 +1,6 @@
-"""The real Ray Serve over HTTP: the engine's verdicts, batches, and what overload and bad requests come to."""
+"""The real Ray Serve over HTTP: the engine's verdicts, batches, and what overload and bad requests
+come to.
+"""
 
 import asyncio
 import concurrent.futures
@@ -43,7 +45,9 @@ def saved(small_model, tmp_path_factory):
 
 @pytest.fixture
 def served(cluster, saved):
-    serve.run(ray_serve.app({"model": str(saved), "backend": "cpu", "device": "cpu", "max_queued": "200"}), route_prefix="/")
+    serve.run(
+        ray_serve.app({"model": str(saved), "backend": "cpu", "device": "cpu", "max_queued": "200"}), route_prefix="/"
+    )
     yield
     serve.delete("default")
 
@@ -57,7 +61,9 @@ def health():
 def post(body, method="POST"):
     """(status, document) of the answer."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{PORT}/", body, method=method), timeout=60) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{PORT}/", body, method=method), timeout=60
+        ) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         text = error.read()
@@ -76,7 +82,9 @@ def until_settled(count):
 def png(seed, size=32):
     file = io.BytesIO()
     random = np.random.default_rng(seed)
-    PIL.Image.fromarray((random.random((size, size, 3)) * 255 * random.uniform(0.2, 1.0)).astype(np.uint8)).save(file, "PNG")
+    PIL.Image.fromarray((random.random((size, size, 3)) * 255 * random.uniform(0.2, 1.0)).astype(np.uint8)).save(
+        file, "PNG"
+    )
     return file.getvalue()
 
 
@@ -154,7 +162,9 @@ def test_a_replica_whose_weights_rot_in_memory_is_replaced(cluster, saved, monke
 
 @pytest.fixture
 def gated(cluster, saved, tmp_path, monkeypatch):
-    """Serves with given options a replica that scores nothing before the file that this gives exists."""
+    """Serves with given options a replica that scores nothing before the file that this gives
+    exists.
+    """
     gate = tmp_path / "gate"
 
     class Gated(ray_serve.Inspector):
@@ -182,7 +192,8 @@ def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(ga
         answers = [future.result() for future in waiting]
     statuses = [status for status, _ in answers]
     assert set(statuses) == {200, 503}
-    assert 3 <= statuses.count(200) <= 4 + 3 + 4, statuses  # a replica has two batches of two; as many may be on their way to it
+    # a replica has two batches of two; as many may be on their way to it
+    assert 3 <= statuses.count(200) <= 4 + 3 + 4, statuses
     predictor = engine.load(saved, "cpu", "cpu")
     for body, (status, answer) in zip(bodies, answers, strict=True):
         if status == 200:
@@ -207,6 +218,8 @@ def test_what_comes_together_is_scored_together(cluster, saved):
 
 def test_serve_run_takes_options_as_text_and_refuses_wrong_ones(saved):
     command = [Path(sys.executable).with_name("serve"), "run", "--non-blocking", "sprfast.deploy.ray.serve:app"]
-    done = subprocess.run([*command, f"model={saved}", "max_batch=many"], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [*command, f"model={saved}", "max_batch=many"], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode != 0
     assert "max_batch: 'many' is not a number" in done.stderr

@@ -1,4 +1,6 @@
-"""An exported repository in the real Triton Inference Server: the engine's answers, and what overload and bad requests come to."""
+"""An exported repository in the real Triton Inference Server: the engine's answers, and what
+overload and bad requests come to.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -50,11 +52,17 @@ def large_model(small_model):
 
 @pytest.fixture(scope="module")
 def server(source, small_model, large_model, tmp_path_factory):
-    """A server on a CPU with the models screw, slow, lid, which is a plan, and seal, an ONNX graph that sprfast runs."""
+    """A server on a CPU with the models screw, slow, lid, which is a plan, and seal, an ONNX graph
+    that sprfast runs.
+    """
     folder = tmp_path_factory.mktemp("server")
     write(folder / "1", source, Serving(max_batch=8, queue=64, queue_timeout=PATIENCE))
     model_file.save(folder / "slow.safetensors", large_model)
-    write(folder / "2", folder / "slow.safetensors", Serving(max_batch=1, queue=QUEUE, queue_timeout=PATIENCE, device="cpu"))
+    write(
+        folder / "2",
+        folder / "slow.safetensors",
+        Serving(max_batch=1, queue=QUEUE, queue_timeout=PATIENCE, device="cpu"),
+    )
     export.export(small_model, folder / "lid.plan", Request("plan"))
     write(folder / "3", folder / "lid.plan", Serving(instances=2, device="cpu"))
     export.export(small_model, folder / "seal.onnx", Request("onnx"))
@@ -94,7 +102,9 @@ def check(answer, row, result):
 
 
 def at_once(server, requests, **options):
-    """What becomes of requests, lists of contents, that are sent together by both protocols: answers, or the errors raised."""
+    """What becomes of requests, lists of contents, that are sent together by both protocols:
+    answers, or the errors raised.
+    """
 
     def one(index):
         module, address = ((http, server.http), (grpc, server.grpc))[index % 2]
@@ -139,7 +149,9 @@ def test_files_of_any_length_go_in_one_batch_and_a_bad_one_disturbs_none(server,
     results = Engine(small_model, device="cpu").predict(pictures)
     for index, answer in enumerate(answers[:12] + answers[15:]):
         check(answer, 0, results[index % 4])
-    for answer, match in zip(answers[12:15], ("not a PNG, JPEG", "damaged or truncated", "not a PNG, JPEG"), strict=True):
+    for answer, match in zip(
+        answers[12:15], ("not a PNG, JPEG", "damaged or truncated", "not a PNG, JPEG"), strict=True
+    ):
         assert text(answer, "verdict") == "ERROR"
         assert match in text(answer, "reason")
         assert np.isnan(answer.as_numpy("pred_score")).all()
@@ -149,13 +161,19 @@ def test_files_of_any_length_go_in_one_batch_and_a_bad_one_disturbs_none(server,
     assert batches < 27  # some went together
 
 
-@pytest.mark.parametrize(("name", "target", "computes"), [("lid", "plan", "libsprfast_cpu.so"), ("seal", "onnx", "onnxruntime")])
+@pytest.mark.parametrize(
+    ("name", "target", "computes"), [("lid", "plan", "libsprfast_cpu.so"), ("seal", "onnx", "onnxruntime")]
+)
 def test_an_export_is_served_without_pytorch(server, small_model, pictures, tmp_path, name, target, computes):
     export.export(small_model, tmp_path / "export", Request(target))
     answers = at_once(server, [[path.read_bytes()] for path in pictures], name=name)
     for answer, result in zip(answers, runner.load(tmp_path / "export").predict(pictures), strict=True):
         check(answer, 0, result)
-    maps = [Path(f"/proc/{number}/maps").read_text() for number, line in server.model_processes().items() if f"/{name}/" in line]
+    maps = [
+        Path(f"/proc/{number}/maps").read_text()
+        for number, line in server.model_processes().items()
+        if f"/{name}/" in line
+    ]
     assert len(maps) == 2  # instances
     for loaded in maps:
         assert computes in loaded

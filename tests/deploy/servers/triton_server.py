@@ -1,4 +1,5 @@
-"""NVIDIA's Triton Inference Server as a child process, on this machine's addresses only; the wheel of nvidia-pytriton brings it.
+"""NVIDIA's Triton Inference Server as a child process, on this machine's addresses only; the wheel
+of nvidia-pytriton brings it.
 
     with Server([repository], folder) as server:
         server.http, server.grpc  # addresses
@@ -29,7 +30,11 @@ def unavailable():
     except importlib.metadata.PackageNotFoundError:
         return f"needs Triton Inference Server: run pip install --no-deps {PACKAGE}==0.7.0"
     stub = home / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
-    return None if stub.is_dir() else f"{PACKAGE} has no backend for Python {sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        None
+        if stub.is_dir()
+        else f"{PACKAGE} has no backend for Python {sys.version_info.major}.{sys.version_info.minor}"
+    )
 
 
 def _packed(name):
@@ -67,7 +72,9 @@ class Server:
         environment = os.environ | {"PATH": path, "LD_LIBRARY_PATH": str(_packed("nvidia_pytriton.libs"))}
         self._log = folder / "log"
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*command, *options], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         try:
             self._wait()
         except BaseException:
@@ -86,7 +93,11 @@ class Server:
 
     def model_processes(self):
         """The command lines of the processes that run its models, by number."""
-        numbers = [int(number) for path in Path(f"/proc/{self.process.pid}/task").glob("*/children") for number in path.read_text().split()]
+        numbers = [
+            int(number)
+            for path in Path(f"/proc/{self.process.pid}/task").glob("*/children")
+            for number in path.read_text().split()
+        ]
         return {number: Path(f"/proc/{number}/cmdline").read_text() for number in numbers}
 
     def stop(self):
@@ -106,13 +117,17 @@ class Server:
     def metric(self, name, **labels):
         """The sum of the samples of this name that have these labels; 0 where there are none."""
         total = 0.0
-        for found, given, value in re.findall(r"^(\w+)\{(.*)\} (\S+)$", self._get(self.metrics, "/metrics"), re.MULTILINE):
+        for found, given, value in re.findall(
+            r"^(\w+)\{(.*)\} (\S+)$", self._get(self.metrics, "/metrics"), re.MULTILINE
+        ):
             if found == name and labels.items() <= dict(re.findall(r'(\w+)="([^"]*)"', given)).items():
                 total += float(value)
         return total
 
     def settled(self, name, **labels):
-        """The metric once it has stood still for a while, since an answer may come before it is counted."""
+        """The metric once it has stood still for a while, since an answer may come before it is
+        counted.
+        """
         values = []
         while len(values) < 5 or len(set(values[-5:])) > 1:
             time.sleep(0.1)

@@ -1,4 +1,6 @@
-"""Every operator of the CPU kernels, for each instruction set that runs here, against its reference in float64."""
+"""Every operator of the CPU kernels, for each instruction set that runs here, against its reference
+in float64.
+"""
 
 import dataclasses
 import itertools
@@ -14,7 +16,17 @@ from hypothesis import strategies as st
 
 from sprfast.kernels.cpu import library, operators
 from sprfast.method import scoring
-from support.cpu_kernel_cases import OPERATORS, Shape, arguments, assert_correct, inside_nan, of_image, relative_rms, run, truth
+from support.cpu_kernel_cases import (
+    OPERATORS,
+    Shape,
+    arguments,
+    assert_correct,
+    inside_nan,
+    of_image,
+    relative_rms,
+    run,
+    truth,
+)
 
 PANEL = {"avx512": 32, "avx2": 16, "generic": 8}  # output channels that lie together in a packed weight
 THREADS = (2, 3, 5)
@@ -77,21 +89,26 @@ def test_conv3x3(shape):
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (19, 23), (47, 32), (3, 5), (1, 1), (200, 3)])
-@pytest.mark.parametrize(("channels", "images", "draws", "noise_per_image"), [(32, 1, 1, False), (64, 2, 3, True), (160, 2, 2, False)])
+@pytest.mark.parametrize(
+    ("channels", "images", "draws", "noise_per_image"), [(32, 1, 1, False), (64, 2, 3, True), (160, 2, 2, False)]
+)
 def test_perturb_conv3x3(height, width, channels, images, draws, noise_per_image):
     shape = Shape(height, width, channels, images=images, draws=draws, noise_per_image=noise_per_image)
     assert_correct("perturb_conv3x3", shape, BOUNDS)
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (19, 23), (47, 32), (3, 5), (1, 1)])
-@pytest.mark.parametrize(("channels", "images", "draws", "noise_per_image"), [(32, 1, 1, False), (64, 2, 3, True), (160, 2, 2, False)])
+@pytest.mark.parametrize(
+    ("channels", "images", "draws", "noise_per_image"), [(32, 1, 1, False), (64, 2, 3, True), (160, 2, 2, False)]
+)
 def test_head(height, width, channels, images, draws, noise_per_image):
     shape = Shape(height, width, channels, images=images, draws=draws, noise_per_image=noise_per_image)
     assert_correct("head", shape, BOUNDS)
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "images", "size"), [(16, 16, 1, 64), (17, 33, 3, 37), (47, 32, 1, 256), (3, 5, 2, 7), (1, 1, 1, 1)]
+    ("height", "width", "images", "size"),
+    [(16, 16, 1, 64), (17, 33, 3, 37), (47, 32, 1, 256), (3, 5, 2, 7), (1, 1, 1, 1)],
 )
 def test_anomaly_map(height, width, images, size):
     assert_correct("anomaly_map", Shape(height, width, images=images, size=size), BOUNDS)
@@ -99,9 +116,15 @@ def test_anomaly_map(height, width, images, size):
 
 def test_anomaly_map_with_the_matrices_of_the_score():
     shape = Shape(48, 35, size=256)
-    matrices = {name: scoring.smoothing_matrix(size, torch.device("cpu")).numpy() for name, size in (("rows", 48), ("columns", 35))}
+    matrices = {
+        name: scoring.smoothing_matrix(size, torch.device("cpu")).numpy()
+        for name, size in (("rows", 48), ("columns", 35))
+    }
     passed = {**arguments("anomaly_map", shape), **matrices}
-    assert relative_rms(run("anomaly_map", shape, passed)["maps"], truth("anomaly_map", shape, passed)["maps"]) <= BOUNDS["maps"]
+    assert (
+        relative_rms(run("anomaly_map", shape, passed)["maps"], truth("anomaly_map", shape, passed)["maps"])
+        <= BOUNDS["maps"]
+    )
 
 
 @pytest.mark.parametrize("operator", ["conv3x3", "perturb_conv3x3"])
@@ -110,7 +133,8 @@ def test_mean_far_above_the_deviation(operator):
     shape = Shape(24, 24, images=2)
     passed = dict(arguments(operator, shape))
     generator = np.random.default_rng(1)
-    if operator == "conv3x3":  # swish is the identity at 100; a weight at the centre keeps the border out of the statistics
+    # swish is the identity at 100; a weight at the centre keeps the border out of the statistics
+    if operator == "conv3x3":
         source = passed["sources"][0]
         affine = np.stack([np.ones((2, 32)), np.full((2, 32), 100.0)], axis=1).astype(np.float32)
         raw = (generator.standard_normal(source.raw.shape) * 100 / 300 * math.sqrt(32)).astype(np.float32)
@@ -118,7 +142,9 @@ def test_mean_far_above_the_deviation(operator):
         weight = np.zeros_like(passed["weight"])
         weight[:, :, 1, 1] = generator.choice([-1, 1], (32, 1)) / 32
     else:
-        passed["image"] = (100 + generator.standard_normal(passed["image"].shape) * 100 / 300 * math.sqrt(3)).astype(np.float32)
+        passed["image"] = (100 + generator.standard_normal(passed["image"].shape) * 100 / 300 * math.sqrt(3)).astype(
+            np.float32
+        )
         passed["std"] = np.full(1, 1e-3, dtype=np.float32)
         weight = np.zeros_like(passed["weight"])
         weight[4::9] = generator.choice([-1, 1], 32) / 3
@@ -147,7 +173,9 @@ def test_same_bits_for_an_image_alone(operator, shape):
     batch = run(operator, shape, passed, threads=2)
     for image in range(shape.images):
         alone = run(operator, dataclasses.replace(shape, images=1), of_image(shape, passed, image))
-        assert_same_bits(alone, {name: value.reshape(shape.images, -1, *value.shape[1:])[image] for name, value in batch.items()})
+        assert_same_bits(
+            alone, {name: value.reshape(shape.images, -1, *value.shape[1:])[image] for name, value in batch.items()}
+        )
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -198,7 +226,9 @@ def test_what_is_not_finite_stays_visible(operator, special):
     generator = np.random.default_rng(2)
     for path in paths(passed):
         if path == ("sources", kinds.index("pooled"), "raw") and special == -np.inf:
-            continue  # the maximum of a window hides it; the statistics of such a map are NaN, so it comes with an affine of NaN
+            # the maximum of a window hides it; the statistics of such a map are NaN, so it comes
+            # with an affine of NaN
+            continue
         changed = inside_nan(array_at(passed, *path))
         changed.reshape(-1)[generator.choice(np.flatnonzero(changed))] = special
         given = replaced_at(changed, passed, *path)
@@ -209,7 +239,9 @@ def test_what_is_not_finite_stays_visible(operator, special):
 
 
 def non_finite(operator, shape, passed):
-    """Which results of the definition are not finite; for a matrix's zeros, what they would be multiplied with does not count."""
+    """Which results of the definition are not finite; for a matrix's zeros, what they would be
+    multiplied with does not count.
+    """
     if operator != "anomaly_map":
         return {name: ~np.isfinite(value) for name, value in truth(operator, shape, passed).items()}
     errors, rows, columns = (passed[name] for name in ("errors", "rows", "columns"))
@@ -228,9 +260,13 @@ def test_what_is_not_finite_stays_visible_anywhere_in_a_window(at, special):
 
 
 def test_swish():
-    """Within 4 units in the last place of the exact value; below -87, where that is under 2e-36, within |x|·1.7e-38."""
+    """Within 4 units in the last place of the exact value; below -87, where that is under 2e-36,
+    within |x|·1.7e-38.
+    """
     generator = np.random.default_rng(3)
-    x = np.concatenate([np.linspace(-100, 100, 400_001), generator.uniform(-100, 100, 200_000), generator.standard_normal(100_000)])
+    x = np.concatenate(
+        [np.linspace(-100, 100, 400_001), generator.uniform(-100, 100, 200_000), generator.standard_normal(100_000)]
+    )
     x = x.astype(np.float32)
     wide = x.astype(np.longdouble)
     exact = wide / (1 + np.exp(-wide))
@@ -266,11 +302,15 @@ def winograd():
         """Coefficients of the product of (x - point), lowest first, six of them."""
         coefficients = [Fraction(1)]
         for point in points:
-            coefficients = [low - point * high for low, high in zip([0, *coefficients], [*coefficients, 0], strict=True)]
+            coefficients = [
+                low - point * high for low, high in zip([0, *coefficients], [*coefficients, 0], strict=True)
+            ]
         return coefficients + [Fraction(0)] * (6 - len(coefficients))
 
     others = [[q for q in POINTS if q != p] for p in POINTS]
-    weights = [[p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, others, strict=True)]
+    weights = [
+        [p**k / math.prod(p - q for q in rest) for k in range(3)] for p, rest in zip(POINTS, others, strict=True)
+    ]
     outputs = [[*(p**k for p in POINTS), Fraction(k == 3)] for k in range(4)]
     return [*weights, [Fraction(k == 2) for k in range(3)]], [*map(product, others), product(POINTS)], outputs
 
@@ -285,7 +325,9 @@ def test_packed_weights_are_the_transform_rounded_once(instruction_set):
     channels_out, channels_in, panel = 64, 96, PANEL[instruction_set]
     weight = np.random.default_rng(4).standard_normal((channels_out, channels_in, 3, 3)).astype(np.float32)
     g = np.array(winograd()[0], dtype=np.float64)
-    exact = np.einsum("iy,okyx,jx->ijok", g, weight.astype(np.float64), g).reshape(36, channels_out // panel, panel, channels_in)
+    exact = np.einsum("iy,okyx,jx->ijok", g, weight.astype(np.float64), g).reshape(
+        36, channels_out // panel, panel, channels_in
+    )
     expected = exact.transpose(0, 1, 3, 2).ravel()  # planes, panels, input channels, channels of a panel
     packed = operators.pack_conv3x3(weight)
     assert packed.shape == expected.shape
@@ -323,6 +365,8 @@ def test_any_shape(operator):
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(shape=SHAPES, threads=st.integers(1, 4))
     def check(shape, threads):
-        assert_correct(operator, shape, {**BOUNDS, "raw": WINOGRAD if operator == "conv3x3" else BOUNDS["raw"]}, threads)
+        assert_correct(
+            operator, shape, {**BOUNDS, "raw": WINOGRAD if operator == "conv3x3" else BOUNDS["raw"]}, threads
+        )
 
     check()

@@ -1,4 +1,6 @@
-"""The loader of the CPU kernels: what it loads, what it refuses, and what a machine without them sees."""
+"""The loader of the CPU kernels: what it loads, what it refuses, and what a machine without them
+sees.
+"""
 
 import ctypes
 import json
@@ -50,7 +52,9 @@ def swish(operators, x):
 @pytest.fixture
 def unbuilt(tmp_path):
     """A checkout whose library was never built."""
-    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__"))
+    shutil.copytree(
+        ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__")
+    )
     (tmp_path / "sprfast").symlink_to(ROOT / "sprfast")
     return tmp_path
 
@@ -93,7 +97,10 @@ def test_every_available_instruction_set_computes():
 
 @needs_library
 def test_the_best_instruction_set_is_in_use_unless_the_variable_names_another():
-    code = "from sprfast.kernels.cpu import library as l; print(l.instruction_set(), l.operators() is l.load(l.instruction_set()))"
+    code = (
+        "from sprfast.kernels.cpu import library as l; print(l.instruction_set(), l.operators() is "
+        "l.load(l.instruction_set()))"
+    )
     assert run(code) == f"{library.available()[0]} True\n"
     assert run(code, **{library.VARIABLE: ""}) == f"{library.available()[0]} True\n"
     assert run(code, **{library.VARIABLE: "generic"}) == "generic True\n"
@@ -159,7 +166,9 @@ def test_a_library_that_does_not_load_is_told_from_one_that_is_not_there(unbuilt
 @needs_library
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="changes an ELF file")
 def test_a_missing_openmp_is_named_with_its_package(unbuilt):
-    (unbuilt / "kernels/cpu/libsprfast_cpu.so").write_bytes(library._PATH.read_bytes().replace(b"libgomp.so.1", b"libgomp.so.0"))
+    (unbuilt / "kernels/cpu/libsprfast_cpu.so").write_bytes(
+        library._PATH.read_bytes().replace(b"libgomp.so.1", b"libgomp.so.0")
+    )
     reason = run(REASON, unbuilt)
     assert "libgomp.so.0: cannot open shared object file" in reason
     assert "install `libgomp1` (apt)" in reason
@@ -184,5 +193,7 @@ def test_doctor_names_the_instruction_set():
 @needs_library
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_the_library_exports_its_interface_alone():
-    names = subprocess.run(["nm", "-D", "--defined-only", library._PATH], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", library._PATH], capture_output=True, text=True, check=True
+    ).stdout
     assert [line.split()[-1] for line in names.splitlines()] == ["spr_interface_version", "spr_operators"]

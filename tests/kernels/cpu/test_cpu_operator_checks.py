@@ -1,4 +1,6 @@
-"""What `sprfast.kernels.cpu.operators` refuses, each with a sentence that names the argument; nothing is written then."""
+"""What `sprfast.kernels.cpu.operators` refuses, each with a sentence that names the argument;
+nothing is written then.
+"""
 
 import dataclasses
 import inspect
@@ -62,7 +64,9 @@ def arrays_of(operator):
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize(("operator", "name"), [(operator, name) for operator in OPERATORS for name in arrays_of(operator)])
+@pytest.mark.parametrize(
+    ("operator", "name"), [(operator, name) for operator in OPERATORS for name in arrays_of(operator)]
+)
 def test_array_that_is_not_contiguous_float32(operator, name, fault):
     refuse(operator, name, **{name: fault(passed(operator)[name])})
 
@@ -141,7 +145,9 @@ def test_value_that_does_not_fit(operator, name, change):
     refuse(operator, name, **change(passed(operator)))
 
 
-@pytest.mark.parametrize(("index", "kind"), [(index, kind) for index in range(3) for kind in KINDS if kind != KINDS[index]])
+@pytest.mark.parametrize(
+    ("index", "kind"), [(index, kind) for index in range(3) for kind in KINDS if kind != KINDS[index]]
+)
 def test_source_whose_size_is_that_of_another_kind(index, kind):
     refuse("conv3x3", rf"sources\[{index}\]\.raw", sources=replaced(passed("conv3x3")["sources"], index, kind=kind))
 
@@ -186,11 +192,15 @@ def test_source_whose_channels_are_no_multiple_of_32():
 @pytest.mark.parametrize(("rows", "columns"), [(10, 12), (10, 13), (11, 12), (11, 13)])
 def test_pooling_drops_an_odd_row_or_column(rows, columns):
     given = passed("conv3x3")
-    operators.conv3x3(**{**given, "sources": replaced(given["sources"], 1, raw=np.zeros((6, rows, columns, 32), dtype=np.float32))})
+    operators.conv3x3(
+        **{**given, "sources": replaced(given["sources"], 1, raw=np.zeros((6, rows, columns, 32), dtype=np.float32))}
+    )
     assert np.isfinite(given["raw"]).all()
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 3, 2), (32, 32, 2, 3), (32, 16, 3, 3), (48, 32, 3, 3), (0, 32, 3, 3), (32, 32, 9), (32, 288)])
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 3, 2), (32, 32, 2, 3), (32, 16, 3, 3), (48, 32, 3, 3), (0, 32, 3, 3), (32, 32, 9), (32, 288)]
+)
 def test_weight_that_cannot_be_packed(shape):
     with pytest.raises(ValueError, match=r"^weight: "):
         operators.pack_conv3x3(np.zeros(shape, dtype=np.float32))
@@ -202,7 +212,9 @@ def test_first_weight_that_cannot_be_packed(shape):
         operators.pack_perturb(np.zeros(shape, dtype=np.float32))
 
 
-@pytest.mark.parametrize("fault", [fault for name, fault in FAULTS.items() if name not in ("one-dimension-more", "no-dimension", "empty")])
+@pytest.mark.parametrize(
+    "fault", [fault for name, fault in FAULTS.items() if name not in ("one-dimension-more", "no-dimension", "empty")]
+)
 def test_fault_of_what_is_packed_or_activated(fault):
     with pytest.raises(ValueError, match=r"^weight: "):
         operators.pack_conv3x3(fault(np.zeros((32, 32, 3, 3), dtype=np.float32)))
@@ -213,8 +225,22 @@ def test_fault_of_what_is_packed_or_activated(fault):
 
 
 SPACES = {
-    operators.conv3x3_space: {"samples": 2, "height": 8, "width": 8, "channels_in": 32, "channels_out": 64, "threads": 1},
-    operators.perturb_conv3x3_space: {"images": 2, "draws": 1, "height": 8, "width": 8, "channels_out": 64, "threads": 1},
+    operators.conv3x3_space: {
+        "samples": 2,
+        "height": 8,
+        "width": 8,
+        "channels_in": 32,
+        "channels_out": 64,
+        "threads": 1,
+    },
+    operators.perturb_conv3x3_space: {
+        "images": 2,
+        "draws": 1,
+        "height": 8,
+        "width": 8,
+        "channels_out": 64,
+        "threads": 1,
+    },
     operators.anomaly_map_space: {"images": 2, "height": 8, "width": 8, "size": 16},
 }
 

@@ -1,4 +1,6 @@
-"""The gate on what the compiler makes of the kernels. Triton compiles in processes of its own, outside of the interpreter."""
+"""The gate on what the compiler makes of the kernels. Triton compiles in processes of its own,
+outside of the interpreter.
+"""
 
 import json
 import os
@@ -40,7 +42,9 @@ def compiled(code, **variables):
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_no_shipped_kernel_has_a_problem(capability):
-    """192x192 images, one and sixteen, on the published network; one 16-bit type stands for both."""
+    """192x192 images, one and sixteen, on the published network; one 16-bit type stands for
+    both.
+    """
     reports, found, table = compiled(f"""
 every = [each for precision in ("bfloat16", "float32") for images in (1, 16)
          for each in launches(plan, precision, images, 192, 192, {capability})]
@@ -49,10 +53,19 @@ print(json.dumps([[each.to_json() for each in reports], problems(reports), rows(
 """)
     assert found == []
     kernels = {(report["kernel"], report["storage"]) for report in reports}
-    both = {"perturb_conv3x3", "affine_swish", "affine_swish_pool", "affine_swish_up2", "affine_swish_head", "group_statistics"}
+    both = {
+        "perturb_conv3x3",
+        "affine_swish",
+        "affine_swish_pool",
+        "affine_swish_up2",
+        "affine_swish_head",
+        "group_statistics",
+    }
     assert kernels >= {(name, storage) for name in both | {"group_norm_swish"} for storage in ("bfloat16", "float32")}
     assert kernels >= {("group_affine", "float32"), ("matmul", "float32")}
-    assert all(report["map_loads"].keys() == {"128"} for report in reports if report["kernel"] in compile_report.MAP_LOADS)
+    assert all(
+        report["map_loads"].keys() == {"128"} for report in reports if report["kernel"] in compile_report.MAP_LOADS
+    )
     assert len(table) == len(reports) + 1
     assert {len(row) for row in table} == {len(table[0])}
 
@@ -67,13 +80,17 @@ bad = {
     "rounded": dataclasses.replace(exact, constants={**exact.constants, "PRECISION": "tf32"}),
 }
 found = {name: problems(compile_launches([each], 90)) for name, each in bad.items()}
-found["shared"] = problems([dataclasses.replace(compile_launches([apply], 90)[0], shared_bytes=228 << 10, resident_warps=0)])
+compiled = dataclasses.replace(compile_launches([apply], 90)[0], shared_bytes=228 << 10, resident_warps=0)
+found["shared"] = problems([compiled])
 print(json.dumps(found))
 """)
     assert "accesses to local memory" in found["spilled"][0]
     assert found["spilled"][0].startswith("affine_swish(bfloat16, C=64, BLOCK=1024, warps=4) on sm_90: ")
     unaligned = " ".join(found["unaligned"])
-    assert re.search(r"feature maps are loaded in accesses of \d+x(16|32|64) bits.*stored in accesses of \d+x(16|32|64) bits", unaligned)
+    assert re.search(
+        r"feature maps are loaded in accesses of \d+x(16|32|64) bits.*stored in accesses of \d+x(16|32|64) bits",
+        unaligned,
+    )
     assert "tensor-core" in found["no tensor cores"][-1]
     assert "tensor-core" in found["rounded"][-1]
     assert [problem.partition(": ")[2].split(",")[0] for problem in found["shared"]] == [
@@ -101,7 +118,8 @@ def test_the_report_compiles_what_triton_runs(tmp_path):
 
     In a new cache, since what a cached kernel was compiled from may have had other line numbers.
     """
-    same = compiled("""
+    same = compiled(
+        """
 import triton
 from triton.backends.compiler import GPUTarget
 from sprfast.kernels.triton import compile_report
@@ -116,17 +134,28 @@ class NoDevice:
 
 triton.runtime.driver.set_active(NoDevice())
 same = []
-for each in [*launches(plan, "bfloat16", 1, 200, 151, 90)[-2:], named("affine_swish"), named("group_affine")]:
+last = launches(plan, "bfloat16", 1, 200, 151, 90)[-2:]
+for each in [*last, named("affine_swish"), named("group_affine")]:
     given = {**each.arguments, **each.constants}
-    runs = each.kernel.run(*(given[name] for name in each.kernel.arg_names), grid=each.grid, warmup=True, num_warps=each.warps)
-    same.append(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"] == runs.asm["ptx"])
+    arguments = [given[name] for name in each.kernel.arg_names]
+    runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, num_warps=each.warps)
+    compiled = compile_report._compile_source(compile_report._source(each), each.warps, 90)
+    same.append(compiled.asm["ptx"] == runs.asm["ptx"])
 print(json.dumps(same))
-""", TRITON_CACHE_DIR=str(tmp_path))
+""",
+        TRITON_CACHE_DIR=str(tmp_path),
+    )
     assert same == [True] * 4
 
 
 def test_architectures_have_names():
-    assert [compile_report.capability(name) for name in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")] == [80, 86, 89, 90, 100]
+    assert [compile_report.capability(name) for name in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")] == [
+        80,
+        86,
+        89,
+        90,
+        100,
+    ]
     with pytest.raises(ValueError, match="'sm_75' is not known, expected one of sm_80, sm_86, sm_89, sm_90, sm_100"):
         compile_report.capability("sm_75")
 
@@ -138,7 +167,15 @@ def test_the_interpreter_compiles_nothing():
 
 
 def test_widths_of_opcodes():
-    opcodes = ["LDG.E.128.CONSTANT", "LDG.E.U16", "LDG.E.ENL2.256", "LDG.E", "LDG.E.64", "STG.E.128", "LDGSTS.E.BYPASS.LTC128B.128"]
+    opcodes = [
+        "LDG.E.128.CONSTANT",
+        "LDG.E.U16",
+        "LDG.E.ENL2.256",
+        "LDG.E",
+        "LDG.E.64",
+        "STG.E.128",
+        "LDGSTS.E.BYPASS.LTC128B.128",
+    ]
     assert compile_report._widths(opcodes, "LDG") == {256: 1, 128: 1, 64: 1, 32: 1, 16: 1}
     assert compile_report._widths(opcodes, "LDGSTS") == {128: 1}
 

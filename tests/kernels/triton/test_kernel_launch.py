@@ -37,7 +37,9 @@ def assert_refused(operator, given, *words):
 
 def taking(*names):
     """Pairs of an operator and one of these arguments of it."""
-    return [(op, name) for op in OPERATORS for name in names if name in inspect.signature(getattr(reference, op)).parameters]
+    return [
+        (op, name) for op in OPERATORS for name in names if name in inspect.signature(getattr(reference, op)).parameters
+    ]
 
 
 def plain(operator, **changes):
@@ -46,7 +48,9 @@ def plain(operator, **changes):
 
 
 MAPS = taking("raw", "out", "pooled")
-PARAMETERS = taking("affine", "embedding", "bias", "gamma", "beta", "weight", "scale", "std", "x", "z", "errors", "rows", "columns")
+PARAMETERS = taking(
+    "affine", "embedding", "bias", "gamma", "beta", "weight", "scale", "std", "x", "z", "errors", "rows", "columns"
+)
 OF_MAPS = [name for name in OPERATORS if name != "anomaly_map"]
 
 
@@ -63,7 +67,9 @@ def test_wrong_type_is_refused(operator, name, dtype):
     assert_refused(operator, given, str(dtype), f"{name}:")
 
 
-@pytest.mark.parametrize(("operator", "name"), [pair for pair in taking("out", "pooled") if pair[0] != "perturb_conv3x3"])
+@pytest.mark.parametrize(
+    ("operator", "name"), [pair for pair in taking("out", "pooled") if pair[0] != "perturb_conv3x3"]
+)
 def test_output_in_another_storage_type_than_the_input_is_refused(operator, name):
     given = plain(operator)
     given[name] = given[name].bfloat16()
@@ -78,12 +84,15 @@ def test_wrong_number_of_dimensions_is_refused(operator, name):
             assert_refused(operator, {**given, name: META(size)}, name)
 
 
-@pytest.mark.parametrize(("operator", "name"), [pair for pair in MAPS + PARAMETERS if pair != ("group_norm_affine", "raw")])
+@pytest.mark.parametrize(
+    ("operator", "name"), [pair for pair in MAPS + PARAMETERS if pair != ("group_norm_affine", "raw")]
+)
 @pytest.mark.parametrize("axis", [1, -1])
 def test_sizes_that_do_not_fit_together_are_refused(operator, name, axis):
     given = plain(operator)
     size = list(given[name].shape)
-    size[min(axis, len(size) - 1)] += 2 if name in ("out", "z") else 1  # one more: padding when up-sampling, noise of two images
+    # one more: padding when up-sampling, noise of two images
+    size[min(axis, len(size) - 1)] += 2 if name in ("out", "z") else 1
     given[name] = META(size).to(memory_format=torch.channels_last) if len(size) == 4 else META(size)
     assert_refused(operator, given)
 
@@ -139,7 +148,9 @@ def test_slice_that_is_not_aligned_is_refused(operator, name):
         assert_refused(operator, {**given, name: part}, f"{name}:", "pixels", "elements apart")
 
 
-@pytest.mark.parametrize(("operator", "name"), [("group_norm_affine", "raw"), ("group_norm_swish", "raw"), ("perturb_conv3x3", "out")])
+@pytest.mark.parametrize(
+    ("operator", "name"), [("group_norm_affine", "raw"), ("group_norm_swish", "raw"), ("perturb_conv3x3", "out")]
+)
 @pytest.mark.parametrize("size", [(6, 8), (1, 1)])
 def test_slice_where_whole_pixels_are_needed_is_refused(operator, name, size):
     given = plain(operator, height=size[0], width=size[1])
@@ -216,7 +227,9 @@ def jitted():
 
 
 def narrow_products(function):
-    """Products of a sample's or image's index in 32 bits; `i_b * draws`, itself an index, is none."""
+    """Products of a sample's or image's index in 32 bits; `i_b * draws`, itself an index, is
+    none.
+    """
 
     def holds_index(node):
         if isinstance(node, ast.Name):
@@ -242,7 +255,9 @@ def test_kernels_address_samples_through_sample_offset_only():
             assert "sample_offset(" in ast.unparse(function), name
 
 
-@pytest.mark.parametrize("line", ["p + i_n * stride", "p + stride * (i_n + 1)", "p + (i_b * draws + d) * stride", "i_b * image_stride"])
+@pytest.mark.parametrize(
+    "line", ["p + i_n * stride", "p + stride * (i_n + 1)", "p + (i_b * draws + d) * stride", "i_b * image_stride"]
+)
 def test_a_product_of_a_sample_index_is_noticed(line):
     assert narrow_products(ast.parse(line))
 
@@ -257,10 +272,14 @@ def test_every_product_of_matrices_names_its_precision():
 
 def test_the_anomaly_map_is_multiplied_in_ieee_float32():
     (call,) = dots(jitted()["_matmul_kernel"])
-    assert next(ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "input_precision") == "ieee"
+    assert (
+        next(ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg == "input_precision") == "ieee"
+    )
 
 
-@pytest.mark.parametrize(("storage", "precision"), [(torch.float32, "ieee"), (torch.float16, "tf32x3"), (torch.bfloat16, "tf32x3")])
+@pytest.mark.parametrize(
+    ("storage", "precision"), [(torch.float32, "ieee"), (torch.float16, "tf32x3"), (torch.bfloat16, "tf32x3")]
+)
 def test_the_first_convolution_never_multiplies_in_tf32_alone(storage, precision):
     with launch.recorded(90) as launches:
         kernels.perturb_conv3x3(*arguments("perturb_conv3x3", PLAIN, storage, "meta").values())
@@ -268,7 +287,8 @@ def test_the_first_convolution_never_multiplies_in_tf32_alone(storage, precision
 
 
 def test_kernels_with_matrix_products_run_on_four_warps():
-    # Triton 3.6 and 3.7 miscompile products whose taps are flattened into one loop when there are 8 warps.
+    # Triton 3.6 and 3.7 miscompile products whose taps are flattened into one loop when there are 8
+    # warps.
     names = {name.strip("_").removesuffix("_kernel") for name, function in jitted().items() if dots(function)}
     assert names >= {"perturb_conv3x3", "matmul"}
     overrides = [rows for (name, _), rows in launch.ARCHITECTURES.items() if name in names]
@@ -355,7 +375,9 @@ def test_a_launch_describes_kernel_shapes_and_constants():
 
 def configuration(**changes):
     (recorded,) = launches_of("affine_swish", device=DEVICE)
-    return dataclasses.replace(recorded, **{name: {**getattr(recorded, name), **new} for name, new in changes.items()}).configuration
+    return dataclasses.replace(
+        recorded, **{name: {**getattr(recorded, name), **new} for name, new in changes.items()}
+    ).configuration
 
 
 def test_equal_launches_on_other_memory_share_a_configuration():

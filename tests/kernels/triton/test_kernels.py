@@ -17,7 +17,8 @@ SHAPES = {
     "one-group": Shape(16, 6, 8, groups=1),
     "one-row": Shape(64, 1, 40, more_rows=1),
     "one-column": Shape(64, 40, 1, more_columns=1),
-    "one-pixel": Shape(128, 1, 1, groups=16, images=3, draws=2),  # as the deepest stage of a 16x16 image; statistics of channels alone
+    # as the deepest stage of a 16x16 image; statistics of channels alone
+    "one-pixel": Shape(128, 1, 1, groups=16, images=3, draws=2),
     "width-not-a-power-of-two": Shape(64, 6, 12),
     "odd-height-and-width": Shape(64, 7, 13, more_rows=1, more_columns=1),
     "12x12x512": Shape(512, 12, 12),  # the deepest stage of a 192x192 image
@@ -29,7 +30,12 @@ SIXTEEN_BIT = ("two-channels-a-group", "one-group", "odd-height-and-width", "noi
 
 
 def cases(shapes):
-    return [pytest.param(name, shape, id=f"{name}-{key}") for key, shape in shapes.items() for name in OPERATORS if shape.takes(name)]
+    return [
+        pytest.param(name, shape, id=f"{name}-{key}")
+        for key, shape in shapes.items()
+        for name in OPERATORS
+        if shape.takes(name)
+    ]
 
 
 @pytest.mark.parametrize(("operator", "shape"), cases(SHAPES))
@@ -41,7 +47,8 @@ def test_operator_equals_its_reference(operator, shape):
 @pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 @pytest.mark.parametrize(("operator", "shape"), cases({key: SHAPES[key] for key in SIXTEEN_BIT}))
 def test_operator_equals_its_reference_in_16_bit_storage(operator, shape, storage):
-    # perturb_conv3x3 in bfloat16 also shows that no product has bfloat16 operands: the interpreter multiplies their bit patterns
+    # perturb_conv3x3 in bfloat16 also shows that no product has bfloat16 operands: the interpreter
+    # multiplies their bit patterns
     given = arguments(operator, shape, storage)
     assert_correct(operator, given, run(operator, given))
 
@@ -99,10 +106,13 @@ def test_an_image_gives_the_same_bits_alone_and_anywhere_in_a_batch(operator, st
         assert torch.equal(value, together[name]), f"{name}, second run, SPRFAST_TEST_SEED={SEED}"
     for images in ([0], [3], [6], [6, 2, 0, 1, 3, 5, 4]):
         for name, value in run(operator, of_images(operator, shape, storage, given, images)).items():
-            assert torch.equal(value, rows_of(name, together[name], images, shape)), f"{name}, images {images}, SPRFAST_TEST_SEED={SEED}"
+            assert torch.equal(value, rows_of(name, together[name], images, shape)), (
+                f"{name}, images {images}, SPRFAST_TEST_SEED={SEED}"
+            )
 
 
-# The scale of a group is 1 / std when gamma is one; these give it as each operator with statistics computes it.
+# The scale of a group is 1 / std when gamma is one; these give it as each operator with statistics
+# computes it.
 
 
 def affine_rstd(raw, groups):
@@ -111,7 +121,9 @@ def affine_rstd(raw, groups):
 
 
 def fitted_rstd(raw, groups):
-    """From the output of `group_norm_swish`: with beta = 30 swish is the identity, and the output a straight line over the input."""
+    """From the output of `group_norm_swish`: with beta = 30 swish is the identity, and the output a
+    straight line over the input.
+    """
     ones, out = torch.ones(raw.shape[1], device=DEVICE), torch.full_like(raw, torch.nan)
     kernels.group_norm_swish(raw, 0 * ones, ones, 30 * ones, groups, out)
     x, y = (value.double().reshape(raw.shape[0], groups, -1) for value in (raw, out))
@@ -120,13 +132,21 @@ def fitted_rstd(raw, groups):
 
 
 def convolved_rstd(raw, groups):
-    """From `perturb_conv3x3` with weights that copy channel c of `raw` from channel c % 3 of an image."""
+    """From `perturb_conv3x3` with weights that copy channel c of `raw` from channel c % 3 of an
+    image.
+    """
     channels = raw.shape[1]
     weight = torch.zeros(channels, 3, 3, 3, device=DEVICE)
     weight[range(channels), [c % 3 for c in range(channels)], 1, 1] = 1
-    ones, zeros, out = torch.ones(channels, device=DEVICE), torch.zeros(channels, device=DEVICE), torch.full_like(raw, torch.nan)
+    ones, zeros, out = (
+        torch.ones(channels, device=DEVICE),
+        torch.zeros(channels, device=DEVICE),
+        torch.full_like(raw, torch.nan),
+    )
     z, std = torch.zeros(1, 1, 3, *raw.shape[2:], device=DEVICE), torch.zeros(1, device=DEVICE)
-    affine = kernels.perturb_conv3x3(raw[:, :3].contiguous(), z, std, reference.pack_weight(weight), zeros, ones, zeros, groups, out)
+    affine = kernels.perturb_conv3x3(
+        raw[:, :3].contiguous(), z, std, reference.pack_weight(weight), zeros, ones, zeros, groups, out
+    )
     assert torch.equal(out, raw)
     return affine[:, 0].unflatten(1, (groups, -1))[:, :, 0]
 
@@ -151,7 +171,8 @@ def rstd_error(rstd, raw, groups):
 @pytest.mark.parametrize("rstd", [affine_rstd, fitted_rstd, convolved_rstd])
 def test_statistics_are_right_where_the_mean_is_many_standard_deviations(rstd, ratio):
     raw = map_of_mean(ratio)
-    bound = 3e-6 if rstd is fitted_rstd and ratio == 300 else 1e-6  # the fit sees the rounding of a·x + b, whose terms are 300 times larger
+    # the fit sees the rounding of a·x + b, whose terms are 300 times larger
+    bound = 3e-6 if rstd is fitted_rstd and ratio == 300 else 1e-6
     assert rstd_error(rstd(raw, 4), raw, 4) <= bound, f"SPRFAST_TEST_SEED={SEED}"
 
 
@@ -162,14 +183,16 @@ def test_mean_of_squares_less_square_of_mean_would_not_be(ratio):
 
 
 def test_perturbed_images_are_padded_with_zeros_and_normalised_afterwards():
-    # an affine or a bias taken in before the padding would make the border of a constant image like its inside
+    # an affine or a bias taken in before the padding would make the border of a constant image like
+    # its inside
     given = arguments("perturb_conv3x3", Shape(32, 6, 8), torch.float32)
     given["x"].fill_(5)
     given["z"].fill_(1)
     got = run("perturb_conv3x3", given)
     assert_correct("perturb_conv3x3", given, got)
     inside = got["out"][0, :, 1:-1, 1:-1]
-    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5)  # the interpreter's matrix product may round columns differently
+    # the interpreter's matrix product may round columns differently
+    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5)
     border = got["out"][0, :, 0, 1:-1]
     assert ((border - inside[:, 0]).abs() > 1e-3).any(dim=1).all()
     given["bias"] += 100

@@ -1,4 +1,6 @@
-"""Every operator at the shapes of the network, on a CUDA device; the same code on tiny shapes without one, so that it is known to run."""
+"""Every operator at the shapes of the network, on a CUDA device; the same code on tiny shapes
+without one, so that it is known to run.
+"""
 
 import dataclasses
 
@@ -20,15 +22,21 @@ tiny = pytest.mark.skipif(not launch.INTERPRETED, reason="the same with real sha
 
 
 def on_devices(small, real):
-    """Small shapes in the interpreter, real ones on a CUDA device; each with every operator that takes it."""
+    """Small shapes in the interpreter, real ones on a CUDA device; each with every operator that
+    takes it.
+    """
 
     def cases(device, shapes, marks):
         for s in shapes:
             for name in OPERATORS:
                 if s.takes(name):
-                    yield pytest.param(device, name, s, marks=marks, id=f"{device}-{name}-{s.images}x{s.channels}x{s.height}x{s.width}")
+                    yield pytest.param(
+                        device, name, s, marks=marks, id=f"{device}-{name}-{s.images}x{s.channels}x{s.height}x{s.width}"
+                    )
 
-    return pytest.mark.parametrize(("device", "operator", "shape"), [*cases("cpu", small, tiny), *cases("cuda", real, cuda)])
+    return pytest.mark.parametrize(
+        ("device", "operator", "shape"), [*cases("cpu", small, tiny), *cases("cuda", real, cuda)]
+    )
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: str(storage).removeprefix("torch."))
@@ -52,7 +60,9 @@ def test_an_image_gives_the_same_bits_alone_and_in_a_batch(device, operator, sha
     together = run(operator, given)
     for image in (0, shape.images - 1):
         for name, value in run(operator, of_images(operator, shape, storage, given, [image])).items():
-            assert torch.equal(value, rows_of(name, together[name], [image], shape)), f"{name}, image {image}, SPRFAST_TEST_SEED={SEED}"
+            assert torch.equal(value, rows_of(name, together[name], [image], shape)), (
+                f"{name}, image {image}, SPRFAST_TEST_SEED={SEED}"
+            )
 
 
 @on_devices(TINY[1:], [Shape(64, 192, 192, images=307, draws=3)])
@@ -64,7 +74,9 @@ def test_a_map_of_more_elements_than_32_bits_count(device, operator, shape):
     alone = run(operator, last)
     assert_correct(operator, last, alone)
     for name, value in alone.items():
-        assert torch.equal(value, rows_of(name, together[name], [shape.images - 1], shape)), f"{name}, SPRFAST_TEST_SEED={SEED}"
+        assert torch.equal(value, rows_of(name, together[name], [shape.images - 1], shape)), (
+            f"{name}, SPRFAST_TEST_SEED={SEED}"
+        )
 
 
 @on_devices(TINY[:1], REAL[:1])
@@ -82,7 +94,10 @@ def test_a_kernel_that_has_not_run_is_an_error_during_capture(operator):
     shape = Shape(64, 46, 38, images=2, draws=2)  # a size that no other test has
     given = arguments(operator, shape, torch.bfloat16, "cuda")
     torch.cuda.synchronize()
-    with pytest.raises(launch.MissingConfigurationError, match="not compiled before the capture"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+    with (
+        pytest.raises(launch.MissingConfigurationError, match="not compiled before the capture"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
         getattr(kernels, operator)(*given.values())
 
 

@@ -59,11 +59,15 @@ def test_a_network_with_a_wrong_operator_is_refused_by_kernel_shape_and_configur
 
 def test_a_wrong_result_is_noticed_as_a_wrong_output_is():
     checked = SelfTest(operators_but(affine_swish_head=doubled))
-    with pytest.raises(SelfTestError, match=r"^affine_swish_head\(.*\): result has a relative RMS error of 1, at most 5e-06 is allowed"):
+    with pytest.raises(
+        SelfTestError, match=r"^affine_swish_head\(.*\): result has a relative RMS error of 1, at most 5e-06 is allowed"
+    ):
         checked.affine_swish_head(*arguments("affine_swish_head", SHAPE, torch.float32).values())
 
 
-@pytest.mark.parametrize("storage", [torch.float32, torch.float16, torch.bfloat16], ids=["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "storage", [torch.float32, torch.float16, torch.bfloat16], ids=["float32", "float16", "bfloat16"]
+)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operators_pass_on_their_own(operator, storage):
     checked = SelfTest()
@@ -109,4 +113,6 @@ def test_relative_rms():
     expected = torch.tensor([3.0, 4.0])
     assert relative_rms(expected, expected) == 0
     assert relative_rms(torch.tensor([3.0, 4.5]), expected) == pytest.approx(0.1)
-    assert relative_rms(torch.tensor([3.0, torch.nan]), expected) != relative_rms(torch.tensor([3.0, torch.nan]), expected)
+    assert relative_rms(torch.tensor([3.0, torch.nan]), expected) != relative_rms(
+        torch.tensor([3.0, torch.nan]), expected
+    )
