@@ -227,7 +227,7 @@ def calibrate(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
     setting: Annotated[
-        str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")
+        str, typer.Option(help="published; single or field, which are fitted; or a new one with --level.")
     ] = "published",
     fit: Annotated[
         Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
