@@ -204,12 +204,12 @@ def test_a_setting_that_the_model_does_not_have_is_one_sentence(run, made, model
 
 
 def test_a_setting_of_ones_own_is_made_with_its_levels(run, path, good, fresh):
-    levels = ("--level", "0.0005:2", "--level", "0.01:2:3", "--noise", "antithetic")
+    levels = ("--level", "0.0005:2", "--level", "0.01:2:3", "--noise", "signs")
     for name, more in (("plain", ()), ("fielded", ("--field", "--false-pixel-rate", "0.4")), ("even", ("--balance",))):
         assert run("calibrate", path, good, *RATE, "--setting", name, *levels, *more)[0] == 0, name
         assert {row["verdict"] for row in rows(run, path, fresh, "--setting", name)} <= {"PASS", "REJECT"}
     plain, fielded, even = (model_file.load(path).settings[name] for name in ("plain", "fielded", "even"))
-    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="antithetic")
+    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="signs")
     assert plain.schedule == fielded.schedule == schedule
     assert (plain.field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
     assert fielded.field.samples == 10
@@ -311,6 +311,7 @@ def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was
         (made, ("--threshold", "1", "--setting", "cascade"), "setting 'cascade': this mode is gone"),
         (made, (good, "--threshold", "1", *field), "give either GOOD_DIR or --threshold"),
         (made, (good, *RATE, "--setting", "mine", "--level", "0.1:1", "--noise", "pink"), "'pink' is not allowed"),
+        (made, (good, *RATE, "--setting", "mine", "--level", "0.1:2", "--noise", "antithetic"), "antithetic: is gone"),
     ):
         error = one_line(run, "calibrate", model, *arguments)
         assert match in error, error

@@ -113,14 +113,14 @@ def test_too_few_images_for_a_rate_is_an_input_error_that_says_how_many(engines,
 
 
 def test_weights_give_every_level_the_same_mean_error(small_model, good):
-    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, weight=7.0)), noise="antithetic")
+    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, weight=7.0)), noise="signs")
 
     def predictor_of(each):
         return Engine(small_model.with_setting(ScoringMode(each)), "eager", "cpu")
 
     weighted = calibration.balanced(predictor_of, schedule, good[:3])
     assert [(level.t, level.draws) for level in weighted.levels] == [(5e-4, 2), (0.01, 2)]
-    assert weighted.noise == "antithetic"
+    assert weighted.noise == "signs"
     means = []
     for level in weighted.levels:
         engine = predictor_of(dataclasses.replace(schedule, levels=(level,)))

@@ -136,7 +136,6 @@ def test_every_pass_is_computed_once_whoever_asks_for_it(model, inputs, counted)
         "published, field": 0,
         "K = 1": 0,
         "K = 2": 0,
-        "antithetic pair": 1,
         "levels 0.001 and 0.01, K = 1": 1,
     }
     for name, count in new.items():
