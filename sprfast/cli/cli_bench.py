@@ -153,26 +153,6 @@ def bench_settings(
     console.emit(document, json_, lambda: named_settings.table(document))
 
 
-@bench.command("workers", epilog="Example: sprfast bench workers screw.safetensors --images held-back-good")
-def bench_workers(
-    model: ModelOrExport,
-    workers: Annotated[int, typer.Option(help="Processes of one thread, and threads of one process.")] = 2,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to score.  [default: random ones]")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for all turns.")] = 30.0,
-    backend: BackendName = "auto",
-    json_: Json = False,
-) -> None:
-    """Several processes of one thread against one of several, on this CPU, in turns; exit 1 if a
-    score differs.
-    """
-    from sprfast.bench.core import workers as measuring
-    from sprfast.cli import bench_commands
-
-    document = bench_commands.measure_workers(model, backend, images, workers, seconds)
-    console.emit(document, json_, lambda: measuring.table(document))
-    raise typer.Exit(0 if all(each["equal_scores"] for each in document["ways"].values()) else 1)
-
-
 @bench.command("fleet", epilog="Example: sprfast bench fleet report.json --candidate cpu --load 0.8")
 def bench_fleet(
     report: Annotated[
