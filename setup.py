@@ -177,6 +177,7 @@ setup(
             "pytest-benchmark>=5",
             LOADGEN,
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff==0.17.6",
             "mypy==2.4.1",
