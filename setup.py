@@ -181,6 +181,7 @@ setup(
             "hypothesis>=6.100",
             "ruff==0.17.6",
             "mypy==2.4.1",
+            "clang-format==22.1.8",
         ],
     },
     entry_points={"console_scripts": ["sprfast = sprfast.cli.app:main"]},
