@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import functools
 import logging
 import math
@@ -215,8 +214,7 @@ class Line:
             except ClosedError:
                 return
             except (InputError, OverloadedError) as error:
-                details = {"event": "refused", "id": str(frame.id)[:100], "kind": "refused", "reason": str(error)}
-                _log.warning("frame refused: %s", error, extra={"sprfast": details})
+                _log.warning("frame refused: %s", error)
 
     def swap(self, predictor: Predictor) -> None:
         """Go on with another model, once it has passed its self-test; until then, and if it does
@@ -240,9 +238,7 @@ class Line:
                 raise BackendError("the line has failed, make a new one")
             self._predictor, self._model = predictor, model
             self._tally.swap(watch)
-        _log.info(
-            "model %s now serves", model.sha256[:12], extra={"sprfast": {"event": "swap", **dataclasses.asdict(model)}}
-        )
+        _log.info("model %s now serves", model.sha256[:12])
 
     def health(self) -> Health:
         """State, reasons and counts, now."""
@@ -288,7 +284,7 @@ class Line:
             ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken")
         )
         if left:
-            _log.warning("closed with %d frames unanswered", left, extra={"sprfast": {"event": "closed", "left": left}})
+            _log.warning("closed with %d frames unanswered", left)
         until = time.monotonic() + 1.0
         for thread in self._threads:
             if thread is not threading.current_thread():

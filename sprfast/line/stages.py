@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sprfast.engine.predictor import Predictor, Result
 from sprfast.errors import BackendError, DeviceLostError, InputError, ScoreError, SprfastError
 from sprfast.line.answer import Answer, Entry
-from sprfast.line.health import Tally, kind_of
+from sprfast.line.health import Tally
 from sprfast.line.in_flight import Book, late
 from sprfast.method.threshold import Verdict
 
@@ -65,11 +65,7 @@ class Network:
         try:
             results = predictor.score([image for _, image in prepared])
         except DeviceLostError as error:
-            _log.error(
-                "the device is lost: %s",
-                error,
-                extra={"sprfast": {"event": "failed", "kind": kind_of(error), "reason": str(error)}},
-            )
+            _log.error("the device is lost: %s", error)
             self._book.fail(error)
             return
         except Exception as error:
@@ -114,7 +110,7 @@ class Delivery:
                 answer = self._answer(entry)
                 self._count(entry, answer)
                 if answer.verdict is Verdict.ERROR:
-                    self._log_error(answer)
+                    _log.warning("frame %s: %s", str(answer.id)[:100], answer.error)
                 entry.future.set_result(answer)
                 self._call(answer)
                 entry.result = None
@@ -145,16 +141,6 @@ class Delivery:
             self._tally.answer(answer.verdict, score, answer.error, answer.seconds)
         except Exception:  # statistics do not come between a part and its answer
             _log.exception("frame %s could not be counted", str(answer.id)[:100])
-
-    def _log_error(self, answer: Answer) -> None:
-        assert answer.error is not None  # an ERROR has one
-        details = {
-            "event": "error",
-            "id": str(answer.id)[:100],
-            "kind": kind_of(answer.error),
-            "reason": str(answer.error),
-        }
-        _log.warning("frame %s: %s", details["id"], details["reason"], extra={"sprfast": details})
 
     def _call(self, answer: Answer) -> None:
         if self._on_answer is None:
