@@ -192,7 +192,7 @@ def test_perturbed_images_are_padded_with_zeros_and_normalised_afterwards():
     assert_correct("perturb_conv3x3", given, got)
     inside = got["out"][0, :, 1:-1, 1:-1]
     # the interpreter's matrix product may round columns differently
-    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5)
+    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5, atol=1e-4)
     border = got["out"][0, :, 0, 1:-1]
     assert ((border - inside[:, 0]).abs() > 1e-3).any(dim=1).all()
     given["bias"] += 100
