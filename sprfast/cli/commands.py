@@ -256,7 +256,6 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "preprocessing": model.preprocessing.to_json(),
         **model.setting.summary(),
         "settings": {name: setting.summary() for name, setting in model.settings.items()},
-        "cascades": {name: cascade.summary() for name, cascade in model.cascades.items()},
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }

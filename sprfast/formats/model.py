@@ -20,7 +20,7 @@ from sprfast.formats import manifest
 from sprfast.formats import tensors as archive
 from sprfast.formats.manifest import PathLike, quoted
 from sprfast.method.error_field import ErrorField
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 from sprfast.method.threshold import MapThreshold, Threshold
 from sprfast.method.unet import parameter_shapes
 
@@ -50,7 +50,6 @@ class Model:
     map_threshold: MapThreshold | None = None
     # by name, beside the one that the fields above make
     settings: dict[str, ScoringMode] = dataclasses.field(default_factory=dict)
-    cascades: dict[str, CascadeSetting] = dataclasses.field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
         if type(self.noise_seed) is not int or not 0 <= self.noise_seed < 2**32:
@@ -72,16 +71,14 @@ class Model:
         """The model with the setting of this name; `PUBLISHED` is its own.
 
         Raises:
-            InputError: it has none of this name, or it is a cascade, which takes two engines: see
-                `engine.load`.
+            InputError: it has none of this name.
         """
         if name == PUBLISHED:
             return self
         if name in self.settings:
             return self.with_setting(self.settings[name])
-        if name in self.cascades:
-            raise InputError(f"setting {quoted(name)}: is a cascade of two settings; name one of them")
-        known = ", ".join((PUBLISHED, *self.settings, *self.cascades))
+        refuse_gone(name)
+        known = ", ".join((PUBLISHED, *self.settings))
         raise InputError(f"setting {quoted(name)}: the model has {known}; `sprfast calibrate --setting` adds one")
 
     @property
@@ -110,7 +107,7 @@ def save(path: PathLike, model: Model) -> None:
         "noise_seed": model.noise_seed,
         **model.setting.to_json(),
         "settings": {name: setting.to_json() for name, setting in model.settings.items()},
-        "cascades": {name: cascade.to_json() for name, cascade in model.cascades.items()},
+        "cascades": {},  # of a mode that is gone
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
@@ -130,7 +127,7 @@ def load(path: PathLike) -> Model:
     """
     weights, document = archive.read(path, kind="model")
     manifest.field(path, document, "schedule", dict)
-    settings, cascades = (manifest.field(path, {name: {}} | document, name, dict) for name in ("settings", "cascades"))
+    settings = manifest.field(path, {"settings": {}} | document, "settings", dict)
     try:
         return Model(
             network=NetworkConfig.from_json(manifest.field(path, document, "network", dict)),
@@ -139,7 +136,6 @@ def load(path: PathLike) -> Model:
             noise_seed=manifest.field(path, document, "noise_seed", int),
             **ScoringMode.from_json(document).parts,
             settings={name: ScoringMode.from_json(setting) for name, setting in settings.items()},
-            cascades={name: CascadeSetting.from_json(cascade) for name, cascade in cascades.items()},
             provenance=manifest.field(path, document, "provenance", dict),
             certificates=tuple(manifest.field(path, document, "certificates", list)),
         )

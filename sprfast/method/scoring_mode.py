@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
-from sprfast.config import Schedule, _Config, _require
+from sprfast.config import Schedule
 from sprfast.errors import InputError
 from sprfast.method.error_field import ErrorField, Map
 from sprfast.method.threshold import MapThreshold, Threshold
@@ -14,6 +13,12 @@ from sprfast.method.threshold import MapThreshold, Threshold
 PUBLISHED = "published"  # the name of the definition, which every model has
 
 _PUBLISHED_SCHEDULE = Schedule()
+
+
+def refuse_gone(name: str) -> None:
+    """Raise InputError where a mode of this name was in earlier versions and is not in this one."""
+    if name == "cascade":
+        raise InputError("setting 'cascade': this mode is gone; use 'single' or 'published' instead")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,36 +76,3 @@ class ScoringMode:
         parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
         given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
         return cls(Schedule.from_json(document.get("schedule")), **given)
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeSetting(_Config):
-    """Two settings in turn: the second one decides on the images whose score under the first one
-    lies in a band.
-
-    Scores of the two are made comparable by dividing each by its `scale`, so that 1 is where good
-    images end.
-    """
-
-    first: str  # names of the model's settings
-    second: str
-    first_scale: float  # a score of each that good images seldom reach
-    second_scale: float
-    low: float  # the band, in scaled scores of the first
-    high: float
-    threshold: Threshold  # on the scaled score
-
-    def __post_init__(self) -> None:
-        _require(self.first != self.second, "second", self.second, "another setting than the first one")
-        for name in ("first_scale", "second_scale"):
-            _require(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
-        _require(0.0 <= self.low < math.inf, "low", self.low, "a number of 0 or more")
-        _require(self.low <= self.high < math.inf, "high", self.high, f"a number of {self.low} or more")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, of which `from_json` makes it again."""
-        return super().to_json() | {"threshold": self.threshold.to_json()}
-
-    def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at."""
-        return super().to_json() | {"threshold": self.threshold.summary()}

@@ -283,7 +283,7 @@ def with_all(model):
     )
 
 
-def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
+def test_settings_come_back_bit_for_bit(with_all, tmp_path):
     model_file.save(tmp_path / "a", with_all)
     got = model_file.load(tmp_path / "a")
     assert got.field.expected.tobytes() == with_all.field.expected.tobytes()
@@ -292,7 +292,6 @@ def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
         with_all.threshold,
         with_all.map_threshold,
     )
-    assert got.cascades == with_all.cascades
     stored, given = got.settings["quick"], with_all.settings["quick"]
     assert stored.field.expected.tobytes() == given.field.expected.tobytes()
     assert (stored.schedule, stored.threshold, stored.map_threshold) == (
@@ -311,22 +310,34 @@ def test_a_setting_is_used_by_its_name(with_all, model):
     assert used.setting.parts == with_all.settings["quick"].parts
     assert used.sha256 == with_all.sha256
     assert model.with_setting(with_all.setting).setting.parts == with_all.setting.parts
-    assert model.settings == model.cascades == {}
+    assert model.settings == {}
 
 
 def test_a_name_that_is_no_setting_is_an_input_error_in_one_sentence(with_all, model):
-    with pytest.raises(
-        InputError, match=r"^setting 'fast': the model has published, quick, cascade; `[a-z -]+` adds one$"
-    ):
+    with pytest.raises(InputError, match=r"^setting 'fast': the model has published, quick; `[a-z -]+` adds one$"):
         with_all.using("fast")
     with pytest.raises(InputError, match="the model has published;"):
         model.using("quick")
-    with pytest.raises(InputError, match="setting 'cascade': is a cascade of two settings"):
-        with_all.using("cascade")
     with pytest.raises(InputError) as caught:
         with_all.using("x\n" * 1000)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_file_that_holds_a_cascade_loads_and_says_that_the_mode_is_gone(with_all, tmp_path):
+    model_file.save(tmp_path / "good", with_all)
+    stored = {"first": "quick", "second": "published", "first_scale": 1.0, "low": 0.95, "high": 1.05}
+    path = rewritten(
+        tmp_path / "good", tmp_path / "a", lambda tensors, document: document["cascades"].update(cascade=stored)
+    )
+    got = model_file.load(path)
+    assert got.settings.keys() == {"quick"}
+    with pytest.raises(
+        InputError, match=r"^setting 'cascade': this mode is gone; use 'single' or 'published' instead$"
+    ):
+        got.using("cascade")
+    model_file.save(path, got)
+    assert path.read_bytes() == (tmp_path / "good").read_bytes()
 
 
 SETTING_EDITS = {
@@ -359,13 +370,6 @@ SETTING_EDITS = {
         lambda document: document["settings"]["quick"]["schedule"].update(noise="pink"),
         "noise",
     ),
-    "cascades not an object": (lambda document: document.update(cascades=None), "'cascades' is NoneType"),
-    "cascade not an object": (lambda document: document["cascades"].update(cascade=[]), "CascadeSetting"),
-    "cascade without a threshold": (
-        lambda document: document["cascades"]["cascade"].update(threshold=None),
-        "Threshold",
-    ),
-    "cascade with an empty band": (lambda document: document["cascades"]["cascade"].update(low=2.0), "high"),
 }
 
 
@@ -395,5 +399,5 @@ def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(
     got = model_file.load(tmp_path / "a")
     assert got.schedule == dataclasses.replace(model.schedule, noise=noise)
     assert (got.threshold, got.field, got.map_threshold) == (model.threshold, None, None)
-    assert got.settings == got.cascades == {}
+    assert got.settings == {}
     assert got.sha256 == model.sha256

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 
@@ -7,7 +6,7 @@ import pytest
 
 from sprfast.config import Schedule
 from sprfast.errors import InputError
-from sprfast.method.scoring_mode import CascadeSetting, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, calibrate, manual
 from support.scoring_mode_cases import QUICK, field
 
@@ -17,11 +16,6 @@ SCORES = calibrate(np.linspace(0.5, 1.0, 40), 0.1)
 
 def filled():
     return ScoringMode(QUICK, field(20, 31), SCORES, MARKED)
-
-
-def cascade(**changes):
-    given = {"first_scale": 1.5, "second_scale": 0.02, "low": 0.9, "high": 1.1, "threshold": SCORES} | changes
-    return CascadeSetting("quick", "published", **given)
 
 
 def test_the_default_is_the_published_score_without_thresholds():
@@ -120,48 +114,3 @@ def test_what_is_not_an_object_is_an_input_error(document):
 def test_a_wrong_part_is_an_input_error_that_names_it(change, match):
     with pytest.raises(InputError, match=match):
         ScoringMode.from_json(json.loads(json.dumps(filled().to_json())) | change)
-
-
-def test_a_cascade_survives_json_and_is_looked_at_without_its_scores():
-    assert CascadeSetting.from_json(json.loads(json.dumps(cascade().to_json(), allow_nan=False))) == cascade()
-    assert cascade().summary() == cascade().to_json() | {"threshold": SCORES.summary()}
-    assert len(cascade().to_json()["threshold"]["scores"]) == 40
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("first_scale", 0.0),
-        ("first_scale", math.inf),
-        ("first_scale", math.nan),
-        ("second_scale", -1.0),
-        ("second_scale", math.nan),
-        ("low", -0.1),
-        ("low", math.nan),
-        ("low", math.inf),
-        ("high", 0.89),
-        ("high", math.inf),
-        ("high", math.nan),
-    ],
-)
-def test_a_cascade_that_cannot_be_is_an_input_error_that_names_the_field(name, value):
-    with pytest.raises(InputError, match=name):
-        cascade(**{name: value})
-
-
-def test_a_band_may_be_one_score_and_begin_at_zero():
-    assert cascade(low=0.0, high=0.0).high == 0.0
-    assert cascade(low=1.1).low == cascade().high
-
-
-def test_a_cascade_of_a_setting_and_itself_is_an_input_error():
-    with pytest.raises(InputError, match="second: 'quick' is not allowed"):
-        dataclasses.replace(cascade(), second="quick")
-
-
-@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(CascadeSetting)])
-def test_a_missing_part_of_a_cascade_is_named(name):
-    document = cascade().to_json()
-    del document[name]
-    with pytest.raises(InputError, match=f"CascadeSetting.{name}: missing"):
-        CascadeSetting.from_json(document)

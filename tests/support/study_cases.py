@@ -96,9 +96,7 @@ def document(**changes):
         "passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]},
         "images": [[kept, kept], [refused, refused]],
     }
-    shares = [{"good": 0.25, "defective": None}, {"good": 0.75, "defective": None}]
     settings = {name: setting | {"maps": setting["images"]} for name in ("published", "single", "field")}
-    settings["cascade"] = setting | {"maps": [], "agreement": shares, "asked_again": shares, "band": [[0.9, 1.1]] * 2}
     backend = {
         "backend": "eager",
         "image_AUROC": 1.0,

@@ -219,8 +219,7 @@ def _model_size(path: PathLike, serving: Serving) -> tuple[int, int]:
         # raises where there is none of this name; whether it can run is for the server to see
         backends.unavailable(serving.backend)
     model = model_file.load(path)
-    cascade = model.cascades.get(serving.setting)
-    return _input_size(model.using(cascade.first if cascade else serving.setting).setting, model.preprocessing)
+    return _input_size(model.using(serving.setting).setting, model.preprocessing)
 
 
 def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
