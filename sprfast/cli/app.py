@@ -320,11 +320,11 @@ def soak(
     """A line under load and faults: every answer is checked, and memory, threads and descriptors
     watched; exit 1 if a check fails.
     """
-    from sprfast.bench.line.soak import Options, report
+    from sprfast.bench.line.soak import SoakOptions, report
     from sprfast.cli import soak_commands
     from sprfast.cli.predict_commands import Runtime
 
-    options = Options(frames, faults, producers, warm_up, seed)
+    options = SoakOptions(frames, faults, producers, warm_up, seed)
     document = soak_commands.run(model, Runtime(backend, device, precision), options, images, output)
     console.emit(document, json_, lambda: report.table(document))
     for failure in report.failures(document):

@@ -15,7 +15,7 @@ from sprfast import errors
 from sprfast.errors import BackendError, InputError
 from sprfast.line import telemetry
 from sprfast.line.drift import Drift
-from sprfast.line.health import KINDS, LATENCY_BOUNDS, Health, Latencies, ModelInfo, State, Tally
+from sprfast.line.health import KINDS, LATENCY_BOUNDS, Counters, Health, Latencies, ModelInfo, State
 from sprfast.method.threshold import Verdict
 
 MODEL = ModelInfo("ab" * 32, "cpu", "float32")
@@ -140,18 +140,18 @@ def test_a_scrape_shows_the_health_of_its_moment():
 
 def test_the_number_of_samples_does_not_depend_on_what_comes_in():
     registry = CollectorRegistry()
-    tally = Tally("by hand")
+    counters = Counters("by hand")
 
     class Counting:
         def health(self):
-            return tally.health(State.OK, (), 0, 64, 0, 0, MODEL)
+            return counters.health(State.OK, (), 0, 64, 0, 0, MODEL)
 
     telemetry.expose(Counting(), registry, "a")
     before = scraped(registry)[0].keys()
     kinds = [kind for _, kind in KINDS] + [errors.SprfastError]
     for number in range(10_000):
-        tally.take()
-        tally.answer(
+        counters.take()
+        counters.answer(
             Verdict.ERROR, math.nan, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100
         )
     samples = scraped(registry)[0]
