@@ -69,7 +69,9 @@ def test_modules_and_files_that_are_named_exist(path):
     known = rooms.modules()
     for name in re.findall(r"sprfast((?:\.[a-z_]+)+)(?=[`:\s])", TEXTS[path]):
         parts = name.strip(".").split(".")
-        module = next((".".join(parts[:end]) for end in (len(parts), len(parts) - 1) if ".".join(parts[:end]) in known), "")
+        module = next(
+            (".".join(parts[:end]) for end in (len(parts), len(parts) - 1) if ".".join(parts[:end]) in known), ""
+        )
         assert module or parts[0] in ("load",), name
     for name in re.findall(r"`((?:sprfast|kernels|bench|tests|examples|docs)/[\w/.*-]+)`", TEXTS[path]):
         assert list(ROOT.glob(name.rstrip("/"))), name
