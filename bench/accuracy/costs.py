@@ -40,9 +40,9 @@ def times(
     """
     predictors: dict[str, Predictor] = {}
     for passes in sorted({row.passes for row in rows}):
-        of_passes = dataclasses.replace(model, schedule=Schedule((Level(1e-3, passes),)))
+        of_passes = dataclasses.replace(model, scoring_mode=ScoringMode(Schedule((Level(1e-3, passes),))))
         predictors[f"passes {passes}"] = Engine(of_passes, backend, device)
-    for name in (PUBLISHED, *model.settings):
+    for name in (PUBLISHED, *model.scoring_modes):
         predictors[f"settings {name}"] = Engine(model.using(name), backend, device)
     document: dict[str, Any] = {"threads": torch.get_num_threads(), "passes": {}, "settings": {}}
     for key, found in named_settings.times(predictors, test, device, seconds, f"settings {PUBLISHED}").items():

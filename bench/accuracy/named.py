@@ -61,13 +61,9 @@ def over_models(found: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 def model_with_settings(model: Model, passes: Passes) -> Model:
     """The model with every named setting in it, thresholds 1: for the measurement of times."""
     one = threshold.manual(1.0)
-    settings = {
-        row.name: ScoringMode(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED
-    }
-    published = model.with_setting(
-        ScoringMode(ROWS[0].schedule, threshold=one)
-    )  # whatever the model has under this name
-    return dataclasses.replace(published, settings=settings)
+    modes = {row.name: ScoringMode(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
+    published = ScoringMode(ROWS[0].schedule, threshold=one)  # whatever the model has under this name
+    return dataclasses.replace(model, scoring_mode=published, scoring_modes=modes)
 
 
 def _rows() -> tuple[Row, ...]:

@@ -41,7 +41,7 @@ def measure(model: Model, backend: str, device: torch.device, seconds: float) ->
     Raises:
         BackendError: the backend cannot run here, or a setting computes wrong maps.
     """
-    names = (PUBLISHED, *model.settings)
+    names = (PUBLISHED, *model.scoring_modes)
     predictors = {name: Engine(model.using(name), backend, device) for name in names}
     errors = {name: predictor.self_test() for name, predictor in predictors.items()}
     height, width = predictors[PUBLISHED].input_size

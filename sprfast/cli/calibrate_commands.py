@@ -70,14 +70,16 @@ def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     name = request.setting
     if request.by_hand is not None:
         model = _stored(
-            model, name, dataclasses.replace(model.using(name).setting, threshold=threshold.manual(request.by_hand))
+            model,
+            name,
+            dataclasses.replace(model.using(name).scoring_mode, threshold=threshold.manual(request.by_hand)),
         )
     else:
         made, backend = _made(model, request, runtime)
         model = _stored(model, name, made)
         used["backend"] = backend
     model_file.save(path, model)
-    return {"model": str(path), "setting": name, **model.using(name).setting.summary(), **used}
+    return {"model": str(path), "setting": name, **model.using(name).scoring_mode.summary(), **used}
 
 
 def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
@@ -91,21 +93,21 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
     if not (field or request.balance):
         if request.fit:
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
-        predictor = runtime.engine(model.with_setting(ScoringMode(schedule)))
+        predictor = runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
         return _calibrated(predictor, paths, request), predictor.backend
     fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
     _require_disjoint(fit, good)
 
     def predictor_of(schedule: Schedule) -> Predictor:
-        return runtime.engine(model.with_setting(ScoringMode(schedule)))
+        return runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
 
     if request.balance:
         schedule = calibration.balanced(predictor_of, schedule, fit)
-    setting = ScoringMode(schedule)
+    mode = ScoringMode(schedule)
     if field:
         with console.counter("fitting") as on_image:
-            setting = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
-    predictor = runtime.engine(model.with_setting(setting))
+            mode = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    predictor = runtime.engine(dataclasses.replace(model, scoring_mode=mode))
     return _calibrated(predictor, good, request), predictor.backend
 
 
@@ -121,7 +123,7 @@ def _recipe(request: Request) -> tuple[Schedule, bool]:
 
 def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
     pixels = request.false_pixel_rate
-    if pixels is None and predictor.setting.field is not None:
+    if pixels is None and predictor.scoring_mode.error_field is not None:
         pixels = request.false_reject_rate
     with console.counter("calibrating") as on_image:
         return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
@@ -130,8 +132,8 @@ def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -
 def _stored(model: Model, name: str, made: ScoringMode) -> Model:
     """The model with a setting of this name."""
     if name == PUBLISHED:
-        return model.with_setting(made)
-    return dataclasses.replace(model, settings={**model.settings, name: made})
+        return dataclasses.replace(model, scoring_mode=made)
+    return dataclasses.replace(model, scoring_modes={**model.scoring_modes, name: made})
 
 
 def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
@@ -140,14 +142,16 @@ def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[st
     exported = export_file.read(path)
     used: dict[str, Any] = {}
     if request.by_hand is not None:
-        setting = dataclasses.replace(exported.contract.setting, threshold=threshold.manual(request.by_hand))
+        mode = dataclasses.replace(exported.metadata.scoring_mode, threshold=threshold.manual(request.by_hand))
     else:
         assert request.good is not None  # `Request` checks it
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        setting = _calibrated(runner, data.image_files([request.good]), request)
-    export_file.write(path, dataclasses.replace(exported, contract=exported.contract.with_setting(setting)))
-    return {"model": str(path), **setting.summary(), **used}
+        mode = _calibrated(runner, data.image_files([request.good]), request)
+    export_file.write(
+        path, dataclasses.replace(exported, metadata=dataclasses.replace(exported.metadata, scoring_mode=mode))
+    )
+    return {"model": str(path), **mode.summary(), **used}
 
 
 def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:

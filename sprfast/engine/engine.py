@@ -72,7 +72,7 @@ class Engine(Predictor):
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
-        super().__init__(model.preprocessing, model.setting)
+        super().__init__(model.preprocessing, model.scoring_mode)
         self.model = model
         self._precision = precision
         if isinstance(backend, str):

@@ -72,7 +72,7 @@ def calibrate(
     false_pixel_rate: float | None,
     on_image: OnImage = lambda done, total: None,
 ) -> ScoringMode:
-    """The predictor's setting with thresholds of its scores and, where a rate is given, of the
+    """The predictor's scoring mode with thresholds of its scores and, where a rate is given, of the
     pixels of its maps.
 
     Args:
@@ -98,7 +98,7 @@ def calibrate(
     else:
         of_maps = threshold.calibrate_map(maps(), len(paths), false_pixel_rate)
     return dataclasses.replace(
-        predictor.setting, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps
+        predictor.scoring_mode, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps
     )
 
 

@@ -1,4 +1,4 @@
-"""A setting: how the passes of a network become a score, a map and a verdict."""
+"""The scoring mode: how the passes of a network become a score, a map and a verdict."""
 
 from __future__ import annotations
 
@@ -21,58 +21,54 @@ def refuse_gone(name: str) -> None:
         raise InputError("setting 'cascade': this mode is gone; use 'single' or 'published' instead")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class ScoringMode:
-    """What scoring needs beside the network."""
+    """Sigma levels, error field and thresholds: what scoring needs beside the network."""
 
     schedule: Schedule = _PUBLISHED_SCHEDULE
-    field: ErrorField | None = None  # of good parts, for the score; None: the score is the maximum of the anomaly map
+    error_field: ErrorField | None = None  # None: the score is the maximum of the anomaly map
     threshold: Threshold | None = None  # on pred_score; None: not calibrated, no image passes
-    # on the pixels of the anomaly map; None: where there is no field, `threshold`
+    # on the pixels of the anomaly map; None: `threshold`, where there is no error field
     map_threshold: MapThreshold | None = None
 
     def score(self, errors: Map, anomalies: Map) -> float:
         """pred_score of an image, from its error map (H, W) and its anomaly map (256, 256); NaN
         where one of them is.
         """
-        return self.field.score(errors) if self.field else float(anomalies.max())
+        return self.error_field.score(errors) if self.error_field else float(anomalies.max())
 
     @property
     def map_value(self) -> float | None:
         """Above which a pixel of the anomaly map is marked; None: nothing says so."""
-        chosen = self.map_threshold or (self.threshold if self.field is None else None)
+        chosen = self.map_threshold or (self.threshold if self.error_field is None else None)
         return chosen.value if chosen else None
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What it consists of, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
         return {
             "schedule": self.schedule.to_json(),
-            "field": self.field.to_json() if self.field else None,
+            "field": self.error_field.to_json() if self.error_field else None,
             "threshold": self.threshold.to_json() if self.threshold else None,
             "map_threshold": self.map_threshold.to_json() if self.map_threshold else None,
         }
 
     def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at: without the numbers of field and thresholds that nobody
-        reads.
+        """Plain values to be looked at: `to_json` without the pixels of the error field and the
+        scores that the threshold is from.
         """
-        field = {"shape": list(self.field.size), "samples": self.field.samples} if self.field else None
-        return self.to_json() | {"field": field, "threshold": self.threshold.summary() if self.threshold else None}
+        field = self.error_field
+        shown = {"shape": list(field.size), "samples": field.samples} if field else None
+        return self.to_json() | {"field": shown, "threshold": self.threshold.summary() if self.threshold else None}
 
     @classmethod
     def from_json(cls, document: Any) -> ScoringMode:
-        """The setting of `to_json`; a field that is absent is None.
+        """The scoring mode of `to_json`; what is absent is None.
 
         Raises:
-            InputError: it is not an object, or a field is not allowed; the message names it.
+            InputError: it is not an object, or a value in it is not allowed; the message names it.
         """
         if not isinstance(document, dict):
             raise InputError(f"setting: expected an object, got {type(document).__name__}")
         parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
         given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
-        return cls(Schedule.from_json(document.get("schedule")), **given)
+        return cls(Schedule.from_json(document.get("schedule")), given.pop("field", None), **given)

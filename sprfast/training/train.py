@@ -23,6 +23,7 @@ from sprfast.data import datasets
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.formats import model as model_file
 from sprfast.method import sde
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
 from sprfast.system import devices
 from sprfast.system.process_group import ProcessGroup
@@ -258,7 +259,7 @@ class _Run:
         # of the frozen noise too, so that trainings with several seeds show what both are worth
         seed = recipe.training.seed
         return model_file.Model(
-            recipe.network, recipe.schedule, recipe.preprocessing, weights, seed, provenance=provenance
+            recipe.network, ScoringMode(recipe.schedule), recipe.preprocessing, weights, seed, provenance=provenance
         )
 
     def _fraction(self) -> float:

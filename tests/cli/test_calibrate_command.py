@@ -83,10 +83,10 @@ def test_a_named_setting_is_fitted_on_one_half_and_calibrated_on_the_other(run, 
     code, out, _ = run("calibrate", model_path, good, *RATE, "--setting", name, "--json")
     assert code == 0
     model = model_file.load(model_path)
-    stored = model.settings[name]
+    stored = model.scoring_modes[name]
     schedule, has_field = calibration.SETTINGS[name]
     assert stored.schedule == schedule
-    assert (stored.field is not None) == has_field == (stored.map_threshold is not None)
+    assert (stored.error_field is not None) == has_field == (stored.map_threshold is not None)
     files = sorted(good.iterdir())
     promised = files[1::2] if has_field else files  # nothing is held back where nothing is fitted
     assert stored.threshold.samples == len(promised)
@@ -94,12 +94,12 @@ def test_a_named_setting_is_fitted_on_one_half_and_calibrated_on_the_other(run, 
     assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
     if has_field:
         fitted = calibration.fit_field(Engine(model.using(name)), files[::2])
-        assert stored.field.samples == 10
-        np.testing.assert_array_equal(stored.field.expected, fitted.expected)
+        assert stored.error_field.samples == 10
+        np.testing.assert_array_equal(stored.error_field.expected, fitted.expected)
         assert stored.map_threshold.false_pixel_rate == 0.2  # the rate of rejects, where no other is given
     summary = json.loads(out)
     assert (summary["setting"], summary["threshold"]) == (name, stored.threshold.summary())
-    assert (model.setting.parts, model.sha256) == (before.setting.parts, before.sha256)  # the published one stays
+    assert (model.scoring_mode, model.sha256) == (before.scoring_mode, before.sha256)  # the published one stays
 
 
 def test_predict_scores_with_the_setting_that_is_named(run, made, fresh, tmp_path):
@@ -156,7 +156,7 @@ def test_export_and_parity_take_a_setting(run, made, good, fresh, tmp_path, name
             "export", made, "--to", target, "-o", exported, "--images", good, "--setting", name, "--json"
         )
         assert code == 0
-        shown, stored = json.loads(out), model_file.load(made).settings[name]
+        shown, stored = json.loads(out), model_file.load(made).scoring_modes[name]
         assert {part: shown[part] for part in stored.summary()} == json.loads(json.dumps(stored.summary()))
         got = rows(run, exported, fresh)
         assert [(row["verdict"], row["threshold"]) for row in got] == [
@@ -208,21 +208,21 @@ def test_a_setting_of_ones_own_is_made_with_its_levels(run, path, good, fresh):
     for name, more in (("plain", ()), ("fielded", ("--field", "--false-pixel-rate", "0.4")), ("even", ("--balance",))):
         assert run("calibrate", path, good, *RATE, "--setting", name, *levels, *more)[0] == 0, name
         assert {row["verdict"] for row in rows(run, path, fresh, "--setting", name)} <= {"PASS", "REJECT"}
-    plain, fielded, even = (model_file.load(path).settings[name] for name in ("plain", "fielded", "even"))
+    plain, fielded, even = (model_file.load(path).scoring_modes[name] for name in ("plain", "fielded", "even"))
     schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="signs")
     assert plain.schedule == fielded.schedule == schedule
-    assert (plain.field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
-    assert fielded.field.samples == 10
+    assert (plain.error_field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
+    assert fielded.error_field.samples == 10
     assert fielded.map_threshold.false_pixel_rate == 0.4
-    assert (even.field, even.threshold.samples) == (None, 10)
+    assert (even.error_field, even.threshold.samples) == (None, 10)
     assert [(level.t, level.draws) for level in even.schedule.levels] == [(5e-4, 2), (0.01, 2)]
     assert even.schedule.weights != pytest.approx(schedule.weights)
 
 
 def test_images_to_fit_on_may_be_given(run, model_path, good, fresh):
     assert run("calibrate", model_path, good, *RATE, "--setting", "field", "--fit", fresh)[0] == 0
-    stored = model_file.load(model_path).settings["field"]
-    assert (stored.field.samples, stored.threshold.samples) == (6, 20)
+    stored = model_file.load(model_path).scoring_modes["field"]
+    assert (stored.error_field.samples, stored.threshold.samples) == (6, 20)
 
 
 def test_a_threshold_of_a_setting_is_set_by_hand(run, path):
@@ -230,20 +230,23 @@ def test_a_threshold_of_a_setting_is_set_by_hand(run, path):
     code, out, _ = run("calibrate", path, "--threshold", "0.75", "--setting", "field", "--json")
     after = model_file.load(path)
     assert (code, json.loads(out)["threshold"]["value"]) == (0, 0.75)
-    assert after.settings["field"].threshold.value == 0.75
-    assert after.settings["field"].map_threshold == before.settings["field"].map_threshold
-    assert after.threshold == before.threshold
-    assert after.settings["single"].threshold == before.settings["single"].threshold
+    assert after.scoring_modes["field"].threshold.value == 0.75
+    assert after.scoring_modes["field"].map_threshold == before.scoring_modes["field"].map_threshold
+    assert after.scoring_mode == before.scoring_mode
+    assert after.scoring_modes["single"].threshold == before.scoring_modes["single"].threshold
 
 
 def test_a_map_threshold_of_the_published_setting_is_only_made_where_it_is_asked_for(run, model_path, good, fresh):
     assert run("calibrate", model_path, good, *RATE, "--false-pixel-rate", "0.3")[0] == 0
     stored = model_file.load(model_path)
-    assert (stored.map_threshold.false_pixel_rate, stored.threshold.false_reject_rate) == (0.3, 0.2)
+    assert (stored.scoring_mode.map_threshold.false_pixel_rate, stored.scoring_mode.threshold.false_reject_rate) == (
+        0.3,
+        0.2,
+    )
     result = Engine(stored).predict(sorted(fresh.iterdir())[0])
-    assert result.map_threshold == stored.map_threshold.value != result.threshold
+    assert result.map_threshold == stored.scoring_mode.map_threshold.value != result.threshold
     assert run("calibrate", model_path, good, *RATE)[0] == 0
-    assert model_file.load(model_path).map_threshold is None
+    assert model_file.load(model_path).scoring_mode.map_threshold is None
 
 
 def test_an_image_of_another_size_than_the_field_is_an_error_and_the_others_are_scored(run, made, fresh, tmp_path):
@@ -335,7 +338,7 @@ def test_info_lists_settings_without_their_numbers(run, made):
     document, model = json.loads(out), model_file.load(made)
     assert code == 0
     assert document["settings"] == json.loads(
-        json.dumps({name: each.summary() for name, each in model.settings.items()})
+        json.dumps({name: each.summary() for name, each in model.scoring_modes.items()})
     )
     assert document["settings"]["field"]["field"] == {"shape": [32, 32], "samples": 10}
     assert document["field"] is None

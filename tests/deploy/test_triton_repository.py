@@ -24,7 +24,7 @@ from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
-from support.scoring_mode_cases import field, with_settings
+from support.scoring_mode_cases import field, with_mode, with_settings
 
 ort = pytest.importorskip("onnxruntime")
 FILES = ["screw/1/model.py", "screw/1/model.sprfast", "screw/config.pbtxt", "screw/warmup/image"]
@@ -408,7 +408,7 @@ def test_what_computes_something_else_does_not_get_ready(small_model, graph, tmp
 
 def test_a_field_says_what_size_warms_up(small_model, tmp_path):
     path = tmp_path / "screw.safetensors"
-    model_file.save(path, dataclasses.replace(small_model, field=field(32, 64)))
+    model_file.save(path, with_mode(small_model, error_field=field(32, 64)))
     write(tmp_path / "models", path, Serving())
     with PIL.Image.open(tmp_path / "models/screw/warmup/image") as image:
         assert image.size == (64, 32)

@@ -32,7 +32,7 @@ def good(tmp_path_factory):
 @pytest.fixture
 def engines(small_model):
     """A quick setting and the published one."""
-    models = small_model.with_setting(ScoringMode(QUICK, field())), small_model
+    models = dataclasses.replace(small_model, scoring_mode=ScoringMode(QUICK, field())), small_model
     return [Engine(model, "eager", "cpu") for model in models]
 
 
@@ -94,8 +94,8 @@ def test_thresholds_are_of_the_settings_own_scores_and_maps(engines, good, which
     assert setting.threshold == threshold.calibrate(scores_of(engine, good), 0.1)
     maps = [result.anomaly_map for result in engine.predict(list(good))]
     assert setting.map_threshold == threshold.calibrate_map(maps, len(good), 0.2)
-    assert (setting.schedule, setting.field) == (engine.setting.schedule, engine.setting.field)
-    assert engine.setting.map_threshold is None  # the predictor stays as it was
+    assert (setting.schedule, setting.error_field) == (engine.scoring_mode.schedule, engine.scoring_mode.error_field)
+    assert engine.scoring_mode.map_threshold is None  # the predictor stays as it was
     marked = np.mean([m > setting.map_threshold.value for m in maps])
     assert 0.15 < marked <= 0.2
 
@@ -116,7 +116,7 @@ def test_weights_give_every_level_the_same_mean_error(small_model, good):
     schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, weight=7.0)), noise="signs")
 
     def predictor_of(each):
-        return Engine(small_model.with_setting(ScoringMode(each)), "eager", "cpu")
+        return Engine(dataclasses.replace(small_model, scoring_mode=ScoringMode(each)), "eager", "cpu")
 
     weighted = calibration.balanced(predictor_of, schedule, good[:3])
     assert [(level.t, level.draws) for level in weighted.levels] == [(5e-4, 2), (0.01, 2)]

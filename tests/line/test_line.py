@@ -21,6 +21,7 @@ from sprfast.line.health import Counters, State
 from sprfast.method import threshold
 from sprfast.method.threshold import Verdict
 from support.line_cases import PATIENCE, engine_with_network, eventually, frame
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +370,7 @@ def test_a_frame_that_could_not_be_answered_is_not_taken(engine, arguments, said
 
 def test_a_model_without_a_threshold_makes_no_line(small_model):
     with pytest.raises(InputError, match="no threshold"):
-        Line(Engine(dataclasses.replace(small_model, threshold=None)))
+        Line(Engine(with_mode(small_model, threshold=None)))
 
 
 def test_drain_and_close(small_model):
@@ -419,7 +420,7 @@ def test_a_line_that_cannot_start_says_why(small_model):
 
 
 def test_after_a_swap_scores_of_the_old_model_are_not_watched(small_model):
-    calibrated = dataclasses.replace(small_model, threshold=threshold.calibrate(np.linspace(0.5, 1.0, 50), 0.05))
+    calibrated = with_mode(small_model, threshold=threshold.calibrate(np.linspace(0.5, 1.0, 50), 0.05))
     old, network = engine_with_network(calibrated)
     new = Engine(calibrated)
     with Line(old) as line:
@@ -453,7 +454,7 @@ def test_a_lamp_that_ages_shows_in_health_while_parts_still_pass(small_model):
 
     engine = Engine(small_model)
     scores = [result.pred_score for result in engine.predict(parts(0, 400, light=100), "rgb")]
-    calibrated = Engine(dataclasses.replace(small_model, threshold=threshold.calibrate(scores, 0.02)))
+    calibrated = Engine(with_mode(small_model, threshold=threshold.calibrate(scores, 0.02)))
     numbers = iter(range(10_000))
 
     def send(pictures):

@@ -38,6 +38,7 @@ from sprfast.line.in_flight import InFlight
 from sprfast.method.threshold import Verdict
 from support import ROOT
 from support.line_cases import PATIENCE, engine_with_network, eventually, frame
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture(scope="module")
@@ -494,7 +495,7 @@ def test_a_broken_model_does_not_replace_the_one_that_serves(engine, small_model
             with pytest.raises(BackendError, match=said):
                 line.swap(predictor)
         with pytest.raises(InputError, match="no threshold"):
-            line.swap(Engine(dataclasses.replace(small_model, threshold=None)))
+            line.swap(Engine(with_mode(small_model, threshold=None)))
         assert line.submit(frame(1), 1, channel_order="rgb").result(PATIENCE).result.pred_score == expected
         assert line.health().swaps == 0
         assert line.health().state is State.OK

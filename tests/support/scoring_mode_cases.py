@@ -19,7 +19,12 @@ def field(height=32, width=32, seed=0):
     return ErrorField(0.008 + 0.006 * np.random.default_rng(seed).random((height, width), np.float32), 12)
 
 
+def with_mode(given, **parts):
+    """A model, or the metadata of an export, with some parts of its scoring mode replaced."""
+    return dataclasses.replace(given, scoring_mode=dataclasses.replace(given.scoring_mode, **parts))
+
+
 def with_settings(model):
     """`model` with the setting `quick`, which has a field and both thresholds."""
     quick = ScoringMode(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1))
-    return dataclasses.replace(model, settings={"quick": quick})
+    return dataclasses.replace(model, scoring_modes={"quick": quick})

@@ -17,6 +17,7 @@ from sprfast.bench.accuracy.rows import ROWS
 from sprfast.bench.core import named_settings
 from sprfast.config import Preprocessing
 from sprfast.evaluation import metrics
+from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
 BACKEND = backends.choose("auto", CPU)
@@ -48,10 +49,9 @@ def write_category(root, *, good=12, defective=8, masks=True):
 def model(small_model, seed=0, **provenance):
     """`small_model` for `SIZE`, with a noise seed in place of another training."""
     return dataclasses.replace(
-        small_model,
+        with_mode(small_model, threshold=None),
         preprocessing=Preprocessing(size=SIZE),
         noise_seed=seed,
-        threshold=None,
         provenance={"held_back": HELD_BACK, "seconds": 60.0} | provenance,
     )
 

@@ -82,7 +82,7 @@ def run(
         shown = SoakPictures.create(predictor, sources, options.seed, Path(folder))
         scores = shown.scores(predictor)
         threshold = pictures.between(scores)
-        predictor.setting = equal.setting = dataclasses.replace(predictor.setting, threshold=threshold)
+        predictor.scoring_mode = equal.scoring_mode = dataclasses.replace(predictor.scoring_mode, threshold=threshold)
         answers = AnswerCounts(plan, scores, pictures.tolerance(predictor), threshold)
         line = line_of(predictor, answers.by_callback, timeout=PATIENCE)
         try:

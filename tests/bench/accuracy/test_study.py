@@ -26,6 +26,7 @@ from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation.metrics import Metric
 from sprfast.method.scoring_mode import ScoringMode
 from support import study_cases
+from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU, HELD_BACK
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -118,9 +119,7 @@ def evaluated(predictor, category):
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_error_maps_are_those_of_an_engine_with_the_schedule(model, inputs, schedule):
-    expected, _ = Engine(dataclasses.replace(model, schedule=schedule), BACKEND, "cpu").maps(
-        torch.from_numpy(inputs[:3])
-    )
+    expected, _ = Engine(with_mode(model, schedule=schedule), BACKEND, "cpu").maps(torch.from_numpy(inputs[:3]))
     np.testing.assert_allclose(maps_of(model, inputs[:3], Row("", schedule)), expected[:, 0], rtol=1e-4)
 
 
@@ -208,9 +207,11 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
 @pytest.mark.parametrize(("name", "index"), [("published", 1), ("signs, t = 0.0008", 1), ("t = 0.01, K = 1, field", 0)])
 def test_a_row_is_what_evaluate_says_of_an_engine_with_that_setting(rows, models, category, name, index):
     row, model = BY_NAME[name], models[index]
-    plain = Engine(model.with_setting(ScoringMode(row.schedule)), BACKEND, "cpu")
+    plain = Engine(dataclasses.replace(model, scoring_mode=ScoringMode(row.schedule)), BACKEND, "cpu")
     field = calibration.fit_field(plain, category.train[: len(HELD_BACK)]) if row.field else None
-    expected = evaluated(Engine(model.with_setting(ScoringMode(row.schedule, field)), BACKEND, "cpu"), category)
+    expected = evaluated(
+        Engine(dataclasses.replace(model, scoring_mode=ScoringMode(row.schedule, field)), BACKEND, "cpu"), category
+    )
     assert {key: rows[name]["metrics"][key]["values"][index] for key in metrics.KEYS} == pytest.approx(
         expected, abs=2e-4
     )

@@ -28,7 +28,7 @@ def model(small_model):
 
 @pytest.fixture(scope="module")
 def names(model):
-    return ["published", *model.settings]
+    return ["published", *model.scoring_modes]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_passes_are_those_of_the_schedule(report, model):
     found = {name: each["passes"] for name, each in report["settings"].items()}
     first = found["published"]
     assert first == model.schedule.draws == 2
-    for name, setting in model.settings.items():
+    for name, setting in model.scoring_modes.items():
         assert found[name] == setting.schedule.draws
 
 
@@ -105,7 +105,7 @@ def test_a_speedup_is_of_batches_within_the_rounds(monkeypatch):
 def test_a_setting_that_computes_wrong_maps_is_refused(model, monkeypatch, names):
     def wrong(given, backend, device):
         engine = Engine(given, backend, device)
-        if given.setting.schedule == model.settings[names[1]].schedule:
+        if given.schedule == model.scoring_modes[names[1]].schedule:
             maps = engine._backend.maps
             engine._backend.maps = lambda x, noise: tuple(1.01 * each for each in maps(x, noise))
         return engine
