@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from sprfast.backends import registry as backends
-from sprfast.cli.calibrate_commands import Request
+from sprfast.cli.calibrate import Request
 from sprfast.config import Level, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
