@@ -48,7 +48,8 @@ struct Heatmap {
         for (int lane = 0; lane < LANES; lane++) {
             const int i = vector * LANES + lane;
             float* out = packed + (int64_t)vector * width * LANES + lane;
-            for (int w = s.begin; w < s.end; w++) out[(int64_t)w * LANES] = i < size ? columns[(int64_t)i * width + w] : 0;
+            for (int w = s.begin; w < s.end; w++)
+                out[(int64_t)w * LANES] = i < size ? columns[(int64_t)i * width + w] : 0;
         }
     }
 
@@ -56,7 +57,8 @@ struct Heatmap {
     void filter_rows(int image, int group) const {
         const Span s = row_spans[group];
         const float *map = errors + (int64_t)image * height * width, *weight[GROUP];
-        for (int i = 0; i < GROUP; i++) weight[i] = rows + (int64_t)(group * GROUP + i < size ? group * GROUP + i : size - 1) * height;
+        for (int i = 0; i < GROUP; i++)
+            weight[i] = rows + (int64_t)(group * GROUP + i < size ? group * GROUP + i : size - 1) * height;
         for (int x = 0; x < width; x += LANES) {
             Vec total[GROUP]{};
             for (int y = s.begin; y < s.end; y++) {
@@ -84,7 +86,8 @@ struct Heatmap {
 #pragma GCC unroll 8
                 for (int i = 0; i < GROUP; i++) total[i] += in[i][x] * w;
             }
-            for (int i = 0; i < count; i++) store_part(maps + (first + i) * size + v * LANES, total[i], size - v * LANES);
+            for (int i = 0; i < count; i++)
+                store_part(maps + (first + i) * size + v * LANES, total[i], size - v * LANES);
         }
     }
 };
@@ -95,8 +98,8 @@ static int64_t anomaly_map_space(int images, int height, int width, int size) {
     return 2 * (h.groups() + h.vectors()) + (int64_t)h.vectors() * LANES * width + (int64_t)images * size * h.stride();
 }
 
-static void anomaly_map(int images, int height, int width, int size, const float* errors, const float* rows, const float* columns,
-                        float* maps, float* space, int threads) {
+static void anomaly_map(int images, int height, int width, int size, const float* errors, const float* rows,
+                        const float* columns, float* maps, float* space, int threads) {
     Heatmap h{height, width, size, errors, rows, columns, maps};
     h.row_spans = (Span*)space;
     h.column_spans = h.row_spans + h.groups();
@@ -107,7 +110,8 @@ static void anomaly_map(int images, int height, int width, int size, const float
     {
         const Team t = team();
         for (int i = t.begin(h.vectors()); i < t.end(h.vectors()); i++) h.pack(i);
-        for (int i = t.begin(groups); i < t.end(groups); i++) h.row_spans[i] = h.span_of(rows, height, i * GROUP, GROUP);
+        for (int i = t.begin(groups); i < t.end(groups); i++)
+            h.row_spans[i] = h.span_of(rows, height, i * GROUP, GROUP);
 #pragma omp barrier
         for (int i = t.begin((int64_t)images * groups); i < t.end((int64_t)images * groups); i++) {
             h.filter_rows(i / groups, i % groups);
