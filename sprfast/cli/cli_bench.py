@@ -55,9 +55,6 @@ def bench_run(
         Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")
     ] = None,
     category: Category = None,
-    driver: Annotated[
-        str, typer.Option(help="rounds: candidates take turns; loadgen: MLPerf's LoadGen, one after another.")
-    ] = "rounds",
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")
     ] = False,
@@ -84,7 +81,6 @@ def bench_run(
         bound=console.seconds(latency_bound) if latency_bound else None,
         device=device,
         timed=timed,
-        driver=driver,
         margin=margin if recommend else None,
     )
     names = candidates.split(",") if candidates else None
