@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,13 @@ def run(
         Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")
     ] = None,
     category: Category = None,
+    exports: Annotated[
+        list[Path] | None,
+        typer.Option("--export", metavar="FILE", help="An export of MODEL, measured too; repeatable."),
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also what each candidate holds, each in a process of its own, on a CPU.")
+    ] = False,
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")
     ] = False,
@@ -70,10 +78,11 @@ def run(
         bound=console.seconds(latency_bound) if latency_bound else None,
         device=device,
         timed=timed,
+        memory=memory,
         margin=margin if recommend else None,
     )
     names = candidates.split(",") if candidates else None
-    document = measure(model, options, names, Sources(images, data, category), output)
+    document = measure(model, options, names, Sources(images, data, category), output, exports or ())
     console.emit(document, json_, lambda: report.table(document))
     if not document["complete"]:
         raise typer.Exit(130)
@@ -90,7 +99,12 @@ class Sources:
 
 
 def measure(
-    path: Path, options: Options, names: list[str] | None, sources: Sources, output: Path | None
+    path: Path,
+    options: Options,
+    names: list[str] | None,
+    sources: Sources,
+    output: Path | None,
+    exported: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """The bench report, also written to `output`, with its page beside it.
 
@@ -100,11 +114,12 @@ def measure(
         names: candidates to measure; None takes all, or ours alone for a recommendation.
         sources: images and labelled data.
         output: a JSON file.
+        exported: exports of the model, candidates too.
 
     Raises:
         InputError: a name is not known, or a file cannot be used.
     """
-    from sprfast.bench.core import cases, libraries, report_file
+    from sprfast.bench.core import cases, exports, libraries, report_file
     from sprfast.bench.page import render as page
     from sprfast.formats import model as model_file
     from sprfast.system import devices
@@ -117,7 +132,8 @@ def measure(
         for each in (output, output.with_suffix(".html")):
             files.check_writable(each)
     model = model_file.load(path)
-    candidates = libraries.chosen(devices.resolve(options.device), names)
+    device = devices.resolve(options.device)
+    candidates = libraries.chosen(device, names)
     if names is None and options.margin is not None:
         candidates = tuple(each for each in candidates if each.ours)
     if options.margin is not None and not any(each.ours for each in candidates):
@@ -130,8 +146,8 @@ def measure(
     if labelled and paths is None:
         paths = [sample.path for sample in labelled.test]
     options = dataclasses.replace(options, paths=paths, labelled=labelled)
-    with console.counter("measuring") as on_progress:
-        document = cases.run(model, options, candidates=candidates, on_progress=on_progress)
+    with exports.opened(model, exported, device) as runners, console.counter("measuring") as on_progress:
+        document = cases.run(model, options, candidates=candidates, runners=runners, on_progress=on_progress)
     if output:
         report_file.write(document, output)
         page.write(document, output.with_suffix(".html"))
