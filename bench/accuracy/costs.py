@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sprfast.backends import registry as backends
+from sprfast.backends import registry
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
-from sprfast.bench.accuracy.rows import ROWS, Row
+from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.bench.core import named_settings
 from sprfast.config import Level, Schedule
 from sprfast.engine.engine import Engine
@@ -24,7 +24,7 @@ from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 
 
 def times(
-    model: Model, test: Floats, rows: Sequence[Row], backend: str, device: torch.device, seconds: float
+    model: Model, test: Floats, rows: Sequence[StudyRow], backend: str, device: torch.device, seconds: float
 ) -> dict[str, Any]:
     """Time from a network input to a verdict, for each number of passes and for each of the model's
     settings.
@@ -59,7 +59,7 @@ def backends_apart(
     """
     found: list[dict[str, Any]] = []
     eager: dict[str, float | None] = {}
-    for name in sorted(backends.NAMES, key=lambda each: each != "eager"):
+    for name in sorted(registry.NAMES, key=lambda each: each != "eager"):
         if reason := _reason(name, device):
             found.append({"backend": name, "reason": reason})
             continue
@@ -82,7 +82,7 @@ def _reason(name: str, device: torch.device) -> str | None:
     """Why a backend is not compared."""
     if name in ("triton", "cuda_graph") and device.type != "cuda":
         return "needs a CUDA device; Triton's interpreter is too slow for whole categories"
-    return backends.unavailable(name)
+    return registry.unavailable(name)
 
 
 def _apart(value: float | None, other: float | None) -> float | None:

@@ -21,8 +21,8 @@ from sprfast.config import RECIPES, TrainingConfig
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
-from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation import metrics
+from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
@@ -69,7 +69,7 @@ def measure(
         for path, model in alike:
             on_progress(done, len(models), path.name)
             engine = Engine(dataclasses.replace(model, scoring_mode=ScoringMode()), backend, device)
-            found.append(evaluation.evaluate(engine, category).metrics)
+            found.append(evaluate(engine, category).metrics)
             done += 1
         points.append(
             {

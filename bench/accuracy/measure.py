@@ -13,7 +13,7 @@ import torch
 
 from sprfast.bench.accuracy import costs, named, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
-from sprfast.bench.accuracy.rows import Row
+from sprfast.bench.accuracy.rows import StudyRow
 from sprfast.config import Preprocessing
 from sprfast.data import images
 from sprfast.data.datasets import Category
@@ -68,7 +68,7 @@ def study(
     backend: str,
     device: torch.device,
     seconds: float,
-    rows: Sequence[Row],
+    rows: Sequence[StudyRow],
     on_progress: Tell = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Accuracy, cost and kept promises of every way of scoring.
@@ -153,7 +153,7 @@ def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) ->
     return chosen
 
 
-def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summary.Metrics]) -> summary.Metrics:
+def _metrics(passes: Passes, row: StudyRow, given: Images, before: Mapping[str, summary.Metrics]) -> summary.Metrics:
     """The metrics of a row; those of its maps, which take long, are taken over from the row without
     the field.
     """
@@ -168,7 +168,7 @@ def _metrics(passes: Passes, row: Row, given: Images, before: Mapping[str, summa
     return {key: plain[key] if key in ("pixel_AUROC", "AUPRO") else of_images[key] for key in metrics.KEYS}
 
 
-def _row(row: Row, times: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: StudyRow, times: Mapping[str, Any]) -> dict[str, Any]:
     document = {
         "name": row.name,
         "passes": row.passes,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sprfast.bench.accuracy import promises, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
-from sprfast.bench.accuracy.rows import ROWS, Row
+from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.evaluation import calibration, metrics
 from sprfast.formats.model import Model
 from sprfast.method import error_field, threshold
@@ -66,16 +66,16 @@ def model_with_settings(model: Model, passes: Passes) -> Model:
     return dataclasses.replace(model, scoring_mode=published, scoring_modes=modes)
 
 
-def _rows() -> tuple[Row, ...]:
-    others = (Row(name, schedule, field) for name, (schedule, field) in calibration.SETTINGS.items())
+def _rows() -> tuple[StudyRow, ...]:
+    others = (StudyRow(name, schedule, field) for name, (schedule, field) in calibration.SETTINGS.items())
     return (ROWS[0], *others)
 
 
-def _field(passes: Passes, row: Row) -> error_field.ErrorField | None:
+def _field(passes: Passes, row: StudyRow) -> error_field.ErrorField | None:
     return error_field.fit(passes.error_maps(row, "good", passes.weights(row, "good"))) if row.field else None
 
 
-def _scored(passes: Passes, row: Row) -> Scored:
+def _scored(passes: Passes, row: StudyRow) -> Scored:
     setting = ScoringMode(row.schedule, _field(passes, row))
     weights = passes.weights(row, "good")
     good, test = (scored(passes.error_maps(row, of, weights), setting) for of in ("good", "test"))
@@ -95,7 +95,7 @@ def _promises(of_setting: Scored, labels: npt.NDArray[np.bool_], *, fitted: bool
 
 
 def _divided(
-    passes: Passes, row: Row, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
+    passes: Passes, row: StudyRow, labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
 ) -> dict[str, float | None] | None:
     """pixel_AUROC of what a setting with a field does not show: the maps divided by the field, and
     the field itself as every map.

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sprfast.backends import registry as backends
-from sprfast.bench.accuracy.rows import Row
+from sprfast.backends import registry
+from sprfast.bench.accuracy.rows import StudyRow
 from sprfast.config import Level, Schedule
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.formats.model import Model
@@ -30,15 +30,15 @@ class Passes:
     Args:
         model: its network and noise seed are used.
         images: (n, 3, H, W) network inputs by the name of their set, all of one size.
-        backend, device: as `backends.create` takes them.
+        backend, device: as `registry.create` takes them.
     """
 
     def __init__(self, model: Model, images: dict[str, Floats], backend: str, device: torch.device) -> None:
         self._model, self._images, self._backend, self._device = model, images, backend, device
-        self._networks: dict[float, backends.Backend] = {}
+        self._networks: dict[float, registry.Backend] = {}
         self._kept: dict[tuple[str, float, bytes], Floats] = {}
 
-    def error_maps(self, row: Row, of: str, weights: tuple[float, ...]) -> Floats:
+    def error_maps(self, row: StudyRow, of: str, weights: tuple[float, ...]) -> Floats:
         """The error maps (n, H, W) of a set of images.
 
         Args:
@@ -55,14 +55,14 @@ class Passes:
                 total += np.float32(weight / level.draws) * one
         return total
 
-    def weights(self, row: Row, of: str) -> tuple[float, ...]:
-        """Of the row's levels; for a balanced row from the error maps of this set, which must be
-        good images.
+    def weights(self, row: StudyRow, of: str) -> tuple[float, ...]:
+        """Weights of the row's levels; for a balanced row from the error maps of this set, which
+        must be good images.
         """
         if not row.balanced:
             return row.schedule.weights
         levels = [dataclasses.replace(row.schedule, levels=(level,)) for level in row.schedule.levels]
-        inverse = [1.0 / float(self.error_maps(Row(row.name, each), of, (1.0,)).mean()) for each in levels]
+        inverse = [1.0 / float(self.error_maps(StudyRow(row.name, each), of, (1.0,)).mean()) for each in levels]
         return tuple(value / sum(inverse) for value in inverse)
 
     def _frozen(self, of: str, t: float, z: Floats) -> Floats:
@@ -88,7 +88,7 @@ class Passes:
         """
         if t not in self._networks:
             single = dataclasses.replace(self._model, scoring_mode=ScoringMode(Schedule((Level(t, 1),))))
-            self._networks[t] = backends.create(self._backend, single, self._device)
+            self._networks[t] = registry.create(self._backend, single, self._device)
         images = self._images[of]
         parts = [range(first, min(first + MAX_BATCH, len(images))) for first in range(0, len(images), MAX_BATCH)]
         found = []

@@ -47,8 +47,8 @@ def of_images(scores: Floats, rate: float, calibration: Floats | None = None, se
 def of_maps(
     maps: npt.NDArray[np.float32], rate: float, calibration: npt.NDArray[np.float32] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """As `of_images`, for `threshold.calibrate_map` and the share of a good image's pixels that is
-    marked.
+    """What `of_images` tells, of `threshold.calibrate_map` and the share of a good image's pixels
+    that is marked.
 
     The interval is that of whole images, which marked shares vary less than.
 

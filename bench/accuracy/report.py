@@ -172,7 +172,7 @@ def _backends(report: Mapping[str, Any]) -> Table:
 
 
 def _minutes(report: Mapping[str, Any]) -> str:
-    """Of training, on average; a dash for models that were not trained here."""
+    """Mean minutes of training; a dash for models that were not trained here."""
     seconds = [model["provenance"].get("seconds") for model in report["models"]]
     return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
 

@@ -9,7 +9,7 @@ from sprfast.method.scoring_mode import PUBLISHED
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One way of scoring."""
 
     name: str
@@ -20,7 +20,7 @@ class Row:
 
     @property
     def passes(self) -> int:
-        """Of the network, an image."""
+        """Passes of the network an image."""
         return self.schedule.draws
 
 
@@ -28,14 +28,16 @@ def _at(noise: Noise, *levels: tuple[float, int]) -> Schedule:
     return Schedule(tuple(Level(t, draws) for t, draws in levels), noise)
 
 
-def _both(name: str, schedule: Schedule, *, balanced: bool = False) -> tuple[Row, Row]:
-    return Row(name, schedule, balanced=balanced), Row(f"{name}, field", schedule, field=True, balanced=balanced)
+def _both(name: str, schedule: Schedule, *, balanced: bool = False) -> tuple[StudyRow, StudyRow]:
+    return StudyRow(name, schedule, balanced=balanced), StudyRow(
+        f"{name}, field", schedule, field=True, balanced=balanced
+    )
 
 
-ROWS: tuple[Row, ...] = (
+ROWS: tuple[StudyRow, ...] = (
     *_both(PUBLISHED, Schedule()),
-    Row("independent draws, K = 3", Schedule(), independent=True),
-    Row("independent draws, K = 1", _at("gaussian", (1e-3, 1)), independent=True),
+    StudyRow("independent draws, K = 3", Schedule(), independent=True),
+    StudyRow("independent draws, K = 1", _at("gaussian", (1e-3, 1)), independent=True),
     *_both("K = 1", _at("gaussian", (1e-3, 1))),
     *_both("K = 2", _at("gaussian", (1e-3, 2))),
     *_both("t = 0.01, K = 1", _at("gaussian", (1e-2, 1))),

@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What to measure, and for how long.
 
     Raises:
@@ -68,7 +68,7 @@ class Options:
 
 def run(
     model: Model,
-    options: Options,
+    options: BenchOptions,
     *,
     candidates: Sequence[Candidate] | None = None,
     runners: Mapping[str, Runner] | None = None,
@@ -166,7 +166,7 @@ class _Progress:
             self._tell(int((scenario + min(1.0, fraction)) * self.share), (len(drivers.KEYS) + 1) * self.share, what)
 
 
-def _header(work: Work, options: Options, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _header(work: Work, options: BenchOptions, candidates: Sequence[Candidate]) -> dict[str, Any]:
     model, (height, width) = work.model, work.given.pixels.shape[2:]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -39,7 +39,7 @@ _VOLATILE = ("date_utc", "load_average", "cpu_mhz", "clocks_mhz")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One candidate in one scenario that both reports measured; 1.0 is as fast as before, 0.85 is
     15 % slower.
     """
@@ -63,7 +63,7 @@ class Comparison:
     regression: float
     seed: int
     runs: list[str]  # date and load of the old run and of the new one
-    rows: list[Row]
+    rows: list[ComparisonRow]
     regressions: list[str]  # a sentence for all that got worse, and for what cannot be told
     differences: list[str]  # machine, versions, model, candidates: what is not as it was
 
@@ -133,14 +133,16 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
     return Comparison(regression, seed, runs, rows, regressions, _differences(old, new))
 
 
-def _row(old: dict[str, Any], new: dict[str, Any], name: str, key: str, generator: np.random.Generator) -> Row:
+def _row(
+    old: dict[str, Any], new: dict[str, Any], name: str, key: str, generator: np.random.Generator
+) -> ComparisonRow:
     baseline = old["baseline"]
     paired = name != baseline and _measured((old, new), baseline, key)
     before, after = (_speeds(report, name, key, paired) for report in (old, new))
     few = min(len(before), len(after)) < FEWEST_ROUNDS
     found = _student(before, after) if few else _bootstrap(before, after, generator)
     basis, interval = "paired" if paired else "absolute", "student" if few else "bootstrap"
-    return Row(name, key, basis, name == baseline, interval, *found, len(before), len(after))
+    return ComparisonRow(name, key, basis, name == baseline, interval, *found, len(before), len(after))
 
 
 def _measured(reports: tuple[dict[str, Any], ...], name: str, key: str) -> bool:
@@ -148,7 +150,7 @@ def _measured(reports: tuple[dict[str, Any], ...], name: str, key: str) -> bool:
 
 
 def _speeds(report: dict[str, Any], name: str, key: str, paired: bool) -> Array:
-    """Of every round: relative to the baseline's if paired, else queries a second."""
+    """Speed in every round: relative to the baseline's if paired, else queries a second."""
     seconds = np.array(report["candidates"][name][key]["seconds"])
     reference = np.array(report["candidates"][report["baseline"]][key]["seconds"]) if paired else 1.0
     return reference / seconds
@@ -196,11 +198,11 @@ def _resampled_medians(samples: Array, generator: np.random.Generator) -> Array:
     return medians
 
 
-def _regressed(row: Row, regression: float) -> bool:
+def _regressed(row: ComparisonRow, regression: float) -> bool:
     return not row.baseline and row.high is not None and row.high < 1 - regression
 
 
-def _remark(row: Row, regression: float) -> str:
+def _remark(row: ComparisonRow, regression: float) -> str:
     words = ["REGRESSION"] if _regressed(row, regression) else []
     if row.basis == "absolute":
         words.append("baseline" if row.baseline else "absolute")
@@ -211,7 +213,7 @@ def _short(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.3g}"
 
 
-def _sentence(row: Row, regression: float) -> str:
+def _sentence(row: ComparisonRow, regression: float) -> str:
     interval = f"{CONFIDENCE:.0%} interval {row.low:.3f} to {row.high:.3f}"
     found = f"{row.speed:.3f} of the old speed ({interval}, {row.rounds_old} and {row.rounds_new} rounds)"
     absolute = " The times were compared as they are, so this may be the machine." if row.basis == "absolute" else ""

@@ -23,8 +23,7 @@ from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.engine.runner import Runner
 from sprfast.errors import InputError
-from sprfast.evaluation import evaluate as evaluation
-from sprfast.evaluation.evaluate import Evaluation
+from sprfast.evaluation.evaluate import Evaluation, evaluate
 from sprfast.formats import export as export_file
 from sprfast.formats.export_metadata import tolerance
 from sprfast.formats.model import Model
@@ -107,7 +106,7 @@ def accuracy(
     first: Evaluation | None = None
     for name, predictor in predictors.items():
         on_progress(f"exports: {name}")
-        found = evaluation.evaluate(predictor, labelled) if labelled else None
+        found = evaluate(predictor, labelled) if labelled else None
         first = first or found
         compared: dict[str, Any] = {"score_relative_error": None, "flips": None, "passed": True}
         if chosen and isinstance(predictor, Runner):

@@ -41,7 +41,7 @@ class Service:
     batch: int  # images of a call, at most: the largest measured
 
     def seconds(self, images: int) -> float:
-        """Of a call of so many images."""
+        """Seconds of a call of so many images."""
         return max(self.fixed + images * self.each, self.least)
 
     @property

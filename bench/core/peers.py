@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprfast.backends import registry as backends
+from sprfast.backends import registry
 from sprfast.backends.eager import EagerBackend
 from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
@@ -239,7 +239,7 @@ def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Seq
     """A builder for our backend `name`."""
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-        ours = backends.create(name, model, device, precision)
+        ours = registry.create(name, model, device, precision)
 
         return lambda x: ours.maps(x, noise)
 
@@ -307,7 +307,7 @@ def cpu() -> Candidate:
     """Our backend cpu, which names its instruction set; where it cannot run, building it raises
     BackendError with the reason.
     """
-    reason = backends.unavailable("cpu")
+    reason = registry.unavailable("cpu")
     chosen = "" if reason else f", {library.instruction_set()}"
     return Candidate("cpu", f"sprfast, backend cpu: our CPU kernels{chosen}", backend("cpu"), ours=True)
 
@@ -326,7 +326,7 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
         CANDIDATES[2],
     ]
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    names = [name for name in ("triton", "cuda_graph") if backends.unavailable(name) is None]
+    names = [name for name in ("triton", "cuda_graph") if registry.unavailable(name) is None]
     kernels = [
         Candidate(
             f"{name}_{precision}",

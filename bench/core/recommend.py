@@ -15,8 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import arrivals, timing
-from sprfast.bench.core import sweeps as settings
+from sprfast.bench.core import arrivals, sweeps, timing
 from sprfast.bench.core.peers import Candidate
 from sprfast.bench.core.sweeps import Tell, plural
 from sprfast.bench.core.work import Images, Work
@@ -43,7 +42,7 @@ _UNDECIDED = (
     "line",
 )
 
-Point = Mapping[str, Any]  # as `settings.measure` gives it
+Point = Mapping[str, Any]  # as `sweeps.measure` gives it
 
 
 def section(
@@ -65,21 +64,21 @@ def section(
     is known.
 
     Args:
-        model, given, kind, device: as in `settings.measure`.
+        model, given, kind, device: as in `sweeps.measure`.
         candidates: ours, of those that compute the definition.
         batch: the largest, at most the number of samples.
         seconds: for all rounds together, and again for the check on the line.
         labelled: test images for the accuracy; None leaves it out.
-        period: seconds from part to part; None recommends nothing and measures `settings.cross`
-            instead of `settings.grid`.
+        period: seconds from part to part; None recommends nothing and measures `sweeps.cross`
+            instead of `sweeps.grid`.
         margin: as in `recommend`.
-        on_progress: as in `settings.measure`, over all parts.
+        on_progress: as in `sweeps.measure`, over all parts.
         into: the report.
 
     Raises:
         InputError: a labelled image cannot be scored.
     """
-    own = settings.own_draws(model.schedule)
+    own = sweeps.own_draws(model.schedule)
     parts = 1 + (labelled is not None) + (period is not None)
 
     def tell(part: int, done: float, what: str) -> None:
@@ -87,13 +86,13 @@ def section(
 
     found: dict[str, Any] = {"points": [], "failed": [], "accuracy": None, "draws": own, "note": _NOTE}
     into["settings"] = found
-    points = settings.cross(batch, own) if period is None else settings.grid(batch, own)
-    points = [(size, draws) for size, draws in points if settings.allowed(model.schedule, draws)]
-    settings.measure(model, given, kind, candidates, device, points, seconds, functools.partial(tell, 0), found)
+    points = sweeps.cross(batch, own) if period is None else sweeps.grid(batch, own)
+    points = [(size, draws) for size, draws in points if sweeps.allowed(model.schedule, draws)]
+    sweeps.measure(model, given, kind, candidates, device, points, seconds, functools.partial(tell, 0), found)
     if labelled is not None:
         rows = found["accuracy"] = []
         counts = sorted({draws for _, draws in points})
-        for row in settings.accuracy(
+        for row in sweeps.accuracy(
             model, labelled, device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
         ):
             rows.append(row)
@@ -107,7 +106,7 @@ def section(
     if chosen["candidate"] is not None:
         tell(parts - 1, 0.0, "recommendation: check on the line")
         candidate = next(each for each in candidates if each.name == chosen["candidate"])
-        work = kind(settings.variant(model, chosen["draws"]), given, device)
+        work = kind(sweeps.variant(model, chosen["draws"]), given, device)
         chosen["line"] = _line(work, candidate, chosen["batch"], period, seconds)
     tell(parts - 1, 1.0, "recommendation: done")
 
@@ -132,8 +131,8 @@ def recommend(
     most headroom.
 
     Args:
-        points: figures of `settings.measure`.
-        accuracy: rows of `settings.accuracy`; None without labelled images.
+        points: figures of `sweeps.measure`.
+        accuracy: rows of `sweeps.accuracy`; None without labelled images.
         period: seconds.
         margin: share of the time in which a batch comes, 0 to below 1.
         draws: the model's own.
@@ -207,7 +206,7 @@ def _line(work: Work, candidate: Candidate, batch: int, period: float, seconds: 
     answer = work.build(candidate)
 
     def call(index: int) -> None:
-        timing.timed(functools.partial(settings.query, work, answer, batch, index), work.device)
+        timing.timed(functools.partial(sweeps.query, work, answer, batch, index), work.device)
 
     call(0)  # on a line the engine is warm
     return verify(call, batch, period=period, seconds=seconds, clock=arrivals.WallClock())

@@ -51,7 +51,7 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 
 def largest_error(parity: dict[str, Any]) -> float | None:
-    """Of all results of a candidate's checks; None if one is not finite."""
+    """The largest error of all results of a candidate's checks; None if one is not finite."""
     results = [result for check in parity.values() for name, result in check.items() if name != "passed"]
     errors = [error for result in results for error in result.values()]
     return None if None in errors else max(errors)

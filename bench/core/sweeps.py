@@ -23,7 +23,7 @@ from sprfast.config import Schedule
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
-from sprfast.evaluation import evaluate as evaluation
+from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 
 ROUNDS = 5  # of a sweep, at least
@@ -151,7 +151,7 @@ def accuracy(
         def done(images: int, total: int, before: int = index) -> None:
             on_image(before * total + images, len(draws) * total)
 
-        found = evaluation.evaluate(Engine(variant(model, count), "auto", device), category, done)
+        found = evaluate(Engine(variant(model, count), "auto", device), category, done)
         yield {"draws": count, "images": found.images, **{key: found.metrics[key].value for key in _ACCURACY}}
 
 

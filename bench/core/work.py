@@ -152,7 +152,7 @@ class TensorToMap(Work):
         return _rows(self._samples, indices)
 
     def build(self, candidate: Candidate) -> Answer:
-        """As `Work.build`."""
+        """Build the candidate for this work."""
         return candidate.build(self.model, self.noise, self.device)
 
     def results(self, returned: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ class TensorToMap(Work):
         return _named(*returned)
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As `Work.truth`."""
+        """The truth of this work."""
         return _named(*peers.Definition(self.model).maps(_rows(self.given.pixels, indices), self._bank))
 
 
@@ -189,7 +189,7 @@ class FileToVerdict(TensorToMap):
         return [self._paths[index] for index in indices]
 
     def build(self, candidate: Candidate) -> Answer:
-        """As `Work.build`."""
+        """Build the candidate for this work."""
         return Engine(self.model, _MapsBackend(super().build(candidate), self.device)).predict
 
     def results(self, returned: list[Result]) -> dict[str, Tensor]:  # type: ignore[override]
@@ -223,7 +223,7 @@ class NetworkOnly(Work):
         return _rows(self._samples, indices)
 
     def build(self, candidate: Candidate) -> Answer:
-        """As `Work.build`."""
+        """Build the candidate for this work."""
         if candidate.network is None:
             raise BackendError(
                 "perturbation and residual are part of its kernels, so the network alone cannot be timed"
@@ -235,7 +235,7 @@ class NetworkOnly(Work):
         return {"scaled_score": returned}
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """As `Work.truth`."""
+        """The truth of this work."""
         network = peers.Definition(self.model)
         return self.results(
             torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)])
@@ -253,11 +253,11 @@ class _MapsBackend:
 
     @staticmethod
     def unavailable() -> str | None:
-        """As `backends.Backend.unavailable`: it has been built already."""
+        """None: it has been built already."""
         return None
 
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `backends.Backend.maps`, with the candidate's own noise, which is the same."""
+        """Both maps, with the candidate's own noise, which is the same."""
         return self._maps(x.to(self.device))
 
 

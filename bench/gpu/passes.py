@@ -32,7 +32,7 @@ class Pass:
 
     @property
     def name(self) -> str:
-        """Of the plain way."""
+        """Name of the plain way."""
         return self.plain_function.__name__
 
     @property

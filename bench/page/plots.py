@@ -215,7 +215,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def shortest(value: float, digits: int = 4) -> str:
-    """As `number`, without zeros at the end."""
+    """The text of `number` without zeros at the end."""
     text = number(value, digits)
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -36,7 +36,7 @@ DEFINITIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table."""
 
     name: str
@@ -50,7 +50,7 @@ class Table:
     """Rows below headings; the first column holds their names."""
 
     columns: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     groups: Sequence[tuple[str, int]] = ()  # a heading above the next columns after the first, and how many
     plain: bool = False  # of texts: left-aligned
     alarms: Sequence[str] = (FAILED,)  # cells in red
@@ -85,13 +85,13 @@ def summary(document: dict[str, Any]) -> Table:
     )
 
 
-def _summary_row(name: str, entry: dict[str, Any], baseline: str) -> Row:
+def _summary_row(name: str, entry: dict[str, Any], baseline: str) -> TableRow:
     if entry["status"] == "failed":
         error = f"largest relative error {_largest(entry)}, tolerance {entry['tolerance']:g}"
-        return Row(name, kind="failed", text=f"struck out: its maps are not the definition's ({error})")
+        return TableRow(name, kind="failed", text=f"struck out: its maps are not the definition's ({error})")
     if entry["status"] != "measured":
         reason = f": {entry['reason']}" if entry["reason"] else ""
-        return Row(name, kind="unavailable", text=f"{entry['status']}{reason}")
+        return TableRow(name, kind="unavailable", text=f"{entry['status']}{reason}")
     offline, single, multi, server, line = (
         entry[key] for key in ("offline", "single_stream", "multi_stream", "server", "line")
     )
@@ -101,7 +101,7 @@ def _summary_row(name: str, entry: dict[str, Any], baseline: str) -> Row:
     cells += [number(single[f"p{q}_ms"]) if single else NONE for q in (50, 90, 99)]
     cells += [number(multi["p99_ms"]) if multi else NONE, _rate(server)]
     cells.append(" / ".join(number(line[key]) for key in ("late", "dropped", "frames")) if line else NONE)
-    return Row(name, [*cells, _largest(entry), _audits(entry)], _kind(entry))
+    return TableRow(name, [*cells, _largest(entry), _audits(entry)], _kind(entry))
 
 
 def notes(document: dict[str, Any]) -> list[str]:
@@ -132,12 +132,12 @@ def parity(entries: Entries) -> Table | None:
     rows = []
     for name, entry in entries.items():
         if not entry["parity"]:
-            rows.append(Row(name, kind="unavailable", text=f"{entry['status']}, not compared"))
+            rows.append(TableRow(name, kind="unavailable", text=f"{entry['status']}, not compared"))
             continue
         errors = [entry["parity"][key][each][kind] for key, each in pairs for kind in ("relative_rms", "relative_max")]
         passed = all(check["passed"] for check in entry["parity"].values())
         cells = [_error(error) for error in errors] + [f"{entry['tolerance']:g}", "passed" if passed else FAILED]
-        rows.append(Row(name, cells, "failed" if entry["status"] == "failed" else _kind(entry)))
+        rows.append(TableRow(name, cells, "failed" if entry["status"] == "failed" else _kind(entry)))
     groups = [(f"{PASSES[key]}: {name.replace('_', ' ')}", 2) for key, name in pairs]
     return Table(("candidate", *("rms", "max") * len(pairs), "tolerance", "result"), rows, [*groups, ("", 2)])
 
@@ -151,7 +151,7 @@ def audits(entries: Entries) -> Table | None:
         if repeated:
             quartiles = (f"{repeated['ratio'][key]:.3f}" for key in ("p25", "p50", "p75"))
             cells += [*quartiles, f"{repeated['allowed']:.2f}", str(repeated["rounds"]), _verdict(repeated["passed"])]
-        rows.append(Row(name, cells if repeated else cells + [NONE] * 6, _kind(entry)))
+        rows.append(TableRow(name, cells if repeated else cells + [NONE] * 6, _kind(entry)))
     columns = ("candidate", "compared", "equal", "p25", "p50", "p75", "allowed p25", "rounds", "result")
     groups = (("timed outputs again, untimed", 2), ("time of distinct images / one repeated", 6))
     return Table(columns, rows, groups) if rows else None
@@ -169,7 +169,7 @@ def hardware(entries: Entries) -> tuple[Table, list[str]] | None:
             memory["reserved"],
             used["joules_per_image"],
         )
-        rows.append(Row(name, [entry["precision"], *(optional(value, 3) for value in figures)], _kind(entry)))
+        rows.append(TableRow(name, [entry["precision"], *(optional(value, 3) for value in figures)], _kind(entry)))
         reasons += [used["energy_reason"]] if used["energy_reason"] else []
     columns = ("candidate", "precision", "% of matmul", "% of copy", "allocated", "reserved", "joules an image")
     groups = (("", 1), ("Offline against the ceilings", 2), ("peak memory, MiB", 2), ("", 1))
@@ -182,21 +182,21 @@ def memory(entries: Entries) -> Table | None:
     for name, entry, found in measured(entries, "memory"):
         figures = [optional(found[key]) for key in footprint.FIGURES]
         text = f"not known: {found['reason']}" if found["reason"] else ""
-        rows.append(Row(name, [str(found["images"]), *figures], _kind(entry), text))
+        rows.append(TableRow(name, [str(found["images"]), *figures], _kind(entry), text))
     columns = ("candidate", "images a call", "built", "peak of building", "peak of calls")
     return Table(columns, rows, (("", 1), ("MiB above the loaded model", 3))) if rows else None
 
 
 def exported(rows: Sequence[dict[str, Any]] | None) -> Table | None:
     """What each export costs in accuracy."""
-    shown = [Row(row["name"], [cell or NONE for cell in exports.cells(row)]) for row in rows or ()]
+    shown = [TableRow(row["name"], [cell or NONE for cell in exports.cells(row)]) for row in rows or ()]
     return Table(("candidate", *exports.HEADINGS), shown) if shown else None
 
 
 def server(entries: Entries) -> Table | None:
     """The search's outcome a candidate."""
     rows = [
-        Row(
+        TableRow(
             name,
             [_rate(found), shortest(found["bound_ms"]), str(found["most_in_a_call"]), str(len(found["trials"]))],
             _kind(entry),
@@ -210,7 +210,7 @@ def server(entries: Entries) -> Table | None:
 def trials(entries: Entries) -> Table:
     """Every trial of every search."""
     rows = [
-        Row(
+        TableRow(
             name,
             [
                 *(number(trial[key]) for key in ("queries_per_s", "queries", "p99_ms")),
@@ -238,7 +238,7 @@ def line(entries: Entries) -> Table | None:
         "jitter_ms",
     )
     rows = [
-        Row(name, [number(found[key]) for key in keys], _kind(entry))
+        TableRow(name, [number(found[key]) for key in keys], _kind(entry))
         for name, entry, found in measured(entries, "line")
     ]
     columns = ("candidate", "period", "deadline", "frames", "late", "dropped", "p50", "p90", "p99", "max", "p99 − p50")
@@ -251,7 +251,7 @@ def early_stopping(entries: Entries) -> Table | None:
     for name, entry in entries.items():
         found = [entry[key] for _, key in STREAMS] if entry["status"] == "measured" else []
         if any(found):
-            rows.append(Row(name, [cell for figures in found for cell in _bounds(figures)], _kind(entry)))
+            rows.append(TableRow(name, [cell for figures in found for cell in _bounds(figures)], _kind(entry)))
     columns = ("candidate", *("queries", "p90", "bound", "p99", "bound") * len(STREAMS))
     return Table(columns, rows, [(f"{title}, ms", 5) for title, _ in STREAMS]) if rows else None
 
@@ -267,7 +267,7 @@ def points(settings: dict[str, Any]) -> Table:
     """Every setting that was measured."""
     keys, spread = ("batch", "draws", "rounds", "p50_ms", "p99_ms"), ("median", "min", "max")
     rows = [
-        Row(
+        TableRow(
             point["candidate"],
             [number(value) for value in (*map(point.get, keys), *map(point["images_per_s"].get, spread))],
         )
@@ -282,7 +282,7 @@ def setup(entries: Entries) -> Table | None:
     keys = ("build_s", "first_image_s", "first_batch_s")
     ready = {name: entry for name, entry in entries.items() if entry["status"] == "measured"}
     rows = [
-        Row(name, [entry["precision"], *(number(entry[key], 3) for key in keys)], _kind(entry))
+        TableRow(name, [entry["precision"], *(number(entry[key], 3) for key in keys)], _kind(entry))
         for name, entry in ready.items()
     ]
     return (
@@ -294,7 +294,7 @@ def setup(entries: Entries) -> Table | None:
 
 def facts(document: Mapping[str, Any]) -> Table:
     """A JSON object as two columns; the names of nested values are joined by dots."""
-    return Table((), [Row(name, [value]) for name, value in _flat(document, "")], plain=True)
+    return Table((), [TableRow(name, [value]) for name, value in _flat(document, "")], plain=True)
 
 
 def optional(value: float | None, digits: int = 4) -> str:

@@ -92,7 +92,7 @@ def _run(folder: Path, seed: int) -> Outcome:
         BackendError: scikit-image, whose photographs are used, is not installed.
         InputError: `folder` cannot be written.
     """
-    from sprfast.bench.core.cases import Options
+    from sprfast.bench.core.cases import BenchOptions
     from sprfast.cli.bench.run import Sources, measure
     from sprfast.engine.engine import Engine
     from sprfast.formats import model as model_file
@@ -124,7 +124,7 @@ def _run(folder: Path, seed: int) -> Outcome:
     defective = [sample.path.parent for sample in category.test if sample.label]
     predict_files(model_path, sorted(set(defective)), predictions, Runtime())
     sources = Sources(data=folder / "data", category=scenes.CATEGORY)
-    bench = measure(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
+    bench = measure(model_path, BenchOptions(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
     paths = {
         "model": model_path,
         "figure": figure_path,

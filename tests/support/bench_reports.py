@@ -1,6 +1,9 @@
 """Made-up reports of `sprfast bench`."""
 
+import io
+
 import numpy as np
+from rich.console import Console
 
 from sprfast.bench.core import cases, scenarios
 
@@ -58,3 +61,10 @@ def change(document, path, value):
         del document[last]
     else:
         document[last] = value
+
+
+def printed(renderable, width=80):
+    """What a terminal shows."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()

@@ -53,7 +53,7 @@ class Mnn:
         self.threads = int(np.float32(self._interpreter.getSessionInfo(self._session, _THREAD_NUMBER)).view(np.int32))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         self._input.copyFrom(_mnn_tensor(x.numpy()))
         self._interpreter.runSession(self._session)
         for output, host in self._outputs:

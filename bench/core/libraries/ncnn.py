@@ -26,7 +26,7 @@ class Ncnn:
         self.threads: int = self._networks[0].opt.num_threads
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         import ncnn
 
         outputs = []
@@ -47,7 +47,7 @@ class NcnnMaps:
         self.threads = network.threads
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         maps: tuple[Tensor, Tensor] = self._maps(x)
         return maps
 

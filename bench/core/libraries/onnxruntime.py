@@ -21,5 +21,5 @@ class OnnxRuntime:
         self.threads: int = self._session.get_session_options().intra_op_num_threads
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         return tuple(torch.from_numpy(output) for output in self._session.run(None, {INPUT: x.numpy()}))

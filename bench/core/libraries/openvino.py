@@ -27,5 +27,5 @@ class OpenVino:
         self.threads: int = compiled.get_property("INFERENCE_NUM_THREADS")
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         return tuple(torch.from_numpy(output) for output in self._request.infer([x.numpy()]).to_tuple())

@@ -33,7 +33,7 @@ class TorchCompile:
         self.threads = torch.get_num_threads()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `libraries.Runner`."""
+        """Run the graph, see `libraries.Runner`."""
         return self._run(x)
 
 

@@ -22,7 +22,7 @@ def layers(
     from sprfast.bench.core import layers as measuring
     from sprfast.formats import model as model_file
 
-    cases.Options(size=size, batch=batch, seconds=seconds)  # refuses what is out of range
+    cases.BenchOptions(size=size, batch=batch, seconds=seconds)  # refuses what is out of range
     loaded = model_file.load(model)
     document = measuring.measure(loaded, size or loaded.preprocessing.size, batch, seconds)
     console.emit(document, json_, lambda: measuring.table(document))

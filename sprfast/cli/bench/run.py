@@ -16,7 +16,7 @@ from sprfast.errors import InputError
 from sprfast.system import files
 
 if TYPE_CHECKING:
-    from sprfast.bench.core.cases import Options
+    from sprfast.bench.core.cases import BenchOptions
 
 QUICK_SECONDS = 15.0  # a scenario
 
@@ -70,10 +70,10 @@ def run(
 
     if quick and seconds is not None:
         raise InputError("bench: give either --quick or --seconds")
-    options = cases.Options(
+    options = cases.BenchOptions(
         size=size,
         batch=batch,
-        seconds=seconds if seconds is not None else QUICK_SECONDS if quick else cases.Options.seconds,
+        seconds=seconds if seconds is not None else QUICK_SECONDS if quick else cases.BenchOptions.seconds,
         period=console.seconds(period) if period else None,
         bound=console.seconds(latency_bound) if latency_bound else None,
         device=device,
@@ -100,7 +100,7 @@ class Sources:
 
 def measure(
     path: Path,
-    options: Options,
+    options: BenchOptions,
     names: list[str] | None,
     sources: Sources,
     output: Path | None,

@@ -11,18 +11,17 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast.backends import cpu
-from sprfast.backends import registry as backends
+from sprfast.backends import cpu, registry
 from sprfast.bench.accuracy import costs, measure, named, summary
 from sprfast.bench.accuracy.passes import Passes
-from sprfast.bench.accuracy.rows import ROWS, Row
+from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.config import Level, Preprocessing, Schedule
-from sprfast.data import datasets as data
+from sprfast.data import datasets
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import calibration, metrics
-from sprfast.evaluation import evaluate as evaluation
+from sprfast.evaluation.evaluate import evaluate
 from sprfast.evaluation.metrics import Metric
 from sprfast.method.scoring_mode import ScoringMode
 from support import study_cases
@@ -54,7 +53,7 @@ def inputs():
 @pytest.fixture
 def counted(monkeypatch):
     """Images of each call of a backend, in their order."""
-    calls, create = [], backends.create
+    calls, create = [], registry.create
 
     class Counting:
         def __init__(self, backend):
@@ -64,7 +63,7 @@ def counted(monkeypatch):
             calls.append(len(x))
             return self.backend.maps(x, noise)
 
-    monkeypatch.setattr(backends, "create", lambda *arguments: Counting(create(*arguments)))
+    monkeypatch.setattr(registry, "create", lambda *arguments: Counting(create(*arguments)))
     return calls
 
 
@@ -75,7 +74,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def category(root):
-    return data.load_category(root, None)
+    return datasets.load_category(root, None)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +89,8 @@ def told():
 
 @pytest.fixture(scope="module")
 def whole(models, category, told):
-    """Of two models, with some rows and every backend."""
-    with study_cases.quick(backends.NAMES):
+    """A study of two models, with some rows and every backend."""
+    with study_cases.quick(registry.NAMES):
         return study_cases.study(
             models, category, rows=[BY_NAME[name] for name in NAMES], on_progress=lambda *at: told.append(at)
         )
@@ -114,13 +113,13 @@ def maps_of(model, inputs, row, **sets):
 
 
 def evaluated(predictor, category):
-    return {key: metric.value for key, metric in evaluation.evaluate(predictor, category).metrics.items()}
+    return {key: metric.value for key, metric in evaluate(predictor, category).metrics.items()}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_error_maps_are_those_of_an_engine_with_the_schedule(model, inputs, schedule):
     expected, _ = Engine(with_mode(model, schedule=schedule), BACKEND, "cpu").maps(torch.from_numpy(inputs[:3]))
-    np.testing.assert_allclose(maps_of(model, inputs[:3], Row("", schedule)), expected[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(maps_of(model, inputs[:3], StudyRow("", schedule)), expected[:, 0], rtol=1e-4)
 
 
 def test_error_maps_depend_on_the_noise_seed_of_the_model(model, inputs):
@@ -169,7 +168,7 @@ def test_balanced_levels_weigh_alike_over_the_good_images(model, inputs):
     row = BY_NAME["levels 0.001, 0.01 and 0.1, no noise"]
     passes = Passes(model, {"good": inputs[:9], "test": inputs[9:] * 0.2}, BACKEND, CPU)
     weights = passes.weights(row, "good")
-    alone = [Row("", dataclasses.replace(row.schedule, levels=(level,))) for level in row.schedule.levels]
+    alone = [StudyRow("", dataclasses.replace(row.schedule, levels=(level,))) for level in row.schedule.levels]
     shares = [
         weight * passes.error_maps(each, "good", (1.0,)).mean() for weight, each in zip(weights, alone, strict=True)
     ]
@@ -190,7 +189,7 @@ def test_names_of_rows_differ_and_each_with_a_field_follows_the_one_without():
 def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
     assert list(rows) == list(NAMES)
     assert set(whole["settings"]) == set(whole["times"]["settings"]) == {"published", *calibration.SETTINGS}
-    assert {each["backend"] for each in whole["backends"]} == set(backends.NAMES)
+    assert {each["backend"] for each in whole["backends"]} == set(registry.NAMES)
     assert whole["images"] == {"good": 12, "test": 20, "defective": 8}
     assert [(each["file"], each["noise_seed"]) for each in whole["models"]] == [
         ("0.safetensors", 0),
@@ -268,7 +267,7 @@ def test_backends_are_compared_with_eager_or_say_why_not(whole):
     assert whole["backends"][0]["from_eager"] == {"image_AUROC": 0.0, "pixel_AUROC": 0.0}
     for each in whole["backends"]:
         if "reason" in each:
-            assert "needs" in each["reason"] or backends.unavailable(each["backend"]) == each["reason"]
+            assert "needs" in each["reason"] or registry.unavailable(each["backend"]) == each["reason"]
         else:
             assert max(map(abs, each["from_eager"].values())) < 0.01
     assert {"triton", "cuda_graph"} <= {each["backend"] for each in whole["backends"] if "reason" in each}
@@ -280,7 +279,7 @@ def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_rea
 
     monkeypatch.setattr(cpu.CpuBackend, "__init__", refuse)
     monkeypatch.setattr(cpu.CpuBackend, "unavailable", staticmethod(lambda: None))
-    monkeypatch.setattr(backends, "NAMES", ("cpu", "eager"))
+    monkeypatch.setattr(registry, "NAMES", ("cpu", "eager"))
     found = costs.backends_apart(models[0], inputs, np.arange(len(inputs)) % 2 == 1, None, CPU)
     assert found[0] == {"backend": "eager", "image_AUROC": found[0]["image_AUROC"], "pixel_AUROC": None} | {
         "from_eager": {"image_AUROC": 0.0, "pixel_AUROC": None}

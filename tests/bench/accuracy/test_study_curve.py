@@ -13,11 +13,11 @@ from rich.console import Console
 
 from sprfast.bench.accuracy import curve, report
 from sprfast.config import RECIPES, Level, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets as data
+from sprfast.data import datasets
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
-from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation import metrics
+from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats import model as model_file
 from support import study_cases
 from support.scoring_mode_cases import with_mode
@@ -48,7 +48,7 @@ def models(small_model):
 
 
 def measured(models, root, **options):
-    return curve.measure(models, data.load_category(root, None), backend=BACKEND, device=CPU, **options)
+    return curve.measure(models, datasets.load_category(root, None), backend=BACKEND, device=CPU, **options)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_metrics_are_what_evaluate_says_of_the_published_setting(found, models, 
     model = with_mode(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)
     other = measured([(models[0][0], model)], root)["points"][0]
     engine = Engine(with_mode(model, schedule=Schedule()), BACKEND, "cpu")
-    expected = evaluation.evaluate(engine, data.load_category(root, None)).metrics
+    expected = evaluate(engine, datasets.load_category(root, None)).metrics
     for key in metrics.KEYS:
         assert found["points"][3]["metrics"][key]["values"] == other["metrics"][key]["values"] == [expected[key].value]
     assert found["points"][2]["metrics"]["image_AUROC"]["standard_error"] > 0

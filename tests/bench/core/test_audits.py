@@ -68,7 +68,8 @@ def test_outputs_that_the_next_call_overwrites_are_compared_as_they_were():
     assert audited.result() == {"compared": 1, "passed": False}
 
 
-def test_a_cache_is_found():
+def test_a_cache_is_found(monkeypatch):
+    monkeypatch.setattr(audits, "ROUNDS", 7)
     known = float(WORK.samples[0, 0, 0, 0])
 
     def remembering(x):
@@ -95,7 +96,7 @@ def test_a_failed_audit_is_in_the_report(small_model):
 
         return drifting
 
-    options = cases.Options(batch=2, seconds=0.01, device="cpu")
+    options = cases.BenchOptions(batch=2, seconds=0.01, device="cpu")
     document = cases.run(small_model, options, candidates=[peers.Candidate("drifting", "for the test", build)])
     audit = document["candidates"]["drifting"]["audits"]
     assert audit["outputs"]["passed"] is False

@@ -5,11 +5,10 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
-from rich.console import Console
 
 from sprfast.bench.core import cases, compare, peers, report_file
 from sprfast.errors import InputError
-from support.bench_reports import KEYS, NAMES, SPEEDS, change, synthetic
+from support.bench_reports import KEYS, NAMES, SPEEDS, change, printed, synthetic
 
 SLOWER = 1 / 0.85  # in time: 15 % less speed
 
@@ -20,14 +19,12 @@ def pair():
 
 
 def drift(seed):
-    """Of the whole machine between two runs: within 20 % either way."""
+    """Drift of the whole machine between two runs: within 20 % either way."""
     return np.random.default_rng((seed, 99)).uniform(0.8, 1.2)
 
 
 def rendered(comparison):
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(comparison.table())
-    return console.export_text()
+    return printed(comparison.table())
 
 
 def give(document, published, eager):
@@ -292,7 +289,7 @@ def test_table_says_when_there_is_no_regression_and_takes_no_name_for_markup(pai
 def test_two_runs_of_the_same_code_are_no_regression(small_model, tmp_path):
     for name in ("old.json", "new.json"):
         document = cases.run(
-            small_model, cases.Options(batch=2, seconds=0.5, device="cpu"), candidates=peers.CANDIDATES[::2]
+            small_model, cases.BenchOptions(batch=2, seconds=0.5, device="cpu"), candidates=peers.CANDIDATES[::2]
         )
         report_file.write(document, tmp_path / name)
     found = compare.compare(

@@ -1,6 +1,7 @@
 """The simulated fleet against queueing theory, and against what it must be in the limits."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -95,12 +96,14 @@ def test_the_models_own_draws_are_those_of_the_level_with_the_most(tmp_path):
     assert fleet.read(path, "cpu") == fleet.read(RESULTS / "xeon-2core-192.json", "cpu")
 
 
-def test_the_command_prints_what_is_assumed(run):
-    code, out, _ = run("bench", "fleet", RESULTS / "xeon-2core-192.json", "--engines", "1,4", "--load", "0.5")
+def test_the_command_prints_what_is_assumed(run, monkeypatch):
+    report = RESULTS / "xeon-2core-192.json"
+    monkeypatch.setattr(fleet, "Assumptions", functools.partial(fleet.Assumptions, images=1000))
+    code, out, _ = run("bench", "fleet", report, "--engines", "1,4", "--load", "0.5")
     assert code == 0
     # a long path wraps the line
     assert "load 0.5; 100 KiB an image over 25 Gbit/s for up to 8 engines" in " ".join(out.split())
-    document = json.loads(run("bench", "fleet", RESULTS / "xeon-2core-192.json", "--engines", "2", "--json")[1])
+    document = json.loads(run("bench", "fleet", report, "--engines", "2", "--json")[1])
     assert document["simulated"]
     assert [row["engines"] for row in document["fleets"]] == [2]
 

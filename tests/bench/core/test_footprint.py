@@ -1,16 +1,16 @@
 """Memory of a candidate, in a process of its own."""
 
-import io
+import dataclasses
 import sys
 
 import pytest
 import torch
-from rich.console import Console
 
 from sprfast.bench.core import cases, footprint, libraries, peers, report
 from sprfast.bench.page import render as page
 from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library
+from support.bench_reports import printed
 
 MIB = 2**20
 SLACK = 1.0  # MiB: the kernel's counters lag behind
@@ -18,12 +18,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def weights_mib(model, rank=None):
-    """Of all parameters, or of those with so many dimensions."""
+    """Size of all parameters, or of those with so many dimensions."""
     return sum(value.nbytes for value in model.weights.values() if rank in (None, value.ndim)) / MIB
 
 
 @linux
-@pytest.mark.parametrize("name", [pytest.param("eager", marks=pytest.mark.process), "cpu"])
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["eager", "cpu"])
 def test_a_candidate_holds_its_weights_at_least(name, small_model):
     if name == "cpu" and library.unavailable():
         pytest.skip(library.unavailable())
@@ -55,13 +56,13 @@ def test_it_is_a_part_of_the_report(small_model, monkeypatch):
         return known if name == "published" else unknown
 
     monkeypatch.setattr(footprint, "fresh", fresh)
-    options = cases.Options(size=16, batch=2, seconds=0.001, device="cpu", memory=True)
-    document = cases.run(small_model, options, candidates=peers.CANDIDATES[:2])
+    options = cases.BenchOptions(size=16, batch=2, seconds=0.001, device="cpu", memory=True)
+    two = (dataclasses.replace(peers.CANDIDATES[1], name="published"), peers.CANDIDATES[1])
+    document = cases.run(small_model, options, candidates=two)
     assert asked == [(16, "published", 2), (16, "channels_last", 2)]
-    console = Console(file=io.StringIO(), width=80)
-    console.print(report.table(document))
-    assert ["published", "2", "1.2", "2.2", "3.2"] in [line.split() for line in console.file.getvalue().splitlines()]
-    assert "channels_last: memory not known, no /proc" in console.file.getvalue()
+    text = printed(report.table(document))
+    assert ["published", "2", "1.2", "2.2", "3.2"] in [line.split() for line in text.splitlines()]
+    assert "channels_last: memory not known, no /proc" in text
     html = page.render(document)
     assert "Memory in a process of its own" in html
     assert "not known: no /proc" in html
@@ -70,7 +71,7 @@ def test_it_is_a_part_of_the_report(small_model, monkeypatch):
 def test_it_is_measured_where_it_is_asked_for_and_on_a_cpu_only(small_model, monkeypatch):
     monkeypatch.setattr(cases.devices, "resolve", lambda device: torch.device("cuda", 0))
     with pytest.raises(InputError, match="--memory is measured on a CPU only, not on cuda:0"):
-        cases.run(small_model, cases.Options(memory=True))
+        cases.run(small_model, cases.BenchOptions(memory=True))
 
 
 def test_only_linux_tells_it(small_model, monkeypatch):

@@ -81,6 +81,7 @@ def test_library_computes_the_definition_and_leaves_nothing_behind(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("timed", ["maps", "network"])
 def test_torch_compile_computes_the_definition(timed, model):
     _needs("torch_compile")

@@ -1,5 +1,6 @@
 """Our scenarios against MLPerf's own LoadGen: queries, counts, percentiles and verdicts."""
 
+import itertools
 import json
 import queue
 import threading
@@ -60,7 +61,8 @@ def _sleeping(seconds):
 
 @pytest.mark.parametrize("scenario", [scenarios.SINGLE_STREAM, scenarios.MULTI_STREAM], ids=lambda each: each.name)
 def test_latencies_of_queries_one_after_another(scenario, tmp_path):
-    run = _Run(tmp_path, scenario.name, _sleeping(5e-4), queries=130)
+    turn = itertools.count()
+    run = _Run(tmp_path, scenario.name, lambda indices: time.sleep(3e-4 + 1e-5 * (37 * next(turn) % 130)), queries=130)
     assert set(run.sizes) == {len(scenario.query(SAMPLES, 0))}
     ours = scenario.figures(run.latencies, SAMPLES)
     assert run.log["result_query_count"] == ours["queries"] == len(run.sizes) == 130
@@ -80,7 +82,7 @@ def _beside(ordered, ours, nanoseconds):
     ours ceil(q n).
     """
     rank = ordered.index(ours)
-    return any(1e-6 * nanoseconds == pytest.approx(value) for value in ordered[rank : rank + 2])
+    return any(1e-6 * nanoseconds == pytest.approx(value, rel=1e-3) for value in ordered[rank : rank + 2])
 
 
 def test_offline_is_one_query_of_all_samples(tmp_path):

@@ -1,23 +1,22 @@
 """`sprfast bench settings`: what each setting of a model costs, all in turns and in one run."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from sprfast.backends import registry as backends
+from sprfast.backends import registry
 from sprfast.bench.core import named_settings
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
 from sprfast.formats import model as model_file
+from support.bench_reports import printed
 from support.scoring_mode_cases import with_settings
 
 CPU = torch.device("cpu")
-BACKEND = backends.choose("auto", CPU)
+BACKEND = registry.choose("auto", CPU)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +42,6 @@ def report(path):
         patched.setattr(named_settings, "MAX_BATCH", 2)
         patched.setattr(named_settings, "ROUNDS", 2)
         return named_settings.measure(model_file.load(path), BACKEND, torch.device("cpu"), 1e-3)
-
-
-def printed(report, width=80):
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(named_settings.table(report))
-    return console.export_text()
 
 
 def test_every_setting_has_passes_times_and_the_error_of_its_self_test(report, model, names):
@@ -119,7 +112,7 @@ def test_the_table_fits_80_columns_with_nothing_cut_off(report, names):
     ratio = {"median": 12.34, "min": 10.01, "max": 20.02}
     row = {"passes": 3.25, "ms": wide, "images_per_s": wide, "speedup": ratio, "error": 1e-7}
     for document in (report, report | {"settings": {"published": row, "[/odd]": row}}):
-        text = printed(document)
+        text = printed(named_settings.table(document))
         assert max(map(len, text.splitlines())) <= 80
         assert "…" not in text
         for name in document["settings"]:
@@ -137,7 +130,7 @@ def test_the_command_prints_what_is_measured_as_a_table_or_as_json(run, path, re
     monkeypatch.setattr(named_settings, "measure", measured)
     arguments = ("bench", "settings", path, "--seconds", "0.25", "--device", "cpu", "--backend", "eager")
     code, out, _ = run(*arguments)
-    assert (code, out.rstrip()) == (0, printed(report).rstrip())
+    assert (code, out.rstrip()) == (0, printed(named_settings.table(report)).rstrip())
     code, out, _ = run(*arguments, "--json")
     assert (code, json.loads(out)) == (0, report)
 

@@ -79,7 +79,9 @@ def test_the_network_is_given_perturbed_images_and_its_own_times(model, paths):
 
 def test_a_candidate_without_a_network_of_its_own_says_why(model):
     fused = dataclasses.replace(peers.CANDIDATES[2], name="fused", network=None)
-    document = cases.run(model, cases.Options(batch=1, seconds=0.01, device="cpu", timed="network"), candidates=[fused])
+    document = cases.run(
+        model, cases.BenchOptions(batch=1, seconds=0.01, device="cpu", timed="network"), candidates=[fused]
+    )
     assert document["work"] == "network"
     assert document["candidates"]["fused"]["status"] == "unavailable"
     assert "network alone cannot be timed" in document["candidates"]["fused"]["reason"]
@@ -138,7 +140,7 @@ def test_consecutive_samples_are_taken_without_a_copy(model):
 
 @pytest.mark.parametrize("timed", work.WORKS)
 def test_a_report_says_what_was_timed(model, paths, timed):
-    options = cases.Options(batch=2, seconds=0.01, device="cpu", timed=timed, paths=paths)
+    options = cases.BenchOptions(batch=2, size=16, seconds=0.01, device="cpu", timed=timed, paths=paths)
     document = cases.run(model, options, candidates=peers.CANDIDATES[2:])
     assert (document["work"], document["timed"]) == (timed, work.WORKS[timed].timed)
     assert document["input"]["images"].startswith("2 files")

@@ -27,7 +27,7 @@ from support import ROOT
 
 CPU = torch.device("cpu")
 
-interpreted = pytest.mark.skipif(not launch.INTERPRETED, reason="a dry run is for machines without a CUDA device")
+dry = pytest.mark.skipif(not launch.INTERPRETED, reason="a dry run is for machines without a CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,8 @@ def test_limit_interrupts_and_leaves_other_alarms_as_they_were():
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == alarm
 
 
-@interpreted
+@dry
+@pytest.mark.interpreter
 def test_dry_run_writes_every_report(dry_run):
     folder, printed = dry_run
     names = {path.name for path in folder.iterdir()}
@@ -295,7 +296,8 @@ def test_dry_run_writes_every_report(dry_run):
     assert "dry run" in printed
 
 
-@interpreted
+@dry
+@pytest.mark.interpreter
 def test_dry_run_checks_our_kernels(dry_run):
     folder, _ = dry_run
     document = json.loads((folder / "operators.json").read_text())

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from sprfast.bench.core import cases, drivers, peers, report, report_file
+from sprfast.bench.core import drivers, peers, report, report_file
 from sprfast.formats import model as model_file
 from support import ROOT
 
-FEW = ["--candidates", "published,eager", "--batch", "2", "--device", "cpu"]
+FEW = ["--candidates", "channels_last,eager", "--batch", "2", "--size", "16", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -23,23 +23,22 @@ def run(run):
     return lambda *arguments: run("bench", *arguments)
 
 
-@pytest.fixture(scope="module")
-def written(small_model, tmp_path_factory):
+@pytest.fixture
+def written(document, tmp_path):
     """A report in a file."""
-    path = tmp_path_factory.mktemp("written") / "report.json"
-    options = cases.Options(batch=2, seconds=0.1, device="cpu")
-    report_file.write(cases.run(small_model, options, candidates=peers.CANDIDATES), path)
+    path = tmp_path / "report.json"
+    report_file.write(document, path)
     return path
 
 
 def test_the_report_is_printed_and_written_with_its_page(run, model_path, tmp_path):
     output = tmp_path / "report.json"
-    code, out, err = run(model_path, *FEW, "--seconds", "0.1", "-o", output, "--json")
+    code, out, err = run(model_path, *FEW, "--seconds", "0.01", "-o", output, "--json")
     assert code == 0
     assert json.loads(out) == json.loads(output.read_text())
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert f"report: {output} and {tmp_path / 'report.html'}" in err
-    assert list(json.loads(out)["candidates"]) == ["published", "eager"]
+    assert list(json.loads(out)["candidates"]) == ["channels_last", "eager"]
 
 
 def test_without_a_choice_every_peer_is_listed_and_what_is_missing_says_what_to_install():
@@ -53,7 +52,7 @@ def test_without_a_choice_every_peer_is_listed_and_what_is_missing_says_what_to_
 
 
 def test_real_images_from_file_to_verdict(run, model_path, pictures):
-    arguments = (model_path, *FEW, "--seconds", "0.1", "--timed", "file", "--images", pictures[0].parent, "--json")
+    arguments = (model_path, *FEW, "--seconds", "0.01", "--timed", "file", "--images", pictures[0].parent, "--json")
     code, out, _ = run(*arguments)
     assert code == 0
     assert json.loads(out)["work"] == "file"
@@ -144,7 +143,7 @@ def test_a_candidate_with_wrong_maps_is_struck_out_and_the_exit_code_is_1(run, m
     wrong = peers.Candidate("wrong_bias", "for the test", build, ours=True)
     monkeypatch.setattr(peers, "CANDIDATES", (*peers.CANDIDATES, wrong))
     output = tmp_path / "report.json"
-    two = ("--candidates", "published,wrong_bias", "--device", "cpu")
+    two = ("--candidates", "channels_last,wrong_bias", "--size", "16", "--device", "cpu")
     code, out, _ = run(model_path, *two, "--batch", "2", "--seconds", "0.1", "-o", output)
     assert code == 1
     line = next(line for line in out.splitlines() if line.strip().startswith("wrong_bias"))
@@ -156,6 +155,7 @@ def test_a_candidate_with_wrong_maps_is_struck_out_and_the_exit_code_is_1(run, m
     assert "<s>wrong_bias</s>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_a_partial_report_marked_incomplete(model_path, tmp_path):
     output = tmp_path / "report.json"
     command = [sys.executable, "-m", "sprfast", "bench", str(model_path), *FEW, "--seconds", "60", "-o", str(output)]
