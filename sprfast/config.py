@@ -20,7 +20,7 @@ OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
-# of draws, see `draws.draws`; "antithetic" is for stored schedules only
+# of draws, see `noise.draws`; "antithetic" is for stored schedules only
 Noise = Literal["gaussian", "antithetic", "signs", "none"]
 # of stored feature maps; statistics, residual and maps are float32 throughout
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -24,6 +24,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from sprfast.backends.sessions.session import BACKENDS
 from sprfast.bench.core import timing
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
@@ -33,7 +34,7 @@ from sprfast.data.datasets import Category
 from sprfast.data.images import load_image
 from sprfast.deploy import export
 from sprfast.engine.engine import Engine
-from sprfast.engine.runner import BACKENDS, Runner
+from sprfast.engine.runner import Runner
 from sprfast.errors import CheckFailedError, InputError, SprfastError
 from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation import parity
@@ -239,12 +240,12 @@ def _image(model: Model, exports: Mapping[str, Runner], paths: Sequence[Path]) -
 
 
 def _of_model(model: Model, x: Map) -> _Entry:
-    engine, image = Engine(model), torch.from_numpy(x)
+    engine = Engine(model)
 
     def check(paths: Sequence[Path]) -> tuple[Row, ...]:
         return parity.image_rows(model, paths, engine.maps, TOLERANCE["float32"])
 
-    return _Entry(engine, lambda: engine.maps(image), check, _described(engine, "float32", None))
+    return _Entry(engine, lambda: engine.maps(x), check, _described(engine, "float32", None))
 
 
 def _of_export(model: Model, runner: Runner, x: Map) -> _Entry:

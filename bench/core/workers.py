@@ -213,11 +213,11 @@ def _work(connection: Connection, model: str, backend: str, pictures: Sequence[P
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures
     import torch
 
-    from sprfast.deploy import predictors
+    from sprfast.engine.load import load
 
     try:
         torch.set_num_threads(threads)
-        predictor = predictors.opened(model, backend, "cpu", "float32", "published")
+        predictor = load(model, backend, "cpu")
         inputs = _inputs(predictor, pictures)
         connection.send((predictor.backend, np.array([predictor.predict(each, "rgb").pred_score for each in inputs])))
     except Exception as error:  # told to the other side, which raises it

@@ -18,7 +18,7 @@ from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfi
 from sprfast.data import datasets as data
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
-from sprfast.errors import InputError
+from sprfast.errors import InputError, ModelFileError
 from sprfast.evaluation import metrics
 from sprfast.evaluation.evaluate import Evaluation, evaluate_among, metrics_json, write_figure
 from sprfast.formats import export as export_file
@@ -210,10 +210,12 @@ def parity(
         paths = data.image_files([folder])
         if exported is not None:
             from sprfast.deploy import export
+            from sprfast.engine.runner import Runner
 
-            return export.check(
-                model_file.load(model), dataclasses.replace(runtime, setting=PUBLISHED).runner(exported), paths
-            )
+            runner = dataclasses.replace(runtime, setting=PUBLISHED).open(exported)
+            if not isinstance(runner, Runner):
+                raise ModelFileError(f"{exported}: is a model file, not an export; run `sprfast export` on it first")
+            return export.check(model_file.load(model), runner, paths)
         return checks.check_images(
             model_file.load(model).using(runtime.setting), paths, runtime.backend, runtime.device, runtime.precision
         )
@@ -273,9 +275,9 @@ def doctor() -> dict[str, Any]:
     and what "auto" is.
     """
     from sprfast.backends import registry as backends
-    from sprfast.engine import runner
+    from sprfast.backends.sessions import session
     from sprfast.system import environment
 
     listed = {name: backends.unavailable(name) or "can run" for name in backends.NAMES}
-    exports = {name: runner.unavailable(name) or "can run" for name in runner.BACKENDS}
+    exports = {name: session.unavailable(name) or "can run" for name in session.BACKENDS}
     return environment.describe() | {"backends": listed, "backend_auto": backends.choose("auto"), "exports": exports}

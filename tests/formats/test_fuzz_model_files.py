@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sprfast
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import runner
 from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
@@ -175,7 +175,7 @@ def test_an_export_of_other_metadata_is_refused_or_scores(sample, data):
     if sample.kind == "onnx" and inner.get("batch") not in (None, 1):
         return  # a large one only takes long
     sample.work.write_bytes(sample.with_text(text))
-    opened = attempt(lambda: runner.load(sample.work), "", ModelFileError, InputError, BackendError)
+    opened = attempt(lambda: sprfast.load(sample.work), "", ModelFileError, InputError, BackendError)
     if opened is not None:
         result = opened.predict(np.zeros((32, 32), np.uint8))
         assert np.isfinite(result.pred_score) == (result.error_map is not None)

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import sprfast
-from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, CameraError, ClosedError, InputError, SprfastError
 from sprfast.line import Line, drift
@@ -56,7 +55,7 @@ def test_an_export_serves_a_line_as_a_model_does(engine, small_model, tmp_path):
     path = tmp_path / "model.plan.safetensors"
     export.export(small_model, path, export.Request("plan"))
     frames = [frame(seed) for seed in range(6)]
-    with Line(runner.load(path)) as line:
+    with Line(sprfast.load(path)) as line:
         scores = [
             line.submit(each, index, channel_order="rgb").result(PATIENCE).result.pred_score
             for index, each in enumerate(frames)
@@ -70,7 +69,7 @@ def test_an_export_for_one_size_serves_a_line(small_model, tmp_path):
 
     path = tmp_path / "model.onnx"
     export.export(small_model, path, export.Request("onnx", size=(32, 48)))
-    with Line(runner.load(path)) as line:
+    with Line(sprfast.load(path)) as line:
         assert line.submit(frame(1, (32, 48, 3)), 1, channel_order="rgb").result(PATIENCE).error is None
         assert "48" in str(line.submit(frame(1), 2, channel_order="rgb").result(PATIENCE).error)
 

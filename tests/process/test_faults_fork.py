@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
+import sprfast
 from sprfast.backends import registry as backends
+from sprfast.backends.sessions import session
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import engine, runner
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 
@@ -21,18 +22,12 @@ OPENERS = ("cpu", "eager", "onnxruntime", "plan", "onnx")  # backends of an Engi
 CHILD = """
 import os, signal, sys
 import numpy as np
+import sprfast
 from sprfast.errors import BackendError
 
 path, name, source = sys.argv[1:]
-if name in ("plan", "onnx"):
-    from sprfast.engine import runner
-    loaded = runner.load(path)
-    direct = lambda: loaded.maps(np.zeros((1, 3, 32, 32), np.float32))
-else:
-    import torch
-    from sprfast.engine import engine
-    loaded = engine.load(path, name, "cpu")
-    direct = lambda: loaded.maps(torch.zeros(1, 3, 32, 32))
+loaded = sprfast.load(path) if name in ("plan", "onnx") else sprfast.load(path, name, "cpu")
+direct = lambda: loaded.maps(np.zeros((1, 3, 32, 32), np.float32))
 before = loaded.predict(source).pred_score  # its threads have run
 prepared = [loaded.prepare(source)]
 
@@ -57,7 +52,7 @@ def unavailable(name):
     """Why this cannot run here, if so."""
     if name in ("cpu", "plan"):
         return library.unavailable()
-    return runner.unavailable("onnxruntime") if name == "onnx" else backends.unavailable(name)
+    return session.unavailable("onnxruntime") if name == "onnx" else backends.unavailable(name)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(name, files, pictures)
 
 def score(path, name, source):
     """What a spawned process does."""
-    opened = runner.load(path) if name in ("plan", "onnx") else engine.load(path, name, "cpu")
+    opened = sprfast.load(path) if name in ("plan", "onnx") else sprfast.load(path, name, "cpu")
     return opened.predict(source).pred_score
 
 

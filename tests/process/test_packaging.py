@@ -12,9 +12,9 @@ import zipfile
 
 import pytest
 
+import sprfast
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import runner
 from support import ROOT
 
 LIBRARY = "sprfast/kernels/cpu/libsprfast_cpu.so"
@@ -103,12 +103,12 @@ def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, 
     code = f"""
 import sys
 sys.modules["torch"] = None  # importing it fails
-from sprfast.engine import runner
-assert runner.__file__.startswith({str(tmp_path)!r}), runner.__file__
-print(runner.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
+import sprfast
+assert sprfast.__file__.startswith({str(tmp_path)!r}), sprfast.__file__
+print(sprfast.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
 """
     score = float(run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site")))
-    assert score == runner.load(exported).predict(pictures[0]).pred_score
+    assert score == sprfast.load(exported).predict(pictures[0]).pred_score
 
 
 @needs_compiler
