@@ -82,11 +82,11 @@ def relative_rms(got, expected):
     ("schedule", "count", "size"),
     [
         pytest.param(PUBLISHED, 1, (32, 32), id="published"),
-        pytest.param(PUBLISHED, 3, (32, 32), id="odd-batch"),
+        pytest.param(PUBLISHED, 3, (16, 16), id="odd-batch"),
         pytest.param(PUBLISHED, 2, (16, 16), id="smallest"),  # 1x1 in the deepest stage
-        pytest.param(PUBLISHED, 2, (50, 70), id="odd-size"),  # zero-padded on the way up
+        pytest.param(PUBLISHED, 2, (18, 22), id="odd-size"),  # zero-padded on the way up
         pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
-        pytest.param(MULTI, 2, (32, 48), id="two-levels"),
+        pytest.param(MULTI, 2, (16, 32), id="two-levels"),
         pytest.param(ANTITHETIC, 2, (32, 32), id="antithetic"),
         pytest.param(SIGNS, 1, (32, 32), id="signs"),
         pytest.param(NOISELESS, 1, (32, 32), id="no-noise"),
@@ -109,7 +109,7 @@ def test_backend_passes_parity_without_noise_and_with_an_error_field(name, small
 
 
 def test_backend_takes_noise_of_each_image(name, small_model):
-    x, noise = images(3, 32, 32), [torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
+    x, noise = images(3, 16, 16), [torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(1))]
     got = create(name, small_model).maps(x, noise)[0]
     assert relative_rms(got, definition(small_model, x, noise)) <= 1e-5
 
@@ -134,14 +134,14 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
 
 def test_backend_smooths_its_error_maps(name, small_model):
     errors, anomaly_maps = create(name, small_model).maps(
-        images(2, 50, 70), noise_bank(small_model.schedule, 50, 70, 0)
+        images(2, 18, 22), noise_bank(small_model.schedule, 18, 22, 0)
     )
     assert anomaly_maps.shape == (2, 1, 256, 256)
     assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-6
 
 
 def test_a_nan_in_an_image_is_a_nan_in_its_score_and_in_no_other(name, small_model):
-    x, noise = images(3, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    x, noise = images(3, 16, 16), noise_bank(small_model.schedule, 16, 16, 0)
     backend = create(name, small_model)
     clean = scoring.image_score(backend.maps(x, noise)[1])
     x[1, 0, 5, 5] = torch.nan
@@ -176,12 +176,12 @@ def test_backend_takes_images_of_any_memory_layout(name, small_model):
 
 def test_backend_writes_neither_images_nor_noise_nor_weights(name, small_model):
     backend, before = create(name, small_model), small_model.sha256
-    x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    x, noise = images(2, 16, 16), noise_bank(small_model.schedule, 16, 16, 0)
     copies = x.clone(), noise[0].clone()
     first = backend.maps(x, noise)[0]
     kept = first.clone()
     assert torch.equal(backend.maps(x, noise)[0], first)
-    backend.maps(images(2, 32, 32, seed=1), noise)
+    backend.maps(images(2, 16, 16, seed=1), noise)
     assert torch.equal(first, kept)  # a later call must not write into an earlier result
     assert torch.equal(x, copies[0])
     assert torch.equal(noise[0], copies[1])
