@@ -118,7 +118,7 @@ def test_a_watched_folder(model_path, pictures, tmp_path):
     assert (code, lines, verdicts["bad.png"]) == (143, [], "ERROR")
     assert verdicts["3.png"] in ("PASS", "REJECT")
     assert "sprfast_images_total{" in metrics
-    assert json.loads(log.splitlines()[0])["kind"] == "input"
+    assert " WARNING sprfast.line: frame bad.png: " in log.splitlines()[0]
 
 
 def test_a_model_is_replaced_under_a_running_line(model_path, small_model, pictures):
