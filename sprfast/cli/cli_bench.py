@@ -128,7 +128,7 @@ def bench_overhead(
     """
     from sprfast.bench.line import overhead
     from sprfast.cli import bench_commands
-    from sprfast.cli.predict_commands import Runtime
+    from sprfast.cli.options import Runtime
 
     document = bench_commands.measure_overhead(Runtime(backend, device, precision).open(model), images, seconds)
     console.emit(document, json_, lambda: overhead.table(document))

@@ -7,12 +7,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sprfast.cli import console
-from sprfast.cli.predict_commands import Runtime
+import typer
+
+from sprfast.cli import console, options
+from sprfast.cli.options import BackendName, Device, Json, Levels, ModelOrExport, PrecisionName, Runtime
 from sprfast.config import Schedule
-from sprfast.data import datasets as data
+from sprfast.data import datasets
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration
@@ -22,6 +24,48 @@ from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 
 if TYPE_CHECKING:
     from sprfast.formats.model import Model
+
+
+def calibrate(
+    model: ModelOrExport,
+    good: Annotated[
+        Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")
+    ] = None,
+    false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
+    false_pixel_rate: Annotated[
+        float | None, typer.Option(help="Share of a good part's pixels that may be marked.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
+    setting: Annotated[
+        str, typer.Option(help="published; single or field, which are fitted; or a new one with --level.")
+    ] = "published",
+    fit: Annotated[
+        Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
+    ] = None,
+    level: Levels = None,
+    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, signs or none.")] = "gaussian",
+    field: Annotated[
+        bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Of a new setting: weigh its levels alike over good images.")
+    ] = False,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Set the threshold of a model or an export from held-back good images by the conformal
+    quantile, or by hand.
+    """
+    if noise == "antithetic":  # which a stored schedule may still have
+        raise InputError("--noise antithetic: is gone, since it gained nothing; choose from gaussian, signs, none")
+    if noise != "gaussian" and not level:
+        raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
+    schedule = options.schedule(level, noise) if level else None
+    request = Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
+    summary = calibrate_file(model, request, Runtime(backend, device, precision))
+    console.emit(summary, json_, lambda: console.fields_table(summary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +101,7 @@ class Request:
             raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
 
 
-def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     """Store a threshold, or a setting with one, in a model file or an export, and describe what was
     stored.
     """
@@ -85,7 +129,7 @@ def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
 def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
     """The setting that is asked for, fitted and calibrated, and the backend that was used."""
     assert request.good is not None  # the caller checks it
-    paths = data.image_files([request.good])
+    paths = datasets.image_files([request.good])
     if request.setting == PUBLISHED:
         predictor = runtime.engine(model)
         return _calibrated(predictor, paths, request), predictor.backend
@@ -95,7 +139,7 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
         predictor = runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
         return _calibrated(predictor, paths, request), predictor.backend
-    fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
+    fit, good = (datasets.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
     _require_disjoint(fit, good)
 
     def predictor_of(schedule: Schedule) -> Predictor:
@@ -147,7 +191,7 @@ def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[st
         assert request.good is not None  # `Request` checks it
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        mode = _calibrated(runner, data.image_files([request.good]), request)
+        mode = _calibrated(runner, datasets.image_files([request.good]), request)
     export_file.write(
         path, dataclasses.replace(exported, metadata=dataclasses.replace(exported.metadata, scoring_mode=mode))
     )
@@ -156,7 +200,7 @@ def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[st
 
 def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
     """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
-    both = {data.digest(path) for path in fit} & {data.digest(path) for path in good}
+    both = {datasets.digest(path) for path in fit} & {datasets.digest(path) for path in good}
     if both:
         raise InputError(
             f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others"
