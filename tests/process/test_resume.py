@@ -1,7 +1,8 @@
-"""Trainings that are killed, stopped and resumed, each in a process of its own with one thread."""
+"""Trainings that are killed, stopped and resumed; those marked in processes of their own."""
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,28 @@ def still_running(processes, seconds=0.0):
     return []
 
 
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(folder, stopped, tmp_path):
+    """The smoke case of the three tests below, in this process."""
+    paths, resumed, whole = sorted(folder.iterdir()), tmp_path / "resumed.safetensors", tmp_path / "whole.safetensors"
+    shutil.copy(checkpoint_path(stopped), checkpoint_path(resumed))
+    assert archive.read(checkpoint_path(stopped), kind="checkpoint")[1]["step"] == 2
+    steps = []
+    training.train(
+        paths,
+        resumed,
+        **RECIPE,
+        device="cpu",
+        workers=0,
+        resume=True,
+        on_step=lambda progress: steps.append(progress.step),
+    )
+    assert steps == list(range(3, STEPS + 1))
+    training.train(paths, whole, **RECIPE, device="cpu", workers=0)
+    assert model_file.load(resumed).sha256 == model_file.load(whole).sha256
+    assert not checkpoint_path(resumed).exists()
+
+
+@pytest.mark.process
 def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uninterrupted, tmp_path):
     output = tmp_path / "model.safetensors"
     moments = random.Random(20)
@@ -147,6 +170,7 @@ def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uni
     assert not still_running(workers, seconds=20.0)
 
 
+@pytest.mark.process
 def test_sigterm_and_sigint_stop_after_the_step_and_resume_gives_the_same_weights(folder, uninterrupted, tmp_path):
     output = tmp_path / "model.safetensors"
     done = 0
@@ -164,6 +188,7 @@ def test_sigterm_and_sigint_stop_after_the_step_and_resume_gives_the_same_weight
     assert model_file.load(output).sha256 == uninterrupted
 
 
+@pytest.mark.process
 def test_signal_to_the_whole_process_group_leaves_the_workers_to_the_training(folder, tmp_path):
     """What a terminal does at Ctrl-C, and a service manager at a stop."""
     output = tmp_path / "model.safetensors"
