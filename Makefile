@@ -14,7 +14,7 @@ INSTALLED := $(READY) $(CPU_LIBRARY)
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs map bench accuracy curve
+.PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map bench accuracy curve
 .PHONY: clean
 
 demo: $(INSTALLED)
@@ -40,6 +40,11 @@ test-rest: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m sprfast.cli.reference >docs/command-line.md
+
+# The pictures of the README: the demo's figure, and the throughput of a committed report.
+pictures: demo
+	cp demo-output/figure.png docs/images/demo.png
+	$(BIN)/python -m sprfast.bench.page.figure bench/results/xeon-2core-192.json docs/images/speed.svg
 
 # The map of the imports by room.
 map: $(INSTALLED)

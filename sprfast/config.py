@@ -20,7 +20,8 @@ OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
-Noise = Literal["gaussian", "antithetic", "signs", "none"]  # of draws, see `draws.draws`
+# of draws, see `draws.draws`; "antithetic" is for stored schedules only
+Noise = Literal["gaussian", "antithetic", "signs", "none"]
 # of stored feature maps; statistics, residual and maps are float32 throughout
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -123,7 +124,7 @@ class Schedule(_Config):
 
     @classmethod
     def from_json(cls, document: Any) -> Any:
-        """As of any other; `antithetic` is how files of format 1 had the noise."""
+        """The schedule of `to_json`, or of a file of format 1, which has a field `antithetic`."""
         if isinstance(document, dict) and document.get("antithetic"):
             document = {"noise": "antithetic", **document}
         return super().from_json(document)

@@ -14,6 +14,7 @@ from sprfast.formats import model as model_file
 from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
 from sprfast.method import threshold
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
 
 
@@ -53,7 +54,10 @@ def small_model():
         weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
     weights["outc.conv.weight"] *= 10
     return Model(
-        config, Schedule((Level(1e-3, 2),)), Preprocessing(size=32), weights, threshold=threshold.manual(0.023)
+        config,
+        ScoringMode(Schedule((Level(1e-3, 2),)), threshold=threshold.manual(0.023)),
+        Preprocessing(size=32),
+        weights,
     )
 
 

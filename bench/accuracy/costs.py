@@ -15,7 +15,7 @@ from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, Row
 from sprfast.bench.core import named_settings
 from sprfast.config import Level, Schedule
-from sprfast.engine import engine
+from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError
 from sprfast.evaluation import metrics
@@ -40,10 +40,10 @@ def times(
     """
     predictors: dict[str, Predictor] = {}
     for passes in sorted({row.passes for row in rows}):
-        of_passes = dataclasses.replace(model, schedule=Schedule((Level(1e-3, passes),)))
-        predictors[f"passes {passes}"] = engine.Engine(of_passes, backend, device)
-    for name in (PUBLISHED, *model.settings, *model.cascades):
-        predictors[f"settings {name}"] = engine.predictor(model, backend, str(device), setting=name)
+        of_passes = dataclasses.replace(model, scoring_mode=ScoringMode(Schedule((Level(1e-3, passes),))))
+        predictors[f"passes {passes}"] = Engine(of_passes, backend, device)
+    for name in (PUBLISHED, *model.scoring_modes):
+        predictors[f"settings {name}"] = Engine(model.using(name), backend, device)
     document: dict[str, Any] = {"threads": torch.get_num_threads(), "passes": {}, "settings": {}}
     for key, found in named_settings.times(predictors, test, device, seconds, f"settings {PUBLISHED}").items():
         kind, _, name = key.partition(" ")

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from sprfast.bench.accuracy import report, summary
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
-from sprfast.config import RECIPES, Schedule, TrainingConfig
+from sprfast.config import RECIPES, TrainingConfig
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation import metrics
 from sprfast.formats.model import Model
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 _FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
@@ -67,7 +68,7 @@ def measure(
         alike, found = of_points[recipe, seconds], []
         for path, model in alike:
             on_progress(done, len(models), path.name)
-            engine = Engine(dataclasses.replace(model, schedule=Schedule(), threshold=None), backend, device)
+            engine = Engine(dataclasses.replace(model, scoring_mode=ScoringMode()), backend, device)
             found.append(evaluation.evaluate(engine, category).metrics)
             done += 1
         points.append(

@@ -15,13 +15,10 @@ from sprfast.bench.accuracy import promises, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, Row
 from sprfast.evaluation import calibration, metrics
-from sprfast.evaluation.calibration import CASCADE, STAGES
 from sprfast.formats.model import Model
 from sprfast.method import error_field, threshold
 from sprfast.method.anomaly_map import anomaly_map
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
-
-RATE = 0.05  # of false rejects, at which verdicts of the cascade are compared with the published ones
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,16 +41,14 @@ def measure(
         labels, masks: of the test images.
     """
     found: dict[str, dict[str, Any]] = {}
-    all_scored = {row.name: _scored(passes, row) for row in _rows()}
     for row in _rows():
-        each = all_scored[row.name]
+        each = _scored(passes, row)
         found[row.name] = {
             "metrics": metrics.evaluate(each.test, labels, each.maps, masks),
             "passes": float(row.passes),
             **_promises(each, labels, fitted=row.field),
             "divided": _divided(passes, row, labels, masks),
         }
-    found[CASCADE] = _cascade(all_scored, labels, masks)
     return found
 
 
@@ -66,15 +61,9 @@ def over_models(found: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 def model_with_settings(model: Model, passes: Passes) -> Model:
     """The model with every named setting in it, thresholds 1: for the measurement of times."""
     one = threshold.manual(1.0)
-    settings = {
-        row.name: ScoringMode(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED
-    }
-    first, second = (next(_scored(passes, row) for row in _rows() if row.name == name) for name in STAGES)
-    cascade = calibration.band(STAGES, first.good, second.good, RATE)
-    published = model.with_setting(
-        ScoringMode(ROWS[0].schedule, threshold=one)
-    )  # whatever the model has under this name
-    return dataclasses.replace(published, settings=settings, cascades={CASCADE: cascade})
+    modes = {row.name: ScoringMode(row.schedule, _field(passes, row), one) for row in _rows() if row.name != PUBLISHED}
+    published = ScoringMode(ROWS[0].schedule, threshold=one)  # whatever the model has under this name
+    return dataclasses.replace(model, scoring_mode=published, scoring_modes=modes)
 
 
 def _rows() -> tuple[Row, ...]:
@@ -124,49 +113,11 @@ def _divided(
     }
 
 
-def _cascade(
-    settings: dict[str, Scored], labels: npt.NDArray[np.bool_], masks: npt.NDArray[np.bool_] | None
-) -> dict[str, Any]:
-    first, second = (settings[name] for name in STAGES)
-    band = calibration.band(STAGES, first.good, second.good, RATE)
-    unsure, scores = _decided(band, first.test, second.test)
-    maps = np.where(unsure[:, None, None], second.maps, first.maps)
-    agrees = (scores > 1.0) == (second.test > band.second_scale)
-    good, defective = ~labels, labels
-    return {
-        "metrics": metrics.evaluate(scores, labels, maps, masks),
-        "passes": _passes(STAGES[0]) + float(unsure.mean()) * _passes(STAGES[1]),
-        "images": [promises.of_images(scores[good], rate) for rate in promises.RATES],
-        "maps": [],
-        "divided": None,
-        "asked_again": {"good": _share(unsure[good]), "defective": _share(unsure[defective])},
-        "agreement": {"good": _share(agrees[good]), "defective": _share(agrees[defective])},
-        "band": [band.low, band.high],
-    }
-
-
-def _share(chosen: npt.NDArray[np.bool_]) -> float | None:
-    """None where there are no images of the kind."""
-    return float(chosen.mean()) if chosen.size else None
-
-
-def _decided(band: CascadeSetting, first: Floats, second: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """Which images the second setting is asked about, and the scaled score of every image."""
-    scaled = first / band.first_scale
-    unsure = (band.low <= scaled) & (scaled <= band.high)
-    return unsure, np.where(unsure, second / band.second_scale, scaled)
-
-
-def _passes(name: str) -> int:
-    return next(row.passes for row in _rows() if row.name == name)
-
-
 def _together(found: Sequence[dict[str, Any]], published: Sequence[summary.Metrics]) -> dict[str, Any]:
     document = summary.over_models([each["metrics"] for each in found], published)
     document["passes"] = summary.spread([each["passes"] for each in found])
     for key in ("images", "maps"):
         document[key] = [[each[key][index] for each in found] for index in range(len(found[0][key]))]
-    for key in ("divided", "asked_again", "agreement", "band"):
-        if found[0].get(key) is not None:
-            document[key] = [each[key] for each in found]
+    if found[0]["divided"] is not None:
+        document["divided"] = [each["divided"] for each in found]
     return document

@@ -87,7 +87,7 @@ class Passes:
         images.
         """
         if t not in self._networks:
-            single = dataclasses.replace(self._model, schedule=Schedule((Level(t, 1),)))
+            single = dataclasses.replace(self._model, scoring_mode=ScoringMode(Schedule((Level(t, 1),))))
             self._networks[t] = backends.create(self._backend, single, self._device)
         images = self._images[of]
         parts = [range(first, min(first + MAX_BATCH, len(images))) for first in range(0, len(images), MAX_BATCH)]

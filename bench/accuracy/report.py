@@ -108,12 +108,9 @@ def _settings(report: Mapping[str, Any]) -> Table:
 
 
 def _notes(report: Mapping[str, Any]) -> Text:
-    """What the cascade asks again, and what dividing maps by the field would do."""
+    """What dividing maps by the error field would do."""
     lines = []
     for name, setting in report["settings"].items():
-        if "agreement" in setting:
-            agreement, again = (_shares(setting[key]) for key in ("agreement", "asked_again"))
-            lines.append(f"{name}: {again} are asked again; the verdict is the published one's on {agreement}")
         if "divided" in setting and setting["divided"][0]["maps"] is not None:
             mean = {
                 key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"])
@@ -124,13 +121,6 @@ def _notes(report: Mapping[str, Any]) -> Text:
                 f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
             )
     return Text("\n".join(lines) + "\n")
-
-
-def _shares(of_models: Sequence[Mapping[str, float | None]]) -> str:
-    """In percent, averaged over the models, of each kind of image that there is."""
-    known = {key: [value for each in of_models if (value := each[key]) is not None] for key in of_models[0]}
-    means = {key: 100 * sum(values) / len(values) for key, values in known.items() if values}
-    return ", ".join(f"{value:.1f} % of {key}" for key, value in means.items())
 
 
 def _promises(report: Mapping[str, Any]) -> Table:

@@ -38,7 +38,6 @@ ROWS: tuple[Row, ...] = (
     Row("independent draws, K = 1", _at("gaussian", (1e-3, 1)), independent=True),
     *_both("K = 1", _at("gaussian", (1e-3, 1))),
     *_both("K = 2", _at("gaussian", (1e-3, 2))),
-    *_both("antithetic pair", _at("antithetic", (1e-3, 2))),
     *_both("t = 0.01, K = 1", _at("gaussian", (1e-2, 1))),
     *_both("signs, t = 0.001", _at("signs", (1e-3, 1))),
     *_both("signs, t = 0.0008", _at("signs", (8e-4, 1))),

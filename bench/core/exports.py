@@ -209,15 +209,15 @@ def _opened(model: Model, path: Path, backend: str, opened: contextlib.ExitStack
     """
     stored = export_file.read(path)
     for what, of_export, of_model in (
-        ("weights", stored.contract.model_sha256, model.sha256),
-        ("sigma levels", stored.contract.schedule, model.schedule),
-        ("noise", stored.contract.noise_seed, model.noise_seed),
+        ("weights", stored.metadata.model_sha256, model.sha256),
+        ("sigma levels", stored.metadata.schedule, model.schedule),
+        ("noise", stored.metadata.noise_seed, model.noise_seed),
     ):
         if of_export != of_model:
             raise InputError(
                 f"{path}: was made from another model, its {what} differ; export the model that is given again"
             )
-    runner = Runner(stored, "auto" if stored.plan else backend, threads=torch.get_num_threads())
+    runner = Runner(stored, "auto" if stored.folded else backend, threads=torch.get_num_threads())
     opened.callback(runner.close)
     return runner
 
@@ -227,14 +227,14 @@ def _image(model: Model, exports: Mapping[str, Runner], paths: Sequence[Path]) -
     if paths:
         x, name = load_image(paths[0], model.preprocessing).pixels[None], str(paths[0])
     else:
-        sizes = [runner.contract.size for runner in exports.values() if runner.contract.size]
+        sizes = [runner.metadata.size for runner in exports.values() if runner.metadata.size]
         height, width = sizes[0] if sizes else (model.preprocessing.size,) * 2
         x, name = (
             random_images(1, max(height, width)).pixels[:, :, :height, :width].contiguous().numpy(),
             "a random image",
         )
     for export_name, runner in exports.items():
-        runner.contract.require_size(x.shape[2:], f"{export_name}: {name}")
+        runner.metadata.require_size(x.shape[2:], f"{export_name}: {name}")
     return x
 
 
@@ -248,7 +248,7 @@ def _of_model(model: Model, x: Map) -> _Entry:
 
 
 def _of_export(model: Model, runner: Runner, x: Map) -> _Entry:
-    described = _described(runner, runner.contract.precision, runner.contract.quantization)
+    described = _described(runner, runner.metadata.precision, runner.metadata.quantization)
     return _Entry(runner, lambda: runner.maps(x), lambda paths: export.check(model, runner, paths).rows, described)
 
 

@@ -33,6 +33,7 @@ from sprfast.formats import model as model_file
 from sprfast.formats.model import Model
 from sprfast.method import unet
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 
 CALLS = 3
 CPU = torch.device("cpu")
@@ -151,7 +152,9 @@ def table(rows: Sequence[dict[str, Any]]) -> RenderableType:
 def _rehearsed(candidate: Candidate) -> Maps:
     """The candidate for a tiny model, after a call."""
     config, size = NetworkConfig(base_width=32, embedding_dim=8), 32
-    model = Model(config, Schedule((Level(1e-3, 2),)), Preprocessing(size=size), unet.ScoreUNet(config).state_dict())
+    model = Model(
+        config, ScoringMode(Schedule((Level(1e-3, 2),))), Preprocessing(size=size), unet.ScoreUNet(config).state_dict()
+    )
     maps = candidate.build(model, noise_bank(model.schedule, size, size, 0), CPU)
     maps(torch.zeros(1, 3, size, size))
     return maps

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sprfast.bench.core import timing
 from sprfast.data import images
-from sprfast.engine import engine
+from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import MAX_BATCH, Predictor
 from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import PUBLISHED
@@ -41,8 +41,8 @@ def measure(model: Model, backend: str, device: torch.device, seconds: float) ->
     Raises:
         BackendError: the backend cannot run here, or a setting computes wrong maps.
     """
-    names = (PUBLISHED, *model.settings, *model.cascades)
-    predictors = {name: engine.predictor(model, backend, str(device), setting=name) for name in names}
+    names = (PUBLISHED, *model.scoring_modes)
+    predictors = {name: Engine(model.using(name), backend, device) for name in names}
     errors = {name: predictor.self_test() for name, predictor in predictors.items()}
     height, width = predictors[PUBLISHED].input_size
     random = np.random.default_rng(0).uniform(-1, 1, (INPUTS, 3, height, width)).astype(np.float32)

@@ -60,7 +60,8 @@ def variant(model: Model, draws: int) -> Model:
     """`model` with `draws` draws at every level; the model itself for its own number."""
     if draws == own_draws(model.schedule):
         return model
-    return dataclasses.replace(model, schedule=with_draws(model.schedule, draws))
+    mode = dataclasses.replace(model.scoring_mode, schedule=with_draws(model.schedule, draws))
+    return dataclasses.replace(model, scoring_mode=mode)
 
 
 def cross(batch: int, draws: int) -> list[tuple[int, int]]:

@@ -161,14 +161,15 @@ def _model(scale: Scale) -> Any:
     from sprfast.evaluation import parity
     from sprfast.formats.model import Model
     from sprfast.method import unet
+    from sprfast.method.scoring_mode import ScoringMode
 
     if scale.device != "cpu":
         weights = parity.golden_weights(json.loads(GOLDEN.read_text()))
-        return Model(NetworkConfig(), Schedule(), Preprocessing(size=scale.size), weights)
+        return Model(NetworkConfig(), ScoringMode(), Preprocessing(size=scale.size), weights)
     torch.manual_seed(0)
     network = NetworkConfig(base_width=32, embedding_dim=8)
     weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(network, Schedule((Level(draws=1),)), Preprocessing(size=scale.size), weights)
+    return Model(network, ScoringMode(Schedule((Level(draws=1),))), Preprocessing(size=scale.size), weights)
 
 
 def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.formats.model import Model
 from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 
 CUDA = torch.cuda.is_available()
 
@@ -35,7 +36,12 @@ def model() -> Model:
         torch.manual_seed(0)
         network = NetworkConfig() if CUDA else NetworkConfig(base_width=32, embedding_dim=8)
         weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(network, Schedule((Level(draws=3 if CUDA else 1),)), Preprocessing(size=192 if CUDA else 16), weights)
+    return Model(
+        network,
+        ScoringMode(Schedule((Level(draws=3 if CUDA else 1),))),
+        Preprocessing(size=192 if CUDA else 16),
+        weights,
+    )
 
 
 @pytest.fixture

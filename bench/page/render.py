@@ -155,9 +155,7 @@ def _checked(line: dict[str, Any] | None) -> str:
 
 def _speed(document: dict[str, Any]) -> list[Part]:
     entries = document["candidates"]
-    offline = _series(
-        entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))]
-    )
+    offline = throughputs(entries)
     latency = _series(entries, "single_stream", lambda found: [tuple(found[f"p{q}_ms"] for q in (50, 90, 99))])
     samples = _series(entries, "single_stream", lambda found: [(1e3 * value,) for value in found["seconds"]])
     return [
@@ -302,6 +300,13 @@ def _conditions(document: dict[str, Any]) -> list[Part]:
         _table("Build and first calls", page_tables.setup(document["candidates"]), "no candidate was measured"),
         Part("Machine and versions", page_tables.facts(document["environment"])),
     ]
+
+
+def throughputs(entries: Entries) -> list[Series]:
+    """What `plots.throughput` draws: (median, min, max) images/s of each candidate."""
+    return _series(
+        entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))]
+    )
 
 
 def _series(

@@ -31,12 +31,12 @@ class GraphBackend(abc.ABC):
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.device = device
-        self._plan = fold(model)
+        self._folded = fold(model)
         self._sessions: collections.OrderedDict[tuple[int, int], Session] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     @abc.abstractmethod
-    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
+    def _open(self, folded: FoldedModel, height: int, width: int) -> Session:
         """A session for images of this size."""
 
     @torch.inference_mode()
@@ -63,7 +63,7 @@ class GraphBackend(abc.ABC):
         with self._lock:  # also while it opens: a second caller would open the same
             size = (height, width)
             if size not in self._sessions:
-                self._sessions[size] = self._open(self._plan, height, width)
+                self._sessions[size] = self._open(self._folded, height, width)
                 while len(self._sessions) > SIZES:
                     self._sessions.popitem(last=False)
             self._sessions.move_to_end(size)

@@ -33,6 +33,8 @@ class OnnxRuntimeBackend(GraphBackend):
             return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
         return runtime.unavailable()
 
-    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
-        graph = onnx_model(plan, height, width, precision=self._precision, normalization="instance").SerializeToString()
+    def _open(self, folded: FoldedModel, height: int, width: int) -> Session:
+        graph = onnx_model(
+            folded, height, width, precision=self._precision, normalization="instance"
+        ).SerializeToString()
         return runtime.OnnxRuntimeSession(graph, str(self.device), torch.get_num_threads(), None, self._precision)

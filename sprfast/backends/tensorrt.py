@@ -44,9 +44,9 @@ class TensorRtBackend(GraphBackend):
             return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
         return runtime.unavailable(cls.flavour)
 
-    def _open(self, plan: FoldedModel, height: int, width: int) -> Session:
+    def _open(self, folded: FoldedModel, height: int, width: int) -> Session:
         return runtime.open_session(
-            onnx_model(plan, height, width, precision=self._precision).SerializeToString(),
+            onnx_model(folded, height, width, precision=self._precision).SerializeToString(),
             flavour=self.flavour,
             probe=probe(self._model, height, width, TOLERANCE[self._precision]),
             noise=draws.stacked(self._model.schedule, height, width, self._model.noise_seed),

@@ -69,7 +69,7 @@ class FusedUNet:
     """A plan on a device, run through the operators of `sprfast.kernels`.
 
     Args:
-        plan: in float32.
+        folded: in float32.
         device: where it runs.
         storage: type of the feature maps and of the convolutions' weights.
         operators: `sprfast.kernels`, or anything with its functions, such as `kernels.reference`.
@@ -78,7 +78,7 @@ class FusedUNet:
 
     def __init__(
         self,
-        plan: FoldedModel,
+        folded: FoldedModel,
         device: torch.device,
         storage: torch.dtype,
         operators: Any = kernels,
@@ -87,18 +87,18 @@ class FusedUNet:
         self._operators = operators
         self._storage = storage
         self._device = device
-        self._groups = plan.groups
+        self._groups = folded.groups
         self._convolve = _convolution(device, benchmark)
-        self._blocks = {name: _moved(block, device, storage) for name, block in plan.blocks.items()}
-        self._first = reference.pack_weight(torch.tensor(plan.blocks["inc"].first.weight)).to(device)
+        self._blocks = {name: _moved(block, device, storage) for name, block in folded.blocks.items()}
+        self._first = reference.pack_weight(torch.tensor(folded.blocks["inc"].first.weight)).to(device)
         self._head_weight, self._head_bias = (
-            torch.tensor(value, device=device) for value in (plan.head_weight, plan.head_bias)
+            torch.tensor(value, device=device) for value in (folded.head_weight, folded.head_bias)
         )
-        self._std, self._scale = (torch.tensor(value, device=device) for value in (plan.std, plan.scale))
-        self.draws = plan.draws
+        self._std, self._scale = (torch.tensor(value, device=device) for value in (folded.std, folded.scale))
+        self.draws = folded.draws
         self._tested: set[tuple[int, int]] = set()
         # by resolution, H down to H // 16
-        self._channels = tuple(plan.base_width * factor for factor in (1, 2, 4, 8, 8))
+        self._channels = tuple(folded.base_width * factor for factor in (1, 2, 4, 8, 8))
 
     def workspace(self, images: int, height: int, width: int) -> Workspace:
         """Uninitialised memory for this many images of this size.
@@ -227,14 +227,14 @@ def network_on(model: Model, device: torch.device, precision: Precision, benchma
             f"backend triton: cannot run on {device}; use a CUDA device, or set TRITON_INTERPRET=1 for slow checks "
             f"on a CPU"
         )
-    plan = fold(model)
+    folded = fold(model)
     with refusing():
-        launches(plan, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
-    return FusedUNet(plan, device, STORAGE[precision], benchmark=benchmark)
+        launches(folded, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
+    return FusedUNet(folded, device, STORAGE[precision], benchmark=benchmark)
 
 
 def launches(
-    plan: FoldedModel, precision: Precision, images: int, height: int, width: int, capability: int
+    folded: FoldedModel, precision: Precision, images: int, height: int, width: int, capability: int
 ) -> list[Launch]:
     """Every launch that scoring `images` images takes on this compute capability (90 for 9.0),
     without running any.
@@ -245,7 +245,7 @@ def launches(
     from sprfast.kernels.triton.launch import recorded
 
     meta = torch.device("meta")
-    network = FusedUNet(plan, meta, STORAGE[precision])
+    network = FusedUNet(folded, meta, STORAGE[precision])
     with torch.inference_mode(), recorded(capability) as recording:
         x = torch.empty(images, 3, height, width, dtype=torch.float32, device=meta)
         z = torch.empty(network.draws, 1, 3, height, width, dtype=torch.float32, device=meta)

@@ -227,13 +227,13 @@ def calibrate(
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
     setting: Annotated[
-        str, typer.Option(help="published; single or cascade, which are fitted; or a new one with --level.")
+        str, typer.Option(help="published; single or field, which are fitted; or a new one with --level.")
     ] = "published",
     fit: Annotated[
         Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
     ] = None,
     level: Levels = None,
-    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, antithetic, signs or none.")] = "gaussian",
+    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, signs or none.")] = "gaussian",
     field: Annotated[
         bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")
     ] = False,
@@ -251,6 +251,8 @@ def calibrate(
     from sprfast.cli import calibrate_commands
     from sprfast.cli.predict_commands import Runtime
 
+    if noise == "antithetic":  # which a stored schedule may still have
+        raise InputError("--noise antithetic: is gone, since it gained nothing; choose from gaussian, signs, none")
     if noise != "gaussian" and not level:
         raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
     schedule = _schedule(level, noise) if level else None
@@ -318,11 +320,11 @@ def soak(
     """A line under load and faults: every answer is checked, and memory, threads and descriptors
     watched; exit 1 if a check fails.
     """
-    from sprfast.bench.line.soak import Options, report
+    from sprfast.bench.line.soak import SoakOptions, report
     from sprfast.cli import soak_commands
     from sprfast.cli.predict_commands import Runtime
 
-    options = Options(frames, faults, producers, warm_up, seed)
+    options = SoakOptions(frames, faults, producers, warm_up, seed)
     document = soak_commands.run(model, Runtime(backend, device, precision), options, images, output)
     console.emit(document, json_, lambda: report.table(document))
     for failure in report.failures(document):

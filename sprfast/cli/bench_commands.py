@@ -116,7 +116,7 @@ def measure_settings(path: Path, backend: str, device: str | None, seconds: floa
     if not 0 < seconds < 86400:
         raise InputError(f"--seconds {seconds}: expected a positive number of at most a day")
     model = model_file.load(path)
-    if not (model.settings or model.cascades):
+    if not model.scoring_modes:
         raise InputError(f"{path}: holds no setting beside the published one; `sprfast calibrate --setting` adds one")
     return named_settings.measure(model, backend, devices.resolve(device), seconds)
 

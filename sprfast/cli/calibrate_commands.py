@@ -16,10 +16,9 @@ from sprfast.data import datasets as data
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration
-from sprfast.evaluation.calibration import CASCADE
 from sprfast.formats import export as export_file
 from sprfast.method import threshold
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 
 if TYPE_CHECKING:
     from sprfast.formats.model import Model
@@ -36,7 +35,7 @@ class Request:
     by_hand: float | None = None
     setting: str = PUBLISHED
     fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
-    # of a new setting; None: the setting is one of `calibration.SETTINGS` or the cascade
+    # of a new setting; None: the setting is one of `calibration.SETTINGS`
     schedule: Schedule | None = None
     field: bool = False  # of a new setting: its score is divided by an error field
     # of a new setting: its levels are weighted so that their error maps have one mean over good
@@ -44,6 +43,7 @@ class Request:
     balance: bool = False
 
     def __post_init__(self) -> None:
+        refuse_gone(self.setting)
         if (self.good is None) == (self.by_hand is None):
             raise InputError("calibrate: give either GOOD_DIR or --threshold")
         if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
@@ -55,8 +55,6 @@ class Request:
             )
         if (self.field or self.balance) and not self.schedule:
             raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
-        if self.setting == CASCADE and (self.schedule or self.false_pixel_rate is not None):
-            raise InputError("calibrate: --level and --false-pixel-rate are for its two settings, not for a cascade")
 
 
 def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
@@ -72,18 +70,19 @@ def calibrate(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     name = request.setting
     if request.by_hand is not None:
         model = _stored(
-            model, name, dataclasses.replace(model.using(name).setting, threshold=threshold.manual(request.by_hand))
+            model,
+            name,
+            dataclasses.replace(model.using(name).scoring_mode, threshold=threshold.manual(request.by_hand)),
         )
     else:
         made, backend = _made(model, request, runtime)
         model = _stored(model, name, made)
         used["backend"] = backend
     model_file.save(path, model)
-    kept = model.cascades[name] if name in model.cascades else model.using(name).setting
-    return {"model": str(path), "setting": name, **kept.summary(), **used}
+    return {"model": str(path), "setting": name, **model.using(name).scoring_mode.summary(), **used}
 
 
-def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode | CascadeSetting, str]:
+def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
     """The setting that is asked for, fitted and calibrated, and the backend that was used."""
     assert request.good is not None  # the caller checks it
     paths = data.image_files([request.good])
@@ -91,26 +90,24 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
         predictor = runtime.engine(model)
         return _calibrated(predictor, paths, request), predictor.backend
     schedule, field = _recipe(request)
-    if not (field or request.balance or request.setting == CASCADE):
+    if not (field or request.balance):
         if request.fit:
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
-        predictor = runtime.engine(model.with_setting(ScoringMode(schedule)))
+        predictor = runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
         return _calibrated(predictor, paths, request), predictor.backend
     fit, good = (data.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
     _require_disjoint(fit, good)
-    if request.setting == CASCADE:
-        return _cascade(model, fit, good, request, runtime)
 
     def predictor_of(schedule: Schedule) -> Predictor:
-        return runtime.engine(model.with_setting(ScoringMode(schedule)))
+        return runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
 
     if request.balance:
         schedule = calibration.balanced(predictor_of, schedule, fit)
-    setting = ScoringMode(schedule)
+    mode = ScoringMode(schedule)
     if field:
         with console.counter("fitting") as on_image:
-            setting = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
-    predictor = runtime.engine(model.with_setting(setting))
+            mode = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    predictor = runtime.engine(dataclasses.replace(model, scoring_mode=mode))
     return _calibrated(predictor, good, request), predictor.backend
 
 
@@ -118,39 +115,25 @@ def _recipe(request: Request) -> tuple[Schedule, bool]:
     """Schedule of the setting that is asked for, and whether it has an error field."""
     if request.schedule:
         return request.schedule, request.field
-    if request.setting == CASCADE:
-        return Schedule(), False
     if request.setting not in calibration.SETTINGS:
-        known = ", ".join((PUBLISHED, *calibration.SETTINGS, CASCADE))
+        known = ", ".join((PUBLISHED, *calibration.SETTINGS))
         raise InputError(f"--setting {request.setting}: known are {known}; give --level to make another one")
     return calibration.SETTINGS[request.setting]
 
 
-def _cascade(
-    model: Model, fit: Sequence[Path], good: Sequence[Path], request: Request, runtime: Runtime
-) -> tuple[CascadeSetting, str]:
-    names = calibration.STAGES
-    first, second = (runtime.engine(model.using(name)) for name in names)
-    with console.counter("calibrating") as on_image:
-        made = calibration.fit_cascade(names, first, second, fit, good, request.false_reject_rate, on_image)
-    return made, first.backend
-
-
 def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
     pixels = request.false_pixel_rate
-    if pixels is None and predictor.setting.field is not None:
+    if pixels is None and predictor.scoring_mode.error_field is not None:
         pixels = request.false_reject_rate
     with console.counter("calibrating") as on_image:
         return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
 
 
-def _stored(model: Model, name: str, made: ScoringMode | CascadeSetting) -> Model:
+def _stored(model: Model, name: str, made: ScoringMode) -> Model:
     """The model with a setting of this name."""
-    if isinstance(made, CascadeSetting):
-        return dataclasses.replace(model, cascades={**model.cascades, name: made})
     if name == PUBLISHED:
-        return model.with_setting(made)
-    return dataclasses.replace(model, settings={**model.settings, name: made})
+        return dataclasses.replace(model, scoring_mode=made)
+    return dataclasses.replace(model, scoring_modes={**model.scoring_modes, name: made})
 
 
 def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
@@ -159,14 +142,16 @@ def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[st
     exported = export_file.read(path)
     used: dict[str, Any] = {}
     if request.by_hand is not None:
-        setting = dataclasses.replace(exported.contract.setting, threshold=threshold.manual(request.by_hand))
+        mode = dataclasses.replace(exported.metadata.scoring_mode, threshold=threshold.manual(request.by_hand))
     else:
         assert request.good is not None  # `Request` checks it
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        setting = _calibrated(runner, data.image_files([request.good]), request)
-    export_file.write(path, dataclasses.replace(exported, contract=exported.contract.with_setting(setting)))
-    return {"model": str(path), **setting.summary(), **used}
+        mode = _calibrated(runner, data.image_files([request.good]), request)
+    export_file.write(
+        path, dataclasses.replace(exported, metadata=dataclasses.replace(exported.metadata, scoring_mode=mode))
+    )
+    return {"model": str(path), **mode.summary(), **used}
 
 
 def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:

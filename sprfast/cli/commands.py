@@ -158,7 +158,9 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
         raise InputError("--level: has its own sigma levels, and so has --setting; give one of the two")
     if export_file.kind(path) != "model":
         raise InputError("--level: an export has the sigma levels that it was exported with")
-    return runtime.engine(dataclasses.replace(model_file.load(path), schedule=schedule))
+    model = model_file.load(path)
+    mode = dataclasses.replace(model.scoring_mode, schedule=schedule)
+    return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
 
 def evaluated(group: ProcessGroup, engine: Predictor, category: data.Category) -> Evaluation | None:
@@ -242,7 +244,7 @@ def info(path: Path) -> dict[str, Any]:
     """Everything that a model file or an export holds but the network itself."""
     if export_file.kind(path) == "model":
         return describe(model_file.load(path), path)
-    return export_commands.describe(path, export_file.read(path).contract)
+    return export_commands.describe(path, export_file.read(path).metadata)
 
 
 def describe(model: Model, path: Path) -> dict[str, Any]:
@@ -254,9 +256,8 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "network": model.network.to_json(),
         "noise_seed": model.noise_seed,
         "preprocessing": model.preprocessing.to_json(),
-        **model.setting.summary(),
-        "settings": {name: setting.summary() for name, setting in model.settings.items()},
-        "cascades": {name: cascade.summary() for name, cascade in model.cascades.items()},
+        **model.scoring_mode.summary(),
+        "settings": {name: mode.summary() for name, mode in model.scoring_modes.items()},
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }

@@ -72,9 +72,9 @@ def repository(model: Path, output: Path, how: Serving) -> dict[str, Any]:
     return {"repository": str(output), "models": triton_repository.write(output, model, how), **dataclasses.asdict(how)}
 
 
-def describe(path: Path, contract: ExportMetadata) -> dict[str, Any]:
+def describe(path: Path, metadata: ExportMetadata) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    document = contract.to_json() | contract.setting.summary()
+    document = metadata.to_json() | metadata.scoring_mode.summary()
     del document["probe"]["error_map"]
     return {"export": str(path), **document}
 

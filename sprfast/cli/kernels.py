@@ -14,11 +14,12 @@ from rich.table import Table
 
 from sprfast.backends import triton
 from sprfast.cli import console
-from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.config import NetworkConfig, Precision, Preprocessing
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def compile_all(architectures: list[str], precisions: list[str], size: int) -> K
         raise InputError(f"--arch: {error}") from error
     network = NetworkConfig()
     weights = {name: torch.zeros(shape) for name, shape in unet.parameter_shapes(network).items()}
-    plan = fold(Model(network, Schedule(), Preprocessing(size=size), weights))
+    plan = fold(Model(network, ScoringMode(), Preprocessing(size=size), weights))
     compiled: list[Compiled] = []
     with console.counter("compiling") as on_done:
         for index, capability in enumerate(capabilities):

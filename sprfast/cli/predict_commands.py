@@ -39,10 +39,10 @@ class Runtime:
     setting: str = PUBLISHED  # of those in the model file
 
     def engine(self, model: Model) -> Predictor:
-        """An engine for `model`, or a cascade of two."""
-        from sprfast.engine import engine
+        """An engine for `model`."""
+        from sprfast.engine.engine import Engine
 
-        return engine.predictor(model, self.backend, self.device, self.precision, self.setting)
+        return Engine(model.using(self.setting), self.backend, self.device, self.precision)
 
     def runner(self, path: Path) -> Runner:
         """A runner for the export at `path`; a progress bar while TensorRT builds."""

@@ -15,7 +15,7 @@ from sprfast.system import files
 
 
 def run(
-    path: Path, runtime: Runtime, options: soak.Options, images: Path | None, output: Path | None
+    path: Path, runtime: Runtime, options: soak.SoakOptions, images: Path | None, output: Path | None
 ) -> dict[str, Any]:
     """The report of `soak.run` on a model or an export, also written to `output`.
 

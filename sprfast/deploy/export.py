@@ -95,7 +95,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
             which needs them.
 
     Returns:
-        the contract in the file; its certificate says what was compared.
+        the metadata in the file; its certificate says what was compared.
 
     Raises:
         InputError: an image cannot be used, or is not of the exported size; that size is not the
@@ -106,17 +106,15 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
     check_writable(path)
     chosen = images[:: -(-len(images) // IMAGES)] if images else []
     folded = fold(model)
-    size = request.size or (model.field.size if model.field else (model.preprocessing.size,) * 2)
-    if model.field:
-        model.field.require_size(size, "export")
-    contract = ExportMetadata(
+    field = model.scoring_mode.error_field
+    size = request.size or (field.size if field else (model.preprocessing.size,) * 2)
+    if field:
+        field.require_size(size, "export")
+    metadata = ExportMetadata(
         network=model.network,
-        schedule=model.schedule,
+        scoring_mode=model.scoring_mode,
         preprocessing=model.preprocessing,
         noise_seed=model.noise_seed,
-        threshold=model.threshold,
-        field=model.field,
-        map_threshold=model.map_threshold,
         model_sha256=model.sha256,
         precision=request.precision,
         quantization=request.quantization,
@@ -124,11 +122,11 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
         batch=request.batch,
         probe=probe(model, *size, tolerance(request.precision, request.quantization)),
     )
-    graph = None if request.target == "plan" else _graph(model, folded, contract, request, chosen)
-    made = Export(contract, graph, None if graph else folded)
-    contract = dataclasses.replace(contract, certificates=(_certificate(model, made, chosen),))
-    export_file.write(path, dataclasses.replace(made, contract=contract))
-    return contract
+    graph = None if request.target == "plan" else _graph(model, folded, metadata, request, chosen)
+    made = Export(metadata, graph, None if graph else folded)
+    metadata = dataclasses.replace(metadata, certificates=(_certificate(model, made, chosen),))
+    export_file.write(path, dataclasses.replace(made, metadata=metadata))
+    return metadata
 
 
 def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
@@ -142,27 +140,31 @@ def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
             exported size.
         BackendError: the backend failed.
     """
-    contract = exported.contract
-    if contract.model_sha256 != model.sha256:
+    metadata = exported.metadata
+    if metadata.model_sha256 != model.sha256:
         raise InputError("parity: the export was made from another model than the one given")
 
     def maps(x: Tensor) -> tuple[Tensor, Tensor]:
-        contract.require_size(tuple(x.shape[2:]), "image")
+        metadata.require_size(tuple(x.shape[2:]), "image")
         errors, anomaly_maps = exported.maps(x.numpy())
         return torch.from_numpy(errors), torch.from_numpy(anomaly_maps)
 
-    flips = None if contract.quantization else 0.0
+    flips = None if metadata.quantization else 0.0
     rows = parity.image_rows(
-        model.with_setting(contract.setting), paths, maps, tolerance(contract.precision, contract.quantization), flips
+        dataclasses.replace(model, scoring_mode=metadata.scoring_mode),
+        paths,
+        maps,
+        tolerance(metadata.precision, metadata.quantization),
+        flips,
     )
-    return Report(exported.backend, contract.precision, exported.device, len(paths), rows)
+    return Report(exported.backend, metadata.precision, exported.device, len(paths), rows)
 
 
 def _graph(
-    model: Model, folded: FoldedModel, contract: ExportMetadata, request: Request, images: Sequence[Path]
+    model: Model, folded: FoldedModel, metadata: ExportMetadata, request: Request, images: Sequence[Path]
 ) -> bytes:
     """The ONNX model, with scales from `images` where it is quantized."""
-    assert contract.size is not None  # of a graph it is known
+    assert metadata.size is not None  # of a graph it is known
     scales: Mapping[str, float] | None = None
     if request.quantization:
         from sprfast.deploy import quantization  # what it needs of onnxruntime takes a second to import
@@ -171,12 +173,12 @@ def _graph(
             raise InputError(
                 f"--quantize {request.quantization}: needs good images that were not trained on: give --images DIR"
             )
-        inputs = np.stack([_input(path, contract) for path in images])
-        noise = draws.stacked(model.schedule, *contract.size, model.noise_seed)
+        inputs = np.stack([_input(path, metadata) for path in images])
+        noise = draws.stacked(model.schedule, *metadata.size, model.noise_seed)
         scales = quantization.calibrate(folded, inputs, noise, request.quantization)
     graph: bytes = onnx_model(
         folded,
-        *contract.size,
+        *metadata.size,
         batch=request.batch,
         precision=request.precision,
         normalization=_NORMALIZATIONS[request.target],
@@ -186,9 +188,9 @@ def _graph(
     return graph
 
 
-def _input(path: Path, contract: ExportMetadata) -> Map:
-    pixels = load_image(path, contract.preprocessing).pixels
-    contract.require_size(pixels.shape[1:], str(path))
+def _input(path: Path, metadata: ExportMetadata) -> Map:
+    pixels = load_image(path, metadata.preprocessing).pixels
+    metadata.require_size(pixels.shape[1:], str(path))
     return pixels
 
 
@@ -198,10 +200,10 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
     Raises:
         CheckFailedError: not well enough.
     """
-    contract = made.contract
+    metadata = made.metadata
     library = "sprfast's CPU kernels" if made.graph is None else f"onnxruntime {environment.version('onnxruntime')}"
     certificate: dict[str, Any] = {"by": library, "sprfast": __version__, "images": len(images)}
-    if contract.precision == "bfloat16":
+    if metadata.precision == "bfloat16":
         return certificate | {
             "images": 0,
             "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe",

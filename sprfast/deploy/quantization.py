@@ -23,11 +23,11 @@ from sprfast.method.folded import FoldedModel
 HEADROOM: dict[Quantization, float] = {"int8": 1.25, "float8": 2.0}
 
 
-def calibrate(plan: FoldedModel, x: Map, noise: Map, quantization: Quantization) -> dict[str, float]:
+def calibrate(folded: FoldedModel, x: Map, noise: Map, quantization: Quantization) -> dict[str, float]:
     """The scales that `graph.onnx_model` takes, by convolution.
 
     Args:
-        plan: in float32.
+        folded: in float32.
         x: (N, 3, H, W) images of good parts in [-1, 1]; they go one by one, so that memory does not
             grow with their number.
         noise: (D, 3, H, W), all draws.
@@ -41,21 +41,21 @@ def calibrate(plan: FoldedModel, x: Map, noise: Map, quantization: Quantization)
         raise InputError("quantization: the scales need at least one image of a good part, none was given")
     if reason := runtime.unavailable():
         raise BackendError(f"quantization: {reason}")
-    largest = _largest(plan, x, noise)
+    largest = _largest(folded, x, noise)
     return {
         name: HEADROOM[quantization] * value / LARGEST[quantization]
         for name, value in zip(QUANTIZED, largest, strict=True)
     }
 
 
-def _largest(plan: FoldedModel, x: Map, noise: Map) -> list[float]:
+def _largest(folded: FoldedModel, x: Map, noise: Map) -> list[float]:
     """Largest magnitude in the input of each convolution in `QUANTIZED`, over all images and
     draws.
     """
     import onnxruntime
     from onnx import TensorProto, helper
 
-    model = onnx_model(plan, *x.shape[2:], batch=1, normalization="instance")
+    model = onnx_model(folded, *x.shape[2:], batch=1, normalization="instance")
     inputs = {node.name.removesuffix(".conv"): node.input[0] for node in model.graph.node if node.op_type == "Conv"}
     del model.graph.output[:]  # the maxima are all that leaves the graph
     for name in QUANTIZED:

@@ -18,7 +18,6 @@ from sprfast.backends.registry import Backend
 from sprfast.config import Precision
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
-from sprfast.engine.cascade import Cascade
 from sprfast.engine.predictor import Map, Predictor
 from sprfast.errors import DeviceLostError, InputError, OutOfMemoryError
 from sprfast.formats import model as model_file
@@ -35,8 +34,8 @@ def load(
     device: str | None = None,
     precision: Precision = "float32",
     setting: str = PUBLISHED,
-) -> Predictor:
-    """An engine for the model file at `path`, or a cascade of two.
+) -> Engine:
+    """An engine for the model file at `path`.
 
     Args:
         backend: "auto" (see `backends.choose`) or one of `backends.NAMES`.
@@ -49,22 +48,7 @@ def load(
         InputError: the file has no setting of this name.
         BackendError: the backend or device cannot run here.
     """
-    return predictor(model_file.load(path), backend, device, precision, setting)
-
-
-def predictor(
-    model: Model,
-    backend: str = "auto",
-    device: str | None = None,
-    precision: Precision = "float32",
-    setting: str = PUBLISHED,
-) -> Predictor:
-    """As `load`, for a model: an `Engine`, or a `Cascade` of two for a setting that is one."""
-    if setting not in model.cascades:
-        return Engine(model.using(setting), backend, device, precision)
-    cascade = model.cascades[setting]
-    first, second = (Engine(model.using(name), backend, device, precision) for name in (cascade.first, cascade.second))
-    return Cascade(first, second, cascade)
+    return Engine(model_file.load(path).using(setting), backend, device, precision)
 
 
 class Engine(Predictor):
@@ -88,7 +72,7 @@ class Engine(Predictor):
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
-        super().__init__(model.preprocessing, model.setting)
+        super().__init__(model.preprocessing, model.scoring_mode)
         self.model = model
         self._precision = precision
         if isinstance(backend, str):

@@ -37,14 +37,14 @@ class Result:
     """
 
     verdict: Verdict  # PASS only if the score is finite and at most the threshold
-    pred_score: float  # maximum of the anomaly map, or as the setting has it; NaN where there is none
+    pred_score: float  # maximum of the anomaly map, or as the scoring mode has it; NaN where there is none
     threshold: float | None  # None: the model is not calibrated, and no image passes
     anomaly_map: Map | None  # (256, 256)
     error_map: Map | None  # (H, W) at the network's input
     source_size: tuple[int, int] | None  # height and width of the image in pixels, as oriented
     milliseconds: float  # from the image as given to the result, its share of a batch
     reason: str | None = None  # why the verdict is ERROR
-    # above which a pixel of the anomaly map is marked; None: the setting does not say
+    # above which a pixel of the anomaly map is marked; None: the scoring mode does not say
     map_threshold: float | None = None
     passes: int = 0  # of the network
 
@@ -81,18 +81,18 @@ class Predictor(abc.ABC):
 
     Args:
         preprocessing: from an image to the network's input.
-        setting: from the network's passes to a verdict.
+        scoring_mode: from the network's passes to a verdict.
     """
 
-    def __init__(self, preprocessing: Preprocessing, setting: ScoringMode) -> None:
-        self.preprocessing, self.setting = preprocessing, setting
+    def __init__(self, preprocessing: Preprocessing, scoring_mode: ScoringMode) -> None:
+        self.preprocessing, self.scoring_mode = preprocessing, scoring_mode
         self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
         self._process = os.getpid()
 
     @property
     def threshold(self) -> Threshold | None:
         """On the score; None: no image passes."""
-        return self.setting.threshold
+        return self.scoring_mode.threshold
 
     @property
     @abc.abstractmethod
@@ -114,7 +114,7 @@ class Predictor(abc.ABC):
         """Height and width in pixels at the network's input that it takes whatever the size
         policy.
         """
-        field = self.setting.field
+        field = self.scoring_mode.error_field
         return field.size if field else (self.preprocessing.size, self.preprocessing.size)
 
     @abc.abstractmethod
@@ -233,8 +233,8 @@ class Predictor(abc.ABC):
         """Raise InputError, which begins with `name`, where the error field of good parts is of
         another size than this image.
         """
-        if self.setting.field:
-            self.setting.field.require_size(image.pixels.shape[1:], name)
+        if self.scoring_mode.error_field:
+            self.scoring_mode.error_field.require_size(image.pixels.shape[1:], name)
 
     def require_own_process(self) -> None:
         """Raise BackendError in a fork of the process that made this: its threads and its device
@@ -265,7 +265,7 @@ class Predictor(abc.ABC):
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
         threshold = self.threshold
-        score = self.setting.score(errors, anomalies)
+        score = self.scoring_mode.score(errors, anomalies)
         decided = verdict(score, threshold)
         reason = None
         if decided is Verdict.ERROR:
@@ -283,6 +283,6 @@ class Predictor(abc.ABC):
             source_size=size,
             milliseconds=milliseconds,
             reason=reason,
-            map_threshold=self.setting.map_value,
-            passes=self.setting.schedule.draws,
+            map_threshold=self.scoring_mode.map_value,
+            passes=self.scoring_mode.schedule.draws,
         )

@@ -100,9 +100,9 @@ class Runner(Predictor):
         threads: int | None = None,
         tensorrt: TensorRtOptions | None = None,
     ) -> None:
-        contract = export.contract
-        super().__init__(contract.preprocessing, contract.setting)
-        self.contract = contract
+        metadata = export.metadata
+        super().__init__(metadata.preprocessing, metadata.scoring_mode)
+        self.metadata = metadata
         self._backend = chosen(export, backend)
         self.device = device or ("cuda" if self._backend.startswith("tensorrt") else "cpu")
         if self.device == "cuda" and ranks.local_rank():
@@ -119,17 +119,17 @@ class Runner(Predictor):
     @property
     def precision(self) -> Precision:
         """Of stored feature maps."""
-        return self.contract.precision
+        return self.metadata.precision
 
     @property
     def model_sha256(self) -> str:
         """Of the weights that the export was made from."""
-        return self.contract.model_sha256
+        return self.metadata.model_sha256
 
     @property
     def input_size(self) -> tuple[int, int]:
         """As `Predictor.input_size`; of an export for one size that one."""
-        return self.contract.size or super().input_size
+        return self.metadata.size or super().input_size
 
     def close(self) -> None:
         """Release what the backend holds on a device; the runner cannot be used afterwards."""
@@ -152,12 +152,12 @@ class Runner(Predictor):
         """As `Predictor.prepare`, for the size that the export takes."""
         image = super().prepare(source, channel_order)
         name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        self.contract.require_size(image.pixels.shape[1:], name)
+        self.metadata.require_size(image.pixels.shape[1:], name)
         return image
 
     def self_test(self) -> float:
         """As `Predictor.self_test`."""
-        probe = self.contract.probe
+        probe = self.metadata.probe
         errors, _ = self.maps(probe_image(*probe.error_map.shape))
         return probe.check(errors[0, 0], f"backend {self.backend}")
 
@@ -165,41 +165,41 @@ class Runner(Predictor):
         return self.maps(np.stack([image.pixels for image in prepared]))
 
     def _draws(self, height: int, width: int) -> Map:
-        contract = self.contract
-        return draws.stacked(contract.schedule, height, width, contract.noise_seed)
+        metadata = self.metadata
+        return draws.stacked(metadata.schedule, height, width, metadata.noise_seed)
 
     def _opened(self, export: Export, threads: int | None, options: TensorRtOptions) -> Session:
         if threads is not None and threads < 1:
             raise InputError(f"threads: {threads} is not allowed, expected at least 1")
         count = threads or runtimes.default_threads()
-        if export.plan is not None:
+        if export.folded is not None:
             from sprfast.backends.sessions.cpu import CpuSession
 
             if self.device != "cpu":
                 raise BackendError(f"backend cpu: cannot run on {self.device}; use device cpu, or another backend")
-            return CpuSession(export.plan, count)
+            return CpuSession(export.folded, count)
         assert export.graph is not None  # an export has one of the two
         if self._backend == "onnxruntime":
             from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession
 
-            return OnnxRuntimeSession(export.graph, self.device, count, self.contract.batch, self.contract.precision)
+            return OnnxRuntimeSession(export.graph, self.device, count, self.metadata.batch, self.metadata.precision)
         return self._tensorrt_session(export.graph, options)
 
     def _tensorrt_session(self, graph: bytes, options: TensorRtOptions) -> TensorRtSession:
         from sprfast.backends.sessions import tensorrt
 
-        contract = self.contract
+        metadata = self.metadata
         kind, _, index = self.device.partition(":")
         if kind != "cuda" or not (index or "0").isdecimal():
             raise BackendError(f"backend {self._backend}: cannot run on {self.device}; use device cuda or cuda:N")
         return tensorrt.open_session(
             graph,
             flavour=cast("Flavour", self._backend),
-            probe=contract.probe,
-            noise=self._noise(*contract.probe.error_map.shape),
-            precision=contract.precision,
-            quantization=contract.quantization,
-            batch=contract.batch,
+            probe=metadata.probe,
+            noise=self._noise(*metadata.probe.error_map.shape),
+            precision=metadata.precision,
+            quantization=metadata.quantization,
+            batch=metadata.batch,
             on_progress=options.on_progress,
             device=int(index or 0),
             workspace_bytes=options.workspace_bytes,
@@ -212,7 +212,7 @@ def chosen(export: Export, backend: str) -> str:
     """The backend that `backend` stands for, which must be one for this kind of export."""
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"backend: {backend!r} is not known for an export, choose from auto, {', '.join(BACKENDS)}")
-    if export.plan is not None:
+    if export.folded is not None:
         if backend not in ("auto", "cpu"):
             raise InputError(
                 f"backend: a plan runs on cpu, not {backend}; export the model with --to onnx or tensorrt for that"

@@ -1,7 +1,6 @@
-"""What a setting needs of good images: error field, weights of levels, thresholds, and the band of
-a cascade.
+"""What a scoring mode needs of good images: error field, weights of levels, and thresholds.
 
-What is fitted (field, weights, band) and what gets a promise (thresholds) come from different
+What is fitted (field, weights) and what gets a promise (thresholds) come from different
 images: a score that has been fitted on an image is lower there than on a fresh one, and a threshold
 from such scores would reject more than it says.
 """
@@ -15,24 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numpy.typing import ArrayLike
 
 from sprfast.config import Level, Schedule
 from sprfast.data import images
-from sprfast.engine.cascade import Cascade
 from sprfast.engine.predictor import MAX_BATCH, Predictor, Result
 from sprfast.errors import InputError
 from sprfast.method import error_field, threshold
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 
 OnImage = Callable[[int, int], None]
-# rate of good images whose verdict may differ from the second setting's without the second being
-# asked
-DISAGREEMENT = 0.1
-CASCADE = "cascade"  # name of the setting that is made of two others
-STAGES = ("single", PUBLISHED)  # these two
-FEWEST = math.ceil(1 / DISAGREEMENT) - 1  # good images that its band takes
-SHARE = 0.05  # of the good images that a cascade asks the second setting about, at least
 
 # By name, beside the published one: the schedule, and whether the score is divided by an error
 # field.
@@ -82,7 +72,7 @@ def calibrate(
     false_pixel_rate: float | None,
     on_image: OnImage = lambda done, total: None,
 ) -> ScoringMode:
-    """The predictor's setting with thresholds of its scores and, where a rate is given, of the
+    """The predictor's scoring mode with thresholds of its scores and, where a rate is given, of the
     pixels of its maps.
 
     Args:
@@ -108,58 +98,8 @@ def calibrate(
     else:
         of_maps = threshold.calibrate_map(maps(), len(paths), false_pixel_rate)
     return dataclasses.replace(
-        predictor.setting, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps
+        predictor.scoring_mode, threshold=threshold.calibrate(scores, false_reject_rate), map_threshold=of_maps
     )
-
-
-def fit_cascade(
-    names: tuple[str, str],
-    first: Predictor,
-    second: Predictor,
-    fit: Sequence[Path],
-    good: Sequence[Path],
-    false_reject_rate: float,
-    on_image: OnImage = lambda done, total: None,
-) -> CascadeSetting:
-    """A cascade of two settings: its `band` from the images `fit`, and its threshold from the
-    images `good`.
-
-    Raises:
-        InputError: too few images for one of the rates, or one cannot be scored.
-    """
-    scores = [[result.pred_score for result in results(each, fit, on_image)] for each in (first, second)]
-    cascade = band(names, scores[0], scores[1], false_reject_rate)
-    scaled = [result.pred_score for result in results(Cascade(first, second, cascade), good, on_image)]
-    return dataclasses.replace(cascade, threshold=threshold.calibrate(scaled, false_reject_rate))
-
-
-def band(names: tuple[str, str], first: ArrayLike, second: ArrayLike, false_reject_rate: float) -> CascadeSetting:
-    """The cascade of two settings, with the threshold 1 until it is calibrated.
-
-    The scale of each setting is the score that its threshold would be. The band is symmetric about
-    the first one in the logarithm of the score. It is so wide that a fresh good image whose
-    verdicts differ lies outside of it at a rate of about `DISAGREEMENT` or less (the conformal
-    quantile of the distance at which verdicts differ; about, since the scales come from the same
-    images), and that it holds at least `SHARE` of the images.
-
-    Args:
-        names: of the two settings.
-        first, second: (n,) their scores of the same good images.
-        false_reject_rate: at which the scales are taken.
-
-    Raises:
-        InputError: too few images.
-    """
-    scores = [np.asarray(each, np.float64) for each in (first, second)]
-    count = len(scores[0])
-    rank = math.ceil((count + 1) * (1 - DISAGREEMENT))
-    if rank > count:
-        raise InputError(f"cascade: a band needs at least {FEWEST} good images to fit it on, got {count}")
-    scales = [_scale(each, false_reject_rate) for each in scores]
-    distance = np.abs(np.log(scores[0] / scales[0]))
-    differ = (scores[0] > scales[0]) != (scores[1] > scales[1])
-    width = max(np.sort(np.where(differ, distance, 0.0))[rank - 1], np.sort(distance)[math.ceil(SHARE * count) - 1])
-    return CascadeSetting(*names, *scales, math.exp(-width), math.exp(width), threshold.manual(1.0))  # type: ignore[call-arg,arg-type]
 
 
 def balanced(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, paths: Sequence[Path]) -> Schedule:
@@ -181,11 +121,3 @@ def halves(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     which they were taken.
     """
     return list(paths[0::2]), list(paths[1::2])
-
-
-def _scale(scores: npt.NDArray[np.float64], rate: float) -> float:
-    """The score of the rank that a threshold would have; the largest where there are too few images
-    for the rate.
-    """
-    rank = min(math.ceil((len(scores) + 1) * (1 - rate)), len(scores))
-    return float(np.sort(scores)[rank - 1])

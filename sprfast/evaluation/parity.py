@@ -33,6 +33,7 @@ from sprfast.formats.model import Model
 from sprfast.method import scoring, sde, unet
 from sprfast.method.anomaly_map import MAP_SIZE
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import verdict
 from sprfast.system import devices
 from sprfast.system.files import confined
@@ -116,7 +117,7 @@ def check_golden(
 
     def create(t: float, draws: int) -> backends.Backend:
         return backends.create(
-            backend, Model(_GOLDEN_NETWORK, Schedule((Level(t, draws),)), Preprocessing(), weights), device
+            backend, Model(_GOLDEN_NETWORK, ScoringMode(Schedule((Level(t, draws),))), Preprocessing(), weights), device
         )
 
     rows: list[Row] = []
@@ -150,7 +151,7 @@ def golden_weights(document: Mapping[str, Any]) -> dict[str, Tensor]:
         )
     weights = {name: torch.from_numpy(_golden_weight(name, shape, seed)) for name, shape in shapes.items()}
     got, expected = (
-        Model(_GOLDEN_NETWORK, Schedule(), Preprocessing(), weights).sha256,
+        Model(_GOLDEN_NETWORK, ScoringMode(), Preprocessing(), weights).sha256,
         _field(document, "weights_sha256", str),
     )
     if got != expected:
@@ -215,8 +216,8 @@ def image_rows(
     errors, scores, expected_scores = [], [], []
     for path in paths:
         x = torch.from_numpy(load_image(path, model.preprocessing).pixels)[None]
-        if model.field:
-            model.field.require_size(tuple(x.shape[2:]), display_name(path))
+        if field := model.scoring_mode.error_field:
+            field.require_size(tuple(x.shape[2:]), display_name(path))
         noise = noise_bank(model.schedule, x.shape[2], x.shape[3], model.noise_seed)
         expected = scoring.error_map(network, x, model.schedule, noise)
         error_map, anomaly_map = maps(x)
@@ -233,7 +234,7 @@ def image_rows(
 
 def _score(model: Model, errors: Tensor, anomaly_maps: Tensor) -> float:
     """pred_score of one image by the model's setting."""
-    return model.setting.score(errors[0, 0].cpu().numpy(), anomaly_maps[0, 0].cpu().numpy())
+    return model.scoring_mode.score(errors[0, 0].cpu().numpy(), anomaly_maps[0, 0].cpu().numpy())
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -404,9 +405,10 @@ def _correlation_row(scores: Sequence[float], expected: Sequence[float]) -> Row:
 
 def _flips_row(model: Model, scores: Sequence[float], expected: Sequence[float], limit: float | None) -> Row:
     quantity = "verdicts that flip"
-    if model.threshold is None:
+    if model.scoring_mode.threshold is None:
         return Row("images", quantity, None, None, "the model has no threshold")
     flips = sum(
-        verdict(a, model.threshold) is not verdict(b, model.threshold) for a, b in zip(scores, expected, strict=True)
+        verdict(a, model.scoring_mode.threshold) is not verdict(b, model.scoring_mode.threshold)
+        for a, b in zip(scores, expected, strict=True)
     )
     return Row("images", quantity, float(flips), limit)

@@ -1,4 +1,4 @@
-"""The files that `sprfast export` writes, and what is in them: a contract, and the network as an
+"""The files that `sprfast export` writes, and what is in them: a metadata, and the network as an
 ONNX graph or as a plan.
 """
 
@@ -12,7 +12,7 @@ from sprfast.formats import onnx as onnx_file
 from sprfast.formats import tensors as archive
 from sprfast.formats.export_metadata import ExportMetadata, document_of
 from sprfast.formats.manifest import PathLike, file_bytes
-from sprfast.method import folded as plan
+from sprfast.method import folded as folded_model
 from sprfast.method.folded import FoldedModel
 
 Kind = Literal["model", "plan", "onnx"]
@@ -22,11 +22,11 @@ _ONNX_BEGIN = b"\x08"  # the field ir_version
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Export:
-    """One export; either `graph` or `plan` is there."""
+    """One export; either `graph` or `folded` is there."""
 
-    contract: ExportMetadata
+    metadata: ExportMetadata
     graph: bytes | None  # an ONNX model without metadata
-    plan: FoldedModel | None
+    folded: FoldedModel | None
 
 
 def kind(path: PathLike) -> Kind:
@@ -48,11 +48,11 @@ def write(path: PathLike, export: Export) -> None:
     Raises:
         InputError: the file cannot be written; the old file is unchanged.
     """
-    contract = export.contract
-    if export.plan is not None:
-        archive.write(path, export.plan.to_arrays(), contract.to_json(), kind="plan")
+    metadata = export.metadata
+    if export.folded is not None:
+        archive.write(path, export.folded.to_arrays(), metadata.to_json(), kind="plan")
     elif export.graph is not None:
-        onnx_file.write(path, export.graph, document_of(contract, onnx_file.KIND))
+        onnx_file.write(path, export.graph, document_of(metadata, onnx_file.KIND))
 
 
 def read(path: PathLike) -> Export:
@@ -72,7 +72,7 @@ def read(path: PathLike) -> Export:
             graph, document = onnx_file.read(path)
             return Export(ExportMetadata.from_json(document), graph, None)
         arrays, document = archive.read(path, kind="plan")
-        contract = ExportMetadata.from_json(document)
-        return Export(contract, None, plan.from_arrays(contract.network, contract.schedule.draws, arrays))
+        metadata = ExportMetadata.from_json(document)
+        return Export(metadata, None, folded_model.from_arrays(metadata.network, metadata.schedule.draws, arrays))
     except InputError as error:
         raise ModelFileError(f"{path}: {error}") from error

@@ -98,10 +98,9 @@ class ExportMetadata:
     """All that scoring needs beside the network itself."""
 
     network: NetworkConfig
-    schedule: Schedule
+    scoring_mode: ScoringMode
     preprocessing: Preprocessing
     noise_seed: int
-    threshold: Threshold | None  # None: not calibrated, no image passes
     model_sha256: str  # of the weights that it was made from
     precision: Precision
     quantization: Quantization | None
@@ -109,17 +108,11 @@ class ExportMetadata:
     batch: int | None  # images a call; None: any number
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
-    field: ErrorField | None = None  # as `ScoringMode` has them
-    map_threshold: MapThreshold | None = None
 
     @property
-    def setting(self) -> ScoringMode:
-        """How its passes become a verdict."""
-        return ScoringMode(self.schedule, self.field, self.threshold, self.map_threshold)
-
-    def with_setting(self, setting: ScoringMode) -> ExportMetadata:
-        """The same with another one."""
-        return dataclasses.replace(self, **setting.parts)
+    def schedule(self) -> Schedule:
+        """The sigma levels of the scoring mode."""
+        return self.scoring_mode.schedule
 
     def require_size(self, size: tuple[int, ...], name: str) -> None:
         """Raise InputError, which begins with `name`, where the export does not take network inputs
@@ -139,7 +132,7 @@ class ExportMetadata:
             "network": self.network.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "noise_seed": self.noise_seed,
-            **self.setting.to_json(),
+            **self.scoring_mode.to_json(),
             "model_sha256": self.model_sha256,
             "precision": self.precision,
             "quantization": self.quantization,
@@ -155,23 +148,18 @@ class ExportMetadata:
 
     @classmethod
     def from_json(cls, document: Any) -> ExportMetadata:
-        """The contract in a checked document.
+        """The metadata in a checked document.
 
         Raises:
             InputError: a field is missing or not allowed; the message names it.
         """
         try:
             size, batch = document["size"], document["batch"]
-            threshold = document["threshold"]
-            field, map_threshold = document.get("field"), document.get("map_threshold")
-            contract = cls(
+            metadata = cls(
                 network=_part("network", NetworkConfig, document["network"]),
-                schedule=_part("schedule", Schedule, document["schedule"]),
+                scoring_mode=_scoring_mode(document),
                 preprocessing=_part("preprocessing", Preprocessing, document["preprocessing"]),
                 noise_seed=_integer("noise_seed", document["noise_seed"], 0, 2**32 - 1),
-                threshold=None if threshold is None else _part("threshold", Threshold, threshold),
-                field=None if field is None else _part("field", ErrorField, field),
-                map_threshold=None if map_threshold is None else _part("map_threshold", MapThreshold, map_threshold),
                 model_sha256=_sha256("model_sha256", document["model_sha256"]),
                 precision=_one_of("precision", document["precision"], get_args(Precision)),
                 quantization=_one_of("quantization", document["quantization"], (None, *get_args(Quantization))),
@@ -182,13 +170,26 @@ class ExportMetadata:
             )
         except KeyError as error:
             raise InputError(f"field {error} is missing") from error
-        contract.require_size(contract.probe.error_map.shape, "probe")
-        return contract
+        metadata.require_size(metadata.probe.error_map.shape, "probe")
+        return metadata
 
 
-def document_of(contract: ExportMetadata, kind: str) -> dict[str, Any]:
-    """What `manifest.signed` takes: the contract in a file of this kind."""
-    return {"format_version": FORMAT_VERSION, "kind": kind, **contract.to_json()}
+def document_of(metadata: ExportMetadata, kind: str) -> dict[str, Any]:
+    """What `manifest.signed` takes: the metadata in a file of this kind."""
+    return {"format_version": FORMAT_VERSION, "kind": kind, **metadata.to_json()}
+
+
+def _scoring_mode(document: dict[str, Any]) -> ScoringMode:
+    """The scoring mode in a document of any format version; format 1 had no error field and no
+    threshold of maps.
+    """
+    threshold, field, map_threshold = document["threshold"], document.get("field"), document.get("map_threshold")
+    return ScoringMode(
+        schedule=_part("schedule", Schedule, document["schedule"]),
+        error_field=None if field is None else _part("field", ErrorField, field),
+        threshold=None if threshold is None else _part("threshold", Threshold, threshold),
+        map_threshold=None if map_threshold is None else _part("map_threshold", MapThreshold, map_threshold),
+    )
 
 
 def _part(

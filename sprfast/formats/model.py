@@ -19,9 +19,7 @@ from sprfast.errors import InputError, ModelFileError
 from sprfast.formats import manifest
 from sprfast.formats import tensors as archive
 from sprfast.formats.manifest import PathLike, quoted
-from sprfast.method.error_field import ErrorField
-from sprfast.method.scoring_mode import PUBLISHED, CascadeSetting, ScoringMode
-from sprfast.method.threshold import MapThreshold, Threshold
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 from sprfast.method.unet import parameter_shapes
 
 _PUBLISHED_PREPROCESSING = Preprocessing()
@@ -39,18 +37,13 @@ class Model:
     """
 
     network: NetworkConfig
-    schedule: Schedule
+    scoring_mode: ScoringMode  # the one named `PUBLISHED`
     preprocessing: Preprocessing
     weights: dict[str, Tensor]  # float32, the exponential moving average, under the authors' keys
     noise_seed: int = 0  # of the frozen noise bank, 0 to 2**32 - 1
-    threshold: Threshold | None = None  # on pred_score; None: not calibrated
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)  # where the weights come from; JSON
     certificates: tuple[dict[str, Any], ...] = ()  # of parity, one a backend; JSON
-    field: ErrorField | None = None  # as `ScoringMode` has them
-    map_threshold: MapThreshold | None = None
-    # by name, beside the one that the fields above make
-    settings: dict[str, ScoringMode] = dataclasses.field(default_factory=dict)
-    cascades: dict[str, CascadeSetting] = dataclasses.field(default_factory=dict)  # by name
+    scoring_modes: dict[str, ScoringMode] = dataclasses.field(default_factory=dict)  # others, by name
 
     def __post_init__(self) -> None:
         if type(self.noise_seed) is not int or not 0 <= self.noise_seed < 2**32:
@@ -60,28 +53,22 @@ class Model:
         _check_weights(self.weights, self.network)
 
     @property
-    def setting(self) -> ScoringMode:
-        """How its passes become a verdict."""
-        return ScoringMode(self.schedule, self.field, self.threshold, self.map_threshold)
-
-    def with_setting(self, setting: ScoringMode) -> Model:
-        """The same with another one."""
-        return dataclasses.replace(self, **setting.parts)
+    def schedule(self) -> Schedule:
+        """The sigma levels of the scoring mode."""
+        return self.scoring_mode.schedule
 
     def using(self, name: str) -> Model:
-        """The model with the setting of this name; `PUBLISHED` is its own.
+        """The model with the scoring mode of this name; `PUBLISHED` is its own.
 
         Raises:
-            InputError: it has none of this name, or it is a cascade, which takes two engines: see
-                `engine.load`.
+            InputError: it has none of this name.
         """
         if name == PUBLISHED:
             return self
-        if name in self.settings:
-            return self.with_setting(self.settings[name])
-        if name in self.cascades:
-            raise InputError(f"setting {quoted(name)}: is a cascade of two settings; name one of them")
-        known = ", ".join((PUBLISHED, *self.settings, *self.cascades))
+        if name in self.scoring_modes:
+            return dataclasses.replace(self, scoring_mode=self.scoring_modes[name])
+        refuse_gone(name)
+        known = ", ".join((PUBLISHED, *self.scoring_modes))
         raise InputError(f"setting {quoted(name)}: the model has {known}; `sprfast calibrate --setting` adds one")
 
     @property
@@ -108,9 +95,9 @@ def save(path: PathLike, model: Model) -> None:
         "network": model.network.to_json(),
         "preprocessing": model.preprocessing.to_json(),
         "noise_seed": model.noise_seed,
-        **model.setting.to_json(),
-        "settings": {name: setting.to_json() for name, setting in model.settings.items()},
-        "cascades": {name: cascade.to_json() for name, cascade in model.cascades.items()},
+        **model.scoring_mode.to_json(),
+        "settings": {name: mode.to_json() for name, mode in model.scoring_modes.items()},
+        "cascades": {},  # of a mode that is gone
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
@@ -130,16 +117,15 @@ def load(path: PathLike) -> Model:
     """
     weights, document = archive.read(path, kind="model")
     manifest.field(path, document, "schedule", dict)
-    settings, cascades = (manifest.field(path, {name: {}} | document, name, dict) for name in ("settings", "cascades"))
+    others = manifest.field(path, {"settings": {}} | document, "settings", dict)
     try:
         return Model(
             network=NetworkConfig.from_json(manifest.field(path, document, "network", dict)),
+            scoring_mode=ScoringMode.from_json(document),
             preprocessing=Preprocessing.from_json(manifest.field(path, document, "preprocessing", dict)),
             weights={name: torch.from_numpy(array) for name, array in weights.items()},
             noise_seed=manifest.field(path, document, "noise_seed", int),
-            **ScoringMode.from_json(document).parts,
-            settings={name: ScoringMode.from_json(setting) for name, setting in settings.items()},
-            cascades={name: CascadeSetting.from_json(cascade) for name, cascade in cascades.items()},
+            scoring_modes={name: ScoringMode.from_json(mode) for name, mode in others.items()},
             provenance=manifest.field(path, document, "provenance", dict),
             certificates=tuple(manifest.field(path, document, "certificates", list)),
         )
@@ -171,7 +157,7 @@ def import_checkpoint(
         _check_weights(state, network)
         return Model(
             network=network,
-            schedule=schedule,
+            scoring_mode=ScoringMode(schedule),
             preprocessing=preprocessing,
             # copied, since a pickled tensor may share memory with another, or be a view of less
             weights={name: torch.empty(tensor.shape).copy_(tensor.detach()) for name, tensor in state.items()},

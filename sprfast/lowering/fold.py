@@ -1,4 +1,4 @@
-"""From a trained model to its inference plan."""
+"""From a trained model to a folded one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sprfast.method.folded import BLOCKS, Array, Block, ConvNorm, FoldedModel
 
 @torch.inference_mode()
 def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
-    """The plan of `model` in `dtype` (float32 or float64), in memory of its own.
+    """Fold `model` in `dtype` (float32 or float64), in memory of its own.
 
-    The embeddings are computed as the network computes them in `dtype`; in float64 the plan is the
-    definition to rounding.
+    The embeddings are computed as the network computes them in `dtype`; in float64 the result is
+    the definition to rounding.
     """
     network = unet.from_weights(
         model.network, {name: value.to(dtype, copy=True) for name, value in model.weights.items()}

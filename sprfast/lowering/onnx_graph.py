@@ -1,4 +1,4 @@
-"""The inference plan as an ONNX graph: standard operators only, every tensor with the type that it
+"""The folded model as an ONNX graph: standard operators only, every tensor with the type that it
 is computed in.
 
     image (B, 3, H, W), noise (D, 3, H, W)  →  error_map (B, 1, H, W), anomaly_map (B, 1, 256, 256),
@@ -53,7 +53,7 @@ _SMALLEST: dict[Precision, float] = {"float32": 2.0**-126, "float16": 2.0**-14, 
 
 
 def onnx_model(
-    plan: FoldedModel,
+    folded: FoldedModel,
     height: int,
     width: int,
     *,
@@ -69,7 +69,7 @@ def onnx_model(
     `FoldedModel.to_arrays`. A NaN anywhere in an image or in its anomaly map is a NaN score.
 
     Args:
-        plan: in float32.
+        folded: in float32.
         height, width: pixels at the network's input, at least 16.
         batch: images a call; None: any number.
         precision: of stored feature maps and of the convolutions.
@@ -95,7 +95,7 @@ def onnx_model(
             f"quantized convolution; "
             f"got {len(given)}, see quantization.calibrate"
         )
-    return _Graph(plan, height, width, precision, normalization, quantization, given).model(batch)
+    return _Graph(folded, height, width, precision, normalization, quantization, given).model(batch)
 
 
 def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
@@ -117,7 +117,7 @@ class _Graph:
 
     def __init__(
         self,
-        plan: FoldedModel,
+        folded: FoldedModel,
         height: int,
         width: int,
         precision: Precision,
@@ -136,14 +136,14 @@ class _Graph:
         )
         self._opset, self._smallest = _OPSETS[precision], _SMALLEST[precision]
         self._quantization, self._scales = quantization, scales
-        self._plan, self._height, self._width, self._normalization = plan, height, width, normalization
+        self._folded, self._height, self._width, self._normalization = folded, height, width, normalization
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def model(self, batch: int | None) -> onnx.ModelProto:
         """All nodes, from the inputs to the outputs."""
         self._outputs(self._network(self._perturbed()))
-        images, draws, size = batch or "batch", self._plan.draws, (self._height, self._width)
+        images, draws, size = batch or "batch", self._folded.draws, (self._height, self._width)
         shapes = {
             "image": (images, 3, *size),
             "noise": (draws, 3, *size),
@@ -171,10 +171,10 @@ class _Graph:
 
     def _perturbed(self) -> str:
         """x + std·z for every draw: (B·D, 3, H, W)."""
-        draws = self._plan.draws
+        draws = self._folded.draws
         image = self._node("image.draws", "Unsqueeze", "image", self._ints("axis.1", 1))
         noise = self._node(
-            "noise.scaled", "Mul", "noise", self._constant("std", self._plan.std.reshape(draws, 1, 1, 1))
+            "noise.scaled", "Mul", "noise", self._constant("std", self._folded.std.reshape(draws, 1, 1, 1))
         )
         added = self._node("perturbed", "Add", image, noise)
         return self._node(
@@ -185,7 +185,7 @@ class _Graph:
         """The last feature map, float32."""
         stored: dict[str, str] = {}
         for name in BLOCKS:
-            block, last = self._plan.blocks[name], name == BLOCKS[-1]
+            block, last = self._folded.blocks[name], name == BLOCKS[-1]
             if name in SKIPS:
                 x = self._concatenated(name, stored[SKIPS[name]], x)
             elif stored:
@@ -233,7 +233,7 @@ class _Graph:
         return self._constant(name, np.maximum(value, self._smallest), stored=True)
 
     def _normalised(self, name: str, x: str, layer: ConvNorm[Array]) -> str:
-        groups = self._plan.groups
+        groups = self._folded.groups
         if self._normalization == "group":
             scale, shift = (self._constant(f"{name}.{part}", getattr(layer, part)) for part in ("gamma", "beta"))
             return self._node(f"{name}.norm", "GroupNormalization", x, scale, shift, num_groups=groups, epsilon=EPSILON)
@@ -290,20 +290,20 @@ class _Graph:
 
     def _outputs(self, x: str) -> None:
         """Head, residual, maps and score from the last feature map."""
-        plan, size = self._plan, (self._height, self._width)
+        folded, size = self._folded, (self._height, self._width)
         f = self._node(
             "head.conv",
             "Conv",
             x,
-            self._constant("head_weight", plan.head_weight[:, :, None, None]),
+            self._constant("head_weight", folded.head_weight[:, :, None, None]),
             kernel_shape=[1, 1],
         )
-        f = self._node("head.draws", "Reshape", f, self._ints("shape.draws", -1, plan.draws, 3, *size))
-        f = self._node("head.biased", "Add", f, self._constant("head_bias", plan.head_bias[:, :, None, None]))
+        f = self._node("head.draws", "Reshape", f, self._ints("shape.draws", -1, folded.draws, 3, *size))
+        f = self._node("head.biased", "Add", f, self._constant("head_bias", folded.head_bias[:, :, None, None]))
         r = self._node("residual", "Add", f, "noise")
         squares = self._node("residual.squared", "Mul", r, r)
         weighted = self._node(
-            "residual.weighted", "Mul", squares, self._constant("scale", plan.scale.reshape(-1, 1, 1, 1))
+            "residual.weighted", "Mul", squares, self._constant("scale", folded.scale.reshape(-1, 1, 1, 1))
         )
         total = self._node("residual.total", "ReduceSum", weighted, self._ints("axes.1.2", 1, 2), keepdims=0)
         # 8-bit integers have no NaN, so that one in an image would get no further than the second

@@ -16,9 +16,10 @@ def draws(schedule: Schedule, height: int, width: int, seed: int) -> list[npt.ND
     """One array of draws a level.
 
     Draw k of level l depends on (seed, l, k, height, width) only: asking for more draws keeps the
-    first ones. Noise is standard normal; antithetic: normal, draws 2j and 2j + 1 being z and -z;
-    signs: the signs of normal noise, as strong at every pixel, so that fewer draws even out; none:
-    0, the image goes through the network as it is.
+    first ones. Noise is standard normal; signs: the signs of normal noise, as strong at every
+    pixel, so that fewer draws even out; none: 0, the image goes through the network as it is.
+    Antithetic noise, which only stored schedules have, is normal, draws 2j and 2j + 1 being z and
+    -z.
 
     Returns:
         for each level (K, 3, height, width).

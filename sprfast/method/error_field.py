@@ -48,6 +48,13 @@ class ErrorField:
         if type(self.samples) is not int or self.samples < 1:
             raise InputError(f"error field: samples {self.samples!r}, expected at least 1")
 
+    __hash__ = None  # type: ignore[assignment]  # as of the array in it
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ErrorField):
+            return NotImplemented
+        return self.samples == other.samples and np.array_equal(self.expected, other.expected)
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the error maps that it belongs to."""

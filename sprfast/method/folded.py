@@ -1,4 +1,4 @@
-"""The inference plan: a model with everything that is fixed at build time folded into constants.
+"""The folded model: one with everything that is fixed at build time folded into constants.
 
 The time of every draw is known, so the time-embedding network becomes one vector a block and draw;
 the last of them, and the factors std(t) around the score, fold into the 1x1 head and the mean:
@@ -6,8 +6,8 @@ the last of them, and the factors std(t) around the score, fold into the 1x1 hea
     r = std·(f + z),  f = W·(h + c) + b = W·h + (W·c + b)
     error map = sum over draws of weight·std² / (3·K) · sum over channels of (f + z)²
 
-A plan is numpy arrays: what runs it (our kernels on any device, an ONNX graph) needs no PyTorch for
-it.
+A folded model is numpy arrays: what runs it (our kernels on any device, an ONNX graph) needs no
+PyTorch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _LOOSE = ("std", "head_weight", "head_bias", "scale")
 
 
 def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array]) -> FoldedModel:
-    """The plan of `to_arrays`, for a network of this width and this number of draws.
+    """The folded model of `to_arrays`, for a network of this width and this number of draws.
 
     Raises:
         InputError: an array is missing, unknown, or not float32 of the shape that it must have.
@@ -110,7 +110,7 @@ def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array])
 
 
 def shapes(network: NetworkConfig, draws: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a plan."""
+    """Name and shape of every array of a folded model."""
     width = network.base_width
     found: dict[str, tuple[int, ...]] = {
         "std": (draws,),

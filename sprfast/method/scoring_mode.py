@@ -1,12 +1,11 @@
-"""A setting: how the passes of a network become a score, a map and a verdict."""
+"""The scoring mode: how the passes of a network become a score, a map and a verdict."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
-from sprfast.config import Schedule, _Config, _require
+from sprfast.config import Schedule
 from sprfast.errors import InputError
 from sprfast.method.error_field import ErrorField, Map
 from sprfast.method.threshold import MapThreshold, Threshold
@@ -16,91 +15,60 @@ PUBLISHED = "published"  # the name of the definition, which every model has
 _PUBLISHED_SCHEDULE = Schedule()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def refuse_gone(name: str) -> None:
+    """Raise InputError where a mode of this name was in earlier versions and is not in this one."""
+    if name == "cascade":
+        raise InputError("setting 'cascade': this mode is gone; use 'single' or 'published' instead")
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoringMode:
-    """What scoring needs beside the network."""
+    """Sigma levels, error field and thresholds: what scoring needs beside the network."""
 
     schedule: Schedule = _PUBLISHED_SCHEDULE
-    field: ErrorField | None = None  # of good parts, for the score; None: the score is the maximum of the anomaly map
+    error_field: ErrorField | None = None  # None: the score is the maximum of the anomaly map
     threshold: Threshold | None = None  # on pred_score; None: not calibrated, no image passes
-    # on the pixels of the anomaly map; None: where there is no field, `threshold`
+    # on the pixels of the anomaly map; None: `threshold`, where there is no error field
     map_threshold: MapThreshold | None = None
 
     def score(self, errors: Map, anomalies: Map) -> float:
         """pred_score of an image, from its error map (H, W) and its anomaly map (256, 256); NaN
         where one of them is.
         """
-        return self.field.score(errors) if self.field else float(anomalies.max())
+        return self.error_field.score(errors) if self.error_field else float(anomalies.max())
 
     @property
     def map_value(self) -> float | None:
         """Above which a pixel of the anomaly map is marked; None: nothing says so."""
-        chosen = self.map_threshold or (self.threshold if self.field is None else None)
+        chosen = self.map_threshold or (self.threshold if self.error_field is None else None)
         return chosen.value if chosen else None
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What it consists of, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
         return {
             "schedule": self.schedule.to_json(),
-            "field": self.field.to_json() if self.field else None,
+            "field": self.error_field.to_json() if self.error_field else None,
             "threshold": self.threshold.to_json() if self.threshold else None,
             "map_threshold": self.map_threshold.to_json() if self.map_threshold else None,
         }
 
     def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at: without the numbers of field and thresholds that nobody
-        reads.
+        """Plain values to be looked at: `to_json` without the pixels of the error field and the
+        scores that the threshold is from.
         """
-        field = {"shape": list(self.field.size), "samples": self.field.samples} if self.field else None
-        return self.to_json() | {"field": field, "threshold": self.threshold.summary() if self.threshold else None}
+        field = self.error_field
+        shown = {"shape": list(field.size), "samples": field.samples} if field else None
+        return self.to_json() | {"field": shown, "threshold": self.threshold.summary() if self.threshold else None}
 
     @classmethod
     def from_json(cls, document: Any) -> ScoringMode:
-        """The setting of `to_json`; a field that is absent is None.
+        """The scoring mode of `to_json`; what is absent is None.
 
         Raises:
-            InputError: it is not an object, or a field is not allowed; the message names it.
+            InputError: it is not an object, or a value in it is not allowed; the message names it.
         """
         if not isinstance(document, dict):
             raise InputError(f"setting: expected an object, got {type(document).__name__}")
         parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
         given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
-        return cls(Schedule.from_json(document.get("schedule")), **given)
-
-
-@dataclasses.dataclass(frozen=True)
-class CascadeSetting(_Config):
-    """Two settings in turn: the second one decides on the images whose score under the first one
-    lies in a band.
-
-    Scores of the two are made comparable by dividing each by its `scale`, so that 1 is where good
-    images end.
-    """
-
-    first: str  # names of the model's settings
-    second: str
-    first_scale: float  # a score of each that good images seldom reach
-    second_scale: float
-    low: float  # the band, in scaled scores of the first
-    high: float
-    threshold: Threshold  # on the scaled score
-
-    def __post_init__(self) -> None:
-        _require(self.first != self.second, "second", self.second, "another setting than the first one")
-        for name in ("first_scale", "second_scale"):
-            _require(0.0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number")
-        _require(0.0 <= self.low < math.inf, "low", self.low, "a number of 0 or more")
-        _require(self.low <= self.high < math.inf, "high", self.high, f"a number of {self.low} or more")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, of which `from_json` makes it again."""
-        return super().to_json() | {"threshold": self.threshold.to_json()}
-
-    def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at."""
-        return super().to_json() | {"threshold": self.threshold.summary()}
+        return cls(Schedule.from_json(document.get("schedule")), given.pop("field", None), **given)

@@ -23,7 +23,7 @@ from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
-from support.scoring_mode_cases import field
+from support.scoring_mode_cases import field, with_mode
 
 MULTI = Schedule((Level(1e-3, 3), Level(0.05, 2, weight=0.5)))
 ANTITHETIC = Schedule((Level(1e-3, 4),), noise="antithetic")
@@ -93,7 +93,7 @@ def relative_rms(got, expected):
     ],
 )
 def test_backend_equals_the_definition(name, small_model, schedule, count, size):
-    model = dataclasses.replace(small_model, schedule=schedule)
+    model = with_mode(small_model, schedule=schedule)
     x, noise = images(count, *size), noise_bank(schedule, *size, seed=4)
     got = create(name, model).maps(x, noise)[0]
     assert got.shape == (count, 1, *size)
@@ -102,7 +102,7 @@ def test_backend_equals_the_definition(name, small_model, schedule, count, size)
 
 
 def test_backend_passes_parity_without_noise_and_with_an_error_field(name, small_model, pictures):
-    model = dataclasses.replace(small_model, schedule=NOISELESS, field=field())
+    model = with_mode(small_model, schedule=NOISELESS, error_field=field())
     report = parity.check_images(model, pictures[:2], name, "cpu" if name in ON_CPU else None)
     assert report.passed, report.rows
     assert {row.quantity: row.value for row in report.rows}["pred_score, largest relative error"] <= 1e-5

@@ -14,6 +14,7 @@ from sprfast.evaluation import parity
 from sprfast.formats import export_metadata as contract
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -25,7 +26,10 @@ ON_CUDA = ("eager", *FUSED)
 def model(golden_document):
     """The published network with the golden weights, for 64x64 images."""
     return parity.Model(
-        NetworkConfig(), Schedule((Level(1e-3, 3),)), Preprocessing(size=64), parity.golden_weights(golden_document)
+        NetworkConfig(),
+        ScoringMode(Schedule((Level(1e-3, 3),))),
+        Preprocessing(size=64),
+        parity.golden_weights(golden_document),
     )
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import gc
 import json
 import os
@@ -24,7 +23,9 @@ from sprfast.kernels.cpu import library, operators
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
+from support.scoring_mode_cases import with_mode
 
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def random_model(width, schedule):
     with torch.random.fork_rng():
         torch.manual_seed(width)
         weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
-    return Model(config, schedule, Preprocessing(size=32), weights)
+    return Model(config, ScoringMode(schedule), Preprocessing(size=32), weights)
 
 
 def watched(**replacements):
@@ -70,7 +71,10 @@ def network_maps(network, x, noise, threads=1):
 
 def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golden_document):
     model = Model(
-        NetworkConfig(), Schedule((Level(parity.GOLDEN_T, 2),)), Preprocessing(), parity.golden_weights(golden_document)
+        NetworkConfig(),
+        ScoringMode(Schedule((Level(parity.GOLDEN_T, 2),))),
+        Preprocessing(),
+        parity.golden_weights(golden_document),
     )
     with np.load(golden_folder / "tiny_32.npz") as stored:
         arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
@@ -178,7 +182,7 @@ def test_another_device_is_a_backend_error_that_says_what_to_do(small_model):
 
 def test_several_engines_and_threads_at_once_give_the_bits_of_one(small_model, set_threads):
     set_threads(1)
-    models = [dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, draws),))) for draws in (1, 2, 3)]
+    models = [with_mode(small_model, schedule=Schedule((Level(1e-3, draws),))) for draws in (1, 2, 3)]
     engines = [Engine(model, "cpu", "cpu") for model in models]
     work = [(engine, images(1 + seed % 4, 16 + 8 * (seed % 3), 32, seed)) for seed in range(8) for engine in engines]
     expected = [engine.maps(x) for engine, x in work]

@@ -24,6 +24,7 @@ from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 from sprfast.method import threshold
 from sprfast.method.threshold import Verdict
+from support.scoring_mode_cases import with_mode
 
 ENGINES = ("cpu", "eager", "onnxruntime")
 RUNNERS = ("plan", "onnx")
@@ -136,7 +137,7 @@ def overflowing(model, name, scale):
     would pass.
     """
     weights = {**model.weights, name: model.weights[name] * scale}
-    return dataclasses.replace(model, weights=weights, threshold=threshold.manual(1e300))
+    return dataclasses.replace(with_mode(model, threshold=threshold.manual(1e300)), weights=weights)
 
 
 @pytest.mark.parametrize("backend", ENGINES)

@@ -15,6 +15,7 @@ from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
 from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import QUANTIZED, onnx_model
+from support.scoring_mode_cases import with_mode
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
 RTX = "tensorrt_rtx"
@@ -83,7 +84,7 @@ def test_an_odd_size_builds(small_model):
 
 
 def test_draws_at_several_times_build(small_model):
-    model = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2), Level(0.1, 1, 0.5))))
+    model = with_mode(small_model, schedule=Schedule((Level(1e-3, 2), Level(0.1, 1, 0.5))))
     assert build(graph(model, 32, 32), Options()).summary["inputs"]["noise"]["shape"] == [3, 3, 32, 32]
 
 

@@ -12,7 +12,7 @@ import pytest
 from sprfast.backends import registry as backends
 from sprfast.cli.calibrate_commands import Request
 from sprfast.config import Level, Schedule
-from sprfast.engine.engine import predictor
+from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration
 from sprfast.formats import model as model_file
@@ -23,8 +23,8 @@ RATE = ("--false-reject-rate", "0.2")
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A folder of 20 good images, 32x32: half of them are enough for a field, a band and thresholds
-    at a rate of 0.2.
+    """A folder of 20 good images, 32x32: half of them are enough for a field and thresholds at a
+    rate of 0.2.
     """
     folder = tmp_path_factory.mktemp("good")
     for index in range(20):
@@ -50,7 +50,7 @@ def made(small_model, good, tmp_path_factory):
 
     from sprfast.cli.app import app
 
-    for name in (*calibration.SETTINGS, "cascade"):
+    for name in calibration.SETTINGS:
         done = CliRunner().invoke(app, ["calibrate", str(path), str(good), *RATE, "--setting", name, "--json"])
         assert done.exit_code == 0, (name, done.output, done.exception)
     return path
@@ -83,43 +83,31 @@ def test_a_named_setting_is_fitted_on_one_half_and_calibrated_on_the_other(run, 
     code, out, _ = run("calibrate", model_path, good, *RATE, "--setting", name, "--json")
     assert code == 0
     model = model_file.load(model_path)
-    stored = model.settings[name]
+    stored = model.scoring_modes[name]
     schedule, has_field = calibration.SETTINGS[name]
     assert stored.schedule == schedule
-    assert (stored.field is not None) == has_field == (stored.map_threshold is not None)
+    assert (stored.error_field is not None) == has_field == (stored.map_threshold is not None)
     files = sorted(good.iterdir())
     promised = files[1::2] if has_field else files  # nothing is held back where nothing is fitted
     assert stored.threshold.samples == len(promised)
-    scores = [result.pred_score for result in predictor(model, setting=name).predict(promised)]
+    scores = [result.pred_score for result in Engine(model.using(name)).predict(promised)]
     assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
     if has_field:
-        fitted = calibration.fit_field(predictor(model, setting=name), files[::2])
-        assert stored.field.samples == 10
-        np.testing.assert_array_equal(stored.field.expected, fitted.expected)
+        fitted = calibration.fit_field(Engine(model.using(name)), files[::2])
+        assert stored.error_field.samples == 10
+        np.testing.assert_array_equal(stored.error_field.expected, fitted.expected)
         assert stored.map_threshold.false_pixel_rate == 0.2  # the rate of rejects, where no other is given
     summary = json.loads(out)
     assert (summary["setting"], summary["threshold"]) == (name, stored.threshold.summary())
-    assert (model.setting.parts, model.sha256) == (before.setting.parts, before.sha256)  # the published one stays
-
-
-def test_the_cascade_is_of_the_models_settings_and_calibrated_on_images_of_its_own(made, good):
-    model = model_file.load(made)
-    stored = model.cascades["cascade"]
-    assert (stored.first, stored.second) == calibration.STAGES
-    files = sorted(good.iterdir())
-    assert stored.threshold.samples == 10
-    scores = [result.pred_score for result in predictor(model, setting="cascade").predict(files[1::2])]
-    assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
-    assert 0 < stored.low <= 1 <= stored.high
-    assert stored.low * stored.high == pytest.approx(1.0)
+    assert (model.scoring_mode, model.sha256) == (before.scoring_mode, before.sha256)  # the published one stays
 
 
 def test_predict_scores_with_the_setting_that_is_named(run, made, fresh, tmp_path):
     model, paths = model_file.load(made), sorted(fresh.iterdir())
     scores = {}
-    for name in ("published", *calibration.SETTINGS, "cascade"):
+    for name in ("published", *calibration.SETTINGS):
         got = rows(run, made, fresh, "--setting", name)
-        expected = predictor(model, setting=name).predict(paths)
+        expected = Engine(model.using(name)).predict(paths)
         assert [row["verdict"] for row in got] == [result.verdict.value for result in expected]
         assert {row["threshold"] for row in got} == {expected[0].threshold}
         scores[name] = tuple(row["pred_score"] for row in got)
@@ -127,11 +115,11 @@ def test_predict_scores_with_the_setting_that_is_named(run, made, fresh, tmp_pat
     assert len(set(scores.values())) == len(scores)
     assert [row["pred_score"] for row in rows(run, made, fresh)] == pytest.approx(scores["published"])
     output = tmp_path / "out"
-    assert len(rows(run, made, fresh, "--setting", "cascade", "-o", output)) == len(list(output.glob("*.png"))) == 6
+    assert len(rows(run, made, fresh, "--setting", "field", "-o", output)) == len(list(output.glob("*.png"))) == 6
 
 
-@pytest.mark.parametrize("name", ["field", "cascade"])
-def test_evaluate_takes_a_setting(run, made, tmp_path, name):
+def test_evaluate_takes_a_setting(run, made, tmp_path):
+    name = "field"
     for kind, label in (("train/good", 0), ("test/good", 0), ("test/dent", 1)):
         (tmp_path / "part" / kind).mkdir(parents=True)
         for index in range(3):
@@ -144,7 +132,7 @@ def test_evaluate_takes_a_setting(run, made, tmp_path, name):
     )
     assert code == 0
     row = json.loads(out)["categories"][0]
-    engine = predictor(model_file.load(made), setting=name)
+    engine = Engine(model_file.load(made).using(name))
     folders = (tmp_path / "part" / "test" / kind for kind in ("good", "dent"))
     good, bad = ([engine.predict(path).pred_score for path in folder.iterdir()] for folder in folders)
     assert row["image_AUROC"] == pytest.approx(np.mean([[b > g for g in good] for b in bad]))
@@ -168,7 +156,7 @@ def test_export_and_parity_take_a_setting(run, made, good, fresh, tmp_path, name
             "export", made, "--to", target, "-o", exported, "--images", good, "--setting", name, "--json"
         )
         assert code == 0
-        shown, stored = json.loads(out), model_file.load(made).settings[name]
+        shown, stored = json.loads(out), model_file.load(made).scoring_modes[name]
         assert {part: shown[part] for part in stored.summary()} == json.loads(json.dumps(stored.summary()))
         got = rows(run, exported, fresh)
         assert [(row["verdict"], row["threshold"]) for row in got] == [
@@ -201,17 +189,6 @@ def test_an_export_with_a_field_is_calibrated_anew(run, made, good, tmp_path):
     assert json.loads(run("info", exported, "--json")[1])["field"] == {"shape": [32, 32], "samples": 10}
 
 
-def test_what_takes_one_engine_refuses_a_cascade(run, made, fresh, tmp_path):
-    for command in (
-        ("export", made, "--to", "plan", "-o", tmp_path / "a"),
-        ("parity", made, "--images", fresh),
-    ):
-        assert "setting 'cascade': is a cascade of two settings; name one of them" in one_line(
-            run, *command, "--setting", "cascade"
-        )
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_setting_that_the_model_does_not_have_is_one_sentence(run, made, model_path, fresh, tmp_path):
     for command in (
         ("predict", made, fresh),
@@ -221,34 +198,31 @@ def test_a_setting_that_the_model_does_not_have_is_one_sentence(run, made, model
         ("calibrate", made, "--threshold", "1"),
     ):
         error = one_line(run, *command, "--setting", "fast")
-        assert (
-            "setting 'fast': the model has published, field, single, cascade; `sprfast calibrate --setting` adds one"
-            in error
-        )
+        assert "setting 'fast': the model has published, field, single; `sprfast calibrate --setting` adds one" in error
     assert "the model has published;" in one_line(run, "predict", model_path, fresh, "--setting", "single")
     assert not (tmp_path / "a").exists()
 
 
 def test_a_setting_of_ones_own_is_made_with_its_levels(run, path, good, fresh):
-    levels = ("--level", "0.0005:2", "--level", "0.01:2:3", "--noise", "antithetic")
+    levels = ("--level", "0.0005:2", "--level", "0.01:2:3", "--noise", "signs")
     for name, more in (("plain", ()), ("fielded", ("--field", "--false-pixel-rate", "0.4")), ("even", ("--balance",))):
         assert run("calibrate", path, good, *RATE, "--setting", name, *levels, *more)[0] == 0, name
         assert {row["verdict"] for row in rows(run, path, fresh, "--setting", name)} <= {"PASS", "REJECT"}
-    plain, fielded, even = (model_file.load(path).settings[name] for name in ("plain", "fielded", "even"))
-    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="antithetic")
+    plain, fielded, even = (model_file.load(path).scoring_modes[name] for name in ("plain", "fielded", "even"))
+    schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, 3.0)), noise="signs")
     assert plain.schedule == fielded.schedule == schedule
-    assert (plain.field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
-    assert fielded.field.samples == 10
+    assert (plain.error_field, plain.map_threshold, plain.threshold.samples) == (None, None, 20)
+    assert fielded.error_field.samples == 10
     assert fielded.map_threshold.false_pixel_rate == 0.4
-    assert (even.field, even.threshold.samples) == (None, 10)
+    assert (even.error_field, even.threshold.samples) == (None, 10)
     assert [(level.t, level.draws) for level in even.schedule.levels] == [(5e-4, 2), (0.01, 2)]
     assert even.schedule.weights != pytest.approx(schedule.weights)
 
 
 def test_images_to_fit_on_may_be_given(run, model_path, good, fresh):
     assert run("calibrate", model_path, good, *RATE, "--setting", "field", "--fit", fresh)[0] == 0
-    stored = model_file.load(model_path).settings["field"]
-    assert (stored.field.samples, stored.threshold.samples) == (6, 20)
+    stored = model_file.load(model_path).scoring_modes["field"]
+    assert (stored.error_field.samples, stored.threshold.samples) == (6, 20)
 
 
 def test_a_threshold_of_a_setting_is_set_by_hand(run, path):
@@ -256,20 +230,23 @@ def test_a_threshold_of_a_setting_is_set_by_hand(run, path):
     code, out, _ = run("calibrate", path, "--threshold", "0.75", "--setting", "field", "--json")
     after = model_file.load(path)
     assert (code, json.loads(out)["threshold"]["value"]) == (0, 0.75)
-    assert after.settings["field"].threshold.value == 0.75
-    assert after.settings["field"].map_threshold == before.settings["field"].map_threshold
-    assert (after.threshold, after.cascades) == (before.threshold, before.cascades)
-    assert after.settings["single"].threshold == before.settings["single"].threshold
+    assert after.scoring_modes["field"].threshold.value == 0.75
+    assert after.scoring_modes["field"].map_threshold == before.scoring_modes["field"].map_threshold
+    assert after.scoring_mode == before.scoring_mode
+    assert after.scoring_modes["single"].threshold == before.scoring_modes["single"].threshold
 
 
 def test_a_map_threshold_of_the_published_setting_is_only_made_where_it_is_asked_for(run, model_path, good, fresh):
     assert run("calibrate", model_path, good, *RATE, "--false-pixel-rate", "0.3")[0] == 0
     stored = model_file.load(model_path)
-    assert (stored.map_threshold.false_pixel_rate, stored.threshold.false_reject_rate) == (0.3, 0.2)
-    result = predictor(stored).predict(sorted(fresh.iterdir())[0])
-    assert result.map_threshold == stored.map_threshold.value != result.threshold
+    assert (stored.scoring_mode.map_threshold.false_pixel_rate, stored.scoring_mode.threshold.false_reject_rate) == (
+        0.3,
+        0.2,
+    )
+    result = Engine(stored).predict(sorted(fresh.iterdir())[0])
+    assert result.map_threshold == stored.scoring_mode.map_threshold.value != result.threshold
     assert run("calibrate", model_path, good, *RATE)[0] == 0
-    assert model_file.load(model_path).map_threshold is None
+    assert model_file.load(model_path).scoring_mode.map_threshold is None
 
 
 def test_an_image_of_another_size_than_the_field_is_an_error_and_the_others_are_scored(run, made, fresh, tmp_path):
@@ -319,7 +296,7 @@ def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was
         (
             made,
             (good, *RATE, "--setting", "fast"),
-            "--setting fast: known are published, single, field, cascade; give --level",
+            "--setting fast: known are published, single, field; give --level",
         ),
         (made, (good, *RATE, *field, "--fit", twin), "1 of the images to fit on are among the good images too"),
         (made, (good, *RATE, *field, "--fit", good), "20 of the images to fit on are among the good images too"),
@@ -332,13 +309,12 @@ def test_what_cannot_be_calibrated_is_one_sentence_and_leaves_the_file_as_it_was
         (made, (good, *field), "needs 999 good images, got 10"),
         (made, (good, "--setting", "single"), "needs scores of at least 999 good images, got 20"),
         (made, (good, *RATE, "--setting", "single", "--fit", fresh), "--fit: setting single has nothing to fit"),
-        (made, (good, *RATE, "--setting", "cascade", "--level", "0.1:1"), "not for a cascade"),
-        (made, (good, *RATE, "--setting", "cascade", "--false-pixel-rate", "0.1"), "not for a cascade"),
-        (made, (fresh, *RATE, "--setting", "cascade"), "a band needs at least 9 good images to fit it on, got 3"),
-        (made, ("--threshold", "1", "--setting", "cascade"), "is a cascade of two settings"),
+        (made, (good, *RATE, "--setting", "cascade"), "setting 'cascade': this mode is gone; use 'single' or"),
+        (made, (good, *RATE, "--setting", "cascade", "--level", "0.1:1"), "setting 'cascade': this mode is gone"),
+        (made, ("--threshold", "1", "--setting", "cascade"), "setting 'cascade': this mode is gone"),
         (made, (good, "--threshold", "1", *field), "give either GOOD_DIR or --threshold"),
         (made, (good, *RATE, "--setting", "mine", "--level", "0.1:1", "--noise", "pink"), "'pink' is not allowed"),
-        (model_path, (good, *RATE, "--setting", "cascade"), "setting 'single': the model has published"),
+        (made, (good, *RATE, "--setting", "mine", "--level", "0.1:2", "--noise", "antithetic"), "antithetic: is gone"),
     ):
         error = one_line(run, "calibrate", model, *arguments)
         assert match in error, error
@@ -352,24 +328,23 @@ def test_nan_while_calibrating_stores_nothing(run, made, small_model, good, tmp_
     broken = tmp_path / "broken.safetensors"
     model_file.save(broken, dataclasses.replace(model_file.load(made), weights=weights))
     before = broken.read_bytes()
-    for name in ("published", "single", "field", "cascade"):
+    for name in ("published", "single", "field"):
         assert "cannot be scored (the score is" in one_line(run, "calibrate", broken, good, *RATE, "--setting", name)
     assert broken.read_bytes() == before
 
 
-def test_info_lists_settings_and_cascades_without_their_numbers(run, made):
+def test_info_lists_settings_without_their_numbers(run, made):
     code, out, _ = run("info", made, "--json")
     document, model = json.loads(out), model_file.load(made)
     assert code == 0
     assert document["settings"] == json.loads(
-        json.dumps({name: each.summary() for name, each in model.settings.items()})
+        json.dumps({name: each.summary() for name, each in model.scoring_modes.items()})
     )
     assert document["settings"]["field"]["field"] == {"shape": [32, 32], "samples": 10}
-    assert document["cascades"]["cascade"]["first"] == "single"
     assert document["field"] is None
     assert len(out) < 8000
     table = run("info", made)[1]
-    for line in ("settings.field.field.samples", "settings.single.threshold.value", "cascades.cascade.high"):
+    for line in ("settings.field.field.samples", "settings.single.threshold.value"):
         assert line in table
 
 

@@ -19,6 +19,7 @@ from sprfast.cli import console
 from sprfast.errors import InputError
 from sprfast.formats import model as model_file
 from support import ROOT
+from support.scoring_mode_cases import with_mode
 
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--batch-size", "2", "--workers", "0"]
 
@@ -110,10 +111,9 @@ def test_verdicts_follow_the_threshold(run, model_path, pictures, tmp_path):
 
 
 def test_a_model_without_threshold_never_passes(run, small_model, pictures, tmp_path):
-    import dataclasses
 
     path = tmp_path / "uncalibrated.safetensors"
-    model_file.save(path, dataclasses.replace(small_model, threshold=None))
+    model_file.save(path, with_mode(small_model, threshold=None))
     code, out, _ = run("predict", path, *pictures, "--json")
     document = json.loads(out)
     assert code == 1
@@ -130,7 +130,7 @@ def test_calibrate_stores_the_conformal_quantile(run, model_path, pictures):
     threshold = json.loads(out)["threshold"]
     assert threshold["rank"] == 3  # ceil((4 + 1) * 0.6)
     assert threshold["value"] == pytest.approx(scores[2] * (1 + 1e-4), rel=1e-9)
-    assert model_file.load(model_path).threshold.value == threshold["value"]
+    assert model_file.load(model_path).scoring_mode.threshold.value == threshold["value"]
 
 
 def test_too_few_images_for_the_rate_leave_the_model_unchanged(run, model_path, pictures):

@@ -8,7 +8,7 @@ import onnx
 import PIL.Image
 import pytest
 
-from sprfast.config import Level, Preprocessing, Schedule
+from sprfast.config import Level, Schedule
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.engine.engine import Engine
@@ -18,7 +18,7 @@ from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 from sprfast.method.threshold import MapThreshold, Verdict, manual
-from support.scoring_mode_cases import QUICK, field, with_settings
+from support.scoring_mode_cases import QUICK, field, with_mode, with_settings
 
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(li
 
 def test_a_graph_is_an_ordinary_onnx_model_with_the_score_in_it(small_model, pictures, tmp_path):
     path = tmp_path / "a.onnx"
-    contract = export.export(small_model, path, Request("onnx"))
+    metadata = export.export(small_model, path, Request("onnx"))
     onnx.checker.check_model(onnx.load(path), full_check=True)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_outputs()] == ["error_map", "anomaly_map", "pred_score"]
@@ -35,14 +35,14 @@ def test_a_graph_is_an_ordinary_onnx_model_with_the_score_in_it(small_model, pic
     x = np.stack([loaded.prepare(picture).pixels for picture in pictures])
     scores = session.run(["pred_score"], {"image": x, "noise": loaded._noise(32, 32)})[0]
     np.testing.assert_allclose(scores, [result.pred_score for result in engine.predict(pictures)], rtol=1e-5)
-    assert contract.size == (32, 32)
-    assert contract.batch is None
+    assert metadata.size == (32, 32)
+    assert metadata.batch is None
 
 
 def test_the_certificate_says_what_was_compared(small_model, pictures, tmp_path):
-    contract = export.export(small_model, tmp_path / "a", Request("onnx"), pictures)
-    (certificate,) = export_file.read(tmp_path / "a").contract.certificates
-    assert certificate == contract.certificates[0]
+    metadata = export.export(small_model, tmp_path / "a", Request("onnx"), pictures)
+    (certificate,) = export_file.read(tmp_path / "a").metadata.certificates
+    assert certificate == metadata.certificates[0]
     assert certificate["images"] == len(pictures)
     assert certificate["by"] == f"onnxruntime {ort.__version__}"
     assert certificate["probe_relative_rms"] <= 1e-5
@@ -54,42 +54,41 @@ def test_the_certificate_says_what_was_compared(small_model, pictures, tmp_path)
 
 def test_of_many_images_some_of_all_are_compared(small_model, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "IMAGES", 3)
-    contract = export.export(small_model, tmp_path / "a", Request("plan"), pictures * 2)
-    assert contract.certificates[0]["images"] == 3
+    metadata = export.export(small_model, tmp_path / "a", Request("plan"), pictures * 2)
+    assert metadata.certificates[0]["images"] == 3
 
 
 def test_all_that_scoring_needs_goes_along(small_model, tmp_path):
-    model = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2), Level(0.1, 1, 0.5))), noise_seed=7)
+    schedule = Schedule((Level(1e-3, 2), Level(0.1, 1, 0.5)))
+    model = dataclasses.replace(with_mode(small_model, schedule=schedule), noise_seed=7)
     for target in ("onnx", "tensorrt", "plan"):
         export.export(model, tmp_path / target, Request(target))
-        contract = export_file.read(tmp_path / target).contract
-        for name in ("network", "schedule", "preprocessing", "noise_seed", "threshold"):
-            assert getattr(contract, name) == getattr(model, name)
-        assert contract.model_sha256 == model.sha256
+        metadata = export_file.read(tmp_path / target).metadata
+        for name in ("network", "scoring_mode", "preprocessing", "noise_seed"):
+            assert getattr(metadata, name) == getattr(model, name)
+        assert metadata.model_sha256 == model.sha256
 
 
 @pytest.mark.parametrize("noise", ["signs", "none"])
 @pytest.mark.parametrize("target", ["onnx", "tensorrt", "plan"])
 def test_a_setting_with_a_field_scores_and_marks_as_the_engine_does(small_model, pictures, tmp_path, target, noise):
     schedule = dataclasses.replace(QUICK, noise=noise)
-    free = dataclasses.replace(small_model, schedule=schedule, field=field(), threshold=None)
+    free = with_mode(small_model, schedule=schedule, error_field=field(), threshold=None)
     results = Engine(free, "eager", "cpu").predict(pictures)
     scores = sorted(result.pred_score for result in results)
     between = float(np.median(results[0].anomaly_map)) * 1.0001
-    model = dataclasses.replace(
-        free, threshold=manual((scores[1] + scores[2]) / 2), map_threshold=MapThreshold(between, 20, 0.1)
-    )
-    contract = export.export(model, tmp_path / "a", Request(target), pictures)
-    assert contract.map_threshold == model.map_threshold
-    assert {row["quantity"]: row["value"] for row in contract.certificates[0]["rows"]}["verdicts that flip"] == 0
+    model = with_mode(free, threshold=manual((scores[1] + scores[2]) / 2), map_threshold=MapThreshold(between, 20, 0.1))
+    metadata = export.export(model, tmp_path / "a", Request(target), pictures)
+    assert metadata.scoring_mode.map_threshold == model.scoring_mode.map_threshold
+    assert {row["quantity"]: row["value"] for row in metadata.certificates[0]["rows"]}["verdicts that flip"] == 0
     loaded = Runner(export_file.read(tmp_path / "a"))
-    assert loaded.setting.field.expected.tobytes() == field().expected.tobytes()
+    assert loaded.scoring_mode.error_field.expected.tobytes() == field().expected.tobytes()
     expected, got = Engine(model, "eager", "cpu").predict(pictures), loaded.predict(pictures)
     assert [result.pred_score for result in got] == pytest.approx([result.pred_score for result in expected], rel=1e-5)
     assert [result.verdict for result in got] == [result.verdict for result in expected]
     assert {result.verdict for result in got} == {Verdict.PASS, Verdict.REJECT}
     for ours, theirs in zip(got, expected, strict=True):
-        assert (ours.map_threshold, ours.passes, ours.threshold) == (between, 1, model.threshold.value)
+        assert (ours.map_threshold, ours.passes, ours.threshold) == (between, 1, model.scoring_mode.threshold.value)
         assert ours.pred_score != pytest.approx(float(ours.anomaly_map.max()), rel=0.1)  # the field counts
         assert np.mean(ours.pred_mask != theirs.pred_mask) < 1e-3  # but for pixels within rounding of the threshold
     assert 0 < got[0].pred_mask.mean() < 1
@@ -98,22 +97,16 @@ def test_a_setting_with_a_field_scores_and_marks_as_the_engine_does(small_model,
 def test_a_setting_of_a_model_is_exported_by_its_name(small_model, tmp_path):
     model = with_settings(small_model)
     export.export(model.using("quick"), tmp_path / "a", Request("plan"))
-    contract = export_file.read(tmp_path / "a").contract
-    given = model.settings["quick"]
-    assert (contract.schedule, contract.threshold, contract.map_threshold) == (
-        QUICK,
-        given.threshold,
-        given.map_threshold,
-    )
-    assert contract.field.expected.tobytes() == given.field.expected.tobytes()
-    assert contract.model_sha256 == small_model.sha256
+    metadata = export_file.read(tmp_path / "a").metadata
+    assert metadata.scoring_mode == model.scoring_modes["quick"]
+    assert metadata.model_sha256 == small_model.sha256
 
 
 def test_an_export_is_of_the_size_of_its_field_and_of_no_other(small_model, tmp_path):
     wide, square = tmp_path / "wide.png", tmp_path / "square.png"
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 80, 3), np.uint8)).save(wide)
     PIL.Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(square)
-    model = dataclasses.replace(small_model, schedule=QUICK, field=field(32, 64), preprocessing=Preprocessing(size=32))
+    model = with_mode(small_model, schedule=QUICK, error_field=field(32, 64))
     for target in ("onnx", "plan"):
         export.export(model, tmp_path / target, Request(target), [wide])
         loaded = Runner(export_file.read(tmp_path / target))
@@ -147,9 +140,9 @@ def test_sixteen_bits_are_within_their_tolerance_and_smaller(small_model, pictur
 
 
 def test_what_cannot_be_checked_here_says_so(small_model, tmp_path):
-    contract = export.export(small_model, tmp_path / "a", Request("tensorrt", precision="bfloat16"))
-    assert "onnxruntime has no bfloat16 convolution" in contract.certificates[0]["not_checked"]
-    assert "probe_relative_rms" not in contract.certificates[0]
+    metadata = export.export(small_model, tmp_path / "a", Request("tensorrt", precision="bfloat16"))
+    assert "onnxruntime has no bfloat16 convolution" in metadata.certificates[0]["not_checked"]
+    assert "probe_relative_rms" not in metadata.certificates[0]
 
 
 def test_what_scores_differently_is_not_written(small_model, tmp_path, monkeypatch):
@@ -167,11 +160,11 @@ def test_what_scores_differently_is_not_written(small_model, tmp_path, monkeypat
 def test_what_flips_a_verdict_is_not_written(small_model, pictures, tmp_path):
     """A threshold between the scores that an image has in 32 and in 16 bits."""
     request = Request("onnx", precision="float16")
-    model = dataclasses.replace(small_model, threshold=None)
+    model = with_mode(small_model, threshold=None)
     exact = Engine(model, "eager", "cpu").predict(pictures[0]).pred_score
     export.export(model, tmp_path / "16", request, pictures)
     rounded = Runner(export_file.read(tmp_path / "16")).predict(pictures[0]).pred_score
-    between = dataclasses.replace(model, threshold=manual((exact + rounded) / 2))
+    between = with_mode(model, threshold=manual((exact + rounded) / 2))
     with pytest.raises(CheckFailedError, match=r"verdicts that flip: 1.0 where 0.0 is allowed; no file was written"):
         export.export(between, tmp_path / "a", request, pictures)
     assert not (tmp_path / "a").exists()

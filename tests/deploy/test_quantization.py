@@ -19,6 +19,7 @@ from sprfast.lowering.onnx_graph import LARGEST, OUTPUTS, QUANTIZED, onnx_model
 from sprfast.method import scoring, unet
 from sprfast.method.folded import BLOCKS
 from sprfast.method.noise import noise_bank
+from support.scoring_mode_cases import with_mode
 
 SIZE = (48, 50)
 BOTH = pytest.mark.parametrize("quantization", ["int8", "float8"])
@@ -26,7 +27,7 @@ BOTH = pytest.mark.parametrize("quantization", ["int8", "float8"])
 
 @pytest.fixture(scope="module")
 def model(small_model):
-    return dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2), Level(0.02, 1))))
+    return with_mode(small_model, schedule=Schedule((Level(1e-3, 2), Level(0.02, 1))))
 
 
 @pytest.fixture(scope="module")

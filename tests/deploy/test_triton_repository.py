@@ -18,13 +18,13 @@ from sprfast.deploy.export import Request
 from sprfast.deploy.triton_server import model as triton_model
 from sprfast.deploy.triton_server import repository as triton_repository
 from sprfast.deploy.triton_server.repository import Serving, write
-from sprfast.engine.engine import Engine, predictor
+from sprfast.engine.engine import Engine
 from sprfast.engine.runner import Runner
 from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
-from support.scoring_mode_cases import field, with_settings
+from support.scoring_mode_cases import field, with_mode, with_settings
 
 ort = pytest.importorskip("onnxruntime")
 FILES = ["screw/1/model.py", "screw/1/model.sprfast", "screw/config.pbtxt", "screw/warmup/image"]
@@ -133,10 +133,10 @@ def test_texts_are_written_so_that_no_character_ends_them():
     assert triton_repository.text({"name": 'x"} name: "y'}) == 'name: "x\\042} name: \\042y"\n'
 
 
-@pytest.mark.parametrize("setting", ["published", "quick", "cascade"])
+@pytest.mark.parametrize("setting", ["published", "quick"])
 def test_what_warms_up_is_a_picture_of_the_networks_size(small_model, source, tmp_path, setting):
     write(tmp_path / "models", source, Serving(setting=setting))
-    engine = predictor(with_settings(small_model), "eager", "cpu", setting=setting)
+    engine = Engine(with_settings(small_model).using(setting), "eager", "cpu")
     image = tmp_path / "models/screw/warmup/image"
     assert engine.prepare(image).pixels.shape[1:] == engine.input_size
     assert engine.predict(image).reason is None
@@ -235,7 +235,7 @@ def test_what_does_not_go_with_the_file_is_refused(small_model, source, graph, t
         (odd, Serving(), InputError, "needs a name of letters, digits"),
         (damaged, Serving(), ModelFileError, f"{damaged}: "),
         (source, Serving(backend="nosuch"), InputError, "backend: 'nosuch' is not known"),
-        (source, Serving(setting="nosuch"), InputError, "setting 'nosuch': the model has published, quick, cascade"),
+        (source, Serving(setting="nosuch"), InputError, "setting 'nosuch': the model has published, quick;"),
         (graph, Serving(setting="quick"), InputError, "an export has those that it was exported with"),
         (graph, Serving(precision="float16"), InputError, "an export has those that it was exported with"),
         (graph, Serving(backend="cpu"), InputError, "cpu takes a plan"),
@@ -408,7 +408,7 @@ def test_what_computes_something_else_does_not_get_ready(small_model, graph, tmp
 
 def test_a_field_says_what_size_warms_up(small_model, tmp_path):
     path = tmp_path / "screw.safetensors"
-    model_file.save(path, dataclasses.replace(small_model, field=field(32, 64)))
+    model_file.save(path, with_mode(small_model, error_field=field(32, 64)))
     write(tmp_path / "models", path, Serving())
     with PIL.Image.open(tmp_path / "models/screw/warmup/image") as image:
         assert image.size == (64, 32)

@@ -16,6 +16,7 @@ from sprfast.errors import BackendError, ModelFileError
 from sprfast.formats import model as model_file
 from sprfast.method import noise, scoring, threshold, unet
 from sprfast.method.threshold import Verdict
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_result_says_what_the_definition_says(engine, small_model, pictures):
 def test_threshold_decides_verdict_label_and_mask(small_model, pictures):
     score = Engine(small_model).predict(pictures[0]).pred_score
     passed, rejected = (
-        Engine(dataclasses.replace(small_model, threshold=threshold.manual(value))).predict(pictures[0])
+        Engine(with_mode(small_model, threshold=threshold.manual(value))).predict(pictures[0])
         for value in (score, math.nextafter(score, 0.0))
     )
     assert passed.verdict is Verdict.PASS
@@ -98,7 +99,7 @@ def test_threshold_decides_verdict_label_and_mask(small_model, pictures):
 
 
 def test_without_a_threshold_nothing_passes(small_model, pictures):
-    result = Engine(dataclasses.replace(small_model, threshold=None)).predict(pictures[0])
+    result = Engine(with_mode(small_model, threshold=None)).predict(pictures[0])
     assert is_error(result, "no threshold")
     assert math.isfinite(result.pred_score)
     assert result.anomaly_map is not None
@@ -159,7 +160,7 @@ def test_what_is_not_a_picture_is_an_error(engine, source):
 
 def test_overflow_inside_the_network_is_an_error_and_never_passes(small_model, pictures):
     weights = {**small_model.weights, "outc.conv.weight": small_model.weights["outc.conv.weight"] * 1e30}
-    model = dataclasses.replace(small_model, weights=weights, threshold=threshold.manual(1e308))
+    model = dataclasses.replace(with_mode(small_model, threshold=threshold.manual(1e308)), weights=weights)
     result = Engine(model).predict(pictures[0])
     assert not math.isfinite(result.pred_score)
     assert is_error(result, "the score is")

@@ -22,6 +22,7 @@ from sprfast.formats import export as export_file
 from sprfast.kernels.cpu import library
 from sprfast.method import threshold
 from sprfast.method.threshold import Verdict
+from support.scoring_mode_cases import with_mode
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
@@ -136,7 +137,7 @@ finally:
 
 
 def test_without_a_threshold_nothing_passes(small_model, sources, tmp_path):
-    export.export(dataclasses.replace(small_model, threshold=None), tmp_path / "a", Request("plan"))
+    export.export(with_mode(small_model, threshold=None), tmp_path / "a", Request("plan"))
     result = runner.load(tmp_path / "a").predict(sources[0])
     assert result.verdict is Verdict.ERROR
     assert np.isfinite(result.pred_score)
@@ -148,19 +149,19 @@ def test_a_network_that_computes_something_else_is_refused(path, tmp_path):
     it wrongly.
     """
     stored = export_file.read(path)
-    wrong = stored.contract.probe.error_map.copy()
+    wrong = stored.metadata.probe.error_map.copy()
     wrong[3, 4] += 0.01 * np.abs(wrong).max()
-    probe = dataclasses.replace(stored.contract.probe, error_map=wrong)
-    contract = dataclasses.replace(stored.contract, probe=probe)
-    export_file.write(tmp_path / "a", dataclasses.replace(stored, contract=contract))
+    probe = dataclasses.replace(stored.metadata.probe, error_map=wrong)
+    metadata = dataclasses.replace(stored.metadata, probe=probe)
+    export_file.write(tmp_path / "a", dataclasses.replace(stored, metadata=metadata))
     with pytest.raises(BackendError, match="probe image is off by"):
         runner.load(tmp_path / "a")
 
 
 def test_another_threshold_needs_no_new_export(path, tmp_path, sources):
     stored = export_file.read(path)
-    strict = dataclasses.replace(stored.contract, threshold=threshold.manual(1e-9))
-    export_file.write(tmp_path / "a", dataclasses.replace(stored, contract=strict))
+    strict = with_mode(stored.metadata, threshold=threshold.manual(1e-9))
+    export_file.write(tmp_path / "a", dataclasses.replace(stored, metadata=strict))
     again = export_file.read(tmp_path / "a")
     assert again.graph == stored.graph
     assert {result.verdict for result in runner.load(tmp_path / "a").predict(sources)} == {Verdict.REJECT}

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 import math
@@ -8,12 +7,14 @@ import numpy as np
 import pytest
 
 from sprfast.backends.eager import EagerBackend
-from sprfast.config import NetworkConfig, Preprocessing, Schedule
+from sprfast.config import NetworkConfig, Preprocessing
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import parity
 from sprfast.formats.model import Model
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import manual
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_definition_and_eager_backend_reproduce_the_published_outputs(golden_fol
 
 def test_weights_follow_the_rule(golden_document):
     weights = parity.golden_weights(golden_document)
-    assert Model(NetworkConfig(), Schedule(), Preprocessing(), weights).sha256 == golden_document["weights_sha256"]
+    assert Model(NetworkConfig(), ScoringMode(), Preprocessing(), weights).sha256 == golden_document["weights_sha256"]
 
 
 def test_weights_of_another_seed_are_refused(golden_document):
@@ -250,7 +251,7 @@ def scaled(monkeypatch, factor):
 
 def test_backend_that_is_off_fails(small_model, pictures, monkeypatch):
     scaled(monkeypatch, 1.001)
-    report = parity.check_images(dataclasses.replace(small_model, threshold=manual(1.0)), pictures, "eager")
+    report = parity.check_images(with_mode(small_model, threshold=manual(1.0)), pictures, "eager")
     assert failed(report) == ["error_map, largest relative RMS error", "pred_score, largest relative error"]
     assert rows_of(report)["error_map"].value == pytest.approx(1e-3, rel=0.02)
     assert rows_of(report)["pred_score"].value == pytest.approx(1e-3, rel=0.02)
@@ -274,7 +275,7 @@ def test_one_bad_image_among_good_ones_fails(small_model, pictures, monkeypatch)
 
 def test_a_flipped_verdict_fails_though_the_errors_are_within_tolerance(small_model, pictures, monkeypatch):
     scores = [result.pred_score for result in Engine(small_model, "eager").predict(pictures)]
-    model = dataclasses.replace(small_model, threshold=manual(scores[2] * (1 + 2e-5)))
+    model = with_mode(small_model, threshold=manual(scores[2] * (1 + 2e-5)))
     assert parity.check_images(model, pictures, "eager").passed
     scaled(monkeypatch, 1.00004)
     report = parity.check_images(model, pictures, "eager")
@@ -283,7 +284,7 @@ def test_a_flipped_verdict_fails_though_the_errors_are_within_tolerance(small_mo
 
 
 def test_without_a_threshold_flips_are_not_counted_and_the_reason_is_given(small_model, pictures):
-    report = parity.check_images(dataclasses.replace(small_model, threshold=None), pictures, "eager")
+    report = parity.check_images(with_mode(small_model, threshold=None), pictures, "eager")
     assert report.passed
     assert rows_of(report)["verdicts that flip"].value is None
     assert "no threshold" in rows_of(report)["verdicts that flip"].reason

@@ -19,21 +19,26 @@ from sprfast.formats.export_metadata import (
     tolerance,
 )
 from sprfast.formats.manifest import FORMAT_VERSION
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, manual
 from support.scoring_mode_cases import field
 
 MAP = np.random.default_rng(0).random((16, 20), np.float32) + 0.5
-OPTIONAL = ("threshold", "quantization", "size", "batch", "field", "map_threshold")
+OPTIONAL = ("quantization", "size", "batch")
 
 
 def filled():
-    """A contract with something in every field."""
+    """Metadata with something in every field."""
     return ExportMetadata(
         network=NetworkConfig(base_width=32, embedding_dim=8),
-        schedule=Schedule((Level(1e-3, 2), Level(0.1, 4, weight=0.5)), noise="antithetic"),
+        scoring_mode=ScoringMode(
+            Schedule((Level(1e-3, 2), Level(0.1, 4, weight=0.5)), noise="antithetic"),
+            field(16, 20),
+            manual(0.023),
+            MapThreshold(0.01, 20, 0.1),
+        ),
         preprocessing=Preprocessing(size=20, size_policy="stretch", bit_depth=12),
         noise_seed=2**32 - 1,
-        threshold=manual(0.023),
         model_sha256="0123456789abcdef" * 4,
         precision="float16",
         quantization="int8",
@@ -41,8 +46,6 @@ def filled():
         batch=4,
         probe=Probe(MAP, 0.1),
         certificates=({"by": "onnxruntime", "rows": [{"value": 0.5}]},),
-        field=field(16, 20),
-        map_threshold=MapThreshold(0.01, 20, 0.1),
     )
 
 
@@ -53,16 +56,15 @@ def document():
 
 @pytest.mark.parametrize(
     "change",
-    [{}, dict.fromkeys(OPTIONAL) | {"certificates": ()}, {"batch": MAX_BATCH}],
+    [{}, dict.fromkeys(OPTIONAL) | {"certificates": (), "scoring_mode": ScoringMode()}, {"batch": MAX_BATCH}],
     ids=["everything", "nothing-optional", "largest-batch"],
 )
 def test_json_and_back(change):
     given = dataclasses.replace(filled(), **change)
     got = ExportMetadata.from_json(json.loads(json.dumps(given.to_json(), allow_nan=False)))
     for each in dataclasses.fields(ExportMetadata):
-        if each.name not in ("probe", "field"):
+        if each.name != "probe":
             assert getattr(got, each.name) == getattr(given, each.name), each.name
-    assert (got.field.to_json() if got.field else None) == (given.field.to_json() if given.field else None)
     assert got.probe.tolerance == given.probe.tolerance
     assert got.probe.error_map.dtype == np.float32
     assert np.array_equal(got.probe.error_map, MAP)
@@ -74,9 +76,7 @@ def test_a_document_says_of_which_kind_and_version_it_is():
     assert ExportMetadata.from_json(json.loads(json.dumps(given))).model_sha256 == filled().model_sha256
 
 
-@pytest.mark.parametrize(
-    "name", [each.name for each in dataclasses.fields(ExportMetadata) if each.name not in ("field", "map_threshold")]
-)
+@pytest.mark.parametrize("name", sorted(filled().to_json().keys() - {"field", "map_threshold"}))
 def test_a_missing_field_is_named(name):
     given = document()
     del given[name]
@@ -88,18 +88,8 @@ def test_what_format_1_did_not_have_is_absent():
     given = document()
     del given["field"], given["map_threshold"], given["schedule"]["noise"]
     got = ExportMetadata.from_json({**given, "schedule": given["schedule"] | {"antithetic": True}})
-    assert (got.field, got.map_threshold) == (None, None)
-    assert got.schedule == filled().schedule  # which is antithetic
-
-
-def test_the_setting_is_what_scores_become_verdicts_by():
-    given = filled()
-    assert given.setting.parts == {
-        name: getattr(given, name) for name in ("schedule", "field", "threshold", "map_threshold")
-    }
-    other = dataclasses.replace(given.setting, threshold=manual(7.0), field=None)
-    assert given.with_setting(other).setting.parts == other.parts
-    assert given.with_setting(other).model_sha256 == given.model_sha256
+    given = filled()  # which is antithetic
+    assert got.scoring_mode == ScoringMode(given.schedule, threshold=given.scoring_mode.threshold)
 
 
 @pytest.mark.parametrize("name", ["shape", "error_map", "tolerance"])

@@ -90,18 +90,18 @@ def same(one, other):
         fields = [field.name for field in dataclasses.fields(Model) if field.name != "weights"]
         return all(getattr(one, name) == getattr(other, name) for name in fields) and one.sha256 == other.sha256
     assert isinstance(one, Export)
-    if one.contract.to_json() != other.contract.to_json() or one.graph != other.graph:
+    if one.metadata.to_json() != other.metadata.to_json() or one.graph != other.graph:
         return False
-    arrays, others = (each.plan.to_arrays() if each.plan else {} for each in (one, other))
+    arrays, others = (each.folded.to_arrays() if each.folded else {} for each in (one, other))
     return arrays.keys() == others.keys() and all(map(np.array_equal, arrays.values(), others.values()))
 
 
 def is_valid(loaded):
     """Whether what was loaded is whole: its parts are made again from what they write."""
-    parts = loaded if isinstance(loaded, Model) else loaded.contract
-    for name in ("network", "schedule", "preprocessing", "threshold"):
+    parts = loaded if isinstance(loaded, Model) else loaded.metadata
+    for name in ("network", "scoring_mode", "preprocessing"):
         part = getattr(parts, name)
-        assert part is None or type(part).from_json(json.loads(json.dumps(part.to_json(), allow_nan=False))) == part
+        assert type(part).from_json(json.loads(json.dumps(part.to_json(), allow_nan=False))) == part
     assert 0 <= parts.noise_seed < 2**32
     return True
 
@@ -163,7 +163,7 @@ def test_a_header_of_many_names_and_a_duplicate_is_refused_at_once(tmp_path):
 
 @settings(STEADY, max_examples=25)
 @given(data=st.data())
-def test_an_export_of_another_contract_is_refused_or_scores(sample, data):
+def test_an_export_of_other_metadata_is_refused_or_scores(sample, data):
     """What the file's own checks let through is for the runner's: the probe, above all."""
     if sample.kind == "model" or library.unavailable() is not None:
         pytest.skip("not an export, or no kernels here")

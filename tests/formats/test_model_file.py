@@ -13,9 +13,10 @@ from sprfast.errors import InputError, ModelFileError
 from sprfast.formats import model as model_file
 from sprfast.formats import tensors as archive
 from sprfast.formats.model import Model
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, Threshold
 from sprfast.method.unet import parameter_shapes
-from support.scoring_mode_cases import field, with_settings
+from support.scoring_mode_cases import field, with_mode, with_settings
 
 NETWORK = NetworkConfig(32, 8)
 BIAS = "outc.conv.bias"
@@ -31,11 +32,13 @@ def weights():
 def model(weights):
     return Model(
         network=NETWORK,
-        schedule=Schedule((Level(1e-3, 4), Level(1e-2, 2, 0.5)), noise="antithetic"),
+        scoring_mode=ScoringMode(
+            Schedule((Level(1e-3, 4), Level(1e-2, 2, 0.5)), noise="antithetic"),
+            threshold=Threshold(0.25, "calibrated", 99, 0.01, 99),
+        ),
         preprocessing=Preprocessing(size=64, size_policy="stretch", bit_depth=12),
         weights=weights,
         noise_seed=2**32 - 1,
-        threshold=Threshold(0.25, "calibrated", 99, 0.01, 99),
         provenance={"steps": 10, "data": {"images": 3}},
         certificates=({"backend": "eager", "error": 1e-7},),
     )
@@ -66,8 +69,8 @@ def test_round_trip(model, saved):
 
 
 def test_without_threshold(model, tmp_path):
-    model_file.save(tmp_path / "a", dataclasses.replace(model, threshold=None))
-    assert model_file.load(tmp_path / "a").threshold is None
+    model_file.save(tmp_path / "a", with_mode(model, threshold=None))
+    assert model_file.load(tmp_path / "a").scoring_mode.threshold is None
 
 
 def test_sha256_names_the_weights_and_nothing_else(model):
@@ -75,7 +78,7 @@ def test_sha256_names_the_weights_and_nothing_else(model):
     for name, tensor in sorted(model.weights.items()):
         digest.update(name.encode() + tensor.numpy().astype("<f4").tobytes())
     assert model.sha256 == digest.hexdigest()
-    assert dataclasses.replace(model, threshold=None, noise_seed=0).sha256 == model.sha256
+    assert dataclasses.replace(with_mode(model, threshold=None), noise_seed=0).sha256 == model.sha256
     other = {**model.weights, BIAS: model.weights[BIAS] + 1}
     assert dataclasses.replace(model, weights=other).sha256 != model.sha256
 
@@ -177,7 +180,7 @@ def test_published_checkpoints_are_imported(weights, tmp_path, prefix, zipped):
     assert got.network == NETWORK
     assert got.schedule == Schedule()
     assert got.preprocessing.size == 128
-    assert got.threshold is None
+    assert got.scoring_mode.threshold is None
     assert got.provenance == {"imported_from": "authors.pth", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert got.weights.keys() == weights.keys()
     assert all(
@@ -278,28 +281,14 @@ def test_zip_members_that_lead_out_of_the_folder_are_never_written(weights, tmp_
 @pytest.fixture(scope="module")
 def with_all(model):
     """The model with something in every field that a setting has."""
-    return dataclasses.replace(
-        with_settings(model), field=field(40, 24, seed=1), map_threshold=MapThreshold(0.5, 30, 0.1)
-    )
+    return with_mode(with_settings(model), error_field=field(40, 24, seed=1), map_threshold=MapThreshold(0.5, 30, 0.1))
 
 
-def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
+def test_settings_come_back_bit_for_bit(with_all, tmp_path):
     model_file.save(tmp_path / "a", with_all)
     got = model_file.load(tmp_path / "a")
-    assert got.field.expected.tobytes() == with_all.field.expected.tobytes()
-    assert (got.schedule, got.threshold, got.map_threshold) == (
-        with_all.schedule,
-        with_all.threshold,
-        with_all.map_threshold,
-    )
-    assert got.cascades == with_all.cascades
-    stored, given = got.settings["quick"], with_all.settings["quick"]
-    assert stored.field.expected.tobytes() == given.field.expected.tobytes()
-    assert (stored.schedule, stored.threshold, stored.map_threshold) == (
-        given.schedule,
-        given.threshold,
-        given.map_threshold,
-    )
+    assert got.scoring_mode == with_all.scoring_mode
+    assert got.scoring_modes == with_all.scoring_modes
     assert got.sha256 == with_all.sha256  # which names the weights and nothing else
     model_file.save(tmp_path / "b", got)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -308,25 +297,36 @@ def test_settings_and_cascades_come_back_bit_for_bit(with_all, tmp_path):
 def test_a_setting_is_used_by_its_name(with_all, model):
     assert with_all.using("published") is with_all
     used = with_all.using("quick")
-    assert used.setting.parts == with_all.settings["quick"].parts
+    assert used.scoring_mode == with_all.scoring_modes["quick"]
     assert used.sha256 == with_all.sha256
-    assert model.with_setting(with_all.setting).setting.parts == with_all.setting.parts
-    assert model.settings == model.cascades == {}
+    assert model.scoring_modes == {}
 
 
 def test_a_name_that_is_no_setting_is_an_input_error_in_one_sentence(with_all, model):
-    with pytest.raises(
-        InputError, match=r"^setting 'fast': the model has published, quick, cascade; `[a-z -]+` adds one$"
-    ):
+    with pytest.raises(InputError, match=r"^setting 'fast': the model has published, quick; `[a-z -]+` adds one$"):
         with_all.using("fast")
     with pytest.raises(InputError, match="the model has published;"):
         model.using("quick")
-    with pytest.raises(InputError, match="setting 'cascade': is a cascade of two settings"):
-        with_all.using("cascade")
     with pytest.raises(InputError) as caught:
         with_all.using("x\n" * 1000)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_file_that_holds_a_cascade_loads_and_says_that_the_mode_is_gone(with_all, tmp_path):
+    model_file.save(tmp_path / "good", with_all)
+    stored = {"first": "quick", "second": "published", "first_scale": 1.0, "low": 0.95, "high": 1.05}
+    path = rewritten(
+        tmp_path / "good", tmp_path / "a", lambda tensors, document: document["cascades"].update(cascade=stored)
+    )
+    got = model_file.load(path)
+    assert got.scoring_modes.keys() == {"quick"}
+    with pytest.raises(
+        InputError, match=r"^setting 'cascade': this mode is gone; use 'single' or 'published' instead$"
+    ):
+        got.using("cascade")
+    model_file.save(path, got)
+    assert path.read_bytes() == (tmp_path / "good").read_bytes()
 
 
 SETTING_EDITS = {
@@ -359,13 +359,6 @@ SETTING_EDITS = {
         lambda document: document["settings"]["quick"]["schedule"].update(noise="pink"),
         "noise",
     ),
-    "cascades not an object": (lambda document: document.update(cascades=None), "'cascades' is NoneType"),
-    "cascade not an object": (lambda document: document["cascades"].update(cascade=[]), "CascadeSetting"),
-    "cascade without a threshold": (
-        lambda document: document["cascades"]["cascade"].update(threshold=None),
-        "Threshold",
-    ),
-    "cascade with an empty band": (lambda document: document["cascades"]["cascade"].update(low=2.0), "high"),
 }
 
 
@@ -394,6 +387,6 @@ def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(
         archive.write(tmp_path / "a", tensors, document, kind="model")
     got = model_file.load(tmp_path / "a")
     assert got.schedule == dataclasses.replace(model.schedule, noise=noise)
-    assert (got.threshold, got.field, got.map_threshold) == (model.threshold, None, None)
-    assert got.settings == got.cascades == {}
+    assert got.scoring_mode == ScoringMode(got.schedule, None, model.scoring_mode.threshold, None)
+    assert got.scoring_modes == {}
     assert got.sha256 == model.sha256

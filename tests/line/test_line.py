@@ -17,10 +17,11 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, CameraError, ClosedError, InputError, SprfastError
 from sprfast.line import Line, drift
 from sprfast.line.frames import Frame, FrameFormat
-from sprfast.line.health import State, Tally
+from sprfast.line.health import Counters, State
 from sprfast.method import threshold
 from sprfast.method.threshold import Verdict
 from support.line_cases import PATIENCE, engine_with_network, eventually, frame
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_frames_that_wait_together_are_scored_together(small_model):
             futures = [line.submit(frame(0), 0, channel_order="rgb")]
             assert network.entered.wait(PATIENCE)
             futures += [line.submit(frame(seed), seed, channel_order="rgb") for seed in range(1, 11)]
-            assert eventually(lambda: len(line._book._ready) == 8)  # two batches are prepared ahead, not more
+            assert eventually(lambda: len(line._in_flight._ready) == 8)  # two batches are prepared ahead, not more
         scores = [future.result(PATIENCE).result.pred_score for future in futures]
     assert network.batches == [1, 4, 4, 2]
     assert scores == [engine.predict(frame(seed), "rgb").pred_score for seed in range(11)]
@@ -154,7 +155,7 @@ def test_delivery_in_order_or_as_decided(small_model, in_order, tmp_path):
             first = line.submit(frame(0), "good", channel_order="rgb")
             bad = line.submit(tmp_path / "missing.png", "bad")
             if in_order:
-                assert eventually(lambda: not line._book._entries["bad"].open)
+                assert eventually(lambda: not line._in_flight._entries["bad"].open)
                 assert not bad.done()
             else:
                 assert bad.result(PATIENCE).verdict is Verdict.ERROR
@@ -178,7 +179,7 @@ def test_the_callers_buffer_is_free_when_submit_returns(small_model, kind):
         for number in range(3):  # one in the network and two ahead, so that the next one is not prepared yet
             line.submit(given.copy(), number, channel_order="rgb")
             assert network.entered.wait(PATIENCE)
-        assert eventually(lambda: len(line._book._ready) == 2)
+        assert eventually(lambda: len(line._in_flight._ready) == 2)
         future = line.submit(image, "part", channel_order=order)
         image[:] = bytes(len(image)) if kind == "buffer" else 0
         network.open.set()
@@ -271,10 +272,10 @@ def test_a_frame_is_scored_by_the_model_that_prepared_it(small_model):
             futures = [line.submit(frame(0), 0, channel_order="rgb")]
             assert network.entered.wait(PATIENCE)
             futures.append(line.submit(frame(1), 1, channel_order="rgb"))
-            assert eventually(lambda: len(line._book._ready) == 1)
+            assert eventually(lambda: len(line._in_flight._ready) == 1)
             line.swap(new)
             futures.append(line.submit(frame(2), 2, channel_order="rgb"))
-            assert eventually(lambda: len(line._book._ready) == 2)
+            assert eventually(lambda: len(line._in_flight._ready) == 2)
         results = [future.result(PATIENCE).result for future in futures]
     assert [result.error_map.shape for result in results] == [(32, 32), (32, 32), (48, 48)]
     assert results[1].pred_score == old.predict(frame(1), "rgb").pred_score
@@ -369,7 +370,7 @@ def test_a_frame_that_could_not_be_answered_is_not_taken(engine, arguments, said
 
 def test_a_model_without_a_threshold_makes_no_line(small_model):
     with pytest.raises(InputError, match="no threshold"):
-        Line(Engine(dataclasses.replace(small_model, threshold=None)))
+        Line(Engine(with_mode(small_model, threshold=None)))
 
 
 def test_drain_and_close(small_model):
@@ -419,7 +420,7 @@ def test_a_line_that_cannot_start_says_why(small_model):
 
 
 def test_after_a_swap_scores_of_the_old_model_are_not_watched(small_model):
-    calibrated = dataclasses.replace(small_model, threshold=threshold.calibrate(np.linspace(0.5, 1.0, 50), 0.05))
+    calibrated = with_mode(small_model, threshold=threshold.calibrate(np.linspace(0.5, 1.0, 50), 0.05))
     old, network = engine_with_network(calibrated)
     new = Engine(calibrated)
     with Line(old) as line:
@@ -427,23 +428,23 @@ def test_after_a_swap_scores_of_the_old_model_are_not_watched(small_model):
             futures = [line.submit(frame(0), 0, channel_order="rgb")]
             assert network.entered.wait(PATIENCE)
             futures.append(line.submit(frame(1), 1, channel_order="rgb"))
-            assert eventually(lambda: len(line._book._ready) == 1)
+            assert eventually(lambda: len(line._in_flight._ready) == 1)
             line.swap(new)
         assert [future.result(PATIENCE).verdict for future in futures] == [Verdict.PASS] * 2
         assert line.submit(frame(2), 2, channel_order="rgb").result(PATIENCE).verdict is Verdict.PASS
-        assert line._tally._drift._filled == 1
+        assert line._counters._drift._filled == 1
 
 
 def test_only_parts_that_passed_are_watched_for_drift():
-    tally = Tally(drift.Drift(range(50), window=5, false_alarm_rate=0.01))
+    counters = Counters(drift.Drift(range(50), window=5, false_alarm_rate=0.01))
     for score in range(5):
-        tally.answer(Verdict.REJECT, 1000.0 + score, None, 0.01)
-        tally.answer(Verdict.ERROR, float("nan"), InputError("bad"), 0.01)
-        tally.answer(Verdict.PASS, None, None, 0.01)  # of the model before
-    assert tally._drift.report().windows == 0
+        counters.answer(Verdict.REJECT, 1000.0 + score, None, 0.01)
+        counters.answer(Verdict.ERROR, float("nan"), InputError("bad"), 0.01)
+        counters.answer(Verdict.PASS, None, None, 0.01)  # of the model before
+    assert counters._drift.report().windows == 0
     for score in range(5):
-        tally.answer(Verdict.PASS, 1000.0 + score, None, 0.01)
-    assert tally._drift.report().alarms == 1
+        counters.answer(Verdict.PASS, 1000.0 + score, None, 0.01)
+    assert counters._drift.report().alarms == 1
 
 
 def test_a_lamp_that_ages_shows_in_health_while_parts_still_pass(small_model):
@@ -453,7 +454,7 @@ def test_a_lamp_that_ages_shows_in_health_while_parts_still_pass(small_model):
 
     engine = Engine(small_model)
     scores = [result.pred_score for result in engine.predict(parts(0, 400, light=100), "rgb")]
-    calibrated = Engine(dataclasses.replace(small_model, threshold=threshold.calibrate(scores, 0.02)))
+    calibrated = Engine(with_mode(small_model, threshold=threshold.calibrate(scores, 0.02)))
     numbers = iter(range(10_000))
 
     def send(pictures):

@@ -34,10 +34,11 @@ from sprfast.errors import (
 from sprfast.formats import model as model_file
 from sprfast.line import Line
 from sprfast.line.health import State
-from sprfast.line.in_flight import Book
+from sprfast.line.in_flight import InFlight
 from sprfast.method.threshold import Verdict
 from support import ROOT
 from support.line_cases import PATIENCE, engine_with_network, eventually, frame
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +90,13 @@ def test_a_full_line_that_rejects(held):
 
 def test_an_answer_may_be_out_before_submit_returns(held, monkeypatch):
     engine, network = held
-    admit = Book.admit
+    admit = InFlight.admit
 
-    def admit_and_wait(book, entry):
-        admit(book, entry)
+    def admit_and_wait(in_flight, entry):
+        admit(in_flight, entry)
         assert entry.open or eventually(entry.future.done)
 
-    monkeypatch.setattr(Book, "admit", admit_and_wait)
+    monkeypatch.setattr(InFlight, "admit", admit_and_wait)
     with Line(engine, capacity=1, overflow="reject") as line:
         fill(line, network, 1)
         refused = line.submit(frame(9), "too much", channel_order="rgb")
@@ -232,8 +233,8 @@ def test_an_answer_that_a_slow_callback_delays_beyond_its_deadline_is_no_pass(en
         first = line.submit(passing, 1, channel_order="rgb")
         assert eventually(lambda: len(seen) == 1)
         second = line.submit(passing, 2, channel_order="rgb", deadline=0.3)
-        assert eventually(lambda: not line._book._entries[2].open)
-        assert eventually(lambda: time.monotonic() > line._book._entries[2].due)
+        assert eventually(lambda: not line._in_flight._entries[2].open)
+        assert eventually(lambda: time.monotonic() > line._in_flight._entries[2].due)
         go.set()
         assert first.result(PATIENCE).verdict is Verdict.PASS
         assert isinstance(second.result(PATIENCE).error, DeadlineExceededError)
@@ -302,15 +303,15 @@ def test_an_id_that_is_used_again_is_refused(held, when):
 
 
 def test_the_memory_for_ids_and_alarms_is_bounded(engine, monkeypatch):
-    from sprfast.line import in_flight as book
+    from sprfast.line import in_flight
 
-    monkeypatch.setattr(book, "REMEMBERED", 10)
+    monkeypatch.setattr(in_flight, "REMEMBERED", 10)
     with Line(engine, capacity=4, deadline=1000.0) as line:
         for number in range(100):
             line.submit(b"", number).result(PATIENCE)
         assert eventually(lambda: line.health().unanswered == 0)
-        assert len(line._book._remembered) == 10
-        assert len(line._book._due) <= 12 + 1
+        assert len(line._in_flight._remembered) == 10
+        assert len(line._in_flight._due) <= 12 + 1
         assert line.submit(b"", 0).result(PATIENCE).error  # forgotten, so that it may come again
 
 
@@ -403,7 +404,7 @@ def test_a_frame_on_which_the_network_fails_does_not_take_its_batch_with_it(held
         good = fill(line, network, 3)
         poison = line.submit(WHITE, "poison", channel_order="rgb")
         good.append(line.submit(frame(3), 3, channel_order="rgb"))
-        assert eventually(lambda: len(line._book._ready) == 4)
+        assert eventually(lambda: len(line._in_flight._ready) == 4)
         network.open.set()
         answer = poison.result(PATIENCE)
         assert (answer.verdict, type(answer.error)) == (Verdict.ERROR, BackendError)
@@ -423,7 +424,7 @@ def test_too_little_memory_halves_the_batches_and_keeps_the_scores(held):
     expected = [engine.predict(frame(seed), "rgb").pred_score for seed in range(9)]
     with Line(engine) as line:
         futures = fill(line, network, 9)
-        assert eventually(lambda: len(line._book._ready) == 8)
+        assert eventually(lambda: len(line._in_flight._ready) == 8)
         network.memory = 3
         network.batches.clear()
         network.open.set()
@@ -494,7 +495,7 @@ def test_a_broken_model_does_not_replace_the_one_that_serves(engine, small_model
             with pytest.raises(BackendError, match=said):
                 line.swap(predictor)
         with pytest.raises(InputError, match="no threshold"):
-            line.swap(Engine(dataclasses.replace(small_model, threshold=None)))
+            line.swap(Engine(with_mode(small_model, threshold=None)))
         assert line.submit(frame(1), 1, channel_order="rgb").result(PATIENCE).result.pred_score == expected
         assert line.health().swaps == 0
         assert line.health().state is State.OK
@@ -569,7 +570,7 @@ import sprfast
 from support.line_cases import engine_with_network, frame
 from sprfast.formats import model as model_file
 from sprfast.line import Line
-from sprfast.line.in_flight import Book
+from sprfast.line.in_flight import InFlight
 """
 
 

@@ -288,17 +288,14 @@ def test_a_stall_without_a_period_is_one_line_in_the_log(caplog):
         frames = list(stream(camera, timeout=0.03))
     assert (ids(frames), faults(frames)) == (["cam-0", "cam-1", "cam-2"], {})
     assert time.monotonic() - start > 0.03
-    assert [record.sprfast["event"] for record in caplog.records] == ["stalled", "resumed"]
     assert caplog.messages[0] == "cam: no picture for 0.03 s"
+    assert [message.partition(", after")[0] for message in caplog.messages[1:]] == ["cam: pictures come again"]
 
 
 def test_an_outage_is_logged_once_with_its_end(caplog):
     with caplog.at_level(logging.INFO, "sprfast.sources"):
         list(stream(simulated({2: Fault.DISCONNECT}, refusals=4)))
-    assert [(record.sprfast["event"], record.sprfast["source"]) for record in caplog.records] == [
-        ("disconnected", "cam"),
-        ("connected", "cam"),
-    ]
+    assert [message.partition(" (")[0] for message in caplog.messages] == ["cam: no connection", "cam: connected again"]
 
 
 # Connecting again
@@ -579,7 +576,7 @@ def test_symbolic_links_are_passed_over(tmp_path, caplog):
     write(folder / "part.png")
     assert ids(itertools.islice(watch, 1)) == ["part.png"]
     assert watch._look() == []
-    assert [record.sprfast["event"] for record in caplog.records] == ["passed over"]
+    assert caplog.messages == [f"{folder}: link.png is a symbolic link"]
 
 
 def test_a_folder_that_vanishes_is_waited_for(tmp_path, caplog):
@@ -606,7 +603,10 @@ def test_a_folder_that_vanishes_is_waited_for(tmp_path, caplog):
         away.rename(folder)
         thread.join(PATIENCE)
     assert ids(frames) == ["new.png"]  # what it knew, it still knows
-    assert [record.sprfast["event"] for record in caplog.records] == ["disconnected", "connected"]
+    assert caplog.messages == [
+        f"{folder}: the folder cannot be read (No such file or directory)",
+        f"{folder}: the folder can be read again",
+    ]
 
 
 def test_a_folder_that_stays_away_is_given_up(tmp_path):

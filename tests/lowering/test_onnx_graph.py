@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +13,7 @@ from sprfast.lowering import onnx_graph as graph
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
+from support.scoring_mode_cases import with_mode
 
 FLOAT, FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 STORAGE = {"float32": FLOAT, "float16": FLOAT16, "bfloat16": BFLOAT16}
@@ -69,7 +68,7 @@ def check(got, expected, tolerance):
     ids=["square", "odd-on-the-way", "wide", "smallest"],
 )
 def test_maps_and_scores_are_the_definitions(small_model, size, schedule, normalization):
-    model = dataclasses.replace(small_model, schedule=schedule)
+    model = with_mode(small_model, schedule=schedule)
     runtime = session(graph.onnx_model(fold(model), *size, normalization=normalization))
     for images in (1, 3):
         x, noise = given(model, size, images)
@@ -125,7 +124,7 @@ STORED_IN_16_BITS = {"MaxPool", "Resize", "Pad", "Concat", "DequantizeLinear"}
 @pytest.mark.parametrize("normalization", ["group", "instance"])
 def test_every_tensor_has_the_type_that_it_is_computed_in(small_model, normalization, precision, quantization):
     scales = SCALES if quantization else None
-    plan = fold(dataclasses.replace(small_model, schedule=LEVELS))
+    plan = fold(with_mode(small_model, schedule=LEVELS))
     made = graph.onnx_model(
         plan, 50, 70, precision=precision, normalization=normalization, quantization=quantization, scales=scales
     )
@@ -158,7 +157,7 @@ def test_every_tensor_has_the_type_that_it_is_computed_in(small_model, normaliza
 @pytest.mark.parametrize("normalization", ["group", "instance"])
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_constants_are_those_of_the_plan_and_all_are_read(small_model, quantization, normalization):
-    plan = fold(dataclasses.replace(small_model, schedule=LEVELS))
+    plan = fold(with_mode(small_model, schedule=LEVELS))
     made = graph.onnx_model(
         plan, 50, 70, normalization=normalization, quantization=quantization, scales=SCALES if quantization else None
     )
@@ -175,7 +174,7 @@ def test_constants_are_those_of_the_plan_and_all_are_read(small_model, quantizat
 
 
 def test_draws_at_one_time_share_their_embedding(small_model):
-    plan = fold(dataclasses.replace(small_model, schedule=PUBLISHED))
+    plan = fold(with_mode(small_model, schedule=PUBLISHED))
     constants = {constant.name: constant for constant in graph.onnx_model(plan, 32, 32).graph.initializer}
     assert list(constants["down1.embedding"].dims) == [64, 1, 1]
 

@@ -13,6 +13,7 @@ from sprfast.lowering.fold import fold
 from sprfast.method import folded as plan
 from sprfast.method import scoring, sde, unet
 from sprfast.method.noise import noise_bank
+from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
 SCHEDULES = {
@@ -44,7 +45,7 @@ def relative(got, expected):
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @torch.inference_mode()
 def test_folding_changes_nothing_in_float64(small_model, schedule, size):
-    model = dataclasses.replace(small_model, schedule=schedule)
+    model = with_mode(small_model, schedule=schedule)
     x = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     noise = [z.double() for z in noise_bank(schedule, *size, seed=1)]
     assert relative(through_references(model, x, noise), definition(model, x, noise)) <= 1e-12
@@ -64,7 +65,7 @@ def test_folding_changes_nothing_at_full_width(small_model):
 
 def test_a_plan_has_one_row_a_draw(small_model):
     schedule = SCHEDULES["levels-of-different-draws-and-weights"]
-    folded = fold(dataclasses.replace(small_model, schedule=schedule))
+    folded = fold(with_mode(small_model, schedule=schedule))
     assert folded.draws == 6
     times = [1e-3] * 2 + [0.3] + [1.0] * 3
     assert folded.std.tolist() == pytest.approx([sde.std(t) for t in times], rel=1e-6)

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 
@@ -7,7 +6,7 @@ import pytest
 
 from sprfast.config import Schedule
 from sprfast.errors import InputError
-from sprfast.method.scoring_mode import CascadeSetting, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, calibrate, manual
 from support.scoring_mode_cases import QUICK, field
 
@@ -19,15 +18,10 @@ def filled():
     return ScoringMode(QUICK, field(20, 31), SCORES, MARKED)
 
 
-def cascade(**changes):
-    given = {"first_scale": 1.5, "second_scale": 0.02, "low": 0.9, "high": 1.1, "threshold": SCORES} | changes
-    return CascadeSetting("quick", "published", **given)
-
-
 def test_the_default_is_the_published_score_without_thresholds():
     setting = ScoringMode()
     assert setting.schedule == Schedule()
-    assert setting.field is setting.threshold is setting.map_threshold is setting.map_value is None
+    assert setting.error_field is setting.threshold is setting.map_threshold is setting.map_value is None
 
 
 def test_the_score_is_the_maximum_of_the_map_or_by_the_field():
@@ -61,7 +55,8 @@ def test_pixels_are_marked_above_the_maps_own_threshold_or_the_scores_where_that
     has_field, threshold, marked, value
 ):
     assert (
-        ScoringMode(field=field() if has_field else None, threshold=threshold, map_threshold=marked).map_value == value
+        ScoringMode(error_field=field() if has_field else None, threshold=threshold, map_threshold=marked).map_value
+        == value
     )
 
 
@@ -73,19 +68,14 @@ def test_a_threshold_of_zero_is_one():
 def test_json_and_back():
     got = ScoringMode.from_json(json.loads(json.dumps(filled().to_json(), allow_nan=False)))
     assert (got.schedule, got.threshold, got.map_threshold) == (QUICK, SCORES, MARKED)
-    assert got.field.expected.tobytes() == filled().field.expected.tobytes()
+    assert got.error_field.expected.tobytes() == filled().error_field.expected.tobytes()
     for given in (ScoringMode(), ScoringMode(QUICK, threshold=manual(1.0)), ScoringMode(map_threshold=MARKED)):
-        assert ScoringMode.from_json(json.loads(json.dumps(given.to_json()))).parts == given.parts
+        assert ScoringMode.from_json(json.loads(json.dumps(given.to_json()))) == given
 
 
 def test_a_part_that_a_file_does_not_have_is_absent():
     document = json.loads(json.dumps(ScoringMode(QUICK).to_json()))
-    assert ScoringMode.from_json({"schedule": document["schedule"]}).parts == ScoringMode(QUICK).parts
-
-
-def test_the_parts_make_it_again():
-    given = filled()
-    assert ScoringMode(**given.parts).parts == given.parts
+    assert ScoringMode.from_json({"schedule": document["schedule"]}) == ScoringMode(QUICK)
 
 
 def test_what_is_looked_at_has_neither_the_field_nor_the_scores():
@@ -120,48 +110,3 @@ def test_what_is_not_an_object_is_an_input_error(document):
 def test_a_wrong_part_is_an_input_error_that_names_it(change, match):
     with pytest.raises(InputError, match=match):
         ScoringMode.from_json(json.loads(json.dumps(filled().to_json())) | change)
-
-
-def test_a_cascade_survives_json_and_is_looked_at_without_its_scores():
-    assert CascadeSetting.from_json(json.loads(json.dumps(cascade().to_json(), allow_nan=False))) == cascade()
-    assert cascade().summary() == cascade().to_json() | {"threshold": SCORES.summary()}
-    assert len(cascade().to_json()["threshold"]["scores"]) == 40
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("first_scale", 0.0),
-        ("first_scale", math.inf),
-        ("first_scale", math.nan),
-        ("second_scale", -1.0),
-        ("second_scale", math.nan),
-        ("low", -0.1),
-        ("low", math.nan),
-        ("low", math.inf),
-        ("high", 0.89),
-        ("high", math.inf),
-        ("high", math.nan),
-    ],
-)
-def test_a_cascade_that_cannot_be_is_an_input_error_that_names_the_field(name, value):
-    with pytest.raises(InputError, match=name):
-        cascade(**{name: value})
-
-
-def test_a_band_may_be_one_score_and_begin_at_zero():
-    assert cascade(low=0.0, high=0.0).high == 0.0
-    assert cascade(low=1.1).low == cascade().high
-
-
-def test_a_cascade_of_a_setting_and_itself_is_an_input_error():
-    with pytest.raises(InputError, match="second: 'quick' is not allowed"):
-        dataclasses.replace(cascade(), second="quick")
-
-
-@pytest.mark.parametrize("name", [each.name for each in dataclasses.fields(CascadeSetting)])
-def test_a_missing_part_of_a_cascade_is_named(name):
-    document = cascade().to_json()
-    del document[name]
-    with pytest.raises(InputError, match=f"CascadeSetting.{name}: missing"):
-        CascadeSetting.from_json(document)

@@ -8,6 +8,7 @@ import pytest
 from sprfast.errors import InputError
 from sprfast.formats import model as model_file
 from sprfast.formats.export_metadata import ExportMetadata, Probe
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import (
     MAX_SCORES,
     MapThreshold,
@@ -18,6 +19,7 @@ from sprfast.method.threshold import (
     manual,
     verdict,
 )
+from support.scoring_mode_cases import with_mode
 
 
 @pytest.mark.parametrize(
@@ -165,18 +167,18 @@ def test_a_threshold_that_is_looked_at_does_not_list_its_scores():
 
 def test_the_scores_are_stored_in_models_and_exports(small_model, tmp_path):
     threshold = calibrate(np.random.default_rng(0).random(3000), 0.01)
-    model_file.save(tmp_path / "model", dataclasses.replace(small_model, threshold=threshold))
-    assert model_file.load(tmp_path / "model").threshold == threshold
-    scoring = (small_model.network, small_model.schedule, small_model.preprocessing, small_model.noise_seed)
+    model_file.save(tmp_path / "model", with_mode(small_model, threshold=threshold))
+    assert model_file.load(tmp_path / "model").scoring_mode.threshold == threshold
+    scoring = (small_model.network, ScoringMode(threshold=threshold), small_model.preprocessing, small_model.noise_seed)
     probe = Probe(np.ones((32, 32), np.float32), 0.1)
-    contract = ExportMetadata(*scoring, threshold, small_model.sha256, "float32", None, None, None, probe)
-    assert ExportMetadata.from_json(json.loads(json.dumps(contract.to_json()))).threshold == threshold
+    metadata = ExportMetadata(*scoring, small_model.sha256, "float32", None, None, None, probe)
+    assert ExportMetadata.from_json(json.loads(json.dumps(metadata.to_json()))).scoring_mode.threshold == threshold
 
 
 def test_calibrate_stores_the_scores_and_prints_what_they_span(run, model_path, pictures):
     code, out, _ = run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.4", "--json")
     assert code == 0
-    threshold, shown = model_file.load(model_path).threshold, json.loads(out)["threshold"]
+    threshold, shown = model_file.load(model_path).scoring_mode.threshold, json.loads(out)["threshold"]
     assert len(threshold.scores) == 4
     assert threshold.scores[threshold.rank - 1] * (1 + 1e-4) == pytest.approx(threshold.value, rel=1e-12)
     assert shown == threshold.summary()

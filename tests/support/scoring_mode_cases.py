@@ -1,4 +1,4 @@
-"""What the tests of settings share: a model that holds two and a cascade of them."""
+"""What the tests of scoring modes share: a model that holds two of them."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from sprfast.config import Level, Schedule
 from sprfast.method.error_field import ErrorField
-from sprfast.method.scoring_mode import CascadeSetting, ScoringMode
-from sprfast.method.threshold import MapThreshold, calibrate, manual
+from sprfast.method.scoring_mode import ScoringMode
+from sprfast.method.threshold import MapThreshold, calibrate
 
 QUICK = Schedule((Level(5e-4, 1),), noise="signs")
 
@@ -19,10 +19,12 @@ def field(height=32, width=32, seed=0):
     return ErrorField(0.008 + 0.006 * np.random.default_rng(seed).random((height, width), np.float32), 12)
 
 
+def with_mode(given, **parts):
+    """A model, or the metadata of an export, with some parts of its scoring mode replaced."""
+    return dataclasses.replace(given, scoring_mode=dataclasses.replace(given.scoring_mode, **parts))
+
+
 def with_settings(model):
-    """`model` with the setting `quick`, which has a field and both thresholds, and the cascade of
-    it and the published one.
-    """
+    """`model` with the setting `quick`, which has a field and both thresholds."""
     quick = ScoringMode(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1))
-    cascade = CascadeSetting("quick", "published", 1.0, 0.023, 0.95, 1.05, manual(1.0))
-    return dataclasses.replace(model, settings={"quick": quick}, cascades={"cascade": cascade})
+    return dataclasses.replace(model, scoring_modes={"quick": quick})

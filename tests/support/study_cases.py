@@ -17,6 +17,7 @@ from sprfast.bench.accuracy.rows import ROWS
 from sprfast.bench.core import named_settings
 from sprfast.config import Preprocessing
 from sprfast.evaluation import metrics
+from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
 BACKEND = backends.choose("auto", CPU)
@@ -48,10 +49,9 @@ def write_category(root, *, good=12, defective=8, masks=True):
 def model(small_model, seed=0, **provenance):
     """`small_model` for `SIZE`, with a noise seed in place of another training."""
     return dataclasses.replace(
-        small_model,
+        with_mode(small_model, threshold=None),
         preprocessing=Preprocessing(size=SIZE),
         noise_seed=seed,
-        threshold=None,
         provenance={"held_back": HELD_BACK, "seconds": 60.0} | provenance,
     )
 
@@ -96,9 +96,7 @@ def document(**changes):
         "passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]},
         "images": [[kept, kept], [refused, refused]],
     }
-    shares = [{"good": 0.25, "defective": None}, {"good": 0.75, "defective": None}]
     settings = {name: setting | {"maps": setting["images"]} for name in ("published", "single", "field")}
-    settings["cascade"] = setting | {"maps": [], "agreement": shares, "asked_again": shares, "band": [[0.9, 1.1]] * 2}
     backend = {
         "backend": "eager",
         "image_AUROC": 1.0,

@@ -200,7 +200,7 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
     outcome = train(paths, output, on_step=progress.append)
     model = model_file.load(output)
     assert model.sha256 == outcome.model.sha256
-    assert model.threshold is None
+    assert model.scoring_mode.threshold is None
     assert (model.network, model.preprocessing, model.schedule) == (NETWORK, PREPROCESSING, Schedule((Level(1e-3, 3),)))
     seconds = model.provenance.pop("seconds")
     assert 0 < seconds < 600

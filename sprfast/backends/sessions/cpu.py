@@ -19,17 +19,17 @@ class CpuSession:
     with any number of threads.
 
     Args:
-        plan: what is computed.
+        folded: what is computed.
         threads: of every call, at least 1.
 
     Raises:
         BackendError: the kernels cannot run here.
     """
 
-    def __init__(self, plan: FoldedModel, threads: int) -> None:
+    def __init__(self, folded: FoldedModel, threads: int) -> None:
         if reason := unavailable():
             raise BackendError(f"backend cpu: {reason}")
-        self._network, self._threads = CpuUNet(plan), threads
+        self._network, self._threads = CpuUNet(folded), threads
 
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
         """As `session.Session.maps`, of images of any size from 16 pixels on."""

@@ -42,16 +42,16 @@ class CpuUNet:
     from several threads.
 
     Args:
-        plan: in float32; nothing of its convolutions' weights is kept but the packed form.
+        folded: in float32; nothing of its convolutions' weights is kept but the packed form.
         operators: `sprfast.kernels.cpu.operators`, or anything with its functions.
     """
 
-    def __init__(self, plan: FoldedModel, operators: Any = operators) -> None:
+    def __init__(self, folded: FoldedModel, operators: Any = operators) -> None:
         self._operators = operators
-        self._groups, self.draws = plan.groups, plan.draws
+        self._groups, self.draws = folded.groups, folded.draws
         self._convs: dict[str, _Conv] = {}
         self._channels: dict[str, tuple[int, int]] = {}  # in and out
-        for name, block in plan.blocks.items():
+        for name, block in folded.blocks.items():
             for place, norm in (("first", block.first), ("second", block.second)):
                 pack = operators.pack_perturb if (name, place) == ("inc", "first") else operators.pack_conv3x3
                 self._convs[f"{name}.{place}"] = _Conv(
@@ -59,10 +59,10 @@ class CpuUNet:
                 )
                 self._channels[f"{name}.{place}"] = (norm.weight.shape[1], norm.weight.shape[0])
         self._embeddings = {
-            name: None if block.embedding is None else _floats(block.embedding) for name, block in plan.blocks.items()
+            name: None if block.embedding is None else _floats(block.embedding) for name, block in folded.blocks.items()
         }
-        self._head_weight, self._head_bias = _floats(plan.head_weight), _floats(plan.head_bias)
-        self._std, self._scale = _floats(plan.std), _floats(plan.scale)
+        self._head_weight, self._head_bias = _floats(folded.head_weight), _floats(folded.head_bias)
+        self._std, self._scale = _floats(folded.std), _floats(folded.scale)
         self._pool = WorkspacePool()
 
     def layers(self, height: int, width: int) -> list[Layer]:

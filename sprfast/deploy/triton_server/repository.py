@@ -219,8 +219,7 @@ def _model_size(path: PathLike, serving: Serving) -> tuple[int, int]:
         # raises where there is none of this name; whether it can run is for the server to see
         backends.unavailable(serving.backend)
     model = model_file.load(path)
-    cascade = model.cascades.get(serving.setting)
-    return _input_size(model.using(cascade.first if cascade else serving.setting).setting, model.preprocessing)
+    return _input_size(model.using(serving.setting).scoring_mode, model.preprocessing)
 
 
 def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
@@ -228,12 +227,12 @@ def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
     if (serving.precision, serving.setting) != ("float32", PUBLISHED):
         raise InputError("--precision, --setting: an export has those that it was exported with")
     runner.chosen(export, serving.backend)
-    contract = export.contract
-    return contract.size or _input_size(contract.setting, contract.preprocessing)
+    metadata = export.metadata
+    return metadata.size or _input_size(metadata.scoring_mode, metadata.preprocessing)
 
 
-def _input_size(setting: ScoringMode, preprocessing: Preprocessing) -> tuple[int, int]:
-    return setting.field.size if setting.field else (preprocessing.size, preprocessing.size)
+def _input_size(mode: ScoringMode, preprocessing: Preprocessing) -> tuple[int, int]:
+    return mode.error_field.size if mode.error_field else (preprocessing.size, preprocessing.size)
 
 
 def _image(size: tuple[int, int]) -> bytes:
@@ -245,14 +244,14 @@ def _image(size: tuple[int, int]) -> bytes:
 
 def _alone(export: Export) -> bytes:
     """The graph of an export with its noise in it."""
-    contract = export.contract
+    metadata = export.metadata
     assert export.graph is not None  # of an ONNX export there is one, and it has a size
-    assert contract.size is not None
-    if contract.batch is not None:
+    assert metadata.size is not None
+    if metadata.batch is not None:
         raise InputError(
-            f"the export is fixed to batches of {contract.batch}, a server makes its own: export the model without "
+            f"the export is fixed to batches of {metadata.batch}, a server makes its own: export the model without "
             f"--batch"
         )
     if importlib.util.find_spec("onnx") is None:
         raise BackendError("export: needs onnx, not installed here: run pip install 'sprfast[onnx]'")
-    return graph.with_noise(export.graph, draws.stacked(contract.schedule, *contract.size, contract.noise_seed))
+    return graph.with_noise(export.graph, draws.stacked(metadata.schedule, *metadata.size, metadata.noise_seed))

@@ -18,7 +18,6 @@ from sprfast.bench.accuracy.passes import Passes
 from sprfast.bench.accuracy.rows import ROWS, Row
 from sprfast.config import Level, Preprocessing, Schedule
 from sprfast.data import datasets as data
-from sprfast.engine import engine
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.errors import BackendError, InputError
@@ -27,6 +26,7 @@ from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation.metrics import Metric
 from sprfast.method.scoring_mode import ScoringMode
 from support import study_cases
+from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU, HELD_BACK
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -119,9 +119,7 @@ def evaluated(predictor, category):
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_error_maps_are_those_of_an_engine_with_the_schedule(model, inputs, schedule):
-    expected, _ = Engine(dataclasses.replace(model, schedule=schedule), BACKEND, "cpu").maps(
-        torch.from_numpy(inputs[:3])
-    )
+    expected, _ = Engine(with_mode(model, schedule=schedule), BACKEND, "cpu").maps(torch.from_numpy(inputs[:3]))
     np.testing.assert_allclose(maps_of(model, inputs[:3], Row("", schedule)), expected[:, 0], rtol=1e-4)
 
 
@@ -137,7 +135,6 @@ def test_every_pass_is_computed_once_whoever_asks_for_it(model, inputs, counted)
         "published, field": 0,
         "K = 1": 0,
         "K = 2": 0,
-        "antithetic pair": 1,
         "levels 0.001 and 0.01, K = 1": 1,
     }
     for name, count in new.items():
@@ -192,7 +189,7 @@ def test_names_of_rows_differ_and_each_with_a_field_follows_the_one_without():
 
 def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
     assert list(rows) == list(NAMES)
-    assert set(whole["settings"]) == set(whole["times"]["settings"]) == {"published", "cascade", *calibration.SETTINGS}
+    assert set(whole["settings"]) == set(whole["times"]["settings"]) == {"published", *calibration.SETTINGS}
     assert {each["backend"] for each in whole["backends"]} == set(backends.NAMES)
     assert whole["images"] == {"good": 12, "test": 20, "defective": 8}
     assert [(each["file"], each["noise_seed"]) for each in whole["models"]] == [
@@ -210,9 +207,11 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
 @pytest.mark.parametrize(("name", "index"), [("published", 1), ("signs, t = 0.0008", 1), ("t = 0.01, K = 1, field", 0)])
 def test_a_row_is_what_evaluate_says_of_an_engine_with_that_setting(rows, models, category, name, index):
     row, model = BY_NAME[name], models[index]
-    plain = Engine(model.with_setting(ScoringMode(row.schedule)), BACKEND, "cpu")
+    plain = Engine(dataclasses.replace(model, scoring_mode=ScoringMode(row.schedule)), BACKEND, "cpu")
     field = calibration.fit_field(plain, category.train[: len(HELD_BACK)]) if row.field else None
-    expected = evaluated(Engine(model.with_setting(ScoringMode(row.schedule, field)), BACKEND, "cpu"), category)
+    expected = evaluated(
+        Engine(dataclasses.replace(model, scoring_mode=ScoringMode(row.schedule, field)), BACKEND, "cpu"), category
+    )
     assert {key: rows[name]["metrics"][key]["values"][index] for key in metrics.KEYS} == pytest.approx(
         expected, abs=2e-4
     )
@@ -299,40 +298,6 @@ def test_named_settings_are_the_rows_of_the_same_name_and_schedule(whole, rows):
             )
 
 
-def test_the_cascade_is_what_evaluate_says_of_the_cascade(whole, models, category, passes):
-    fitted = named.model_with_settings(models[0], passes)
-    cascade, published = (engine.predictor(fitted, BACKEND, "cpu", setting=name) for name in ("cascade", "published"))
-    outcome = evaluation.evaluate(cascade, category)
-    found = whole["settings"]["cascade"]
-    assert {key: each["values"][0] for key, each in found["metrics"].items()} == pytest.approx(
-        {key: each.value for key, each in outcome.metrics.items()}, abs=2e-4
-    )
-    labels = np.array([sample.label == 1 for sample in category.test])
-    again = np.array([result.passes == 4 for result in outcome.results])
-    limit = fitted.cascades["cascade"].second_scale
-    of_published = np.array(
-        [each.pred_score > limit for each in published.predict([sample.path for sample in category.test])]
-    )
-    agrees = of_published == np.array([result.pred_score > 1.0 for result in outcome.results])
-    assert (
-        found["passes"]["values"][0]
-        == pytest.approx(1 + 3 * again.mean())
-        == whole["times"]["settings"]["cascade"]["passes"]
-    )
-    for key, shares in (("asked_again", again), ("agreement", agrees)):
-        assert found[key][0] == pytest.approx({"good": shares[~labels].mean(), "defective": shares[labels].mean()})
-    low, high = found["band"][0]
-    assert low * high == pytest.approx(1.0)
-
-
-def test_passes_of_the_cascade_lie_between_those_of_its_stages(whole):
-    found = {name: setting["passes"]["mean"] for name, setting in whole["settings"].items()}
-    assert (found["published"], found["single"], found["field"]) == (3.0, 1.0, 1.0)
-    assert 1.0 <= found["cascade"] <= 4.0
-    for key in ("asked_again", "agreement"):
-        assert all(0.0 <= share <= 1.0 for of_model in whole["settings"]["cascade"][key] for share in of_model.values())
-
-
 @pytest.mark.parametrize(
     ("second", "given", "message"),
     [
@@ -383,7 +348,3 @@ def test_of_one_kind_of_image_alone_its_shares_are_told_and_nothing_else(models,
     assert all("refused" in each["iid"] and "refused" in each["in_time"] for each in kept)
     assert any("across" in each for each in kept)
     assert all("refused" in each["across"] for each in kept if label and "across" in each)
-    for key in ("asked_again", "agreement"):
-        shares = found["cascade"][key][0]
-        assert shares["good" if label else "defective"] is None
-        assert 0.0 <= shares["defective" if label else "good"] <= 1.0

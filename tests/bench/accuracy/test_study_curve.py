@@ -20,6 +20,7 @@ from sprfast.evaluation import evaluate as evaluation
 from sprfast.evaluation import metrics
 from sprfast.formats import model as model_file
 from support import study_cases
+from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU
 
 
@@ -79,9 +80,9 @@ def test_points_are_recipes_and_limits_in_order_and_seeds_are_one_point(found, t
 
 def test_metrics_are_what_evaluate_says_of_the_published_setting(found, models, root):
     # of which no notice is taken
-    model = dataclasses.replace(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)
+    model = with_mode(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)
     other = measured([(models[0][0], model)], root)["points"][0]
-    engine = Engine(dataclasses.replace(model, schedule=Schedule()), BACKEND, "cpu")
+    engine = Engine(with_mode(model, schedule=Schedule()), BACKEND, "cpu")
     expected = evaluation.evaluate(engine, data.load_category(root, None)).metrics
     for key in metrics.KEYS:
         assert found["points"][3]["metrics"][key]["values"] == other["metrics"][key]["values"] == [expected[key].value]

@@ -192,12 +192,11 @@ def test_the_widest_report_fits_110_columns_with_nothing_cut_off():
     lines = [line.strip() for line in text.splitlines()]
     for row in ROWS:
         assert any(line.startswith(f"{row.name} ") for line in lines), row.name
-    for name in (*calibration.SETTINGS, "published", "cascade"):
+    for name in (*calibration.SETTINGS, "published"):
         assert sum(line.startswith(f"{name} ") and "12.34" in line for line in lines) == 1
-    assert text.count("90.0±10.0") == (len(ROWS) + 4) * len(metrics.KEYS)
+    assert text.count("90.0±10.0") == (len(ROWS) + 3) * len(metrics.KEYS)
     assert "2000 test images (1000 defective)" in text
     assert "pip install 'sprfast[onnx]'" in text
-    assert "50.0 % of good are asked again" in text
 
 
 def test_rates_beyond_their_interval_have_a_star_and_refused_ones_a_dash():
@@ -222,7 +221,7 @@ def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_col
         lines = [line.split() for line in text.splitlines() if line.strip().startswith(category)]
         minutes = "-" if category == "tile" else "99.9"
         assert [line[:4] for line in lines] == [
-            [category, "1024", minutes, name] for name in ("published", "single", "field", "cascade")
+            [category, "1024", minutes, name] for name in ("published", "single", "field")
         ]
         assert all(line[4:7] == ["1.23", "1234.5", "12.34"] for line in lines)
         assert all(line[7:] == ["-" if category == "tile" else "90.0±10.0"] * len(metrics.KEYS) for line in lines)
@@ -236,7 +235,7 @@ def test_show_prints_one_report_whole_and_several_as_an_overview(run, written, m
     code, out, _ = run("study", "show", written, written)
     assert code == 0
     assert "independent draws" not in out
-    assert out.count("transistor") == 8
+    assert out.count("transistor") == 6
     code, out, _ = run("study", "show", written, "--json")
     assert json.loads(out) == {"reports": [report.load(written)]}
 
@@ -262,7 +261,7 @@ def test_the_figure_of_a_quick_study_is_of_its_named_settings(tmp_path):
     document = study_cases.document()
     quick = document | {"rows": document["rows"][:1]}
     moved = copy.deepcopy(quick)
-    moved["settings"]["cascade"]["metrics"]["image_AUROC"] = {"mean": 0.5, "standard_error": None, "values": [0.5]}
+    moved["settings"]["single"]["metrics"]["image_AUROC"] = {"mean": 0.5, "standard_error": None, "values": [0.5]}
     drawn = []
     for index, each in enumerate((quick, moved)):
         pictures.study(each, tmp_path / f"{index}.png")

@@ -20,6 +20,7 @@ from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 CPU = torch.device("cpu")
@@ -31,7 +32,9 @@ def model():
     config = NetworkConfig(32, 8)
     torch.manual_seed(0)
     schedule = Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0)))
-    return Model(config, schedule, Preprocessing(size=32), unet.ScoreUNet(config).state_dict(), noise_seed=5)
+    return Model(
+        config, ScoringMode(schedule), Preprocessing(size=32), unet.ScoreUNet(config).state_dict(), noise_seed=5
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 from sprfast.method import threshold
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Verdict
+from support.scoring_mode_cases import with_mode
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
@@ -103,9 +105,9 @@ def test_a_verdict_that_flips_is_counted_and_fails(small_model, pictures, tmp_pa
     exact = Engine(small_model, "eager", "cpu").predict(pictures[0]).pred_score
     rounded = export_file.read(folder / "16")
     between = threshold.manual((exact + Runner(rounded).predict(pictures[0]).pred_score) / 2)
-    model_file.save(tmp_path / "model", dataclasses.replace(small_model, threshold=between))
-    contract = dataclasses.replace(rounded.contract, threshold=between)
-    export_file.write(tmp_path / "16", dataclasses.replace(rounded, contract=contract))
+    model_file.save(tmp_path / "model", with_mode(small_model, threshold=between))
+    metadata = with_mode(rounded.metadata, threshold=between)
+    export_file.write(tmp_path / "16", dataclasses.replace(rounded, metadata=metadata))
     given = [*map(str, (tmp_path / "model", tmp_path / "16", "--images", pictures[0].parent, *QUICK))]
     assert exports.main([*given, "--json"]) == 1
     printed = capsys.readouterr()
@@ -209,7 +211,7 @@ def test_an_export_of_another_size_is_timed_at_that(small_model, folder, tmp_pat
     ("change", "what"),
     [
         (lambda model: {"weights": {name: 1.01 * value for name, value in model.weights.items()}}, "weights"),
-        (lambda model: {"schedule": Schedule((Level(1e-3, 3),))}, "sigma levels"),
+        (lambda model: {"scoring_mode": ScoringMode(Schedule((Level(1e-3, 3),)))}, "sigma levels"),
         (lambda model: {"noise_seed": model.noise_seed + 1}, "noise"),
     ],
 )

@@ -11,7 +11,7 @@ from rich.console import Console
 from sprfast.backends import registry as backends
 from sprfast.bench.core import named_settings
 from sprfast.cli import bench_commands
-from sprfast.engine import engine
+from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
 from sprfast.formats import model as model_file
@@ -28,7 +28,7 @@ def model(small_model):
 
 @pytest.fixture(scope="module")
 def names(model):
-    return ["published", *model.settings, *model.cascades]
+    return ["published", *model.scoring_modes]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,7 @@ def printed(report, width=80):
 
 def test_every_setting_has_passes_times_and_the_error_of_its_self_test(report, model, names):
     assert list(report["settings"]) == names
-    assert len(names) == 3
-    for name, cascade in model.cascades.items():
-        stages = [report["settings"][stage]["error"] for stage in (cascade.first, cascade.second)]
-        assert report["settings"][name]["error"] == pytest.approx(max(stages), rel=1e-3)
+    assert len(names) == 2
     for found in report["settings"].values():
         assert 0.0 < found["error"] < 1e-4
         for key in ("ms", "images_per_s", "speedup"):
@@ -67,14 +64,12 @@ def test_every_setting_has_passes_times_and_the_error_of_its_self_test(report, m
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_passes_are_those_of_the_schedule_and_of_a_cascade_between_its_stages(report, model):
+def test_passes_are_those_of_the_schedule(report, model):
     found = {name: each["passes"] for name, each in report["settings"].items()}
     first = found["published"]
     assert first == model.schedule.draws == 2
-    for name, setting in model.settings.items():
+    for name, setting in model.scoring_modes.items():
         assert found[name] == setting.schedule.draws
-    for name, cascade in model.cascades.items():
-        assert found[cascade.first] <= found[name] <= found[cascade.first] + found[cascade.second]
 
 
 def test_the_published_setting_is_once_as_fast_as_itself(report):
@@ -108,16 +103,14 @@ def test_a_speedup_is_of_batches_within_the_rounds(monkeypatch):
 
 
 def test_a_setting_that_computes_wrong_maps_is_refused(model, monkeypatch, names):
-    right = engine.predictor
+    def wrong(given, backend, device):
+        engine = Engine(given, backend, device)
+        if given.schedule == model.scoring_modes[names[1]].schedule:
+            maps = engine._backend.maps
+            engine._backend.maps = lambda x, noise: tuple(1.01 * each for each in maps(x, noise))
+        return engine
 
-    def wrong(model, backend, device, setting):
-        predictor = right(model, backend, device, setting=setting)
-        if setting == names[1]:
-            maps = predictor._backend.maps
-            predictor._backend.maps = lambda x, noise: tuple(1.01 * each for each in maps(x, noise))
-        return predictor
-
-    monkeypatch.setattr(engine, "predictor", wrong)
+    monkeypatch.setattr(named_settings, "Engine", wrong)
     with pytest.raises(BackendError, match="the error map of the probe image is off by"):
         named_settings.measure(model, BACKEND, CPU, 1e-3)
 

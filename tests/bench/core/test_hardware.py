@@ -13,6 +13,7 @@ from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -24,7 +25,7 @@ def model():
     config = NetworkConfig(32, 8)
     with torch.random.fork_rng():
         weights = unet.ScoreUNet(config).state_dict()
-    return Model(config, Schedule((Level(1e-3, 2), Level(1e-2, 1))), Preprocessing(size=32), weights)
+    return Model(config, ScoringMode(Schedule((Level(1e-3, 2), Level(1e-2, 1)))), Preprocessing(size=32), weights)
 
 
 class NVMLError(Exception):

@@ -1,6 +1,5 @@
 """`sprfast bench layers`: what the time of backend cpu is spent on."""
 
-import dataclasses
 import json
 import math
 
@@ -12,6 +11,7 @@ from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library, operators
 from sprfast.method import unet
+from support.scoring_mode_cases import with_mode
 
 needs_library = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 
@@ -19,7 +19,7 @@ needs_library = pytest.mark.skipif(library.unavailable() is not None, reason=str
 @pytest.fixture
 def model(small_model):
     """Three draws on two levels."""
-    return dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0))))
+    return with_mode(small_model, schedule=Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0))))
 
 
 @needs_library

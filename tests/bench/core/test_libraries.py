@@ -11,6 +11,7 @@ from sprfast.errors import BackendError
 from sprfast.formats.model import Model
 from sprfast.method import unet
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CANDIDATES = {candidate.name: candidate for candidate in libraries.CANDIDATES}
@@ -32,7 +33,11 @@ def model():
         torch.manual_seed(0)
         weights = unet.ScoreUNet(config).state_dict()
     return Model(
-        config, Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0))), Preprocessing(size=32), weights, noise_seed=5
+        config,
+        ScoringMode(Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0)))),
+        Preprocessing(size=32),
+        weights,
+        noise_seed=5,
     )
 
 
@@ -80,7 +85,9 @@ def test_library_computes_the_definition_and_leaves_nothing_behind(
 def test_torch_compile_computes_the_definition(timed, model):
     _needs("torch_compile")
     # One level is half as much to compile.
-    one_level = Model(model.network, Schedule((Level(1e-3, 2),)), model.preprocessing, model.weights, noise_seed=5)
+    one_level = Model(
+        model.network, ScoringMode(Schedule((Level(1e-3, 2),))), model.preprocessing, model.weights, noise_seed=5
+    )
     _check("torch_compile", one_level, timed, 32)
 
 

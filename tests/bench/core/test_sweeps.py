@@ -18,6 +18,7 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import evaluate as evaluation
 from support import simulated
+from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
 EAGER = next(each for each in peers.CANDIDATES if each.name == "eager")
@@ -123,7 +124,7 @@ def test_draws_that_a_schedule_cannot_have_are_refused():
 
 
 def test_the_models_own_number_of_draws_is_the_model_itself(small_model):
-    uneven = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2), Level(1e-2, 1))))
+    uneven = with_mode(small_model, schedule=Schedule((Level(1e-3, 2), Level(1e-2, 1))))
     assert settings.variant(uneven, 2) is uneven
     assert [level.draws for level in settings.variant(uneven, 1).schedule.levels] == [1, 1]
 
@@ -434,7 +435,7 @@ def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, gi
 
 
 def test_section_leaves_out_draws_that_antithetic_noise_cannot_have(small_model, given):
-    model = dataclasses.replace(small_model, schedule=Schedule((Level(1e-3, 2),), noise="antithetic"))
+    model = with_mode(small_model, schedule=Schedule((Level(1e-3, 2),), noise="antithetic"))
     found = section(model, given, {}, batch=1)["settings"]
     assert [(row["batch"], row["draws"]) for row in found["points"]] == [(1, 2), (1, 4)]
 

@@ -15,6 +15,7 @@ from sprfast.errors import InputError
 from sprfast.method import scoring, sde, unet
 from sprfast.method.noise import noise_bank
 from sprfast.method.threshold import Verdict, manual
+from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
@@ -23,7 +24,7 @@ TOLERANCE = 1e-5
 @pytest.fixture
 def model(small_model):
     schedule = Schedule((Level(1e-3, 2, 1.0), Level(1e-2, 1, 3.0)))
-    return dataclasses.replace(small_model, schedule=schedule, threshold=manual(1e9))
+    return with_mode(small_model, schedule=schedule, threshold=manual(1e9))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sprfast.formats.model import Model
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch, reference
 from sprfast.method.noise import noise_bank
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
 from support import ROOT
 
@@ -36,7 +37,7 @@ def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
-    return Model(config, Schedule((Level(1e-3, 2),)), Preprocessing(size=16), weights)
+    return Model(config, ScoringMode(Schedule((Level(1e-3, 2),))), Preprocessing(size=16), weights)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_flops_of_a_forward():
 
 def test_recorded_calls_are_those_of_the_published_network():
     recorded = calls.recorded(
-        Model(NetworkConfig(), Schedule(), Preprocessing(), weights_of(NetworkConfig())), 16, 192, 192, "bfloat16"
+        Model(NetworkConfig(), ScoringMode(), Preprocessing(), weights_of(NetworkConfig())), 16, 192, 192, "bfloat16"
     )
     names = [call.operator for call in recorded]
     assert {name: names.count(name) for name in kernels.__all__} == {

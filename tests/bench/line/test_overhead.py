@@ -14,6 +14,7 @@ from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.line import Line
+from support.scoring_mode_cases import with_mode
 
 BRIEF = 0.01  # seconds of a measurement: the fewest rounds
 
@@ -133,6 +134,6 @@ def test_bad_input_is_one_line(run, model_path, engine, small_model, tmp_path):
     code, out, err = run("bench", "overhead", model_path, "--seconds", "0")
     assert (code, out) == (2, "")
     assert err.startswith("sprfast: seconds: 0.0 is not allowed")
-    uncalibrated = Engine(dataclasses.replace(small_model, threshold=None), "eager", "cpu")
+    uncalibrated = Engine(with_mode(small_model, threshold=None), "eager", "cpu")
     with pytest.raises(InputError, match="no threshold"):
         overhead.measure(uncalibrated, overhead.Pictures.random(uncalibrated, tmp_path), BRIEF)

@@ -16,6 +16,7 @@ from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError
 from sprfast.formats.model import Model
 from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 TIMES = {"published": 0.1, "channels_last": 0.04, "eager": 0.03, "fused": 0.005, "slower": 0.02}  # seconds an image
@@ -465,7 +466,12 @@ def test_the_waterfall_goes_from_the_baseline_to_our_fastest_backend(document, r
 
 def test_a_report_of_the_bench_has_a_page():
     config = NetworkConfig(32, 8)
-    model = Model(config, Schedule((Level(1e-3, 1, 1.0),)), Preprocessing(size=16), unet.ScoreUNet(config).state_dict())
+    model = Model(
+        config,
+        ScoringMode(Schedule((Level(1e-3, 1, 1.0),))),
+        Preprocessing(size=16),
+        unet.ScoreUNet(config).state_dict(),
+    )
     chosen = [peers.CANDIDATES[0], peers.CANDIDATES[2]]
     # no Server search is that long
     options = cases.Options(batch=2, seconds=0.02, device="cpu", period=0.01, bound=1e3, margin=0.2)

@@ -292,7 +292,7 @@ def test_a_model_whose_process_dies_answers_with_errors_only(source, pictures, t
 def test_configurations_are_what_the_servers_own_parser_reads(small_model, tmp_path):
     name = 'odd "\\\n{ä'
     path = tmp_path / "screw.safetensors"
-    model_file.save(path, dataclasses.replace(small_model, settings={name: small_model.setting}))
+    model_file.save(path, dataclasses.replace(small_model, scoring_modes={name: small_model.scoring_mode}))
     write(tmp_path / "1", path, Serving(setting=name, max_batch=5, queue=6, queue_timeout=0.5, device="cuda:3"))
     export.export(small_model, tmp_path / "screw.onnx", Request("onnx"))
     write(tmp_path / "2", tmp_path / "screw.onnx", Serving())

@@ -20,11 +20,12 @@ from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.kernels.triton.compile_report import compile_launches, problems, rows
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
 
 config = NetworkConfig()
 weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
-plan = fold(Model(config, Schedule((Level(1e-3, 3),)), Preprocessing(), weights))
+plan = fold(Model(config, ScoringMode(Schedule((Level(1e-3, 3),))), Preprocessing(), weights))
 
 def named(name, precision="bfloat16", capability=90):
     return next(each for each in launches(plan, precision, 1, 192, 192, capability) if each.name == name)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 import numpy.typing as npt
 
-from sprfast.bench.line.soak.plan import KINDS, TWICE, Kind, LineFault, Plan, error_of
+from sprfast.bench.line.soak.plan import KINDS, TWICE, FaultPlan, Kind, LineFault, error_of
 from sprfast.line import Answer
 from sprfast.line.health import kind_of
 from sprfast.method.threshold import Threshold, Verdict, verdict
@@ -22,7 +22,7 @@ class InjectedError(Exception):
     """What a callback raises on purpose."""
 
 
-class Ledger:
+class AnswerCounts:
     """Counts what is submitted and answered, and compares.
 
     `expect` and `refuse` are called by the thread whose frame it is, `by_future` and `by_callback`
@@ -35,7 +35,9 @@ class Ledger:
         threshold: that the line's verdicts come from.
     """
 
-    def __init__(self, plan: Plan, scores: npt.NDArray[np.float64], tolerance: float, threshold: Threshold) -> None:
+    def __init__(
+        self, plan: FaultPlan, scores: npt.NDArray[np.float64], tolerance: float, threshold: Threshold
+    ) -> None:
         self._plan, self._scores, self.tolerance, self._threshold = plan, scores, tolerance, threshold
         frames = sum(plan.counts)
         self._taken, self._futures, self._callbacks = bytearray(frames), bytearray(frames), bytearray(frames)
@@ -102,7 +104,7 @@ class Ledger:
         """Seconds from trigger to answer of the good frames answered last."""
         return self._latencies[: min(self._scored, RECENT)].copy()
 
-    def counts(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """How many ids were taken, and how many were answered other than once, or without having
         been taken.
         """
