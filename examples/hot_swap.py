@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 
 import sprfast
-from sprfast.data import datasets, images
+from sprfast.data import datasets as data
+from sprfast.data import images
 from sprfast.errors import SprfastError
 from sprfast.line import sources
 from sprfast.system.signals import stop_signals
@@ -39,7 +40,7 @@ def main() -> int:
     given = parser.parse_args()
 
     engine = sprfast.load(given.model)
-    pictures = [images.read_rgb(path, engine.preprocessing) for path in datasets.image_files([Path(given.pictures)])]
+    pictures = [images.read_rgb(path, engine.preprocessing) for path in data.image_files([Path(given.pictures)])]
     camera = sources.Stream(sources.SimulatedLine(pictures, "rgb", frames=given.frames, period=0.05).open)
     verdicts: collections.Counter[str] = collections.Counter()
     ended = threading.Event()

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import sprfast
-from sprfast.data import datasets, images
+from sprfast.data import datasets as data
+from sprfast.data import images
 from sprfast.errors import SprfastError
 from sprfast.line import sources
 from sprfast.line.frames import FrameFormat
@@ -20,8 +21,8 @@ from sprfast.system.signals import stop_signals
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--camera", default="0", help="number of a device, or a URL, for OpenCV")
-    parser.add_argument("--simulate", metavar="FOLDER", type=Path, help="images of one size, for a simulated camera")
+    parser.add_argument("--camera", default="0", help="number of a device, or a URL")
+    parser.add_argument("--simulate", metavar="FOLDER", help="of images of one size, which a camera seems to show")
     parser.add_argument("--period", type=float, default=0.1, help="seconds between triggers, and for an answer")
     parser.add_argument("--frames", type=int, help="of the simulated camera; absent: it goes on")
     parser.add_argument("--faults", type=float, default=0.0, help="share of them that are spoilt")
@@ -29,10 +30,10 @@ def main() -> int:
 
     engine = sprfast.load(given.model)
     if given.simulate:
-        pictures = [images.read_rgb(path, engine.preprocessing) for path in datasets.image_files([given.simulate])]
+        pictures = [images.read_rgb(path, engine.preprocessing) for path in data.image_files([Path(given.simulate)])]
         faults = sources.simulated_faults(given.frames, given.faults) if given.faults else {}
-        simulation = sources.SimulatedLine(pictures, "rgb", frames=given.frames, period=given.period, faults=faults)
         declared = FrameFormat(*pictures[0].shape[:2], "rgb")
+        simulation = sources.SimulatedLine(pictures, "rgb", frames=given.frames, period=given.period, faults=faults)
         stream = sources.Stream(simulation.open, declared, period=given.period, first_wait=0.01)
     else:
         device = int(given.camera) if given.camera.isdecimal() else given.camera
@@ -47,8 +48,8 @@ def main() -> int:
         line.run(stream)
         drained = line.drain(timeout=5.0)
     health = line.health()
-    counts = {"taken": health.taken, "refused": health.refused, "drained": drained}
-    print(json.dumps({**counts, **health.verdicts, "errors": health.errors}))
+    counts = {"taken": health.taken, "refused": health.refused, "drained": drained, **health.verdicts}
+    print(json.dumps({**counts, "errors": health.errors}))
     return stop.exit_code
 
 

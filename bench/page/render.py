@@ -280,9 +280,7 @@ def _by_the_clock(entries: Entries) -> list[Part]:
 
 
 def _conditions(document: dict[str, Any]) -> list[Part]:
-    run = {
-        key: document[key] for key in ("schema_version", "device", "work", "driver", "seconds_per_scenario", "baseline")
-    }
+    run = {key: document[key] for key in ("schema_version", "device", "work", "seconds_per_scenario", "baseline")}
     model = document["model"]
     levels = [
         f"t = {level['t']:g}: {plural(level['draws'], 'draw')}, weight {level['weight']:g}"
