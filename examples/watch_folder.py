@@ -35,10 +35,7 @@ def main() -> int:
     parser.add_argument("--metrics-port", type=int, default=9464)
     given = parser.parse_args()
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(telemetry.JsonFormatter())
-    handler.addFilter(telemetry.Throttle())
-    logging.getLogger("sprfast").addHandler(handler)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = sources.FolderWatch(given.folder, existing=given.existing)
     with stop_signals(folder.close) as stop, sprfast.Line(sprfast.load(given.model), write, in_order=True) as line:
         telemetry.expose(line)

@@ -1,4 +1,4 @@
-"""FAULTS.md names every fault once, and only tests that there are."""
+"""docs/faults.md names every fault once, and only tests that there are."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROWS = [
     [cell.strip() for cell in line.strip().strip("|").split("|")]
-    for line in (TESTS / "FAULTS.md").read_text("utf-8").splitlines()
+    for line in (TESTS.parent / "docs" / "faults.md").read_text("utf-8").splitlines()
     if re.match(r"\|\s*\d+\s*\|", line)
 ]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sprfast.bench.core import audits, drivers, hardware, loadgen, peers, recommend, scenarios, timing
+from sprfast.bench.core import audits, drivers, hardware, peers, recommend, scenarios, timing
 from sprfast.bench.core.peers import BASELINE, Candidate
 from sprfast.bench.core.work import WORKS, Answer, Work, file_images, parity, random_images
 from sprfast.data.datasets import Category
@@ -20,7 +20,7 @@ from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.system import devices, environment
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 AUDIT_SHARE = 0.2  # of the time for a scenario
 
 Progress = Callable[[int, int, str], None]
@@ -43,7 +43,6 @@ class Options:
     timed: str = "maps"  # "network", "maps" or "file", see `work`
     paths: Sequence[Path] | None = None  # image files; None takes random images
     labelled: Category | None = None  # test images for the accuracy at each number of draws
-    driver: str = "rounds"  # "rounds": candidates take turns; "loadgen": one after another by MLPerf's LoadGen
     margin: float | None = None  # share of the period that a recommended setting leaves free; None recommends none
 
     def __post_init__(self) -> None:
@@ -53,9 +52,8 @@ class Options:
         for name, limit in (("seconds", self.seconds), ("period", self.period), ("bound", self.bound)):
             if limit is not None and not 0 < limit < math.inf:
                 raise InputError(f"{name}: {limit} is not allowed, expected a positive number")
-        for name, word, known in (("timed", self.timed, tuple(WORKS)), ("driver", self.driver, tuple(drivers.DRIVERS))):
-            if word not in known:
-                raise InputError(f"{name}: {word!r} is not known, choose from {', '.join(known)}")
+        if self.timed not in WORKS:
+            raise InputError(f"timed: {self.timed!r} is not known, choose from {', '.join(WORKS)}")
         if self.margin is not None and not 0 <= self.margin < 1:
             raise InputError(f"margin: {self.margin} is not allowed, expected a number from 0 to below 1")
         if self.margin is not None and self.period is None:
@@ -91,12 +89,9 @@ def run(
 
     Raises:
         InputError: an image file cannot be used.
-        BackendError: the device or the driver cannot be used here.
+        BackendError: the device cannot be used here.
     """
     device = devices.resolve(options.device)
-    reason = loadgen.unavailable() if options.driver == "loadgen" else None
-    if reason:
-        raise BackendError(reason)
     candidates = peers.candidates(device) if candidates is None else candidates
     size = options.size or model.preprocessing.size
     model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
@@ -115,14 +110,12 @@ def run(
         answers = _prepare(work, candidates, entries, progress)
         audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
         try:
-            drivers.DRIVERS[options.driver](work, audited, options.seconds, entries, progress)
+            drivers.in_turns(work, audited, options.seconds, entries, progress)
         finally:
             _add_shares(report)
         _audit(work, answers, audited, options.seconds, entries)
         if answers:
-            drivers.by_the_clock(
-                work, audited, options.seconds, options.period, options.bound, options.driver, entries, progress
-            )
+            drivers.by_the_clock(work, audited, options.seconds, options.period, options.bound, entries, progress)
         ours = [each for each in candidates if each.ours and each.name in answers]
         if ours:
             recommend.section(
@@ -181,7 +174,6 @@ def _header(work: Work, options: Options, candidates: Sequence[Candidate]) -> di
         "work": work.name,
         "timed": work.timed,
         "truth": peers.TRUTH,
-        "driver": "rounds" if options.driver == "rounds" else f"mlcommons-loadgen {loadgen.version()}",
         "seconds_per_scenario": options.seconds,
         "baseline": BASELINE,
         "ceilings": None,

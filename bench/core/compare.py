@@ -135,8 +135,7 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
 
 def _row(old: dict[str, Any], new: dict[str, Any], name: str, key: str, generator: np.random.Generator) -> Row:
     baseline = old["baseline"]
-    turns = all(report["candidates"][name][key]["rounds"] for report in (old, new))
-    paired = name != baseline and turns and _measured((old, new), baseline, key)
+    paired = name != baseline and _measured((old, new), baseline, key)
     before, after = (_speeds(report, name, key, paired) for report in (old, new))
     few = min(len(before), len(after)) < FEWEST_ROUNDS
     found = _student(before, after) if few else _bootstrap(before, after, generator)
@@ -288,7 +287,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
-    given = {name: report[name] for name in ("device", "driver", "input")}
+    given = {name: report[name] for name in ("device", "input")}
     return {**report["environment"], **given, "model sha256": report["model"]["sha256"][:12]}
 
 

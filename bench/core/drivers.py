@@ -1,6 +1,4 @@
-"""How queries come to the candidates: in turns, one candidate after another by MLPerf's LoadGen, or
-by the clock.
-"""
+"""How queries come to the candidates: in turns, or by the clock."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench.core import arrivals, loadgen, scenarios, timing
+from sprfast.bench.core import arrivals, scenarios, timing
 from sprfast.bench.core.audits import Outputs
 from sprfast.bench.core.peers import BASELINE
 from sprfast.bench.core.work import Work
@@ -51,28 +49,12 @@ def in_turns(work: Work, answers: Mapping[str, Outputs], seconds: float, entries
                 entries[name] |= {scenario.key: figures, "status": "measured"}
 
 
-def by_loadgen(work: Work, answers: Mapping[str, Outputs], seconds: float, entries: Entries, tell: Tell) -> None:
-    """The same scenarios with LoadGen's figures; without turns there are no ratios within a round.
-    Arguments as in `in_turns`.
-    """
-    for index, scenario in enumerate(scenarios.ALL):
-        for number, (name, outputs) in enumerate(answers.items()):
-            tell(index, number / len(answers), f"{scenario.name}, {name}")
-            figures = loadgen.stream(scenario, _blocking(work, outputs), len(work), seconds / len(answers))
-            entries[name] |= {scenario.key: {**figures, f"ratio_to_{BASELINE}": None}, "status": "measured"}
-            outputs.after(scenario.key)
-
-
-DRIVERS = {"rounds": in_turns, "loadgen": by_loadgen}
-
-
 def by_the_clock(
     work: Work,
     answers: Mapping[str, Callable[[Sequence[int]], object]],
     seconds: float,
     period: float | None,
     bound: float | None,
-    driver: str,
     entries: Entries,
     tell: Tell,
 ) -> None:
@@ -84,7 +66,6 @@ def by_the_clock(
         seconds: for each scenario.
         period: of Line, in seconds; None takes `LINE_MARGIN` times the slowest candidate's p90.
         bound: of Server, in seconds; None takes `SERVER_MARGIN` times that p90.
-        driver: of Server, a key of `DRIVERS`.
         entries: have the figures of SingleStream, and get those of Line and, where a search fits
             the time, Server.
         tell: is called with every candidate.
@@ -103,11 +84,7 @@ def by_the_clock(
         trial = share / arrivals.TRIALS
         if arrivals.search_seconds(bound, rate, trial) > SEARCH_SHARE * seconds:
             continue
-        limits = {"bound": bound, "start": rate, "seconds": trial}
-        if driver == "loadgen":
-            entries[name]["server"] = loadgen.server(served, len(work), **limits, most=len(work))
-        else:
-            entries[name]["server"] = arrivals.server(served, clock, **limits, most=len(work))
+        entries[name]["server"] = arrivals.server(served, clock, bound=bound, start=rate, seconds=trial, most=len(work))
 
 
 def _blocking(work: Work, answer: Callable[[Sequence[int]], object]) -> Callable[[Sequence[int]], object]:

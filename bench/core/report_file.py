@@ -13,6 +13,8 @@ from sprfast.bench.core import cases, scenarios
 from sprfast.errors import InputError
 from sprfast.system import files
 
+BEFORE = 6  # a version that is still read; what it has beside is not looked at
+READABLE = (BEFORE, cases.SCHEMA_VERSION)
 _KEYS = tuple(scenario.key for scenario in scenarios.ALL)
 _FIELDS: dict[tuple[str, ...], type] = {
     ("complete",): bool,
@@ -26,7 +28,6 @@ _FIELDS: dict[tuple[str, ...], type] = {
     ("device",): str,
     ("timed",): str,
     ("truth",): str,
-    ("driver",): str,
     ("baseline",): str,
     ("candidates",): dict,
 }
@@ -55,8 +56,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The report in a file, with all that `compare.compare` needs in it.
 
     Raises:
-        InputError: the file is missing, is not JSON, has another schema version than this sprfast
-            writes, or a field of it is missing or no good; the message names file and field.
+        InputError: the file is missing, is not JSON, has a schema version that is not among
+            `READABLE`, or a field of it is missing or no good; the message names file and field.
     """
     try:
         report = json.loads(Path(path).read_bytes())
@@ -73,8 +74,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _validate(report: Any) -> None:
     version = _field(report, ("schema_version",), int)
-    if version != cases.SCHEMA_VERSION:
-        raise InputError(f"schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION}")
+    if version not in READABLE:
+        raise InputError(f"schema_version: {version} cannot be read, only {' and '.join(map(str, READABLE))}")
+    if version == BEFORE and report.get("driver") != "rounds":
+        raise InputError("driver: a report of MLPerf's LoadGen cannot be read any more")
     for path, kind in _FIELDS.items():
         _field(report, path, kind)
     for name in report["candidates"]:
@@ -92,7 +95,6 @@ def _validate_candidate(report: dict[str, Any], name: str) -> None:
     for key in _KEYS:
         if _field(report, (*given, key), dict, null=True) is None:
             continue
-        _field(report, (*given, key, "rounds"), bool)
         seconds = _field(report, (*given, key, "seconds"), list)
         least, most = _SECONDS
         wrong = [value for value in seconds if type(value) not in {int, float} or not least < value < most]
@@ -106,7 +108,7 @@ def _validate_candidate(report: dict[str, Any], name: str) -> None:
 def _validate_turns(entry: dict[str, Any], baseline: dict[str, Any] | None, name: str) -> None:
     """In rounds, entry i of every candidate is of round i."""
     for key in _KEYS:
-        if baseline and entry[key] and baseline[key] and entry[key]["rounds"]:
+        if baseline and entry[key] and baseline[key]:
             counts = [len(each[key]["seconds"]) for each in (entry, baseline)]
             if counts[0] != counts[1]:
                 raise InputError(

@@ -59,10 +59,7 @@ class Scenario:
     def summary(self, measured: Sequence[timing.Round], name: str, baseline: str, samples: int) -> dict[str, Any]:
         """The figures of candidate `name`, with its speed relative to `baseline`."""
         seconds = [times[name] for times in measured]
-        return self.figures(seconds, samples) | {
-            "rounds": True,
-            f"ratio_to_{baseline}": timing.ratio(measured, baseline, name),
-        }
+        return self.figures(seconds, samples) | {f"ratio_to_{baseline}": timing.ratio(measured, baseline, name)}
 
 
 def _one_sample(samples: int, index: int) -> Sequence[int]:

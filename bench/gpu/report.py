@@ -11,8 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from sprfast.bench.gpu.predictions import predicted
-
 
 def read(folder: Path, name: str) -> dict[str, Any] | None:
     """The report of a step, as far as it got; None where it got nowhere."""
@@ -28,9 +26,7 @@ def counts(junit: Path) -> dict[str, int]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """The figures that matter, each of the waterfall with what was predicted; what was not measured
-    is null or missing.
-    """
+    """The figures that matter; what was not measured is null or missing."""
     ceilings, waterfall, operators = (read(folder, name) for name in ("roofline", "waterfall", "operators"))
     return {
         "ceilings": _ceilings(ceilings) if ceilings else None,
@@ -51,12 +47,7 @@ def show(document: dict[str, Any]) -> None:
         console.print(
             *(f"{name}: {_text(value)}" for name, value in ceilings.items() if name != "convolutions"), sep="\n"
         )
-        console.print(
-            _table(
-                [row | {"predicted": _range(row["predicted"])} for row in ceilings["convolutions"]],
-                "all convolutions alone",
-            )
-        )
+        console.print(_table(ceilings["convolutions"], "all convolutions alone"))
     if document["waterfall"]:
         console.print(_table([_flat(row) for row in document["waterfall"]], "end to end"))
     for row in document["waterfall"] or ():
@@ -87,7 +78,6 @@ def _ceilings(report: dict[str, Any]) -> dict[str, Any]:
                 "images": row["images"],
                 "us_per_image": row["us_per_image"]["median"],
                 "percent_of_floor": row["percent_of_floor"],
-                "predicted": predicted("convolutions", row["images"]),
             }
             for row in rows
         ],
@@ -106,7 +96,6 @@ def _waterfall(report: dict[str, Any]) -> list[dict[str, Any]]:
                     "reason": entry["reason"],
                     "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
                     "us_per_image": entry["us_per_image"],
-                    "predicted": predicted(name, batch["images"]),
                     "latency_ms": entry["latency"]
                     and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
                     "ratio_to": entry["ratio_to"]
@@ -138,10 +127,6 @@ def _median(row: dict[str, Any]) -> float | None:
     return row["time_us"]["median"] if "time_us" in row else None
 
 
-def _range(prediction: dict[str, Any] | None) -> str | None:
-    return None if prediction is None else "-".join(f"{value:.0f}" for value in prediction["us_per_image"])
-
-
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """One line of the table."""
     peers = row["ratio_to"] or {}
@@ -151,7 +136,6 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "candidate": row["candidate"],
         "images/s": row["images_per_s"],
         "us/image": spread and spread["median"],
-        "predicted": _range(row["predicted"]),
         **{
             f"x {name.removesuffix('_bfloat16')}": peers.get(name)
             for name in ("published", "eager_bfloat16", "compile_bfloat16")

@@ -155,9 +155,7 @@ def _checked(line: dict[str, Any] | None) -> str:
 
 def _speed(document: dict[str, Any]) -> list[Part]:
     entries = document["candidates"]
-    offline = _series(
-        entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))]
-    )
+    offline = throughputs(entries)
     latency = _series(entries, "single_stream", lambda found: [tuple(found[f"p{q}_ms"] for q in (50, 90, 99))])
     samples = _series(entries, "single_stream", lambda found: [(1e3 * value,) for value in found["seconds"]])
     return [
@@ -282,9 +280,7 @@ def _by_the_clock(entries: Entries) -> list[Part]:
 
 
 def _conditions(document: dict[str, Any]) -> list[Part]:
-    run = {
-        key: document[key] for key in ("schema_version", "device", "work", "driver", "seconds_per_scenario", "baseline")
-    }
+    run = {key: document[key] for key in ("schema_version", "device", "work", "seconds_per_scenario", "baseline")}
     model = document["model"]
     levels = [
         f"t = {level['t']:g}: {plural(level['draws'], 'draw')}, weight {level['weight']:g}"
@@ -302,6 +298,13 @@ def _conditions(document: dict[str, Any]) -> list[Part]:
         _table("Build and first calls", page_tables.setup(document["candidates"]), "no candidate was measured"),
         Part("Machine and versions", page_tables.facts(document["environment"])),
     ]
+
+
+def throughputs(entries: Entries) -> list[Series]:
+    """What `plots.throughput` draws: (median, min, max) images/s of each candidate."""
+    return _series(
+        entries, "offline", lambda found: [tuple(found[f"{key}images_per_s"] for key in ("", "min_", "max_"))]
+    )
 
 
 def _series(

@@ -113,7 +113,7 @@ def notes(document: dict[str, Any]) -> list[str]:
             found.append(f"{title}: {next(iter(texts.values()))}")
         else:
             found += [f"{title}, {name}: {text}" for name, text in texts.items()]
-    if any(figures["rounds"] for _, _, figures in measured(document["candidates"], "offline")):
+    if any(measured(document["candidates"], "offline")):
         found.append(f"× {document['baseline']}: median of the ratios within each round, and their range")
     return found
 
@@ -294,7 +294,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _note(key: str, figures: dict[str, Any]) -> str:
-    if key == "offline" and figures["rounds"]:
+    if key == "offline":
         return f"median of {plural(figures['queries'], 'round')} of {plural(figures['samples_per_query'], 'image')}"
     return str(figures["note"])
 

@@ -72,7 +72,8 @@ static Layout layout_of(const spr_conv3x3& c) {
     l.block_rows = l.block_columns < l.columns ? 1 : least(l.rows, most(1, tiles / l.columns));
     l.down = divide_up(l.rows, l.block_rows);
     l.across = divide_up(l.columns, l.block_columns);
-    // per tile, a thread alone reads 1 / tiles of the weights again, and threads together move both transforms once out and in
+    // Per tile, a thread alone reads 1 / tiles of the weights again. Threads together move both transforms once out
+    // and in.
     l.shared = (int64_t)c.channels_in * c.channels_out > (int64_t)2 * tiles * (c.channels_in + c.channels_out);
     const int in_block = l.block_rows * l.block_columns;
     l.step = l.shared ? least(c.samples * l.blocks(), divide_up(SHARED_TILES, in_block)) : 1;
@@ -86,7 +87,9 @@ static Layout layout_of(const spr_conv3x3& c) {
 struct Space {
     float *stats, *patch, *scratch, *in, *out;
 };
-static int64_t stats_size(const spr_conv3x3& c, const Layout& l) { return (int64_t)c.samples * l.blocks() * 2 * c.channels_out; }
+static int64_t stats_size(const spr_conv3x3& c, const Layout& l) {
+    return (int64_t)c.samples * l.blocks() * 2 * c.channels_out;
+}
 static int64_t tiles_size(const Layout& l) { return PLANES * (l.in_plane + l.out_plane); }
 
 static int64_t conv3x3_space(const spr_conv3x3* c, int threads) {
@@ -101,7 +104,8 @@ static Space space_of(const spr_conv3x3& c, const Layout& l, float* space, const
     return {space, patch, patch + l.patch, in, in + PLANES * l.in_plane};
 }
 
-// A convolution at work: one thread's view. `tiles` of a step lie as in[PLANES][chunk][tile][CHUNK] and out[PLANES][panel][tile][PANEL].
+// A convolution at work: one thread's view. `tiles` of a step lie as in[PLANES][chunk][tile][CHUNK] and
+// out[PLANES][panel][tile][PANEL].
 struct Work {
     const spr_conv3x3& c;
     const Layout& l;
@@ -164,7 +168,8 @@ struct Work {
                 const int rows = least(TILE, c.height - top), columns = least(TILE, c.width - left);
                 put(result, map + ((int64_t)top * c.width + left) * c.channels_out, rows, columns, i == 0, moments);
             }
-            moments.finish(pixels, space.stats + ((int64_t)sample * l.blocks() + index) * 2 * c.channels_out + channel, c.channels_out);
+            moments.finish(pixels, space.stats + ((int64_t)sample * l.blocks() + index) * 2 * c.channels_out + channel,
+                           c.channels_out);
         }
     }
 
@@ -184,7 +189,8 @@ struct Work {
     }
 
     // Writes rows x columns pixels and adds them to the moments; the first tile's mean is their shift.
-    INLINE void put(const Vec result[TILE][TILE], float* to, int rows, int columns, bool first, Moments& moments) const {
+    INLINE void put(const Vec result[TILE][TILE], float* to, int rows, int columns, bool first,
+                    Moments& moments) const {
         if (first) {
             Vec total{};
             for (int i = 0; i < rows; i++)
@@ -213,14 +219,17 @@ struct Work {
     // Blocks [first, first + count) of all samples, by one thread or, with barriers, by the team.
     void step(const spr_source* sources, int first, int count, const Team& team, float* raw) const {
         const int per_sample = l.rows * l.columns, blocks = l.blocks();
-        const auto before = [&](int i) { return i / blocks * per_sample + (i % blocks ? l.block(i % blocks).offset : 0); };
+        const auto before = [&](int i) {
+            return i / blocks * per_sample + (i % blocks ? l.block(i % blocks).offset : 0);
+        };
         const int start = before(first), tiles = before(first + count) - start;
         for (int i = team.begin(count * chunks); i < team.end(count * chunks); i++) {
             const int at = first + i / chunks;
             transform_in(sources, at / blocks, l.block(at % blocks), i % chunks, before(at) - start, tiles);
         }
         meet();
-        for (int i = team.begin(PLANES * panels); i < team.end(PLANES * panels); i++) multiply_plane(i / panels, i % panels, tiles);
+        for (int i = team.begin(PLANES * panels); i < team.end(PLANES * panels); i++)
+            multiply_plane(i / panels, i % panels, tiles);
         meet();
         for (int i = team.begin(count * panels); i < team.end(count * panels); i++) {
             const int at = first + i / panels;
@@ -235,7 +244,8 @@ struct Work {
     }
 };
 
-static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* raw, float* affine, float* space, int threads) {
+static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* raw, float* affine, float* space,
+                    int threads) {
     const spr_conv3x3& c = *given;
     const Layout l = layout_of(c);
     const int blocks = l.blocks(), all = c.samples * blocks;
@@ -251,8 +261,10 @@ static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* 
 #pragma omp barrier
         for (int i = whole.begin(c.samples * c.groups); i < whole.end(c.samples * c.groups); i++) {
             const int sample = i / c.groups;
-            normalise(norm, i % c.groups, work.space.stats + (int64_t)sample * blocks * 2 * c.channels_out, blocks,
-                      [&](int index) { return l.pixels(index, c.height, c.width); }, affine + (int64_t)sample * 2 * c.channels_out);
+            normalise(
+                norm, i % c.groups, work.space.stats + (int64_t)sample * blocks * 2 * c.channels_out, blocks,
+                [&](int index) { return l.pixels(index, c.height, c.width); },
+                affine + (int64_t)sample * 2 * c.channels_out);
         }
     }
 }

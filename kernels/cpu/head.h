@@ -8,9 +8,10 @@
 
 namespace {
 
-constexpr int RUN = 64;        // pixels that a thread takes at once, all draws of them
-constexpr int TOGETHER = 4;    // pixels whose sums are in registers
-constexpr int LOOKAHEAD = 32;  // pixels that are asked for before they are needed: the next draw, or the next run, is elsewhere in memory
+constexpr int RUN = 64;      // pixels that a thread takes at once, all draws of them
+constexpr int TOGETHER = 4;  // pixels whose sums are in registers
+// Pixels that are asked for before they are needed: the next draw, or the next run, is elsewhere in memory.
+constexpr int LOOKAHEAD = 32;
 constexpr int OUTPUTS = 3;
 
 // Lane l: the sum of lanes l and l ^ half, of b where l has the bit `half`, else of a.
@@ -80,8 +81,10 @@ static void head_run(const spr_head& h, int image, int64_t first, int64_t last, 
     const int64_t pixels = (int64_t)h.height * h.width;
     for (int d = 0; d < h.draws; d++) {
         const int64_t sample = (int64_t)image * h.draws + d;
-        const Layer layer{h.affine + sample * 2 * h.channels, h.affine + (sample * 2 + 1) * h.channels, h.weight, h.channels};
-        const float* noise = h.noise + ((int64_t)d * h.noise_images + (h.noise_images == 1 ? 0 : image)) * OUTPUTS * pixels;
+        const Layer layer{h.affine + sample * 2 * h.channels, h.affine + (sample * 2 + 1) * h.channels, h.weight,
+                          h.channels};
+        const float* noise =
+            h.noise + ((int64_t)d * h.noise_images + (h.noise_images == 1 ? 0 : image)) * OUTPUTS * pixels;
         for (int64_t at = first; at < last; at += LANES) {
             const int count = last - at < LANES ? (int)(last - at) : LANES;
             Vec residual[OUTPUTS], square{};

@@ -66,20 +66,23 @@ struct spr_operators {
     void (*pack_conv3x3)(const float* weight, int32_t channels_in, int32_t channels_out, float* packed);
     int64_t (*conv3x3_space)(const struct spr_conv3x3*, int32_t threads);
     // The channels of the sources, one source after the other, are those of the input. raw: (samples, height, width,
-    // channels_out), without the bias; affine: (samples, 2, channels_out), normalisation of raw with the bias folded in.
-    void (*conv3x3)(const struct spr_conv3x3*, const struct spr_source* sources, float* raw, float* affine, float* space,
-                    int32_t threads);
+    // channels_out), without the bias; affine: (samples, 2, channels_out), normalisation of raw with the bias folded
+    // in.
+    void (*conv3x3)(const struct spr_conv3x3*, const struct spr_source* sources, float* raw, float* affine,
+                    float* space, int32_t threads);
     int64_t (*perturb_conv3x3_space)(const struct spr_perturb_conv3x3*, int32_t threads);
     // raw: (images·draws, height, width, channels_out); raw and affine as of conv3x3.
-    void (*perturb_conv3x3)(const struct spr_perturb_conv3x3*, float* raw, float* affine, float* space, int32_t threads);
-    // errors: (images, height, width): sum over draws d and channels of scale_d·(weight·activation + bias_d + noise_d)².
+    void (*perturb_conv3x3)(const struct spr_perturb_conv3x3*, float* raw, float* affine, float* space,
+                            int32_t threads);
+    // errors: (images, height, width): sum over draws d and channels of
+    // scale_d·(weight·activation + bias_d + noise_d)².
     void (*head)(const struct spr_head*, float* errors, int32_t threads);
     int64_t (*anomaly_map_space)(int32_t images, int32_t height, int32_t width, int32_t size);
     // maps = rows · errors · columnsᵀ; errors: (images, height, width), rows: (size, height), columns: (size, width),
     // maps: (images, size, size).
     // Zeros at both ends of a row of `rows` or `columns` cost nothing.
-    void (*anomaly_map)(int32_t images, int32_t height, int32_t width, int32_t size, const float* errors, const float* rows,
-                        const float* columns, float* maps, float* space, int32_t threads);
+    void (*anomaly_map)(int32_t images, int32_t height, int32_t width, int32_t size, const float* errors,
+                        const float* rows, const float* columns, float* maps, float* space, int32_t threads);
     // x·sigmoid(x) as all of them compute it.
     void (*swish)(const float* x, float* y, int64_t count);
 };

@@ -9,7 +9,8 @@ namespace {
 //
 // chunk_stride: floats from one chunk of `in` to the next. Every element is one chain of fused multiply-adds
 // in the order of k, whatever ROWS_ is, so a result does not depend on what it is computed with.
-template <int ROWS_> static void block(const float* in, int64_t chunk_stride, int chunks, const float* weight, float* out) {
+template <int ROWS_>
+static void block(const float* in, int64_t chunk_stride, int chunks, const float* weight, float* out) {
     Vec sum[ROWS_][2];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS_; r++) sum[r][0] = sum[r][1] = Vec{};
@@ -31,7 +32,8 @@ template <int ROWS_> static void block(const float* in, int64_t chunk_stride, in
     }
 }
 
-template <int ROWS_> static void block_of(int rows, const float* in, int64_t chunk_stride, int chunks, const float* weight, float* out) {
+template <int ROWS_>
+static void block_of(int rows, const float* in, int64_t chunk_stride, int chunks, const float* weight, float* out) {
     if constexpr (ROWS_ > 0) {
         if (rows == ROWS_)
             block<ROWS_>(in, chunk_stride, chunks, weight, out);

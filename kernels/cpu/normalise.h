@@ -39,7 +39,8 @@ struct Moments {
 
 // affine[2][channels] of one group of a sample. stats: per block, mean and sum of squared deviations [2][channels];
 // count(i): pixels of block i. Merged in double, in the order of the blocks.
-template <class Count> void normalise(const Norm& norm, int group, const float* stats, int blocks, Count count, float* affine) {
+template <class Count>
+void normalise(const Norm& norm, int group, const float* stats, int blocks, Count count, float* affine) {
     const int width = norm.channels / norm.groups, first = group * width;
     double total = 0, pixels = 0, spread = 0;
     for (int i = 0; i < blocks; i++) {

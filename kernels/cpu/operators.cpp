@@ -1,7 +1,7 @@
 // All operators for one instruction set: compiled once for each, with SPR_SET its name and the compiler's flags for it.
+#include "anomaly_map.h"
 #include "conv3x3.h"
 #include "head.h"
-#include "heatmap.h"
 #include "interface.h"
 #include "perturb.h"
 
@@ -12,6 +12,6 @@ static void swish_all(const float* x, float* y, int64_t count) {
 #define SPR_JOIN(a, b) a##b
 #define SPR_NAME(set) SPR_JOIN(spr_operators_, set)
 
-extern "C" const struct spr_operators SPR_NAME(SPR_SET) = {
-    pack_conv3x3, conv3x3_space, conv3x3, perturb_conv3x3_space, perturb_conv3x3, head, anomaly_map_space, anomaly_map, swish_all,
-};
+extern "C" const struct spr_operators SPR_NAME(SPR_SET) = {pack_conv3x3,          conv3x3_space,   conv3x3,
+                                                           perturb_conv3x3_space, perturb_conv3x3, head,
+                                                           anomaly_map_space,     anomaly_map,     swish_all};

@@ -26,11 +26,17 @@ struct Perturbed {
 };
 
 INLINE int bands_of(const spr_perturb_conv3x3& c) { return (c.height + BAND - 1) / BAND; }
-INLINE int rows_of(const spr_perturb_conv3x3& c, int band) { return band < bands_of(c) - 1 ? BAND : c.height - band * BAND; }
-static int64_t stats_size(const spr_perturb_conv3x3& c) { return (int64_t)c.images * c.draws * bands_of(c) * 2 * c.channels_out; }
+INLINE int rows_of(const spr_perturb_conv3x3& c, int band) {
+    return band < bands_of(c) - 1 ? BAND : c.height - band * BAND;
+}
+static int64_t stats_size(const spr_perturb_conv3x3& c) {
+    return (int64_t)c.images * c.draws * bands_of(c) * 2 * c.channels_out;
+}
 static int64_t perturbed_size(const spr_perturb_conv3x3& c) { return (int64_t)COLORS * (BAND + 2) * (c.width + 2); }
 
-static int64_t perturb_conv3x3_space(const spr_perturb_conv3x3* c, int threads) { return stats_size(*c) + threads * perturbed_size(*c); }
+static int64_t perturb_conv3x3_space(const spr_perturb_conv3x3* c, int threads) {
+    return stats_size(*c) + threads * perturbed_size(*c);
+}
 
 // image + std·noise of the block that begins at row `top`.
 static void perturb(const spr_perturb_conv3x3& c, int sample, int top, const Perturbed& p) {
@@ -51,7 +57,8 @@ static void perturb(const spr_perturb_conv3x3& c, int sample, int top, const Per
 // PIXELS pixels of row y from column x on, one panel of output channels. Every result is one chain of multiply-adds in
 // the order of the weight's rows. Taps come from a table: loops over dx would be unrolled and spill the sums.
 template <int PIXELS>
-static void convolve(const Perturbed& p, int y, int x, const float* weight, int channels, float* out, Moments* moments) {
+static void convolve(const Perturbed& p, int y, int x, const float* weight, int channels, float* out,
+                     Moments* moments) {
     Vec sum[PIXELS][2];
 #pragma GCC unroll 16
     for (int i = 0; i < PIXELS; i++) sum[i][0] = sum[i][1] = Vec{};
@@ -86,7 +93,8 @@ static void convolve(const Perturbed& p, int y, int x, const float* weight, int 
 }
 
 template <int PIXELS>
-static void convolve_some(int pixels, const Perturbed& p, int y, int x, const float* weight, int channels, float* out, Moments* moments) {
+static void convolve_some(int pixels, const Perturbed& p, int y, int x, const float* weight, int channels, float* out,
+                          Moments* moments) {
     if constexpr (PIXELS > 0) {
         if (pixels == PIXELS)
             convolve<PIXELS>(p, y, x, weight, channels, out, moments);
@@ -107,7 +115,8 @@ static void convolve_band(const spr_perturb_conv3x3& c, const Perturbed& p, floa
                 out += (int64_t)take * c.channels_out;
                 x += take;
             }
-        for (int half = 0; half < 2; half++) moments[half].finish(p.rows * c.width, stats + channel + half * LANES, c.channels_out);
+        for (int half = 0; half < 2; half++)
+            moments[half].finish(p.rows * c.width, stats + channel + half * LANES, c.channels_out);
     }
 }
 
@@ -129,8 +138,9 @@ static void perturb_conv3x3(const spr_perturb_conv3x3* given, float* raw, float*
 #pragma omp barrier
         for (int i = t.begin((int64_t)samples * c.groups); i < t.end((int64_t)samples * c.groups); i++) {
             const int sample = i / c.groups;
-            normalise(norm, i % c.groups, space + (int64_t)sample * bands * 2 * c.channels_out, bands,
-                      [&](int band) { return rows_of(c, band) * c.width; }, affine + (int64_t)sample * 2 * c.channels_out);
+            normalise(
+                norm, i % c.groups, space + (int64_t)sample * bands * 2 * c.channels_out, bands,
+                [&](int band) { return rows_of(c, band) * c.width; }, affine + (int64_t)sample * 2 * c.channels_out);
         }
     }
 }

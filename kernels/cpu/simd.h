@@ -19,7 +19,7 @@ constexpr int LANES = 4;
 constexpr int ROWS = 6;
 #endif
 constexpr int PANEL = 2 * LANES;  // output channels of the register block
-constexpr int CHUNK = 32;         // channels are worked on in chunks of this many; every feature map has a multiple of it
+constexpr int CHUNK = 32;  // channels are worked on in chunks of this many; every feature map has a multiple of it
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));

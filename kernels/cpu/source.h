@@ -75,13 +75,15 @@ static void activate_pooled(const Chunk& c, int y, int left, int right, float* o
         for (int i = 0; i < 4; i++) c.prefetch(2 * y + i / 2, 2 * x + i % 2 + AHEAD);
         for (int s = 0; s < STEPS; s++) {
             Vec largest = activation.swished(c.at(2 * y, 2 * x), s);
-            for (int i = 1; i < 4; i++) largest = maximum(largest, activation.swished(c.at(2 * y + i / 2, 2 * x + i % 2), s));
+            for (int i = 1; i < 4; i++)
+                largest = maximum(largest, activation.swished(c.at(2 * y + i / 2, 2 * x + i % 2), s));
             store(out + s * LANES, largest + activation.e[s]);
         }
     }
 }
 
-// Where output index i of an upsampling to 2n lies between inputs: at `from` and `from + next`, the second with `weight`.
+// Where output index i of an upsampling to 2n lies between inputs: at `from` and `from + next`, the second with
+// `weight`.
 struct Between {
     int from, next;
     float weight;
@@ -93,7 +95,8 @@ INLINE Between between(int i, int n) {
 }
 
 // As `fill`, the rows and columns that exist in the upsampled map; `scratch` holds the activated inputs.
-static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int left, int right, float* out, float* scratch) {
+static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int left, int right, float* out,
+                     float* scratch) {
     const int first_row = between(top, c.height).from, first_column = between(left, c.width).from;
     const Between last_row = between(bottom - 1, c.height), last_column = between(right - 1, c.width);
     const int rows = last_row.from + last_row.next + 1 - first_row;
@@ -111,21 +114,25 @@ static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int le
             for (int s = 0; s < STEPS; s++) {
                 const Vec w = broadcast(h.weight);
                 const Vec u = load(upper + here + s * LANES), l = load(lower + here + s * LANES);
-                const Vec above = u + w * (load(upper + there + s * LANES) - u), below = l + w * (load(lower + there + s * LANES) - l);
+                const Vec above = u + w * (load(upper + there + s * LANES) - u);
+                const Vec below = l + w * (load(lower + there + s * LANES) - l);
                 store(row + s * LANES, above + v.weight * (below - above));
             }
         }
     }
 }
 
-// Fills out[rows][columns][CHUNK] with channels [channel, channel + CHUNK) of a sample; zero outside the map of height x width.
-static void fill(const spr_source& s, int sample, int draws, int channel, int height, int width, const Patch& p, float* out,
-                 float* scratch) {
+// Fills out[rows][columns][CHUNK] with channels [channel, channel + CHUNK) of a sample; zero outside the map of
+// height x width.
+static void fill(const spr_source& s, int sample, int draws, int channel, int height, int width, const Patch& p,
+                 float* out, float* scratch) {
     const Chunk c = chunk_of(s, sample, draws, channel);
     // an upsampled map may be one row or column smaller than the map it is padded to
-    const int rows = s.kind == SPR_UPSAMPLED ? 2 * s.height : height, columns = s.kind == SPR_UPSAMPLED ? 2 * s.width : width;
+    const int rows = s.kind == SPR_UPSAMPLED ? 2 * s.height : height;
+    const int columns = s.kind == SPR_UPSAMPLED ? 2 * s.width : width;
     const int top = p.top < 0 ? 0 : p.top, left = p.left < 0 ? 0 : p.left;
-    const int bottom = p.top + p.rows < rows ? p.top + p.rows : rows, right = p.left + p.columns < columns ? p.left + p.columns : columns;
+    const int bottom = p.top + p.rows < rows ? p.top + p.rows : rows;
+    const int right = p.left + p.columns < columns ? p.left + p.columns : columns;
     if (top >= bottom || left >= right) {
         clear(out, p.rows * p.columns);
         return;

@@ -9,12 +9,13 @@
 
 namespace {
 
-constexpr int TILE = 4;          // results along one dimension
-constexpr int WINDOW = TILE + 2; // inputs
+constexpr int TILE = 4;           // results along one dimension
+constexpr int WINDOW = TILE + 2;  // inputs
 constexpr int PLANES = WINDOW * WINDOW;
 constexpr int PAIRS = 2;
 constexpr double POINTS[PAIRS] = {0.625, 1.75};
-constexpr double SQUARES[PAIRS] = {POINTS[0] * POINTS[0], POINTS[1] * POINTS[1]};  // exact in float, as are their sum and product
+// Exact in float, as are their sum and product.
+constexpr double SQUARES[PAIRS] = {POINTS[0] * POINTS[0], POINTS[1] * POINTS[1]};
 constexpr float SUM = (float)(SQUARES[0] + SQUARES[1]), PRODUCT = (float)(SQUARES[0] * SQUARES[1]);
 
 // out = Bᵀ d: row i holds the coefficients of the product over all finite points but the i-th of (x - point).

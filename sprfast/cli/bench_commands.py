@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import RenderableType
 
-from sprfast.bench.core import cases, layers, libraries, named_settings, report, report_file, workers
+from sprfast.bench.core import cases, layers, libraries, named_settings, report, report_file
 from sprfast.bench.core.peers import Candidate
 from sprfast.bench.line import overhead
 from sprfast.bench.page import render as page
@@ -119,17 +119,6 @@ def measure_settings(path: Path, backend: str, device: str | None, seconds: floa
     if not model.scoring_modes:
         raise InputError(f"{path}: holds no setting beside the published one; `sprfast calibrate --setting` adds one")
     return named_settings.measure(model, backend, devices.resolve(device), seconds)
-
-
-def measure_workers(model: Path, backend: str, source: Path | None, count: int, seconds: float) -> dict[str, Any]:
-    """The report of `workers.measure` on the images in a folder, on random ones where `source` is
-    None.
-
-    Raises:
-        InputError: a value or a file cannot be used.
-        BackendError: the backend cannot run here, or a process ended.
-    """
-    return workers.measure(model, backend, data.image_files([source]) if source else None, count, seconds)
 
 
 def show(path: Path, page_path: Path | None) -> tuple[dict[str, Any], RenderableType]:

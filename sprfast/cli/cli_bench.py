@@ -55,9 +55,6 @@ def bench_run(
         Path | None, typer.Option(help="Labelled test images: sent through, and AUROC for each number of draws.")
     ] = None,
     category: Category = None,
-    driver: Annotated[
-        str, typer.Option(help="rounds: candidates take turns; loadgen: MLPerf's LoadGen, one after another.")
-    ] = "rounds",
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Find backend, batch and draws that hold --period.")
     ] = False,
@@ -84,7 +81,6 @@ def bench_run(
         bound=console.seconds(latency_bound) if latency_bound else None,
         device=device,
         timed=timed,
-        driver=driver,
         margin=margin if recommend else None,
     )
     names = candidates.split(",") if candidates else None
@@ -128,7 +124,7 @@ def bench_overhead(
     """
     from sprfast.bench.line import overhead
     from sprfast.cli import bench_commands
-    from sprfast.cli.predict_commands import Runtime
+    from sprfast.cli.options import Runtime
 
     document = bench_commands.measure_overhead(Runtime(backend, device, precision).open(model), images, seconds)
     console.emit(document, json_, lambda: overhead.table(document))
@@ -151,26 +147,6 @@ def bench_settings(
 
     document = bench_commands.measure_settings(model, backend, device, seconds)
     console.emit(document, json_, lambda: named_settings.table(document))
-
-
-@bench.command("workers", epilog="Example: sprfast bench workers screw.safetensors --images held-back-good")
-def bench_workers(
-    model: ModelOrExport,
-    workers: Annotated[int, typer.Option(help="Processes of one thread, and threads of one process.")] = 2,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to score.  [default: random ones]")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for all turns.")] = 30.0,
-    backend: BackendName = "auto",
-    json_: Json = False,
-) -> None:
-    """Several processes of one thread against one of several, on this CPU, in turns; exit 1 if a
-    score differs.
-    """
-    from sprfast.bench.core import workers as measuring
-    from sprfast.cli import bench_commands
-
-    document = bench_commands.measure_workers(model, backend, images, workers, seconds)
-    console.emit(document, json_, lambda: measuring.table(document))
-    raise typer.Exit(0 if all(each["equal_scores"] for each in document["ways"].values()) else 1)
 
 
 @bench.command("fleet", epilog="Example: sprfast bench fleet report.json --candidate cpu --load 0.8")

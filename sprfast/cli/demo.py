@@ -1,5 +1,4 @@
-"""The main job on photographs that ship with scikit-image: train, calibrate, evaluate, predict,
-bench.
+"""The command `demo`: the main job on photographs that ship with scikit-image.
 
 Every step is a function of the seed, so a second run on the same machine prints the same scores.
 """
@@ -8,19 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Group, RenderableType
 
-from sprfast.bench.core.cases import Options
-from sprfast.cli import bench_commands, calibrate_commands, commands, console, predict_commands
+from sprfast.cli import console
+from sprfast.cli.calibrate import Request, calibrate_file
+from sprfast.cli.evaluate import table
+from sprfast.cli.options import Json, Runtime
+from sprfast.cli.predict import predict_files
+from sprfast.cli.train import train_category
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets as data
-from sprfast.data import scenes
-from sprfast.engine.engine import Engine
+from sprfast.data import datasets, scenes
 from sprfast.evaluation.evaluate import Evaluation, evaluate, write_figure
-from sprfast.formats import model as model_file
-from sprfast.training.checkpoint import checkpoint_path
 
 SIZE = 64  # pixels at the network's input
 WIDTH = 32  # channels of the first block: half of the published network, a quarter of its work
@@ -30,6 +30,20 @@ BATCH_SIZE = 8
 FALSE_REJECT_RATE = 0.05
 BENCH_SECONDS = 8.0  # a scenario
 CANDIDATES = ["published", "channels_last", "eager", "cpu"]  # no other library, so that the demo stays short
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for data, model, figure and report.")] = Path(
+        "demo-output"
+    ),
+    seed: Annotated[int, typer.Option(help="Of data, weights and noise.")] = 0,
+    json_: Json = False,
+) -> None:
+    """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate,
+    bench.
+    """
+    outcome = _run(output, seed)
+    console.emit(outcome.to_json(), json_, outcome.render)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +77,14 @@ class Outcome:
             "measured": f"{rejected} of {good} good test images rejected ({rejected / good:.1%})",
         }
         return Group(
-            commands.evaluations_table([self.evaluation]),
+            table([self.evaluation]),
             console.fields_table(threshold, "Threshold"),
             report.table(self.bench),
             console.fields_table(self.paths, "Files"),
         )
 
 
-def run(folder: Path, seed: int) -> Outcome:
+def _run(folder: Path, seed: int) -> Outcome:
     """Write data, model, figure, predictions and bench report under `folder` and return what was
     measured.
 
@@ -78,29 +92,37 @@ def run(folder: Path, seed: int) -> Outcome:
         BackendError: scikit-image, whose photographs are used, is not installed.
         InputError: `folder` cannot be written.
     """
+    from sprfast.bench.core.cases import Options
+    from sprfast.cli import bench_commands
+    from sprfast.engine.engine import Engine
+    from sprfast.formats import model as model_file
+    from sprfast.training.checkpoint import checkpoint_path
+
     folder.mkdir(parents=True, exist_ok=True)
     model_path = folder / f"{scenes.CATEGORY}.safetensors"
     figure_path, report_path, predictions = folder / "figure.png", folder / "bench.json", folder / "predictions"
     console.say(f"writing photographs with drawn defects to {folder / 'data'}")
     scenes.write_scenes(folder / "data", size=SIZE, seed=seed)
     checkpoint_path(model_path).unlink(missing_ok=True)  # of a demo that was stopped: this one starts afresh
-    job = commands.TrainingJob(
-        NetworkConfig(base_width=WIDTH),
-        Preprocessing(size=SIZE),
-        Schedule(),
-        TrainingConfig(epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed),
-    )
-    commands.train_one(folder / "data", scenes.CATEGORY, model_path, job)
+    keywords = {
+        "network": NetworkConfig(base_width=WIDTH),
+        "preprocessing": Preprocessing(size=SIZE),
+        "schedule": Schedule(),
+        "training": TrainingConfig(
+            epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed
+        ),
+    }
+    train_category(folder / "data", scenes.CATEGORY, model_path, keywords)
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
-    request = calibrate_commands.Request(held_back, FALSE_REJECT_RATE)
-    threshold = calibrate_commands.calibrate(model_path, request, predict_commands.Runtime())["threshold"]
+    request = Request(held_back, FALSE_REJECT_RATE)
+    threshold = calibrate_file(model_path, request, Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
-    category = data.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
+    category = datasets.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
     with console.counter(f"evaluating {category.name}") as on_image:
         evaluation = evaluate(engine, category, on_image)
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
-    predict_commands.predict(model_path, sorted(set(defective)), predictions, predict_commands.Runtime())
+    predict_files(model_path, sorted(set(defective)), predictions, Runtime())
     sources = bench_commands.Sources(data=folder / "data", category=scenes.CATEGORY)
     bench = bench_commands.run(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
     paths = {

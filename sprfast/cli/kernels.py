@@ -5,25 +5,35 @@ launches.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import torch
+import typer
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from sprfast.backends import triton
 from sprfast.cli import console
+from sprfast.cli.options import Json
 from sprfast.config import NetworkConfig, Precision, Preprocessing
 from sprfast.errors import BackendError, InputError
-from sprfast.formats.model import Model
-from sprfast.lowering.fold import fold
-from sprfast.method import unet
 from sprfast.method.scoring_mode import ScoringMode
-from sprfast.system import environment
 
 if TYPE_CHECKING:
     from sprfast.kernels.triton.compile_report import Compiled
+
+
+def kernels(
+    arch: Annotated[str, typer.Option(help="Architectures, with commas.")] = "sm_80,sm_86,sm_89,sm_90,sm_100",
+    precision: Annotated[str, typer.Option(help="Precisions, with commas.")] = "float32,bfloat16,float16",
+    size: Annotated[int, typer.Option(help="Pixels at the network's input.")] = 192,
+    json_: Json = False,
+) -> None:
+    """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width
+    of accesses; exit 1 on a problem.
+    """
+    report = _compile_all(arch.split(","), precision.split(","), size)
+    console.emit(report.to_json(), json_, report.table)
+    raise typer.Exit(1 if report.problems else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +63,7 @@ class KernelReport:
         return Group(*tables, *(self.problems or ["no problems"]))
 
 
-def compile_all(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
+def _compile_all(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
     """Compile every kernel that scoring a square image with the published network takes, for each
     architecture.
 
@@ -61,6 +71,14 @@ def compile_all(architectures: list[str], precisions: list[str], size: int) -> K
         InputError: an architecture or precision is not known.
         BackendError: Triton is missing, or in its interpreter.
     """
+    import torch
+
+    from sprfast.backends import triton
+    from sprfast.formats.model import Model
+    from sprfast.lowering.fold import fold
+    from sprfast.method import unet
+    from sprfast.system import environment
+
     unknown = set(precisions) - set(get_args(Precision))
     if unknown:
         raise InputError(f"--precision {', '.join(sorted(unknown))}: choose from {', '.join(get_args(Precision))}")

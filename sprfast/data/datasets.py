@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sprfast.config import Preprocessing
-from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size, network_size
+from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size
 from sprfast.errors import InputError
 from sprfast.system.files import confined
 
@@ -66,9 +66,8 @@ def list_categories(root: str | os.PathLike[str]) -> list[str]:
 def load_category(root: str | os.PathLike[str], name: str | None, preprocessing: Preprocessing = _DEFAULT) -> Category:
     """The images of category `name` in the folder `root`; with None, of `root` itself.
 
-    Files are named in sorted order, defect kinds too. Defective images and their masks are decoded
-    to compare their sizes (under `preprocessing` and its orientation policy); `check_readable` does
-    the same for the other images.
+    Files are named in sorted order, defect kinds too. No pixels are looked at: sizes of defective
+    images and their masks are compared by their headers, under the policies of `preprocessing`.
 
     Raises:
         InputError: the folder is missing, is none of the layouts or leads out of `root`; a class is
@@ -108,49 +107,6 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
             raise InputError(f"{display_name(path)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         files += found
     return files
-
-
-def check_readable(paths: Iterable[Path], preprocessing: Preprocessing) -> list[tuple[int, int]]:
-    """Decode every image and check that it can become a network input.
-
-    Returns:
-        height and width of each at the network's input.
-
-    Raises:
-        InputError: some cannot; the message holds their number and the first 5 with their faults.
-    """
-    sizes, faults = [], []
-    for path in paths:
-        try:
-            height, width = image_size(path, preprocessing)
-            try:
-                sizes.append(network_size(height, width, preprocessing))
-            except InputError as error:
-                raise InputError(f"{display_name(path)}: {error}") from error
-        except InputError as error:
-            faults.append(str(error))
-    if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise InputError(
-            f"{len(faults)} of {len(sizes) + len(faults)} images cannot be used: {'; '.join(faults[:5])}{more}"
-        )
-    return sizes
-
-
-def training_shape(paths: Sequence[Path], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width that all images have at the network's input, after `check_readable`.
-
-    Raises:
-        InputError: some image cannot be used, or they do not all have one shape.
-    """
-    sizes = check_readable(paths, preprocessing)
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise InputError(
-                f"{display_name(path)}: {size[0]}x{size[1]} at the network's input where {display_name(paths[0])} has "
-                f"{sizes[0][0]}x{sizes[0][1]}; training needs one shape: use the size policy 'stretch'"
-            )
-    return sizes[0]
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -156,14 +156,27 @@ def read_rgb(path: str | os.PathLike[str], preprocessing: Preprocessing) -> npt.
 
 
 def image_size(path: str | os.PathLike[str], preprocessing: Preprocessing) -> tuple[int, int]:
-    """The (height, width) in pixels of the oriented source, after decoding the whole file.
+    """The (height, width) in pixels of the oriented source, by its header.
+
+    Pixels are decoded only where an orientation is stored with them.
 
     Raises:
-        InputError: the file breaks the contract above (the size policy is not looked at).
+        InputError: the header breaks the contract above (the size policy is not looked at).
     """
-    with _named(display_name(path)):
-        width, height = _planes(path, preprocessing, None)[0].size
+    with _named(display_name(path)), _opened(path, preprocessing) as image:
+        oriented = _image_planes(image, preprocessing)[0] if _has_orientation(image) else image
+        width, height = oriented.size
     return height, width
+
+
+def _has_orientation(image: PIL.Image.Image) -> bool:
+    """Whether an orientation may be stored with a picture that is not decoded yet."""
+    with _decoding():
+        if isinstance(image, PngImagePlugin.PngImageFile):  # it may stand after the pixels
+            assert image.fp is not None
+            image.fp.seek(0)
+            return re.search(rb"eXIf|Raw profile type exif|XML:com\.adobe\.xmp", image.fp.read()) is not None
+        return bool(image.getexif().get(_TIFF_ORIENTATION, 1) != 1)
 
 
 def display_name(path: str | os.PathLike[str]) -> str:

@@ -43,7 +43,7 @@ class Stage(enum.IntEnum):
 
 @dataclasses.dataclass(eq=False)
 class Entry:
-    """A frame in the line. All but `future` is written under the book's lock."""
+    """A frame in the line. All but `future` is written under the lock of `InFlight`."""
 
     id: Hashable
     image: Any  # let go of once it is prepared

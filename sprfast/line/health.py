@@ -89,7 +89,7 @@ def kind_of(error: errors.SprfastError) -> str:
     return next((name for name, kind in KINDS if isinstance(error, kind)), "backend")
 
 
-class Tally:
+class Counters:
     """Counts what a line takes and answers; safe to call from several threads.
 
     Args:

@@ -22,7 +22,7 @@ REMEMBERED = 10_000  # ids that were answered last, which are refused like those
 AHEAD = 2  # batches that are prepared before the network asks for them
 
 
-class Book:
+class InFlight:
     """Frames by id, from `admit` to `delivered`.
 
     Args:

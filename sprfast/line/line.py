@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import functools
 import logging
 import math
@@ -25,8 +24,8 @@ from sprfast.errors import BackendError, ClosedError, InputError, OverloadedErro
 from sprfast.line import drift, stages
 from sprfast.line.answer import Answer, Entry
 from sprfast.line.frames import Frame, FrameFormat
-from sprfast.line.health import Health, ModelInfo, State, Tally
-from sprfast.line.in_flight import Book, Overflow
+from sprfast.line.health import Counters, Health, ModelInfo, State
+from sprfast.line.in_flight import InFlight, Overflow
 
 STALL = 10.0  # seconds of one call of the network after which `Line.health` says so
 EXIT_TIMEOUT = 2.0  # seconds that the end of the interpreter waits for a line
@@ -100,16 +99,16 @@ class Line:
         _check_threshold(predictor)
         self._deadline = _checked_deadline(deadline)
         self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
-        self._book = Book(capacity, overflow, timeout, max_batch, in_order)
+        self._in_flight = InFlight(capacity, overflow, timeout, max_batch, in_order)
         self._capacity = capacity
-        self._tally = Tally(drift.watch(predictor.threshold, rate=false_alarm_rate))
+        self._counters = Counters(drift.watch(predictor.threshold, rate=false_alarm_rate))
         self._predictor = predictor
         self._model = _model_info(predictor)
         self._started = threading.Event()
-        self._network = stages.Network(self._book, max_wait)
+        self._network = stages.Network(self._in_flight, max_wait)
         self._process = os.getpid()
         self._swapping = threading.Lock()
-        delivery = stages.Delivery(self._book, self._tally, lambda: self._predictor, on_answer)
+        delivery = stages.Delivery(self._in_flight, self._counters, lambda: self._predictor, on_answer)
         self._threads = [
             threading.Thread(target=self._run_network, name="sprfast-network", daemon=True),
             threading.Thread(target=delivery.run, name="sprfast-delivery", daemon=True),
@@ -143,7 +142,7 @@ class Line:
             SprfastError: it has not passed; every frame is answered with ERROR.
         """
         self._started.wait()
-        if failure := self._book.failure:
+        if failure := self._in_flight.failure:
             raise failure
 
     def submit(
@@ -184,21 +183,23 @@ class Line:
         try:
             entry = self._entry(id, trigger_time, channel_order, deadline)
             entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
-            self._book.admit(entry)
+            self._in_flight.admit(entry)
         except SprfastError:
-            self._tally.refuse()
+            self._counters.refuse()
             raise
-        self._tally.take()
+        self._counters.take()
         if fault is not None:
-            self._book.decide(entry, None, fault)
+            self._in_flight.decide(entry, None, fault)
         elif entry.open:
             try:
                 entry.image, entry.channel_order = self._own(image, channel_order)
-                self._book.put(entry)
+                self._in_flight.put(entry)
             except SprfastError as error:
-                self._book.decide(entry, None, error)
+                self._in_flight.decide(entry, None, error)
             except Exception as error:
-                self._book.decide(entry, None, InputError(f"image: cannot be copied ({type(error).__name__}: {error})"))
+                self._in_flight.decide(
+                    entry, None, InputError(f"image: cannot be copied ({type(error).__name__}: {error})")
+                )
         return entry.future
 
     def run(self, source: Iterable[Frame]) -> None:
@@ -215,8 +216,7 @@ class Line:
             except ClosedError:
                 return
             except (InputError, OverloadedError) as error:
-                details = {"event": "refused", "id": str(frame.id)[:100], "kind": "refused", "reason": str(error)}
-                _log.warning("frame refused: %s", error, extra={"sprfast": details})
+                _log.warning("frame refused: %s", error)
 
     def swap(self, predictor: Predictor) -> None:
         """Go on with another model, once it has passed its self-test; until then, and if it does
@@ -234,31 +234,29 @@ class Line:
             model = _model_info(predictor)
             watch = drift.watch(predictor.threshold, rate=self._false_alarm_rate)
             self._test(predictor)
-            if self._book.closed:
+            if self._in_flight.closed:
                 raise ClosedError("the line is closed")
-            if self._book.failure:
+            if self._in_flight.failure:
                 raise BackendError("the line has failed, make a new one")
             self._predictor, self._model = predictor, model
-            self._tally.swap(watch)
-        _log.info(
-            "model %s now serves", model.sha256[:12], extra={"sprfast": {"event": "swap", **dataclasses.asdict(model)}}
-        )
+            self._counters.swap(watch)
+        _log.info("model %s now serves", model.sha256[:12])
 
     def health(self) -> Health:
         """State, reasons and counts, now."""
         state, reasons = State.OK, self._reasons()
-        if failure := self._book.failure:
+        if failure := self._in_flight.failure:
             state, reasons = State.FAILED, [str(failure)]
-        elif self._book.closed:
+        elif self._in_flight.closed:
             state = State.CLOSED
         elif not self._started.is_set():
             state = State.STARTING
         elif reasons:
             state = State.DEGRADED
-        return self._tally.health(
+        return self._counters.health(
             state,
             tuple(reasons),
-            self._book.unanswered,
+            self._in_flight.unanswered,
             self._capacity,
             self._network.batches,
             self._network.batched,
@@ -271,8 +269,8 @@ class Line:
         Returns:
             Whether all were delivered within `timeout` seconds.
         """
-        self._book.refuse("the line is closed: it is being drained")
-        return self._book.wait_until_empty(timeout)
+        self._in_flight.refuse("the line is closed: it is being drained")
+        return self._in_flight.wait_until_empty(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """`drain`, then answer what is left with ERROR and ClosedError, and end the threads; may be
@@ -284,11 +282,11 @@ class Line:
         if os.getpid() != self._process:
             return
         self.drain(timeout)
-        left = self._book.stop(
+        left = self._in_flight.stop(
             ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken")
         )
         if left:
-            _log.warning("closed with %d frames unanswered", left, extra={"sprfast": {"event": "closed", "left": left}})
+            _log.warning("closed with %d frames unanswered", left)
         until = time.monotonic() + 1.0
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -330,13 +328,13 @@ class Line:
         return image, channel_order
 
     def _prepare(self) -> None:
-        stages.prepare(self._book, lambda: self._predictor)
+        stages.prepare(self._in_flight, lambda: self._predictor)
 
     def _run_network(self) -> None:
         try:
             self._test(self._predictor)
         except SprfastError as error:
-            self._book.fail(error)
+            self._in_flight.fail(error)
         finally:
             self._started.set()
         self._network.run()
@@ -354,7 +352,7 @@ class Line:
             raise BackendError(f"the model's self-test failed ({type(error).__name__}: {error})") from error
 
     def _reasons(self) -> list[str]:
-        reasons = self._tally.reasons()
+        reasons = self._counters.reasons()
         if (busy := self._network.busy_for()) > STALL:
             reasons.append(f"the network has not returned for {busy:.0f} s")
         if self._network.last_failure:

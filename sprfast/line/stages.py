@@ -11,40 +11,42 @@ from collections.abc import Callable
 from sprfast.engine.predictor import Predictor, Result
 from sprfast.errors import BackendError, DeviceLostError, InputError, ScoreError, SprfastError
 from sprfast.line.answer import Answer, Entry
-from sprfast.line.health import Tally, kind_of
-from sprfast.line.in_flight import Book, late
+from sprfast.line.health import Counters
+from sprfast.line.in_flight import InFlight, late
 from sprfast.method.threshold import Verdict
 
 _log = logging.getLogger("sprfast.line")
 
 
-def prepare(book: Book, predictor: Callable[[], Predictor]) -> None:
-    """Decode and resize frames until the book is stopped."""
-    while (entry := book.take_waiting()) is not None:
+def prepare(in_flight: InFlight, predictor: Callable[[], Predictor]) -> None:
+    """Decode and resize frames until the line is stopped."""
+    while (entry := in_flight.take_waiting()) is not None:
         current = predictor()
         try:
-            book.put_ready(entry, current.prepare(entry.image, entry.channel_order), current)
+            in_flight.put_ready(entry, current.prepare(entry.image, entry.channel_order), current)
         except DeviceLostError as error:
-            book.fail(error)
+            in_flight.fail(error)
         except SprfastError as error:
-            book.decide(entry, None, error)
+            in_flight.decide(entry, None, error)
         except Exception as error:  # a decoder's own, or no memory
             _log.exception("a frame could not be prepared")
-            book.decide(entry, None, InputError(f"the image could not be prepared ({type(error).__name__}: {error})"))
+            in_flight.decide(
+                entry, None, InputError(f"the image could not be prepared ({type(error).__name__}: {error})")
+            )
 
 
 class Network:
     """Scores batches, one at a time."""
 
-    def __init__(self, book: Book, max_wait: float) -> None:
-        self._book, self._max_wait = book, max_wait
+    def __init__(self, in_flight: InFlight, max_wait: float) -> None:
+        self._in_flight, self._max_wait = in_flight, max_wait
         self._began: float | None = None  # seconds of `time.monotonic`, while a call is under way
         self.batches, self.batched = 0, 0  # calls that succeeded, and frames in them
         self.last_failure: str | None = None  # of the last call, if it failed
 
     def run(self) -> None:
-        """Score until the book is stopped."""
-        while batch := self._book.take_batch(self._max_wait):
+        """Score until the line is stopped."""
+        while batch := self._in_flight.take_batch(self._max_wait):
             self._began = time.monotonic()
             self._score(batch)
             self._began = None
@@ -65,12 +67,8 @@ class Network:
         try:
             results = predictor.score([image for _, image in prepared])
         except DeviceLostError as error:
-            _log.error(
-                "the device is lost: %s",
-                error,
-                extra={"sprfast": {"event": "failed", "kind": kind_of(error), "reason": str(error)}},
-            )
-            self._book.fail(error)
+            _log.error("the device is lost: %s", error)
+            self._in_flight.fail(error)
             return
         except Exception as error:
             self._failed(batch, error)
@@ -78,7 +76,7 @@ class Network:
         self.last_failure = None
         self.batches, self.batched = self.batches + 1, self.batched + len(batch)
         for entry, result in zip(batch, results, strict=True):
-            self._book.decide(entry, result, _error_of(result))
+            self._in_flight.decide(entry, result, _error_of(result))
 
     def _failed(self, batch: list[Entry], error: Exception) -> None:
         """Frames of a call that failed get another one alone, so that one of them does not take the
@@ -96,29 +94,33 @@ class Network:
         if typed is not error:
             _log.error("the network failed", exc_info=error)
         self.last_failure = str(typed)
-        self._book.decide(batch[0], None, typed)
+        self._in_flight.decide(batch[0], None, typed)
 
 
 class Delivery:
     """Completes futures and calls the callback, one answer at a time."""
 
     def __init__(
-        self, book: Book, tally: Tally, predictor: Callable[[], Predictor], on_answer: Callable[[Answer], object] | None
+        self,
+        in_flight: InFlight,
+        counters: Counters,
+        predictor: Callable[[], Predictor],
+        on_answer: Callable[[Answer], object] | None,
     ) -> None:
-        self._book, self._tally, self._predictor, self._on_answer = book, tally, predictor, on_answer
+        self._in_flight, self._counters, self._predictor, self._on_answer = in_flight, counters, predictor, on_answer
 
     def run(self) -> None:
-        """Deliver until the book is stopped and empty."""
-        while entries := self._book.take_decided():
+        """Deliver until the line is stopped and empty."""
+        while entries := self._in_flight.take_decided():
             for entry in entries:
                 answer = self._answer(entry)
                 self._count(entry, answer)
                 if answer.verdict is Verdict.ERROR:
-                    self._log_error(answer)
+                    _log.warning("frame %s: %s", str(answer.id)[:100], answer.error)
                 entry.future.set_result(answer)
                 self._call(answer)
                 entry.result = None
-                self._book.delivered(entry)
+                self._in_flight.delivered(entry)
 
     def _answer(self, entry: Entry) -> Answer:
         now = time.monotonic()
@@ -142,19 +144,9 @@ class Delivery:
     def _count(self, entry: Entry, answer: Answer) -> None:
         score = answer.result.pred_score if entry.predictor is self._predictor() else None
         try:
-            self._tally.answer(answer.verdict, score, answer.error, answer.seconds)
+            self._counters.answer(answer.verdict, score, answer.error, answer.seconds)
         except Exception:  # statistics do not come between a part and its answer
             _log.exception("frame %s could not be counted", str(answer.id)[:100])
-
-    def _log_error(self, answer: Answer) -> None:
-        assert answer.error is not None  # an ERROR has one
-        details = {
-            "event": "error",
-            "id": str(answer.id)[:100],
-            "kind": kind_of(answer.error),
-            "reason": str(answer.error),
-        }
-        _log.warning("frame %s: %s", details["id"], details["reason"], extra={"sprfast": details})
 
     def _call(self, answer: Answer) -> None:
         if self._on_answer is None:
@@ -162,7 +154,7 @@ class Delivery:
         try:
             self._on_answer(answer)
         except Exception:
-            self._tally.fail_callback()
+            self._counters.fail_callback()
             _log.exception("the callback failed at frame %s", str(answer.id)[:100])
 
 

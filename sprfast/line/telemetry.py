@@ -1,4 +1,4 @@
-"""A line for those who watch it: metrics for Prometheus, and logs of one JSON object a line.
+"""Metrics of a line for Prometheus.
 
 Metrics are read from `Line.health` at each scrape, so that nothing is measured twice and a frame
 costs nothing more. Their HTTP server is prometheus_client's own; keep it on the loopback interface,
@@ -11,24 +11,15 @@ or behind something that asks who is there:
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
-import logging
-import math
-import numbers
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
 
 from sprfast.errors import BackendError, InputError
 from sprfast.line.drift import DriftReport
 from sprfast.line.health import LATENCY_BOUNDS, Health, State
-from sprfast.system.redaction import MASK, names_secret, redacted
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -182,153 +173,3 @@ def _client() -> ModuleType:
     except ImportError as error:
         raise BackendError("telemetry: prometheus-client is not installed; pip install 'sprfast[line]'") from error
     return prometheus_client
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with secrets taken out; a record that cannot be formatted still gives
-    a line.
-
-    It has `time` (of the wall clock, in UTC: a label, not for measuring), `level`, `logger`,
-    `message`, the fields of `extra={"sprfast": {...}}`, and `exception` and `stack` where there are
-    such. A field with one of these names gets an underscore.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        try:
-            return json.dumps(self._document(record), allow_nan=False)
-        except Exception as error:  # such as of a field's own methods
-            return json.dumps(
-                {
-                    "level": record.levelname,
-                    "logger": record.name,
-                    "message": f"a record that gives {type(error).__name__}",
-                }
-            )
-
-    def _document(self, record: logging.LogRecord) -> dict[str, Any]:
-        time_of_day = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc).isoformat(
-            timespec="milliseconds"
-        )
-        document: dict[str, Any] = {
-            "time": time_of_day.replace("+00:00", "Z"),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": redacted(_message(record)),
-        }
-        taken = {*document, "exception", "stack"}
-        for name, value in _plain(_fields(record)).items():
-            document[f"{name}_" if name in taken else name] = value
-        if record.exc_info or record.exc_text:
-            document["exception"] = redacted(
-                self.formatException(record.exc_info) if record.exc_info else str(record.exc_text)
-            )
-        if record.stack_info:
-            document["stack"] = redacted(self.formatStack(record.stack_info))
-        return document
-
-
-class Throttle(logging.Filter):
-    """Lets through a limited number of records of each kind, and says in the next one how many it
-    did not let through.
-
-    The kind is `kind` of `extra={"sprfast": {...}}`, else the place that logs. The number is the
-    field `suppressed` and at the end of the message, for every handler that sees the record later.
-    Safe to call from several threads.
-
-    Args:
-        burst: records of a kind in an interval.
-        interval: seconds.
-        clock: in seconds.
-
-    Raises:
-        InputError: an argument is not allowed.
-    """
-
-    KINDS = 256  # that are told apart; what comes later is of one kind
-
-    def __init__(self, burst: int = 10, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        if type(burst) is not int or burst < 1:
-            raise InputError(f"burst: {burst!r} is not allowed, expected an integer of at least 1")
-        if not 0.0 < interval < math.inf:
-            raise InputError(f"interval: {interval!r} is not allowed, expected seconds above 0")
-        self._burst, self._interval, self._clock = burst, interval, clock
-        self._lock = threading.Lock()
-        self._seen: dict[tuple[str, int] | None, _Seen] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is let through."""
-        fields = _fields(record)
-        kind = fields.get("kind")
-        key: tuple[str, int] | None = (kind[:100], -1) if isinstance(kind, str) else (record.pathname, record.lineno)
-        with self._lock:
-            now = self._clock()
-            if key not in self._seen and len(self._seen) >= self.KINDS:
-                key = None
-            seen = self._seen.setdefault(key, _Seen(now))
-            if now - seen.since >= self._interval:
-                seen.since, seen.passed = now, 0
-            if seen.passed >= self._burst:
-                seen.suppressed += 1
-                return False
-            seen.passed += 1
-            suppressed, seen.suppressed = seen.suppressed, 0
-        if suppressed:
-            record.msg, record.args = f"{_message(record)} ({suppressed} more of this kind were not logged)", ()
-            record.sprfast = {**fields, "suppressed": suppressed}
-        return True
-
-
-@dataclasses.dataclass
-class _Seen:
-    """Of one kind, in the interval that began at `since`."""
-
-    since: float
-    passed: int = 0
-    suppressed: int = 0
-
-
-_DEPTH = 8  # of objects in objects
-_LENGTH = 2000  # characters of what is neither text nor a number
-
-
-def _message(record: logging.LogRecord) -> str:
-    """With its arguments, where they fit."""
-    try:
-        return record.getMessage()
-    except Exception:  # whatever an argument's own __str__ raises, too
-        return f"{_text(record.msg)} (its arguments cannot be formatted: {_text(record.args)})"
-
-
-def _fields(record: logging.LogRecord) -> dict[Any, Any]:
-    fields = getattr(record, "sprfast", None)
-    return dict(fields) if isinstance(fields, Mapping) else {}
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """What JSON can hold, without secrets."""
-    if value is None or isinstance(value, (bool, np.bool_)):
-        return None if value is None else bool(value)
-    if isinstance(value, str):
-        return redacted(str.__str__(value))
-    if isinstance(value, numbers.Integral):
-        return number if -(2**63) <= (number := int(value)) < 2**64 else _text(value)
-    if isinstance(value, numbers.Real):
-        return real if math.isfinite(real := float(value)) else None
-    if depth < _DEPTH and isinstance(value, Mapping):
-        named = {_text(name): each for name, each in value.items()}
-        return {name: MASK if names_secret(name) else _plain(each, depth + 1) for name, each in named.items()}
-    if depth < _DEPTH and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(each, depth + 1) for each in value]
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    """Without secrets, cut to a length that a log can take."""
-    try:
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    except Exception as error:
-        return f"<{type(value).__name__} without text: {type(error).__name__}>"
-    text = redacted(text)  # before it is cut: half an address would not be told
-    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."

@@ -13,7 +13,7 @@ import itertools
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sprfast.config import Preprocessing
-from sprfast.data.images import load_image
+from sprfast.data.images import display_name, load_image
 from sprfast.errors import InputError
 
-CACHE_BYTES = 4 * 2**30  # decoded images kept in memory, all workers together
+CACHE_BYTES = 4 * 2**30  # decoded images kept in memory
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -59,31 +59,61 @@ def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class ImageDataset(Dataset[torch.Tensor]):
-    """Decoded and resized images, float32 (3, H, W) in [-1, 1]; kept in memory while they fit."""
+    """Decoded and resized images, float32 (3, H, W) in [-1, 1].
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, cache_bytes: int = CACHE_BYTES) -> None:
-        self._paths, self._preprocessing = list(paths), preprocessing
-        self._cache: dict[int, torch.Tensor] = {}
-        self._room = cache_bytes
-        self._shape = self._decode(0).shape
+    Every image is decoded once as the data set is made, so that one which cannot be used is named
+    before the first step. Worker processes share what is kept of them, since they are forked.
+
+    Args:
+        paths: images of good parts.
+        preprocessing: policies and network size.
+        held_back: those of `paths` that are checked, but not part of the data set.
+        cache_bytes: images that go beyond this are decoded again each time.
+
+    Raises:
+        InputError: images cannot be used, of which the first 5 are named with their faults; or they
+            do not have one shape.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        held_back: Collection[Path] = (),
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._preprocessing, unused = preprocessing, set(held_back)
+        self._paths = [path for path in paths if path not in unused]
+        self._cache: dict[Path, torch.Tensor] = {}
+        shapes: dict[Path, torch.Size] = {}
+        faults = []
+        for path in paths:
+            try:
+                image = self._decode(path)
+            except InputError as error:
+                faults.append(str(error))
+                continue
+            shapes[path] = image.shape
+            if path not in unused and image.nbytes <= cache_bytes:
+                self._cache[path] = image
+                cache_bytes -= image.nbytes
+        if faults:
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise InputError(f"{len(faults)} of {len(paths)} images cannot be used: {'; '.join(faults[:5])}{more}")
+        self._first = display_name(paths[0])
+        self.height_width: tuple[int, int] = shapes[paths[0]][1], shapes[paths[0]][2]
+        for path, shape in shapes.items():
+            self._require_shape(path, shape)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        if index in self._cache:
-            return self._cache[index]
-        image = self._decode(index)
-        if image.shape != self._shape:
-            raise InputError(
-                f"{self._paths[index]}: {image.shape[1]}x{image.shape[2]} at the network's input where "
-                f"{self._paths[0].name} has "
-                f"{self._shape[1]}x{self._shape[2]}; training needs one shape: use the size policy 'stretch'"
-            )
-        size = image.numel() * image.element_size()
-        if size <= self._room:
-            self._cache[index] = image
-            self._room -= size
+        path = self._paths[index]
+        if path in self._cache:
+            return self._cache[path]
+        image = self._decode(path)
+        self._require_shape(path, image.shape)
         return image
 
     def __getitems__(self, indices: list[int]) -> torch.Tensor | InputError:
@@ -95,8 +125,16 @@ class ImageDataset(Dataset[torch.Tensor]):
         except InputError as error:
             return error
 
-    def _decode(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(load_image(self._paths[index], self._preprocessing).pixels)
+    def _decode(self, path: Path) -> torch.Tensor:
+        return torch.from_numpy(load_image(path, self._preprocessing).pixels)
+
+    def _require_shape(self, path: Path, shape: torch.Size) -> None:
+        height, width = self.height_width
+        if shape[1:] != (height, width):
+            raise InputError(
+                f"{display_name(path)}: {shape[1]}x{shape[2]} at the network's input where {self._first} has "
+                f"{height}x{width}; training needs one shape: use the size policy 'stretch'"
+            )
 
 
 @contextlib.contextmanager

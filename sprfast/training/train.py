@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sprfast._version import __version__
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets as data
+from sprfast.data import datasets
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.formats import model as model_file
 from sprfast.method import sde
@@ -29,7 +29,7 @@ from sprfast.system import devices
 from sprfast.system.process_group import ProcessGroup
 from sprfast.system.signals import Stop, stop_signals
 from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
-from sprfast.training.loader import CACHE_BYTES, BatchOrder, ImageDataset, batches
+from sprfast.training.loader import BatchOrder, ImageDataset, batches
 
 _PUBLISHED = (NetworkConfig(), Preprocessing(), Schedule(), TrainingConfig())
 GPU_CHECK_EVERY = 20  # steps between looks at the loss on a GPU; each look waits for the device
@@ -47,7 +47,7 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a run of `train` ended."""
 
     model: model_file.Model | None  # the same on every process; None when a signal stopped the run
@@ -70,7 +70,7 @@ def train(
     resume: bool = False,
     process_timeout: float = 300.0,
     on_step: Callable[[Progress], None] = lambda _: None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train a score network and write it to `output`, a model file without a threshold.
 
     While it runs, `checkpoint_path(output)` holds the last good state; it is removed at the end.
@@ -103,12 +103,11 @@ def train(
         raise InputError(
             f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again"
         )
-    height_width = data.training_shape(paths, preprocessing)
-    recipe = Recipe(network, preprocessing, schedule, training, data.fingerprint(paths))
-    trained, held_back = data.split(paths, training.hold_back, training.seed)
+    trained, held_back = datasets.split(paths, training.hold_back, training.seed)
+    dataset = ImageDataset(paths, preprocessing, held_back)
+    recipe = Recipe(network, preprocessing, schedule, training, datasets.fingerprint(paths))
     state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
-    run = _Run(recipe, state, group, device, images=len(trained), height_width=height_width, started=started)
-    dataset = ImageDataset(trained, preprocessing, CACHE_BYTES // max(1, workers))
+    run = _Run(recipe, state, group, device, images=len(trained), height_width=dataset.height_width, started=started)
     order = BatchOrder(
         len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size
     )
@@ -126,7 +125,7 @@ def train(
             if group.rank == 0:
                 model_file.save(output, model)
                 checkpoint_path(output).unlink(missing_ok=True)
-        return Outcome(model, stopped_by, state.step, tuple(run.losses))
+        return TrainingOutcome(model, stopped_by, state.step, tuple(run.losses))
 
 
 def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ def times(config: TrainingConfig, u: Tensor) -> Tensor:
 
 
 def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
-    """Of a step, counted from 0, before which `fraction` of the limit was done."""
+    """Learning rate of a step, counted from 0, before which `fraction` of the limit was done."""
     warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
     if config.decay == "cosine":
         return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))

@@ -11,6 +11,7 @@ import torch
 
 from sprfast.backends import cuda_graph
 from sprfast.backends import registry as backends
+from sprfast.backends import triton as triton_backend
 from sprfast.backends.eager import EagerBackend
 from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.engine.engine import Engine
@@ -18,6 +19,8 @@ from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import parity
 from sprfast.formats import export_metadata as contract
 from sprfast.kernels.cpu import library
+from sprfast.kernels.triton import reference
+from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
 from support.scoring_mode_cases import field, with_mode
@@ -29,12 +32,29 @@ NOISELESS = Schedule((Level(1e-3, 1),), noise="none")
 PUBLISHED = Schedule()
 
 
-@pytest.fixture(params=backends.NAMES)
-def name(request):
-    reason = backends.unavailable(request.param)
+INTERPRETED = pytest.param("interpreted", marks=pytest.mark.interpreter)
+
+
+@pytest.fixture(params=[*backends.NAMES, INTERPRETED])
+def name(request, monkeypatch):
+    """A backend that can run here.
+
+    Without a CUDA device "triton" has the references in place of its kernels; the same network on
+    the kernels in Triton's interpreter is "interpreted".
+    """
+    chosen = "triton" if request.param == "interpreted" else request.param
+    reason = backends.unavailable(chosen)
     if reason:
         pytest.skip(reason)
-    return request.param
+    if request.param == "interpreted" and torch.cuda.is_available():
+        pytest.skip("the kernels run on the CUDA device")
+    if request.param == "triton" and not torch.cuda.is_available():
+        monkeypatch.setattr(triton_backend, "network_on", on_references)
+    return chosen
+
+
+def on_references(model, device, precision):
+    return triton_backend.FusedUNet(fold(model), device, triton_backend.STORAGE[precision], operators=reference)
 
 
 ON_CPU = ("cpu", "onnxruntime")  # what runs there whatever else there is
@@ -62,11 +82,11 @@ def relative_rms(got, expected):
     ("schedule", "count", "size"),
     [
         pytest.param(PUBLISHED, 1, (32, 32), id="published"),
-        pytest.param(PUBLISHED, 3, (32, 32), id="odd-batch"),
+        pytest.param(PUBLISHED, 3, (16, 16), id="odd-batch"),
         pytest.param(PUBLISHED, 2, (16, 16), id="smallest"),  # 1x1 in the deepest stage
-        pytest.param(PUBLISHED, 2, (50, 70), id="odd-size"),  # zero-padded on the way up
+        pytest.param(PUBLISHED, 2, (18, 22), id="odd-size"),  # zero-padded on the way up
         pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
-        pytest.param(MULTI, 2, (32, 48), id="two-levels"),
+        pytest.param(MULTI, 2, (16, 32), id="two-levels"),
         pytest.param(ANTITHETIC, 2, (32, 32), id="antithetic"),
         pytest.param(SIGNS, 1, (32, 32), id="signs"),
         pytest.param(NOISELESS, 1, (32, 32), id="no-noise"),
@@ -89,7 +109,7 @@ def test_backend_passes_parity_without_noise_and_with_an_error_field(name, small
 
 
 def test_backend_takes_noise_of_each_image(name, small_model):
-    x, noise = images(3, 32, 32), [torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
+    x, noise = images(3, 16, 16), [torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(1))]
     got = create(name, small_model).maps(x, noise)[0]
     assert relative_rms(got, definition(small_model, x, noise)) <= 1e-5
 
@@ -114,14 +134,14 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
 
 def test_backend_smooths_its_error_maps(name, small_model):
     errors, anomaly_maps = create(name, small_model).maps(
-        images(2, 50, 70), noise_bank(small_model.schedule, 50, 70, 0)
+        images(2, 18, 22), noise_bank(small_model.schedule, 18, 22, 0)
     )
     assert anomaly_maps.shape == (2, 1, 256, 256)
     assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-6
 
 
 def test_a_nan_in_an_image_is_a_nan_in_its_score_and_in_no_other(name, small_model):
-    x, noise = images(3, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    x, noise = images(3, 16, 16), noise_bank(small_model.schedule, 16, 16, 0)
     backend = create(name, small_model)
     clean = scoring.image_score(backend.maps(x, noise)[1])
     x[1, 0, 5, 5] = torch.nan
@@ -130,8 +150,8 @@ def test_a_nan_in_an_image_is_a_nan_in_its_score_and_in_no_other(name, small_mod
     assert torch.equal(scores[[0, 2]], clean[[0, 2]])
 
 
-def test_backend_gives_the_published_numbers(name, golden_folder, golden_document, tmp_path):
-    if name == "triton" and not torch.cuda.is_available():  # the interpreter takes a minute for one case
+def test_backend_gives_the_published_numbers(name, golden_folder, golden_document, tmp_path, request):
+    if request.node.get_closest_marker("interpreter"):  # a minute for one case
         golden_document = {**golden_document, "cases": {"odd_50x70": golden_document["cases"]["odd_50x70"]}}
         (tmp_path / "golden.json").write_text(json.dumps(golden_document))
         shutil.copy(golden_folder / "odd_50x70.npz", tmp_path)
@@ -142,9 +162,9 @@ def test_backend_gives_the_published_numbers(name, golden_folder, golden_documen
 
 def test_backend_takes_images_of_any_memory_layout(name, small_model):
     backend, noise = create(name, small_model), noise_bank(small_model.schedule, 16, 32, 0)
-    x = images(2, 16, 32)
+    x = images(1, 16, 32)
     expected = backend.maps(x, noise)[0]
-    strided = images(2, 16, 64)[..., ::2]
+    strided = images(1, 16, 64)[..., ::2]
     strided.copy_(x)
     for layout in (
         x.contiguous(memory_format=torch.channels_last),
@@ -156,12 +176,12 @@ def test_backend_takes_images_of_any_memory_layout(name, small_model):
 
 def test_backend_writes_neither_images_nor_noise_nor_weights(name, small_model):
     backend, before = create(name, small_model), small_model.sha256
-    x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    x, noise = images(2, 16, 16), noise_bank(small_model.schedule, 16, 16, 0)
     copies = x.clone(), noise[0].clone()
     first = backend.maps(x, noise)[0]
     kept = first.clone()
     assert torch.equal(backend.maps(x, noise)[0], first)
-    backend.maps(images(2, 32, 32, seed=1), noise)
+    backend.maps(images(2, 16, 16, seed=1), noise)
     assert torch.equal(first, kept)  # a later call must not write into an earlier result
     assert torch.equal(x, copies[0])
     assert torch.equal(noise[0], copies[1])
@@ -186,10 +206,9 @@ def test_two_backends_of_different_models_do_not_mix(name, small_model):
         assert relative_rms(backend.maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
 
 
-def test_backend_serves_several_threads(name, small_model):
+def test_backend_serves_several_threads(name, small_model, request):
     backend, noise = create(name, small_model), noise_bank(small_model.schedule, 16, 16, 0)
-    # in the interpreter each call takes many seconds
-    threads = 3 if name == "triton" and not torch.cuda.is_available() else 8
+    threads = 3 if request.node.get_closest_marker("interpreter") else 8  # many seconds a call
     inputs = [images(1 + seed % 2, 16, 16, seed) for seed in range(threads)]
     expected = [backend.maps(x, noise)[0].cpu() for x in inputs]
     with ThreadPoolExecutor(threads) as pool:
@@ -197,19 +216,34 @@ def test_backend_serves_several_threads(name, small_model):
     assert all(map(torch.equal, got, expected))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (50, 70)])
-@pytest.mark.parametrize("chosen", ["eager", "cpu", "onnxruntime", "triton"])
-def test_an_image_gives_the_same_bits_alone_and_in_a_batch_on_a_cpu(small_model, chosen, size):
-    if chosen == "triton" and (torch.cuda.is_available() or size != (32, 32)):
-        pytest.skip("slow in the interpreter, or no interpreter")
-    if backends.unavailable(chosen):
-        pytest.skip(backends.unavailable(chosen))
-    backend, noise = backends.create(chosen, small_model, "cpu"), noise_bank(small_model.schedule, *size, 0)
-    x = images(3 if chosen == "triton" else 7, *size)
+ANYWHERE = [(32, 32), (50, 70)]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *((name, size) for name in (*ON_CPU, "eager") for size in ANYWHERE),
+        *(("triton", size) for size in ANYWHERE if not torch.cuda.is_available()),
+        pytest.param("interpreted", (32, 32), marks=pytest.mark.interpreter),
+    ],
+    indirect=["name"],
+)
+def test_an_image_gives_the_same_bits_alone_and_in_a_batch_on_a_cpu(name, small_model, size, request):
+    backend, noise = backends.create(name, small_model, "cpu"), noise_bank(small_model.schedule, *size, 0)
+    x = images(3 if request.node.get_closest_marker("interpreter") else 7, *size)
     together = backend.maps(x, noise)[0]
     for i in (0, len(x) - 1):
         assert torch.equal(backend.maps(x[i : i + 1], noise)[0], together[i : i + 1])
     assert torch.equal(backend.maps(x.flip(0), noise)[0], together.flip(0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the CUDA device")
+def test_the_network_on_interpreted_kernels_equals_the_definition(small_model):
+    """The one case of "interpreted" that every run has: the smallest images that are padded."""
+    x, noise = images(1, 17, 18), noise_bank(small_model.schedule, 17, 18, seed=4)
+    errors, anomaly_maps = create("triton", small_model).maps(x, noise)
+    assert relative_rms(errors, definition(small_model, x, noise)) <= 1e-5
+    assert relative_rms(anomaly_maps, scoring.anomaly_map(errors)) <= 1e-6
 
 
 def test_auto_is_a_backend_that_can_run(small_model):

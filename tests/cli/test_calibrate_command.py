@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from sprfast.backends import registry as backends
-from sprfast.cli.calibrate_commands import Request
+from sprfast.cli.calibrate import Request
 from sprfast.config import Level, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
@@ -75,6 +75,26 @@ def one_line(run, *arguments, code=2):
     assert err.startswith("sprfast: ")
     assert err.count("\n") == 1
     return err
+
+
+def test_calibrate_stores_the_conformal_quantile(run, model_path, pictures):
+    scores = sorted(
+        row["pred_score"] for row in json.loads(run("predict", model_path, *pictures, "--json")[1])["results"]
+    )
+    code, out, _ = run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.4", "--json")
+    assert code == 0
+    threshold = json.loads(out)["threshold"]
+    assert threshold["rank"] == 3  # ceil((4 + 1) * 0.6)
+    assert threshold["value"] == pytest.approx(scores[2] * (1 + 1e-4), rel=1e-9)
+    assert model_file.load(model_path).scoring_mode.threshold.value == threshold["value"]
+
+
+def test_too_few_images_for_the_rate_leave_the_model_unchanged(run, model_path, pictures):
+    before = model_path.read_bytes()
+    code, _, err = run("calibrate", model_path, pictures[0].parent, "--false-reject-rate", "0.001")
+    assert code == 2
+    assert "999" in err
+    assert model_path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", list(calibration.SETTINGS))

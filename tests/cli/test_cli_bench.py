@@ -69,7 +69,6 @@ def test_real_images_from_file_to_verdict(run, model_path, pictures):
         (["--seconds", "0"], "seconds: 0"),
         (["--timed", "gpu"], "timed: 'gpu'"),
         (["--timed", "file"], "--images"),
-        (["--driver", "car"], "driver: 'car'"),
         (["--recommend"], "--period"),
         (["--recommend", "--period", "10ms", "--margin", "1"], "margin: 1"),
         (["--recommend", "--period", "10ms", "--candidates", "published"], "--candidates"),
@@ -108,11 +107,10 @@ def test_show_prints_the_table_of_a_report_and_writes_its_page(run, written, tmp
     assert json.loads(run("show", written, "--json")[1]) == report_file.load(written)
 
 
-@pytest.mark.parametrize("document", ["README.md", "bench/RESULTS.md"])
-def test_the_published_table_is_what_the_command_prints(run, monkeypatch, document):
+def test_the_published_table_is_what_the_command_prints(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = run("show", ROOT / "bench" / "results" / "xeon-2core-192.json")
-    text = (ROOT / document).read_text()
+    text = (ROOT / "docs" / "results" / "speed.md").read_text()
     table = next(block for block in text.split("```") if "candidate      images/s" in block)
     printed = [line.rstrip() for line in out.splitlines()]
     assert [line for line in table.splitlines() if line not in printed] == []

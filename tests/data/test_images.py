@@ -11,7 +11,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -368,6 +368,24 @@ def test_exif_orientation_is_honoured(tmp_path: Path, suffix: str, deep: bool) -
     as_stored = load_image(path, ignored)
     assert as_stored.source_size == image_size(path, ignored) == (16, 32)
     np.testing.assert_array_equal(as_stored.pixels, np.rot90(turned.pixels, 1, (1, 2)))
+
+
+@pytest.mark.parametrize("policy", ["exif", "ignore"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "late.png"])
+def test_size_by_the_header_is_that_of_the_oriented_picture(
+    tmp_path: Path, suffix: str, orientation: int, policy: Literal["exif", "ignore"]
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    path = saved(tmp_path / f"a.{suffix}", PIL.Image.new("RGB", (30, 20)), exif=exif)
+    if suffix == "late.png":  # a PNG may have the orientation after the pixels
+        content = path.read_bytes()
+        start, end = content.index(b"eXIf") - 4, content.index(b"IDAT") - 4
+        path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    given = Preprocessing(size=16, orientation=policy)
+    assert image_size(path, given) == load_image(path, given).source_size
+    assert image_size(path, given) == ((30, 20) if orientation == 6 and policy == "exif" else (20, 30))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])

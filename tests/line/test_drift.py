@@ -10,7 +10,7 @@ from scipy.stats import binom, ks_2samp
 
 from sprfast.errors import InputError
 from sprfast.line.drift import Drift, needed_scores, watch
-from sprfast.line.health import Tally
+from sprfast.line.health import Counters
 from sprfast.method.threshold import calibrate, manual, verdict
 
 MEDIAN, DEVIATION = 1.678, math.sqrt(2)  # of `scores`
@@ -76,7 +76,7 @@ def test_another_level_or_spread_is_noticed_in_the_first_window(calibrated_on, c
 
 
 def test_defects_above_the_threshold_raise_no_alarm():
-    """Through `Tally`, which shows the watch only parts that passed; 5 % of the parts are
+    """Through `Counters`, which shows the watch only parts that passed; 5 % of the parts are
     defects.
     """
     rng, windows, rate = np.random.default_rng(7), 300, 0.05
@@ -84,10 +84,10 @@ def test_defects_above_the_threshold_raise_no_alarm():
     for _ in range(windows):
         threshold = calibrate(scores(rng, 100), 0.02)
         drift = watch(threshold, 100, rate)
-        tally = Tally(drift)
+        counters = Counters(drift)
         while not drift.report().windows:
             score = float(scores(rng, 1)[0]) if rng.random() > 0.05 else threshold.value * rng.uniform(1.1, 10)
-            tally.answer(verdict(score, threshold), score, None, 0.01)
+            counters.answer(verdict(score, threshold), score, None, 0.01)
         alarms += drift.report().alarms
     assert alarms <= binom.ppf(0.9995, windows, rate)
 

@@ -17,7 +17,14 @@ from sprfast.deploy.export import Request
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 
-OPENERS = ("cpu", "eager", "onnxruntime", "plan", "onnx")  # backends of an Engine, then exports for a Runner
+# Backends of an Engine, then exports for a Runner.
+OPENERS = (
+    "cpu",
+    pytest.param("eager", marks=pytest.mark.process),
+    pytest.param("onnxruntime", marks=pytest.mark.process),
+    "plan",
+    "onnx",
+)
 
 CHILD = """
 import os, signal, sys
@@ -60,7 +67,7 @@ def files(small_model, tmp_path_factory):
     """A model file, which engines open, and the exports."""
     folder = tmp_path_factory.mktemp("fork")
     model_file.save(folder / "model", small_model)
-    paths = dict.fromkeys(OPENERS, folder / "model")
+    paths = dict.fromkeys(("cpu", "eager", "onnxruntime"), folder / "model")
     for name in ("plan", "onnx"):
         if unavailable(name) is None:
             paths[name] = folder / name

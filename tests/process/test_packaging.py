@@ -62,6 +62,7 @@ def wheel(sources):
     return next((sources / "dist").glob("*.whl"))
 
 
+@pytest.mark.build
 @needs_compiler
 def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
     name, _, python, abi, platform = wheel.stem.split("-")
@@ -74,6 +75,7 @@ def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
     assert not [name for name in names if name.endswith((".cpp", ".h", ".txt", ".o")) and "dist-info" not in name]
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.parametrize("instruction_set", ["", "generic"])
 def test_the_installed_wheel_computes(wheel, tmp_path, instruction_set):
@@ -95,6 +97,7 @@ np.testing.assert_allclose(operators.swish(x), x / (1 + np.exp(-x.astype(float))
     )
 
 
+@pytest.mark.build
 @needs_compiler
 def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, pictures, tmp_path):
     exported = tmp_path / "model"
@@ -111,6 +114,7 @@ print(sprfast.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
     assert score == sprfast.load(exported).predict(pictures[0]).pred_score
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
@@ -126,6 +130,7 @@ def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
             assert [name for kind, name in symbols if kind.isupper()] == [f"spr_operators_{each.stem}"]
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 @pytest.mark.parametrize("name", ["dispatch", "generic"])

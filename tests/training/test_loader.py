@@ -8,6 +8,7 @@ import torch
 
 from sprfast.config import Preprocessing
 from sprfast.errors import InputError
+from sprfast.training import loader
 from sprfast.training.loader import BatchOrder, ImageDataset, batches
 
 SIZE = 16
@@ -22,6 +23,10 @@ def paths(tmp_path):
     for path in paths:
         PIL.Image.fromarray(random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)).save(path)
     return paths
+
+
+def wide(path):
+    PIL.Image.new("RGB", (2 * SIZE, SIZE)).save(path)
 
 
 def first(order, count):
@@ -79,19 +84,53 @@ def test_cache_keeps_what_fits_and_no_more(paths):
             dataset[index]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_image_of_another_size_is_an_input_error_in_one_line(paths, workers):
+def test_every_image_is_decoded_once_and_those_held_back_too(paths, monkeypatch):
+    decoded = []
+    load = loader.load_image
+    monkeypatch.setattr(loader, "load_image", lambda path, given: decoded.append(path) or load(path, given))
+    dataset = ImageDataset(paths, PREPROCESSING, held_back=paths[1:2])
+    assert len(dataset) == 4
+    for _ in range(2):
+        assert torch.equal(dataset[1], torch.from_numpy(load(paths[2], PREPROCESSING).pixels))
+    assert decoded == paths
+
+
+def test_image_of_another_size_is_an_input_error_in_one_line(paths):
     PIL.Image.new("RGB", (2 * SIZE, SIZE)).save(paths[3])
-    with pytest.raises(InputError, match=r"3\.png: 16x32 .* 0\.png has 16x16") as caught:
-        taken(paths, 2, workers)
+    with pytest.raises(InputError, match=r"3\.png: 16x32 .* \S*/0\.png has 16x16") as caught:
+        ImageDataset(paths, PREPROCESSING)
     assert "\n" not in str(caught.value)
 
 
+def test_size_that_the_policy_refuses_is_an_input_error(paths):
+    PIL.Image.new("RGB", (9, 8)).save(paths[3])
+    with pytest.raises(InputError, match=r"1 of 5 images cannot be used: .*3\.png: 8x9 .*not square"):
+        ImageDataset(paths, Preprocessing(size=SIZE, size_policy="refuse"))
+
+
+def test_unreadable_files_are_all_named(paths, tmp_path):
+    bad = [tmp_path / f"bad-{index}.png" for index in range(7)]
+    for path in bad:
+        path.write_bytes(paths[0].read_bytes()[:-20])
+    with pytest.raises(InputError) as caught:
+        ImageDataset([*paths, *bad], PREPROCESSING, held_back=bad[:1])
+    message = str(caught.value)
+    assert message.startswith("7 of 12 images cannot be used: ")
+    assert [str(path) in message for path in bad] == [True] * 5 + [False] * 2
+    assert message.endswith("and 2 more")
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_image_that_becomes_unreadable_is_an_input_error_in_one_line(paths, workers):
-    paths[3].write_bytes(paths[3].read_bytes()[:40])
-    with pytest.raises(InputError, match=r"3\.png") as caught:
-        taken(paths, 2, workers)
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(path.read_bytes()[:40]), wide])
+def test_image_that_changes_is_an_input_error_in_one_line(paths, change, workers):
+    dataset, order = ImageDataset(paths, PREPROCESSING, cache_bytes=0), BatchOrder(5, 3, seed=1)
+    change(paths[3])
+    with (
+        pytest.raises(InputError, match=r"3\.png") as caught,
+        batches(dataset, order, workers=workers, pin_memory=False) as stream,
+    ):
+        next(stream), next(stream)
     assert "\n" not in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 anything.
 """
 
-from sprfast.bench.line.soak.soaking import Options, run
+from sprfast.bench.line.soak.options import SoakOptions
+from sprfast.bench.line.soak.soaking import run
 
-__all__ = ["Options", "run"]
+__all__ = ["SoakOptions", "run"]

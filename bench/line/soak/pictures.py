@@ -22,7 +22,7 @@ REJECTED = 0.4  # share of them
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class SoakPictures:
     """Distinct pictures of one size."""
 
     arrays: tuple[npt.NDArray[np.uint8], ...]  # (H, W, 3) RGB
@@ -31,7 +31,7 @@ class Pictures:
     truncated: Path  # half a PNG
 
     @classmethod
-    def create(cls, predictor: Predictor, sources: Sequence[Path] | None, seed: int, folder: Path) -> Pictures:
+    def create(cls, predictor: Predictor, sources: Sequence[Path] | None, seed: int, folder: Path) -> SoakPictures:
         """Pictures from files, or made-up ones of the size of the network's input, and their copies
         in `folder`.
 

@@ -47,7 +47,7 @@ def error_of(kind: Kind | None) -> str | None:
     return name
 
 
-class Plan:
+class FaultPlan:
     """The faults of all producers' frames, one byte a frame; frames are counted over all producers,
     one producer after another.
 
@@ -106,8 +106,3 @@ class Plan:
         numbers = np.flatnonzero(self._codes[start : start + count]).tolist()
         kinds = {number: self.kind(start + number) for number in numbers}
         return {number: kind for number, kind in kinds.items() if isinstance(kind, Fault)}
-
-    def injected(self) -> dict[Kind, int]:
-        """How many frames each kind befalls."""
-        counts = np.bincount(self._codes, minlength=len(KINDS) + 1)[1:].tolist()
-        return dict(zip(KINDS, counts, strict=True))

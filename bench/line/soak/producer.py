@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sprfast.bench.line.soak.ledger import Ledger
-from sprfast.bench.line.soak.pictures import Pictures
-from sprfast.bench.line.soak.plan import LineFault, Plan
+from sprfast.bench.line.soak.answers import AnswerCounts
+from sprfast.bench.line.soak.pictures import SoakPictures
+from sprfast.bench.line.soak.plan import FaultPlan, LineFault
 from sprfast.errors import ClosedError, SprfastError
 from sprfast.line import Line
 from sprfast.line.frames import Frame, FrameFormat
@@ -29,17 +29,24 @@ class Producer(threading.Thread):
         index: of the producer.
         plan: what befalls its frames.
         pictures: that its camera shows in turn.
-        ledger: what is counted.
+        answers: what is counted.
         line: that takes the frames.
         stride: frames from one rest to the next.
         seed: of what spoilt pictures look like.
     """
 
     def __init__(
-        self, index: int, plan: Plan, pictures: Pictures, ledger: Ledger, line: Line, stride: int, seed: int
+        self,
+        index: int,
+        plan: FaultPlan,
+        pictures: SoakPictures,
+        answers: AnswerCounts,
+        line: Line,
+        stride: int,
+        seed: int,
     ) -> None:
         super().__init__(name=f"sprfast-soak-{index}", daemon=True)
-        self._plan, self._pictures, self._ledger, self._line, self._stride = plan, pictures, ledger, line, stride
+        self._plan, self._pictures, self._answers, self._line, self._stride = plan, pictures, answers, line, stride
         height, width = pictures.arrays[0].shape[:2]
         self._camera = SimulatedLine(
             pictures.arrays,
@@ -117,14 +124,14 @@ class Producer(threading.Thread):
         return opened and (kind is not LineFault.DUPLICATE_ID or self._submit(frame.id, index, given))
 
     def _submit(self, id: object, index: int, given: dict[str, Any]) -> bool:
-        self._ledger.expect(index)
+        self._answers.expect(index)
         try:
             future = self._line.submit(id=id, **given)
         except SprfastError as error:
             closed = isinstance(error, ClosedError)
-            self._ledger.refuse(index, closed, str(error))
+            self._answers.refuse(index, closed, str(error))
             return not closed
-        future.add_done_callback(functools.partial(self._ledger.by_future, index))
+        future.add_done_callback(functools.partial(self._answers.by_future, index))
         return True
 
     def _mistake(self, kind: LineFault, frame: Frame) -> dict[str, Any]:

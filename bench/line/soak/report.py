@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,14 +14,12 @@ from rich.table import Table
 
 from sprfast._version import __version__
 from sprfast.bench.line.soak import samples
-from sprfast.bench.line.soak.ledger import Ledger
+from sprfast.bench.line.soak.answers import AnswerCounts
+from sprfast.bench.line.soak.options import SoakOptions
 from sprfast.bench.line.soak.plan import KINDS, TWICE, error_of
-from sprfast.bench.line.soak.samples import Sample
+from sprfast.bench.line.soak.samples import ProcessSample
 from sprfast.engine.predictor import Predictor
 from sprfast.line.health import Health
-
-if TYPE_CHECKING:
-    from sprfast.bench.line.soak.soaking import Options
 
 SCHEMA_VERSION = 1
 # KB for each 1,000 frames that the process may grow by, as the median slope: an allocator grows in
@@ -32,7 +30,7 @@ MEMORY_LIMIT = 1.0
 JUDGED = 20_000
 
 # Key, heading, and what a sample has of it.
-_QUANTITIES: tuple[tuple[str, str, Callable[[Sample], float | None]], ...] = (
+_QUANTITIES: tuple[tuple[str, str, Callable[[ProcessSample], float | None]], ...] = (
     ("memory_kb", "memory, KB", lambda sample: sample.memory_kb),
     ("threads", "threads", lambda sample: sample.threads),
     ("python_threads", "Python threads", lambda sample: sample.python_threads),
@@ -57,31 +55,30 @@ class Swaps:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class SoakOutcome:
     """What a run leaves."""
 
-    options: Options
-    warm_up: int  # frames
+    options: SoakOptions
     complete: bool
     signal: signal.Signals | None  # that ended it early
     drained: bool  # all answers came within the time for it
     hung: bool  # no answer came for too long
     seconds: float
-    ledger: Ledger
+    answers: AnswerCounts
     swaps: Swaps
     health: Health  # of the closed line
-    samples: Sequence[Sample]
+    samples: Sequence[ProcessSample]
     warm: int | None  # the first sample that counts
 
 
-def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any]:
+def document(outcome: SoakOutcome, predictor: Predictor, heap: str) -> dict[str, Any]:
     """The report, plain JSON values.
 
     `trends` has for each quantity its slopes per 1,000 frames after the warm-up (see
     `samples.Trend`), and its first and last value, both taken when the line was at rest; null where
     it is not known. `checks` have a name, whether they held (null: not judged) and what was found.
     """
-    ledger, counted = outcome.ledger, [] if outcome.warm is None else outcome.samples[outcome.warm :]
+    answers, counted = outcome.answers, [] if outcome.warm is None else outcome.samples[outcome.warm :]
     trends = {key: _trend(counted, value) for key, _, value in _QUANTITIES}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -89,14 +86,14 @@ def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any
         "signal": outcome.signal.name if outcome.signal else None,
         "environment": {"sprfast": __version__, "python": platform.python_version(), "platform": platform.platform()},
         "model": dataclasses.asdict(outcome.health.model),
-        "options": dataclasses.asdict(outcome.options) | {"warm_up": outcome.warm_up},
+        "options": dataclasses.asdict(outcome.options) | {"warm_up": outcome.options.warm_up_frames},
         "threshold": predictor.threshold.value if predictor.threshold else None,
         "seconds": outcome.seconds,
-        "frames_per_s": ledger.answered / outcome.seconds,
-        "ids": ledger.counts() | {"answered": ledger.answered, "closed": ledger.closed},
+        "frames_per_s": answers.answered / outcome.seconds,
+        "ids": answers.totals() | {"answered": answers.answered, "closed": answers.closed},
         "verdicts": dict(outcome.health.verdicts),
         "faults": {
-            str(kind): ledger.verdicts[kind] | ({"refused": ledger.refused[kind]} if kind in TWICE else {})
+            str(kind): answers.verdicts[kind] | ({"refused": answers.refused[kind]} if kind in TWICE else {})
             for kind in KINDS
         },
         "swaps": dataclasses.asdict(outcome.swaps),
@@ -109,7 +106,7 @@ def document(outcome: Outcome, predictor: Predictor, heap: str) -> dict[str, Any
             {"name": name, "passed": passed, "found": found}
             for name, passed, found in (*_answers(outcome), *_course(outcome), *_resources(outcome, trends))
         ],
-        "examples": list(ledger.examples),
+        "examples": list(answers.examples),
     }
 
 
@@ -150,9 +147,9 @@ def table(report: dict[str, Any]) -> RenderableType:
     return Group(trends, checks, *notes)
 
 
-def _answers(outcome: Outcome) -> Iterator[Check]:
-    ledger, wrong = outcome.ledger, outcome.ledger.wrong
-    ids = ledger.counts()
+def _answers(outcome: SoakOutcome) -> Iterator[Check]:
+    answers, wrong = outcome.answers, outcome.answers.wrong
+    ids = answers.totals()
     others = wrong["mixed up"] + wrong["unknown"]
     once = not (ids["taken_twice"] or ids["unanswered"] or ids["answered_twice"] or others)
     numbers = f"{ids['taken']} taken; {ids['unanswered']} not answered, {ids['answered_twice']} answered again"
@@ -161,38 +158,37 @@ def _answers(outcome: Outcome) -> Iterator[Check]:
         once,
         f"{numbers}, {ids['taken_twice']} taken again, {others} answers to another id",
     )
-    spoilt = sum(sum(ledger.verdicts[kind].values()) for kind in KINDS if error_of(kind))
+    spoilt = sum(sum(answers.verdicts[kind].values()) for kind in KINDS if error_of(kind))
     missed = f"{wrong['passed']} passed, {wrong['not noticed']} had another answer than their ERROR"
     yield "no fault passes", not (wrong["passed"] or wrong["not noticed"]), f"{spoilt} faults; {missed}"
-    good = sum(sum(verdicts.values()) for kind, verdicts in ledger.verdicts.items() if not error_of(kind))
-    differ = (
-        f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others, relative tolerance {ledger.tolerance:g}"
-    )
+    good = sum(sum(verdicts.values()) for kind, verdicts in answers.verdicts.items() if not error_of(kind))
+    unlike = f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others"
+    differ = f"{unlike}, relative tolerance {answers.tolerance:g}"
     yield (
         "good frames score as they do alone",
         not (wrong["scores"] or wrong["verdicts"]),
         f"{good} good frames; {differ}",
     )
-    again = sum(ledger.refused.values())
-    refusals = f"{again} ids that came again and {ledger.closed} after the end were refused, {wrong['refused']} others"
+    again = sum(answers.refused.values())
+    refusals = f"{again} ids that came again and {answers.closed} after the end were refused, {wrong['refused']} others"
     yield "what is refused is accounted for", not wrong["refused"], refusals
-    yield _counts(outcome, again + ledger.closed + wrong["refused"], ids["taken"])
+    yield _counts(outcome, again + answers.closed + wrong["refused"], ids["taken"])
     swaps = outcome.swaps
     right = swaps.refused == swaps.accepted == swaps.offered == outcome.health.swaps
     broken = f"{swaps.refused} of {swaps.offered} broken models refused"
     yield "models are swapped", right, f"{broken}, {swaps.accepted} equal ones accepted; last reason: {swaps.reason}"
 
 
-def _counts(outcome: Outcome, refused: int, taken: int) -> Check:
-    health, ledger = outcome.health, outcome.ledger
+def _counts(outcome: SoakOutcome, refused: int, taken: int) -> Check:
+    health, answers = outcome.health, outcome.answers
     told = (health.taken, health.refused, sum(health.verdicts.values()), health.callback_failures, health.unanswered)
-    seen = (taken, refused, taken, ledger.failed_callbacks, 0)
+    seen = (taken, refused, taken, answers.failed_callbacks, 0)
     named = "taken, refused, answered, failed callbacks, unanswered"
     return "the line counts right", told == seen, f"{named}: {told}" + ("" if told == seen else f", expected {seen}")
 
 
-def _course(outcome: Outcome) -> Iterator[Check]:
-    missing = [str(kind) for kind in KINDS if not sum(outcome.ledger.verdicts[kind].values())]
+def _course(outcome: SoakOutcome) -> Iterator[Check]:
+    missing = [str(kind) for kind in KINDS if not sum(outcome.answers.verdicts[kind].values())]
     if outcome.options.faults and outcome.complete:
         yield (
             "every kind of fault occurs",
@@ -209,8 +205,8 @@ def _course(outcome: Outcome) -> Iterator[Check]:
     yield "the line does not hang", outcome.drained and not outcome.hung, found
 
 
-def _resources(outcome: Outcome, trends: dict[str, dict[str, float | None]]) -> Iterator[Check]:
-    memory, frames = trends["memory_kb"], outcome.ledger.answered - outcome.warm_up
+def _resources(outcome: SoakOutcome, trends: dict[str, dict[str, float | None]]) -> Iterator[Check]:
+    memory, frames = trends["memory_kb"], outcome.answers.answered - outcome.options.warm_up_frames
     growth, slope, error = memory["median_slope"], memory["slope"], memory["standard_error"]
     told = "not known"
     if growth is not None:
@@ -237,7 +233,7 @@ def _resources(outcome: Outcome, trends: dict[str, dict[str, float | None]]) -> 
             )
 
 
-def _trend(counted: Sequence[Sample], value: Callable[[Sample], float | None]) -> dict[str, float | None]:
+def _trend(counted: Sequence[ProcessSample], value: Callable[[ProcessSample], float | None]) -> dict[str, float | None]:
     found = samples.trend(counted, value)
     first, last = (value(counted[0]), value(counted[-1])) if counted else (None, None)
     fitted = (

@@ -20,7 +20,7 @@ _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's mallopt
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The process at one moment; what this system does not tell is None."""
 
     frames: int  # answered so far
@@ -54,7 +54,7 @@ class Samples:
     """
 
     def __init__(self, most: int) -> None:
-        self._rows = np.full((most, len(dataclasses.fields(Sample))), np.nan)
+        self._rows = np.full((most, len(dataclasses.fields(ProcessSample))), np.nan)
         self.count = 0
 
     def take(self, frames: int, seconds: float, latencies: npt.NDArray[np.float64]) -> None:
@@ -78,10 +78,10 @@ class Samples:
         )
         self.count += 1
 
-    def listed(self) -> list[Sample]:
+    def listed(self) -> list[ProcessSample]:
         """All of them."""
         return [
-            Sample(
+            ProcessSample(
                 int(frames),
                 seconds,
                 _known(memory),
@@ -95,8 +95,8 @@ class Samples:
         ]
 
 
-def trend(samples: Sequence[Sample], value: Callable[[Sample], float | None]) -> Trend | None:
-    """Of one quantity; None where there are fewer than three samples of it."""
+def trend(samples: Sequence[ProcessSample], value: Callable[[ProcessSample], float | None]) -> Trend | None:
+    """Trend of one quantity; None where there are fewer than three samples of it."""
     points = [(sample.frames / 1000, known) for sample in samples if (known := value(sample)) is not None]
     if len({frames for frames, _ in points}) < 3:
         return None

@@ -14,61 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from sprfast.bench.line.soak import pictures, report
-from sprfast.bench.line.soak.ledger import Ledger
-from sprfast.bench.line.soak.pictures import Pictures
-from sprfast.bench.line.soak.plan import Plan
+from sprfast.bench.line.soak.answers import AnswerCounts
+from sprfast.bench.line.soak.options import SoakOptions
+from sprfast.bench.line.soak.pictures import SoakPictures
+from sprfast.bench.line.soak.plan import FaultPlan
 from sprfast.bench.line.soak.producer import Producer
 from sprfast.bench.line.soak.samples import Samples
 from sprfast.engine.predictor import Map, Predictor
-from sprfast.errors import InputError, SprfastError
+from sprfast.errors import SprfastError
 from sprfast.line import Line
 from sprfast.system.signals import Stop, stop_signals
 
 SAMPLES = 100  # over the run, each while nothing is in the line: what it holds then is what stays
 LEAST_STRIDE = 32  # frames of each producer between two samples, so that frames still wait for each other
 SWAPS = 20  # over the run, each of a broken model and of an equal one
-# frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a
-# while
-WARM_UP = 50_000
 DRAIN = 10.0  # seconds for the answers to what was taken before a signal
 PATIENCE = 120.0  # seconds without an answer after which the line hangs
 POLL = 0.02  # seconds
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How long, and how rough.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    frames: int = 100_000
-    faults: float = 0.01  # share of the frames
-    producers: int = 4  # threads that submit
-    warm_up: int | None = None  # frames before the first sample that counts; None: `WARM_UP`, at most half of all
-    seed: int = 0  # of pictures and faults
-
-    def __post_init__(self) -> None:
-        for name, value, least, most in (
-            ("frames", self.frames, 1, 10**9),
-            ("producers", self.producers, 1, 256),
-            ("warm_up", self.warm_up, 0, self.frames - 1),
-            ("faults", self.faults, 0.0, 1.0),
-        ):
-            if value is not None and not least <= value <= most:
-                raise InputError(f"{name}: {value!r} is not allowed, expected {least} to {most}")
-
-    @property
-    def warm_up_frames(self) -> int:
-        """Frames before the first sample that counts."""
-        return min(WARM_UP, self.frames // 2) if self.warm_up is None else self.warm_up
-
-
 def run(
     predictor: Predictor,
     equal: Predictor,
-    options: Options,
+    options: SoakOptions,
     sources: Sequence[Path] | None = None,
     *,
     line_of: Callable[..., Line] = Line,
@@ -99,7 +67,7 @@ def run(
         InputError: a picture cannot be used, or there are too few frames for the faults.
         SprfastError: the model does not pass its self-test here.
     """
-    plan = Plan(options.frames, options.producers, options.faults, options.seed)
+    plan = FaultPlan(options.frames, options.producers, options.faults, options.seed)
     producers: list[Producer] = []
 
     def close_sources() -> None:
@@ -111,19 +79,19 @@ def run(
             on_start(options.frames)
         if on_progress:
             on_progress(0, options.frames, "scoring alone")
-        shown = Pictures.create(predictor, sources, options.seed, Path(folder))
+        shown = SoakPictures.create(predictor, sources, options.seed, Path(folder))
         scores = shown.scores(predictor)
         threshold = pictures.between(scores)
         predictor.scoring_mode = equal.scoring_mode = dataclasses.replace(predictor.scoring_mode, threshold=threshold)
-        ledger = Ledger(plan, scores, pictures.tolerance(predictor), threshold)
-        line = line_of(predictor, ledger.by_callback, timeout=PATIENCE)
+        answers = AnswerCounts(plan, scores, pictures.tolerance(predictor), threshold)
+        line = line_of(predictor, answers.by_callback, timeout=PATIENCE)
         try:
             line.wait_until_started()
             stride = max(LEAST_STRIDE, options.frames // SAMPLES // options.producers)
             producers += [
-                Producer(index, plan, shown, ledger, line, stride, options.seed) for index in range(options.producers)
+                Producer(index, plan, shown, answers, line, stride, options.seed) for index in range(options.producers)
             ]
-            soak = _Soak(options, producers, line, ledger, (predictor, equal), stop, on_progress)
+            soak = _Soak(options, producers, line, answers, (predictor, equal), stop, on_progress)
             soak.work()
         finally:
             line.close(0.0)
@@ -135,15 +103,15 @@ class _Soak:
 
     def __init__(
         self,
-        options: Options,
+        options: SoakOptions,
         producers: Sequence[Producer],
         line: Line,
-        ledger: Ledger,
+        answers: AnswerCounts,
         predictors: tuple[Predictor, Predictor],
         stop: Stop,
         on_progress: Callable[[int, int, str], None] | None,
     ) -> None:
-        self._options, self._producers, self._line, self._ledger = options, producers, line, ledger
+        self._options, self._producers, self._line, self._answers = options, producers, line, answers
         self._predictors, self._stop, self._on_progress = predictors, stop, on_progress
         self._broken = _broken(predictors[1])
         self._swaps = report.Swaps()
@@ -171,17 +139,16 @@ class _Soak:
             gc.unfreeze()
             self._end()
 
-    def outcome(self) -> report.Outcome:
+    def outcome(self) -> report.SoakOutcome:
         """What was found, once the line is closed."""
-        return report.Outcome(
+        return report.SoakOutcome(
             options=self._options,
-            warm_up=self._options.warm_up_frames,
             complete=self._complete,
             signal=self._stop.signal,
             drained=self._drained,
             hung=self._hung,
             seconds=self._seconds,
-            ledger=self._ledger,
+            answers=self._answers,
             swaps=self._swaps,
             health=self._line.health(),
             samples=self._samples.listed(),
@@ -191,7 +158,7 @@ class _Soak:
     def _follow(self) -> bool:
         """Sample and swap until everything is answered; False: the run is over before that."""
         while True:
-            answered = self._ledger.answered
+            answered = self._answers.answered
             if answered != self._moved:
                 self._moved, self._moved_at = answered, time.monotonic()
             self._hung = time.monotonic() - self._moved_at > PATIENCE
@@ -211,10 +178,10 @@ class _Soak:
             time.sleep(POLL)
 
     def _sample(self) -> None:
-        answered = self._ledger.answered
+        answered = self._answers.answered
         if self._warm is None and answered >= self._options.warm_up_frames:
             self._warm = self._samples.count
-        self._samples.take(answered, time.monotonic() - self._began, self._ledger.latencies())
+        self._samples.take(answered, time.monotonic() - self._began, self._answers.latencies())
 
     def _swap(self) -> None:
         """Offer a broken model, and go on with an equal one."""

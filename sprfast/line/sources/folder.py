@@ -104,7 +104,7 @@ class FolderWatch:
                 self._retry.sleep(self._lose(error))
                 continue
             if self._retry.failing:
-                self._note("connected", "the folder can be read again", logging.INFO)
+                self._note("the folder can be read again", logging.INFO)
             self._retry.succeeded()
             for name in whole:
                 if self._retry.closed():
@@ -138,7 +138,7 @@ class FolderWatch:
         known = self._files.get(entry.name)
         if entry.is_symlink():
             if known is None:
-                self._note("passed over", f"{display_name(entry.name)} is a symbolic link")
+                self._note(f"{display_name(entry.name)} is a symbolic link")
             return known or _File((0, 0), now, now, done=True)
         if not entry.is_file(follow_symlinks=False):
             return None
@@ -157,9 +157,8 @@ class FolderWatch:
         """Seconds to wait before the next look."""
         reason = f"the folder cannot be read ({error.strerror or error})"
         if not self._retry.failing:
-            self._note("disconnected", reason)
+            self._note(reason)
         return self._retry.failed(CameraError(f"{display_name(self._folder)}: {reason}"))
 
-    def _note(self, event: str, text: str, level: int = logging.WARNING) -> None:
-        name = display_name(self._folder)
-        _log.log(level, "%s: %s", name, text, extra={"sprfast": {"event": event, "source": name, "reason": text}})
+    def _note(self, text: str, level: int = logging.WARNING) -> None:
+        _log.log(level, "%s: %s", display_name(self._folder), text)

@@ -128,7 +128,7 @@ class Stream:
                 self._ids.reopen()
         picture = self._camera.grab(SLICE)
         if self._retry.failing:
-            self._note("connected", "connected again", logging.INFO)
+            self._note("connected again", logging.INFO)
         self._retry.succeeded()  # not before a call has: a camera may accept connections and drop them
         return picture
 
@@ -138,7 +138,7 @@ class Stream:
         self._release()
         reason = redacted(str(error))
         if first:
-            self._note("disconnected", f"no connection ({reason})")
+            self._note(f"no connection ({reason})")
         if first and had_camera:
             lost = time.monotonic()
             if self._period is not None and self._last is not None:
@@ -149,7 +149,7 @@ class Stream:
 
     def _take(self, picture: Picture) -> Iterator[Frame]:
         if self._stalled:
-            self._note("resumed", f"pictures come again, after {time.monotonic() - self._heard:.3g} s", logging.INFO)
+            self._note(f"pictures come again, after {time.monotonic() - self._heard:.3g} s", logging.INFO)
         self._heard, self._stalled = time.monotonic(), False
         before, counted = self._last, picture.number is not None
         self._last = picture.trigger_time if before is None else max(before, picture.trigger_time)
@@ -179,7 +179,7 @@ class Stream:
         if self._period is None or self._last is None:
             if self._camera and not self._stalled and now - self._heard >= self._timeout:
                 self._stalled = True
-                self._note("stalled", f"no picture for {self._timeout:.3g} s")
+                self._note(f"no picture for {self._timeout:.3g} s")
             return
         count = math.floor((now - self._timeout - self._last) / self._period)
         if count > 0:
@@ -216,10 +216,8 @@ class Stream:
             self._camera.close()
         self._camera = None
 
-    def _note(self, event: str, text: str, level: int = logging.WARNING) -> None:
-        _log.log(
-            level, "%s: %s", self._name, text, extra={"sprfast": {"event": event, "source": self._name, "reason": text}}
-        )
+    def _note(self, text: str, level: int = logging.WARNING) -> None:
+        _log.log(level, "%s: %s", self._name, text)
 
 
 def _is_one_colour(image: Any) -> bool:

@@ -179,7 +179,7 @@ def test_building_the_peers_leaves_the_model_as_it_was(model):
 
 
 def test_report_has_figures_environment_and_parity_of_every_candidate(model, document):
-    assert document["schema_version"] == 6
+    assert document["schema_version"] == 7
     assert document["truth"] == "the plain definition in float64 on the CPU"
     assert document["complete"] is True
     assert document["note"] == "MLPerf-style, not an MLPerf result"

@@ -1,4 +1,3 @@
-import copy
 import json
 import math
 import re
@@ -8,54 +7,11 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from sprfast.bench.core import cases, compare, peers, report_file, scenarios
+from sprfast.bench.core import cases, compare, peers, report_file
 from sprfast.errors import InputError
+from support.bench_reports import KEYS, NAMES, SPEEDS, change, synthetic
 
-NAMES = {scenario.key: scenario.name for scenario in scenarios.ALL}
-KEYS = tuple(NAMES)
-SPEEDS = {"published": 1.0, "eager": 1.5, "cuda_graph_bfloat16": 6.0}
 SLOWER = 1 / 0.85  # in time: 15 % less speed
-
-
-def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
-    """A report of a machine `machine` times slower, each time with lognormal noise; `slowdown` is a
-    factor of time by candidate.
-    """
-    random = np.random.default_rng(seed)
-    candidates = {}
-    for name, speed in SPEEDS.items():
-        time = 0.1 * machine / speed * (slowdown or {}).get(name, 1.0)
-        figures = {key: {"seconds": list(time * random.lognormal(0, noise, rounds)), "rounds": True} for key in KEYS}
-        checks = {name: {"passed": True} for name in ("one_image", "batch")}
-        candidates[name] = {
-            "status": "measured",
-            "precision": "float32",
-            "tolerance": 1e-4,
-            "parity": checks,
-            **figures,
-        }
-    return {
-        "schema_version": cases.SCHEMA_VERSION,
-        "complete": True,
-        "environment": {
-            "date_utc": "2026-11-23",
-            "load_average": 0.1,
-            "torch": "2.13.0",
-            "devices": {"cpu": {"name": "a CPU"}},
-        },
-        "model": {
-            "sha256": "ab" * 32,
-            "network": {"base_width": 64},
-            "schedule": {"levels": [{"t": 1e-3, "draws": 3, "weight": 1.0}], "noise": "gaussian"},
-        },
-        "input": {"height": 192, "width": 192, "samples": 16},
-        "device": "cpu",
-        "timed": "tensor to map",
-        "truth": "the definition",
-        "driver": "rounds",
-        "baseline": "published",
-        "candidates": candidates,
-    }
 
 
 @pytest.fixture
@@ -79,17 +35,6 @@ def give(document, published, eager):
     del document["candidates"]["cuda_graph_bfloat16"]
     document["candidates"]["published"]["offline"]["seconds"] = published
     document["candidates"]["eager"]["offline"]["seconds"] = eager
-
-
-def change(document, path, value):
-    """Put `value` at a dotted path; the ellipsis removes what is there."""
-    *parents, last = path.split(".")
-    for name in parents:
-        document = document[name]
-    if value is ...:
-        del document[last]
-    else:
-        document[last] = value
 
 
 def test_every_candidate_has_a_row_in_every_scenario(pair):
@@ -213,14 +158,6 @@ def test_the_baseline_itself_is_never_slower_only_shown(pair):
     assert (row.basis, row.baseline) == ("absolute", True)
     assert row.speed == pytest.approx(1 / 3, rel=0.05)
     assert found.regressions == []
-
-
-def test_times_that_were_not_taken_in_turns_are_not_paired(pair):
-    for key in KEYS:
-        pair[1]["candidates"]["eager"][key]["rounds"] = False
-        pair[1]["candidates"]["eager"][key]["seconds"] = [0.1] * 7
-    bases = {row.candidate: row.basis for row in compare.compare(*pair, regression=0.5).rows}
-    assert bases == {"published": "absolute", "eager": "absolute", "cuda_graph_bfloat16": "paired"}
 
 
 @pytest.mark.parametrize(
@@ -351,82 +288,7 @@ def test_table_says_when_there_is_no_regression_and_takes_no_name_for_markup(pai
     assert "[/torch]" in text
 
 
-def test_a_report_is_read_as_it_was_written(tmp_path, pair):
-    path = tmp_path / "report.json"
-    report_file.write(pair[0], path)
-    assert report_file.load(path) == pair[0]
-    pair[0]["candidates"]["eager"] |= {"status": "not measured", "parity": None, **dict.fromkeys(KEYS)}
-    report_file.write(pair[0], path)
-    assert report_file.load(str(path)) == pair[0]
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b'{"schema_version": 1' + b"0" * 5000 + b"}"]
-)
-def test_what_is_not_json_is_refused(tmp_path, content):
-    path = tmp_path / "old.json"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"old\.json: is not JSON"):
-        report_file.load(path)
-
-
-def test_a_missing_file_a_folder_and_a_document_that_is_no_object_are_refused(tmp_path):
-    (tmp_path / "old.json").write_text("[1]")
-    for path, message in (
-        ("absent.json", "cannot be read"),
-        (".", "cannot be read"),
-        ("old.json", "schema_version: is missing"),
-    ):
-        with pytest.raises(InputError, match=f"{(tmp_path / path).name}: {message}"):
-            report_file.load(tmp_path / path)
-
-
-REQUIRED = (
-    *("schema_version", "complete", "environment", "model", "model.sha256", "model.network", "model.schedule"),
-    *("input.height", "input.width", "input.samples", "device", "timed", "truth", "baseline", "candidates"),
-    *(f"candidates.eager.{name}" for name in ("status", "precision", "tolerance", "parity", "parity.batch.passed")),
-    *(f"candidates.eager.{name}" for name in ("offline", "offline.seconds", "offline.rounds")),
-)
-
-
-@pytest.mark.parametrize("path", REQUIRED)
-def test_a_missing_field_and_one_of_another_kind_are_named(tmp_path, pair, path):
-    for value, message in (("1e-4" if path.endswith("tolerance") else -0.5, r"[.a-z0-9]*: "), (..., ": is missing")):
-        change(pair[0], path, value)
-        report_file.write(pair[0], tmp_path / "old.json")
-        with pytest.raises(InputError, match=rf"old\.json: {path}{message}"):
-            report_file.load(tmp_path / "old.json")
-
-
-@pytest.mark.parametrize("version", [1, cases.SCHEMA_VERSION - 1, cases.SCHEMA_VERSION + 1])
-def test_another_schema_version_is_refused_and_both_are_named(tmp_path, pair, version):
-    pair[0]["schema_version"] = version
-    report_file.write(pair[0], tmp_path / "old.json")
-    with pytest.raises(
-        InputError, match=rf"old\.json: schema_version: {version} cannot be read, only {cases.SCHEMA_VERSION};"
-    ):
-        report_file.load(tmp_path / "old.json")
-
-
-@pytest.mark.parametrize("value", [0, 0.0, -1.0, math.nan, math.inf, -math.inf, True, None, "0.1", [], 10**400, 1e-300])
-def test_a_time_that_is_no_positive_number_is_named(tmp_path, pair, value):
-    pair[0]["candidates"]["eager"]["offline"]["seconds"][7] = value
-    (tmp_path / "old.json").write_text(json.dumps(pair[0]))
-    with pytest.raises(
-        InputError, match=r"old\.json: candidates\.eager\.offline\.seconds: .* is not allowed, only positive numbers"
-    ):
-        report_file.load(tmp_path / "old.json")
-
-
-def test_no_times_and_rounds_that_do_not_pair_are_named(tmp_path, pair):
-    for seconds, message in (([], "an empty list is not allowed"), ([0.1] * 29, "29 rounds, but the baseline has 30")):
-        document = copy.deepcopy(pair[0])
-        document["candidates"]["eager"]["offline"]["seconds"] = seconds
-        report_file.write(document, tmp_path / "old.json")
-        with pytest.raises(InputError, match=rf"old\.json: candidates\.eager\.offline\.seconds: {message}"):
-            report_file.load(tmp_path / "old.json")
-
-
+@pytest.mark.clock
 def test_two_runs_of_the_same_code_are_no_regression(small_model, tmp_path):
     for name in ("old.json", "new.json"):
         document = cases.run(

@@ -17,7 +17,7 @@ from sprfast.data import datasets as data
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import evaluate as evaluation
-from support import simulated
+from support import simulated_clock
 from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
@@ -378,7 +378,7 @@ def test_where_nothing_holds_the_reason_says_what_would(points, reason):
 
 @pytest.mark.parametrize(("service", "late"), [(0.3, 0), (0.39, 0), (0.41, 25)])
 def test_verify_counts_the_batches_that_are_late(service, late):
-    clock, seen = simulated.Clock(), []
+    clock, seen = simulated_clock.Clock(), []
 
     def answer(index):
         seen.append(index)
@@ -413,7 +413,7 @@ def test_section_without_a_period_measures_the_cross_and_recommends_nothing(smal
 
 
 def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, given, category, monkeypatch):
-    monkeypatch.setattr(arrivals, "WallClock", simulated.Clock)
+    monkeypatch.setattr(arrivals, "WallClock", simulated_clock.Clock)
     told = []
     into = section(
         small_model,

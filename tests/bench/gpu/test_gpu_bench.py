@@ -15,7 +15,6 @@ import torch
 from sprfast.bench.core import peers, timing
 from sprfast.bench.gpu import calls, operators, passes, roofline, waterfall
 from sprfast.bench.gpu import check as gpu_check
-from sprfast.bench.gpu.predictions import PREDICTIONS, predicted
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
@@ -277,15 +276,6 @@ def test_limit_interrupts_and_leaves_other_alarms_as_they_were():
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == alarm
 
 
-def test_predictions_stand_beside_their_batches_only():
-    assert predicted("cuda_graph_bfloat16", 1)["us_per_image"] == [500.0, 700.0]
-    assert predicted("cuda_graph_bfloat16", 32)["for_images"] == 16
-    assert predicted("cuda_graph_float32", 1) is None
-    assert predicted("convolutions", 1) is None
-    names = {candidate.name for candidate in waterfall.CANDIDATES}
-    assert {each.name for each in PREDICTIONS} <= names | {"convolutions"}
-
-
 @interpreted
 def test_dry_run_writes_every_report(dry_run):
     folder, printed = dry_run
@@ -324,8 +314,7 @@ def test_dry_run_checks_our_kernels(dry_run):
         assert "CUDA" in entries["cuda_graph_bfloat16"]["reason"]
         assert "CUDA" in entries["compile_bfloat16"]["reason"]
     rows = json.loads((folder / "summary.json").read_text())["waterfall"]
-    predictions = {row["candidate"] for row in rows if row["predicted"]}
-    assert predictions == {"cuda_graph_bfloat16"}  # of one image
+    assert {row["candidate"] for row in rows} >= {"triton_bfloat16", "cuda_graph_bfloat16"}
 
 
 def test_check_refuses_a_folder_with_old_results(tmp_path, capsys):

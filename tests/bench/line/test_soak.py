@@ -3,7 +3,6 @@ anything is named.
 """
 
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from sprfast.errors import InputError, OverloadedError
 from sprfast.line import Line
 from sprfast.line.sources import Fault
 
-OPTIONS = soak.Options(frames=120, faults=0.4, producers=3)
+OPTIONS = soak.SoakOptions(frames=120, faults=0.4, producers=3)
 PATIENCE = 60.0
 
 needs_proc = pytest.mark.skipif(samples.unavailable() is not None, reason=str(samples.unavailable()))
@@ -78,13 +77,13 @@ def test_an_export_is_soaked_as_a_model_is(small_model, tmp_path):
 
     path = tmp_path / "model.onnx"
     export.export(small_model, path, export.Request("onnx"))
-    document = soak.run(sprfast.load(path), sprfast.load(path), soak.Options(frames=60, faults=0.3, producers=2))
+    document = soak.run(sprfast.load(path), sprfast.load(path), soak.SoakOptions(frames=60, faults=0.3, producers=2))
     assert failed(document) == []
     assert document["model"] == {"sha256": small_model.sha256, "backend": "onnxruntime", "precision": "float32"}
 
 
 def test_images_of_ones_own(engines, pictures):
-    document = soak.run(*engines, soak.Options(frames=60, faults=0.3, producers=2), pictures)
+    document = soak.run(*engines, soak.SoakOptions(frames=60, faults=0.3, producers=2), pictures)
     assert failed(document) == []
     assert document["verdicts"]["REJECT"] > 0
 
@@ -125,7 +124,7 @@ class MixedUp(Line):
 class Refuses(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._tally.refuse()
+            self._counters.refuse()
             raise OverloadedError("no")
         return super().submit(image, id, *given, **named)
 
@@ -133,7 +132,7 @@ class Refuses(Line):
 class Miscounts(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._tally.take()
+            self._counters.take()
         return super().submit(image, id, *given, **named)
 
 
@@ -248,7 +247,7 @@ def test_a_signal_ends_it_with_all_that_was_taken_answered(engines, after):
             sent.append(what)
             signal.raise_signal(signal.SIGTERM)
 
-    document = soak.run(*engines, soak.Options(frames=100_000), on_progress=on_progress)
+    document = soak.run(*engines, soak.SoakOptions(frames=100_000), on_progress=on_progress)
     assert (document["complete"], document["signal"], report.exit_code(document)) == (False, "SIGTERM", 143)
     assert failed(document) == []
     assert after <= document["ids"]["taken"] < 100_000
@@ -333,7 +332,7 @@ def test_images_of_several_sizes_are_refused(engines, pictures, tmp_path):
 
 
 def test_a_plan_has_every_kind_and_says_where():
-    made = plan.Plan(103, 4, 0.5, seed=1)
+    made = plan.FaultPlan(103, 4, 0.5, seed=1)
     assert made.counts == [26, 26, 26, 25]
     kinds = [made.kind(frame) for frame in range(103)]
     assert sum(kind is not None for kind in kinds) == 52
@@ -345,58 +344,11 @@ def test_a_plan_has_every_kind_and_says_where():
         assert made.camera_faults(index) == {number: kind for number, kind in enumerate(own) if isinstance(kind, Fault)}
     for unknown in ("soak4-0", "soak3-25", "soak0-1@2", "part", 7):
         assert made.place(unknown) is None
-    assert not any(plan.Plan(103, 4, 0.0, 1).kind(frame) for frame in range(103))
+    assert not any(plan.FaultPlan(103, 4, 0.0, 1).kind(frame) for frame in range(103))
 
 
 def test_what_a_camera_spoils_must_not_pass():
     assert {kind for kind in Fault if plan.error_of(kind)} == {kind for kind in Fault if kind.spoils}
-
-
-def test_slopes_are_those_of_least_squares():
-    random = np.random.default_rng(0)
-    frames = np.arange(0, 20_000, 500)
-    memory = 5e5 + 0.003 * frames + random.normal(0, 7, len(frames))
-    taken = [samples.Sample(int(x), 0.0, float(y), None, 1, 3, None, None) for x, y in zip(frames, memory, strict=True)]
-    found = samples.trend(taken, lambda sample: sample.memory_kb)
-    (slope, _), covariance = np.polyfit(frames / 1000, memory, 1, cov=True)
-    assert (found.slope, found.standard_error) == pytest.approx((slope, covariance[0, 0] ** 0.5))
-    assert found.median_slope == pytest.approx(3, rel=0.1)
-    assert samples.trend(taken, lambda sample: sample.threads) is None
-    assert samples.trend(taken[:2], lambda sample: sample.memory_kb) is None
-
-
-def test_a_step_is_no_growth():
-    frames = np.arange(0, 100_000, 500)
-    once, again = (np.where(frames < 30_000, 0, 128), 128 * (frames // 10_000))
-    slopes = []
-    for memory in (once, again):
-        taken = [
-            samples.Sample(int(x), 0.0, float(y), None, 1, 3, None, None) for x, y in zip(frames, memory, strict=True)
-        ]
-        slopes.append(samples.trend(taken, lambda sample: sample.memory_kb).median_slope)
-    assert slopes == pytest.approx([0, 12.8], abs=0.2)
-
-
-@needs_proc
-def test_a_sample_tells_what_the_process_holds():
-    latencies = np.arange(1, 101) / 1000
-    taken = samples.Samples(2)
-    taken.take(0, 0.0, latencies)
-    held, release = mmap.mmap(-1, 16 * 2**20), threading.Event()
-    held.write(b"1" * len(held))
-    thread = threading.Thread(target=release.wait)
-    thread.start()
-    with open(os.devnull):
-        taken.take(1, 1.0, latencies[:0])
-    release.set()
-    thread.join()
-    held.close()
-    before, after = taken.listed()
-    assert (before.frames, before.p50_ms, before.p99_ms) == pytest.approx((0, 50, 99))
-    assert after.memory_kb - before.memory_kb == pytest.approx(16 * 1024, abs=2048)
-    grown = [getattr(after, name) - getattr(before, name) for name in ("threads", "python_threads", "descriptors")]
-    assert grown == [1, 1, 1]
-    assert (after.frames, after.p50_ms, after.p99_ms) == (1, None, None)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +360,8 @@ def test_memory_is_judged_on_long_runs(slope, frames, passed):
     trends = {key: unknown for key, _, _ in report._QUANTITIES}
     trends["memory_kb"] = unknown | {"slope": 1.0, "standard_error": 0.1, "median_slope": slope}
     trends["descriptors"] = unknown | {"first": 5, "last": 6}
-    outcome = SimpleNamespace(ledger=SimpleNamespace(answered=frames + 100), warm_up=100, complete=True)
+    options, answers = soak.SoakOptions(warm_up=100), SimpleNamespace(answered=frames + 100)
+    outcome = SimpleNamespace(answers=answers, options=options, complete=True)
     held = {name: result for name, result, _ in report._resources(outcome, trends)}
     assert held["memory does not grow"] is passed
     assert (held["threads do not grow"], held["descriptors do not grow"]) == (None, False)

@@ -161,7 +161,6 @@ def synthetic():
         "work": "maps",
         "timed": "from tensor to map",
         "truth": peers.TRUTH,
-        "driver": "rounds",
         "seconds_per_scenario": 30.0,
         "baseline": "published",
         "ceilings": ceilings | {"gflop_per_image": 0.36, "least_mb_per_image": {"float32": 21.4}},
@@ -390,7 +389,7 @@ def test_every_text_of_a_report_is_escaped(document):
     changed["settings"]["points"] += [{**point, "candidate": HOSTILE} for point in changed["settings"]["points"]]
     changed["recommendation"] |= {"reason": HOSTILE, "candidate": HOSTILE}
     changed["environment"] |= {"cpu": HOSTILE, HOSTILE: HOSTILE, "devices": {"cpu": {"name": HOSTILE}}}
-    changed |= {"timed": HOSTILE, "note": HOSTILE, "driver": HOSTILE, "work": HOSTILE}
+    changed |= {"timed": HOSTILE, "note": HOSTILE, "work": HOSTILE}
     found = Page(page.render(changed))
     assert found.open == []
     assert not {"script", "img"} & set(found.tags)
@@ -423,7 +422,7 @@ def test_what_a_report_has_no_data_for_is_left_out_with_the_reason(document, ren
 
 
 def test_a_damaged_report_has_no_page(document):
-    for key in ("candidates", "environment", "input", "model", "driver", "ceilings", "settings", "recommendation"):
+    for key in ("candidates", "environment", "input", "model", "ceilings", "settings", "recommendation"):
         with pytest.raises(KeyError, match=key):
             page.render({name: each for name, each in document.items() if name != key})
 

@@ -63,22 +63,39 @@ def arrays_of(operator):
     return [name for name in inspect.signature(getattr(operators, operator)).parameters if name not in PARAMETERS]
 
 
+# One array of each kind: a parameter, a feature map, scratch memory, and those that tell sizes.
+KINDS_OF_ARRAYS = [
+    ("conv3x3", "bias"),
+    ("conv3x3", "raw"),
+    ("conv3x3", "space"),
+    ("perturb_conv3x3", "std"),
+    ("perturb_conv3x3", "noise"),
+    ("anomaly_map", "rows"),
+]
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_array_that_is_not_contiguous_float32(fault):
+    for operator, name in KINDS_OF_ARRAYS:
+        refuse(operator, name, **{name: fault(passed(operator)[name])})
+
+
 @pytest.mark.parametrize(
     ("operator", "name"), [(operator, name) for operator in OPERATORS for name in arrays_of(operator)]
 )
-def test_array_that_is_not_contiguous_float32(operator, name, fault):
-    refuse(operator, name, **{name: fault(passed(operator)[name])})
+def test_every_array_is_checked(operator, name):
+    for fault in ("float64", "strided", "list", "one-dimension-more"):
+        refuse(operator, name, **{name: FAULTS[fault](passed(operator)[name])})
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_array_of_a_source_that_is_not_contiguous_float32(index, fault):
+def test_array_of_a_source_that_is_not_contiguous_float32(index):
     sources = passed("conv3x3")["sources"]
     for field in ("raw", "affine", "embedding"):
-        changed = fault(getattr(sources[index], field))
-        if field != "embedding" or changed is not None:  # a source may have none
-            refuse("conv3x3", rf"sources\[{index}\]\.{field}", sources=replaced(sources, index, **{field: changed}))
+        for fault in FAULTS.values():
+            changed = fault(getattr(sources[index], field))
+            if field != "embedding" or changed is not None:  # a source may have none
+                refuse("conv3x3", rf"sources\[{index}\]\.{field}", sources=replaced(sources, index, **{field: changed}))
 
 
 def replaced(sources, index, **changes):
@@ -212,9 +229,10 @@ def test_first_weight_that_cannot_be_packed(shape):
         operators.pack_perturb(np.zeros(shape, dtype=np.float32))
 
 
-@pytest.mark.parametrize(
-    "fault", [fault for name, fault in FAULTS.items() if name not in ("one-dimension-more", "no-dimension", "empty")]
-)
+PACKED = {name: fault for name, fault in FAULTS.items() if name not in ("one-dimension-more", "no-dimension", "empty")}
+
+
+@pytest.mark.parametrize("fault", PACKED.values(), ids=PACKED)
 def test_fault_of_what_is_packed_or_activated(fault):
     with pytest.raises(ValueError, match=r"^weight: "):
         operators.pack_conv3x3(fault(np.zeros((32, 32, 3, 3), dtype=np.float32)))

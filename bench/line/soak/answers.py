@@ -1,0 +1,150 @@
+"""What became of every frame of a soak run, in memory that does not grow."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import numpy.typing as npt
+
+from sprfast.bench.line.soak.plan import KINDS, TWICE, FaultPlan, Kind, LineFault, error_of
+from sprfast.line import Answer
+from sprfast.line.health import kind_of
+from sprfast.method.threshold import Threshold, Verdict, verdict
+
+RECENT = 1000  # good frames answered last, whose latencies are known
+EXAMPLES = 5  # that are told of what went wrong
+
+
+class InjectedError(Exception):
+    """What a callback raises on purpose."""
+
+
+class AnswerCounts:
+    """Counts what is submitted and answered, and compares.
+
+    `expect` and `refuse` are called by the thread whose frame it is, `by_future` and `by_callback`
+    by the line.
+
+    Args:
+        plan: what befalls the frames.
+        scores: of the pictures, which come in turn.
+        tolerance: relative, of a score.
+        threshold: that the line's verdicts come from.
+    """
+
+    def __init__(
+        self, plan: FaultPlan, scores: npt.NDArray[np.float64], tolerance: float, threshold: Threshold
+    ) -> None:
+        self._plan, self._scores, self.tolerance, self._threshold = plan, scores, tolerance, threshold
+        frames = sum(plan.counts)
+        self._taken, self._futures, self._callbacks = bytearray(frames), bytearray(frames), bytearray(frames)
+        self.answered = 0  # callbacks
+        self.verdicts = {kind: dict.fromkeys(map(str, Verdict), 0) for kind in (None, *KINDS)}  # None: good frames
+        self.refused = dict.fromkeys(KINDS, 0)  # ids that came again
+        self.closed = 0  # frames that came when the line was closed
+        self.failed_callbacks = 0
+        self.wrong: dict[str, int] = collections.defaultdict(int)  # what must not be, by what it is
+        self.examples: list[str] = []
+        self._lock = threading.Lock()  # of what producers count
+        self._latencies = np.zeros(RECENT)
+        self._scored = 0
+
+    def expect(self, frame: int) -> None:
+        """It is about to be submitted."""
+        self._taken[frame] = min(self._taken[frame] + 1, 255)
+
+    def refuse(self, frame: int, closed: bool, reason: str) -> None:
+        """It was not taken."""
+        self._taken[frame] -= 1
+        kind = self._plan.kind(frame)
+        again = kind is not None and kind in TWICE and self._taken[frame]
+        with self._lock:
+            if closed:
+                self.closed += 1
+            elif kind and again:
+                self.refused[kind] += 1
+        if not closed and not again:
+            self._note("refused", f"frame {frame} was refused: {reason}")
+
+    def by_future(self, frame: int, future: Future[Answer]) -> None:
+        """Its future is done."""
+        self._futures[frame] = min(self._futures[frame] + 1, 255)
+        place = self._plan.place(future.result().id)
+        if place is None or place[0] != frame:
+            self._note("mixed up", f"the future of frame {frame} has the answer to {future.result().id!r}")
+
+    def by_callback(self, answer: Answer) -> None:
+        """The line's callback.
+
+        Raises:
+            InjectedError: the plan says so.
+        """
+        self.answered += 1
+        place = self._plan.place(answer.id)
+        if place is None:
+            self._note("unknown", f"an answer to {answer.id!r}, which was not submitted")
+            return
+        frame, number = place
+        self._callbacks[frame] = min(self._callbacks[frame] + 1, 255)
+        kind = self._plan.kind(frame)
+        self.verdicts[kind][str(answer.verdict)] += 1
+        error = "closed" if self._closing(answer) else error_of(kind)
+        if error:
+            self._check_error(frame, kind, answer, error)
+        else:
+            self._check_score(frame, number, answer)
+        if kind is LineFault.FAILING_CALLBACK:
+            self.failed_callbacks += 1
+            raise InjectedError(f"callback of frame {frame}")
+
+    def latencies(self) -> npt.NDArray[np.float64]:
+        """Seconds from trigger to answer of the good frames answered last."""
+        return self._latencies[: min(self._scored, RECENT)].copy()
+
+    def totals(self) -> dict[str, int]:
+        """How many ids were taken, and how many were answered other than once, or without having
+        been taken.
+        """
+        taken, futures, callbacks = (
+            np.frombuffer(each, np.uint8) for each in (self._taken, self._futures, self._callbacks)
+        )
+        return {
+            "taken": int(taken.sum()),
+            "taken_twice": int((taken > 1).sum()),
+            "unanswered": int(((futures < taken) | (callbacks < taken)).sum()),
+            "answered_twice": int(((futures > taken) | (callbacks > taken)).sum()),
+        }
+
+    @staticmethod
+    def _closing(answer: Answer) -> bool:
+        return answer.error is not None and kind_of(answer.error) == "closed"
+
+    def _check_error(self, frame: int, kind: Kind | None, answer: Answer, error: str) -> None:
+        got = None if answer.error is None else kind_of(answer.error)
+        if answer.verdict is not Verdict.ERROR or got != error:
+            what = "passed" if answer.verdict is Verdict.PASS else "not noticed"
+            self._note(
+                what,
+                f"frame {frame}, {kind}: {answer.verdict} ({answer.result.reason}), expected ERROR of kind {error}",
+            )
+
+    def _check_score(self, frame: int, number: int, answer: Answer) -> None:
+        expected, score = self._scores[number % len(self._scores)], answer.result.pred_score
+        self._latencies[self._scored % RECENT] = answer.seconds
+        self._scored += 1
+        if not abs(score - expected) <= self.tolerance * abs(expected):  # NaN is wrong
+            self._note("scores", f"frame {frame}: score {score!r} ({answer.result.reason}), alone {expected!r}")
+        elif answer.verdict is not verdict(score, self._threshold):
+            self._note(
+                "verdicts",
+                f"frame {frame}: {answer.verdict} at a score of {score!r}, threshold {self._threshold.value!r}",
+            )
+
+    def _note(self, what: str, example: str) -> None:
+        with self._lock:
+            self.wrong[what] += 1
+            if len(self.examples) < EXAMPLES:
+                self.examples.append(example)

@@ -1,0 +1,207 @@
+"""The command `calibrate`: thresholds from good images, or by hand, and the settings that a model
+file holds beside the published one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sprfast.cli import console, options
+from sprfast.cli.options import BackendName, Device, Json, Levels, ModelOrExport, PrecisionName, Runtime
+from sprfast.config import Schedule
+from sprfast.data import datasets
+from sprfast.engine.predictor import Predictor
+from sprfast.errors import InputError
+from sprfast.evaluation import calibration
+from sprfast.formats import export as export_file
+from sprfast.method import threshold
+from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
+
+if TYPE_CHECKING:
+    from sprfast.formats.model import Model
+
+
+def calibrate(
+    model: ModelOrExport,
+    good: Annotated[
+        Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")
+    ] = None,
+    false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
+    false_pixel_rate: Annotated[
+        float | None, typer.Option(help="Share of a good part's pixels that may be marked.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
+    setting: Annotated[
+        str, typer.Option(help="published; single or field, which are fitted; or a new one with --level.")
+    ] = "published",
+    fit: Annotated[
+        Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
+    ] = None,
+    level: Levels = None,
+    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, signs or none.")] = "gaussian",
+    field: Annotated[
+        bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")
+    ] = False,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Of a new setting: weigh its levels alike over good images.")
+    ] = False,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "float32",
+    device: Device = None,
+    json_: Json = False,
+) -> None:
+    """Set the threshold of a model or an export from held-back good images by the conformal
+    quantile, or by hand.
+    """
+    if noise == "antithetic":  # which a stored schedule may still have
+        raise InputError("--noise antithetic: is gone, since it gained nothing; choose from gaussian, signs, none")
+    if noise != "gaussian" and not level:
+        raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
+    schedule = options.schedule(level, noise) if level else None
+    request = Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
+    summary = calibrate_file(model, request, Runtime(backend, device, precision))
+    console.emit(summary, json_, lambda: console.fields_table(summary))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to calibrate, and on what."""
+
+    good: Path | None  # folder of good images; None: the threshold is `by_hand`
+    false_reject_rate: float = 0.001
+    # None: where the score has an error field, that of rejects; else the map has no threshold
+    false_pixel_rate: float | None = None
+    by_hand: float | None = None
+    setting: str = PUBLISHED
+    fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
+    # of a new setting; None: the setting is one of `calibration.SETTINGS`
+    schedule: Schedule | None = None
+    field: bool = False  # of a new setting: its score is divided by an error field
+    # of a new setting: its levels are weighted so that their error maps have one mean over good
+    # images
+    balance: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_gone(self.setting)
+        if (self.good is None) == (self.by_hand is None):
+            raise InputError("calibrate: give either GOOD_DIR or --threshold")
+        if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
+            raise InputError("calibrate: a --threshold by hand goes without --fit, --level and --false-pixel-rate")
+        if self.setting == PUBLISHED and (self.fit or self.schedule):
+            raise InputError(
+                "calibrate: --fit and --level are for a --setting other than the published one, which has nothing to "
+                "fit"
+            )
+        if (self.field or self.balance) and not self.schedule:
+            raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
+
+
+def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+    """Store a threshold, or a setting with one, in a model file or an export, and describe what was
+    stored.
+    """
+    if export_file.kind(path) != "model":
+        return _calibrate_export(path, request, runtime)
+    from sprfast.formats import model as model_file
+
+    model = model_file.load(path)
+    used: dict[str, Any] = {}
+    name = request.setting
+    if request.by_hand is not None:
+        model = _stored(
+            model,
+            name,
+            dataclasses.replace(model.using(name).scoring_mode, threshold=threshold.manual(request.by_hand)),
+        )
+    else:
+        made, backend = _made(model, request, runtime)
+        model = _stored(model, name, made)
+        used["backend"] = backend
+    model_file.save(path, model)
+    return {"model": str(path), "setting": name, **model.using(name).scoring_mode.summary(), **used}
+
+
+def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
+    """The setting that is asked for, fitted and calibrated, and the backend that was used."""
+    assert request.good is not None  # the caller checks it
+    paths = datasets.image_files([request.good])
+    if request.setting == PUBLISHED:
+        predictor = runtime.engine(model)
+        return _calibrated(predictor, paths, request), predictor.backend
+    schedule, field = _recipe(request)
+    if not (field or request.balance):
+        if request.fit:
+            raise InputError(f"--fit: setting {request.setting} has nothing to fit")
+        predictor = runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
+        return _calibrated(predictor, paths, request), predictor.backend
+    fit, good = (datasets.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
+    _require_disjoint(fit, good)
+
+    def predictor_of(schedule: Schedule) -> Predictor:
+        return runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
+
+    if request.balance:
+        schedule = calibration.balanced(predictor_of, schedule, fit)
+    mode = ScoringMode(schedule)
+    if field:
+        with console.counter("fitting") as on_image:
+            mode = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
+    predictor = runtime.engine(dataclasses.replace(model, scoring_mode=mode))
+    return _calibrated(predictor, good, request), predictor.backend
+
+
+def _recipe(request: Request) -> tuple[Schedule, bool]:
+    """Schedule of the setting that is asked for, and whether it has an error field."""
+    if request.schedule:
+        return request.schedule, request.field
+    if request.setting not in calibration.SETTINGS:
+        known = ", ".join((PUBLISHED, *calibration.SETTINGS))
+        raise InputError(f"--setting {request.setting}: known are {known}; give --level to make another one")
+    return calibration.SETTINGS[request.setting]
+
+
+def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
+    pixels = request.false_pixel_rate
+    if pixels is None and predictor.scoring_mode.error_field is not None:
+        pixels = request.false_reject_rate
+    with console.counter("calibrating") as on_image:
+        return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
+
+
+def _stored(model: Model, name: str, made: ScoringMode) -> Model:
+    """The model with a setting of this name."""
+    if name == PUBLISHED:
+        return dataclasses.replace(model, scoring_mode=made)
+    return dataclasses.replace(model, scoring_modes={**model.scoring_modes, name: made})
+
+
+def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+    if request.setting != PUBLISHED:
+        raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
+    exported = export_file.read(path)
+    used: dict[str, Any] = {}
+    if request.by_hand is not None:
+        mode = dataclasses.replace(exported.metadata.scoring_mode, threshold=threshold.manual(request.by_hand))
+    else:
+        assert request.good is not None  # `Request` checks it
+        runner = runtime.open(path)
+        used["backend"] = runner.backend
+        mode = _calibrated(runner, datasets.image_files([request.good]), request)
+    export_file.write(
+        path, dataclasses.replace(exported, metadata=dataclasses.replace(exported.metadata, scoring_mode=mode))
+    )
+    return {"model": str(path), **mode.summary(), **used}
+
+
+def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
+    """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
+    both = {datasets.digest(path) for path in fit} & {datasets.digest(path) for path in good}
+    if both:
+        raise InputError(
+            f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others"
+        )

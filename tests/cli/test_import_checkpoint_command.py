@@ -1,0 +1,17 @@
+"""The command `import`."""
+
+import torch
+
+from sprfast.formats import model as model_file
+
+
+def test_import_accepts_a_module_prefix_and_refuses_other_pickles(run, small_model, tmp_path):
+    checkpoint, output = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    torch.save({f"module.{name}": value for name, value in small_model.weights.items()}, checkpoint)
+    assert run("import", checkpoint, "-o", output)[0] == 0
+    assert model_file.load(output).sha256 == small_model.sha256
+    checkpoint.write_bytes(b"not a checkpoint")
+    code, _, err = run("import", checkpoint, "-o", output)
+    assert code == 2
+    assert "a.pth" in err
+    assert model_file.load(output).sha256 == small_model.sha256

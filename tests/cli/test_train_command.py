@@ -1,0 +1,119 @@
+"""The command `train`, and the signals that stop it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sprfast.formats import model as model_file
+from support import ROOT
+from support.command_line import TRAIN
+
+
+def test_train_evaluate_and_predict_end_to_end(run, data_set, tmp_path):
+    model = tmp_path / "bolt.safetensors"
+    code, out, _ = run("train", data_set, "--category", "bolt", "-o", model, *TRAIN, "--json")
+    assert code == 0
+    assert json.loads(out)["provenance"]["steps"] == 2
+    figure = tmp_path / "figure.png"
+    code, out, err = run("evaluate", model, data_set, "--category", "bolt", "--figure", figure, "--json")
+    row = json.loads(out)["categories"][0]
+    assert code == 0
+    assert 0 <= row["image_AUROC"] <= 1
+    assert set(row["kinds"]) == {"dent"}
+    assert PIL.Image.open(figure).width > 100
+    assert str(figure) in err
+
+
+def test_category_all_trains_and_evaluates_each_and_gives_the_mean(run, data_set, tmp_path):
+    code, out, _ = run("train", data_set, "--category", "all", "-o", tmp_path / "models", *TRAIN, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert [row["category"] for row in document["categories"]] == ["bolt", "nut"]
+    assert document["mean"]["image_AUROC"] == pytest.approx(
+        np.mean([row["image_AUROC"] for row in document["categories"]])
+    )
+    code, again, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all", "--json")
+    assert json.loads(again)["mean"] == document["mean"]
+    _, table, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all")
+    assert "mean" in table
+
+
+def test_a_stop_in_this_process_leaves_a_checkpoint_to_resume_from(run, data_set, tmp_path, monkeypatch):
+    """The smoke case of the test below: one signal, at a step that is known."""
+    from sprfast.training import train as training
+
+    arguments = ["train", data_set, "--category", "bolt", *TRAIN]
+    stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
+    train = training.train
+
+    def interrupted(*positional, on_step, **keywords):
+        return train(*positional, **keywords, on_step=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", interrupted)
+        code, out, err = run(*arguments, "-o", stopped)
+    assert (code, out) == (143, "")
+    assert "stopped by SIGTERM after step 1" in err
+    assert "--resume" in err
+    assert "unfinished" in run(*arguments, "-o", stopped)[2]
+    assert run(*arguments, "-o", stopped, "--resume")[0] == run(*arguments, "-o", whole)[0] == 0
+    assert model_file.load(stopped).sha256 == model_file.load(whole).sha256
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_goes_on_to_the_same_weights(number, code, data_set, tmp_path):
+    arguments = [sys.executable, "-m", "sprfast", "train", data_set, "--category", "bolt", *TRAIN, "--steps", "60"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def train(output, *more):
+        return subprocess.run(
+            [*arguments, "-o", output, *more], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    stopped, whole = tmp_path / "stopped.safetensors", tmp_path / "whole.safetensors"
+    process = subprocess.Popen([*arguments, "-o", stopped], env=environment, stderr=subprocess.PIPE, text=True)
+    while not stopped.with_name("stopped.safetensors.checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "--resume" in err
+    again = train(stopped)
+    assert again.returncode == 2
+    assert "unfinished" in again.stderr
+    assert train(stopped, "--resume").returncode == 0
+    assert train(whole).returncode == 0
+    assert model_file.load(stopped).sha256 == model_file.load(whole).sha256
+
+
+def test_category_all_resumes_with_finished_models_as_they_are(run, data_set, tmp_path):
+    """The smoke case of the test below, in one process."""
+    arguments = ["train", data_set, "--category", "all", "-o", tmp_path, *TRAIN, "--json"]
+    code, out, _ = run(*arguments)
+    before = (tmp_path / "bolt.safetensors").stat().st_mtime_ns
+    (tmp_path / "nut.safetensors").unlink()
+    again, resumed, _ = run(*arguments, "--resume")
+    assert (code, again) == (0, 0)
+    assert json.loads(resumed) == json.loads(out)
+    assert (tmp_path / "bolt.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.process
+def test_torchrun_trains_every_category(data_set, tmp_path):
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sprfast"]
+    arguments = ["train", data_set, "--category", "all", "-o", tmp_path / "models", *TRAIN, "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for more in ([], ["--resume"]):  # the second run finds every model finished
+        whole = [sys.executable, "-m", *command, *arguments, *more]
+        done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [row["category"] for row in json.loads(done.stdout)["categories"]] == ["bolt", "nut"]
