@@ -14,8 +14,8 @@ INSTALLED := $(READY) $(CPU_LIBRARY)
 
 OLDEST_TRITON := 3.6.0
 
-.PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map bench accuracy curve
-.PHONY: clean
+.PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map
+.PHONY: bench accuracy curve clean
 
 demo: $(INSTALLED)
 	$(BIN)/sprfast demo

@@ -1,8 +1,7 @@
 """A reject station: camera in, reject signal out, until the camera ends or a signal comes.
 
-python examples/reject_station.py screw.safetensors --camera 0                          # or a
-stream's URL, by OpenCV python examples/reject_station.py screw.safetensors --simulate good-parts/
---faults 0.01 --frames 6000 --period 0.1
+python examples/reject_station.py screw.safetensors --camera 0
+python examples/reject_station.py screw.safetensors --simulate good-parts/ --faults 0.01
 """
 
 import argparse
@@ -23,9 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--camera", default="0", help="number of a device, or a URL")
-    parser.add_argument(
-        "--simulate", metavar="FOLDER", help="of images of one size that a simulated camera shows in turn"
-    )
+    parser.add_argument("--simulate", metavar="FOLDER", help="of images of one size, which a camera seems to show")
     parser.add_argument("--period", type=float, default=0.1, help="seconds between triggers, and for an answer")
     parser.add_argument("--frames", type=int, help="of the simulated camera; absent: it goes on")
     parser.add_argument("--faults", type=float, default=0.0, help="share of them that are spoilt")
@@ -51,17 +48,8 @@ def main() -> int:
         line.run(stream)
         drained = line.drain(timeout=5.0)
     health = line.health()
-    print(
-        json.dumps(
-            {
-                "taken": health.taken,
-                "refused": health.refused,
-                "drained": drained,
-                **health.verdicts,
-                "errors": health.errors,
-            }
-        )
-    )
+    counts = {"taken": health.taken, "refused": health.refused, "drained": drained, **health.verdicts}
+    print(json.dumps({**counts, "errors": health.errors}))
     return stop.exit_code
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sprfast._version import __version__
 
 if TYPE_CHECKING:
-    from sprfast.engine.engine import Engine, load
+    from sprfast.engine.engine import Engine
+    from sprfast.engine.load import load
     from sprfast.engine.predictor import Result
     from sprfast.line import Answer, Line
     from sprfast.method.threshold import Verdict
@@ -28,7 +29,7 @@ _HOMES = {
     "Engine": "engine.engine",
     "Line": "line",
     "Result": "engine.predictor",
-    "load": "engine.engine",
+    "load": "engine.load",
     "Verdict": "method.threshold",
     "train": "training.train",
 }

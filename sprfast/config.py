@@ -20,7 +20,7 @@ OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
-# of draws, see `draws.draws`; "antithetic" is for stored schedules only
+# of draws, see `noise.draws`; "antithetic" is for stored schedules only
 Noise = Literal["gaussian", "antithetic", "signs", "none"]
 # of stored feature maps; statistics, residual and maps are float32 throughout
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -202,19 +202,3 @@ class TrainingConfig(_Config):
         _require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
         _require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
-
-
-# Recipes by name, as what they change of the published one. `fast`: the network sees the small
-# times at which it scores, in many small steps at a larger learning rate.
-RECIPES: dict[str, dict[str, Any]] = {
-    "published": {},
-    "fast": {
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "warm_up": 20,
-        "decay": "cosine",
-        "t_sampling": "log_uniform",
-        "t_min": 1e-4,
-        "t_max": 0.1,
-    },
-}

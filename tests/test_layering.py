@@ -13,10 +13,10 @@ MODULES = rooms.modules()
 # not.
 HEAVY = {
     "system": {"devices", "environment", "process_group"},
-    "method": {"noise", "scoring", "sde", "unet"},
+    "method": {"scoring", "sde", "unet"},
     "formats": {"model"},
     "lowering": {"fold", "probe"},
-    "backends": {"cpu", "cuda_graph", "eager", "graphs", "onnxruntime", "registry", "tensorrt", "triton"},
+    "backends": {"cuda_graph", "eager", "model_sessions", "tensors", "triton"},
     "engine": {"engine"},
     "evaluation": {"parity"},
     "training": {"checkpoint", "loader", "train"},

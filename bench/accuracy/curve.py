@@ -17,7 +17,7 @@ from rich.table import Table
 
 from sprfast.bench.accuracy import report, summary
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
-from sprfast.config import RECIPES, TrainingConfig
+from sprfast.config import TrainingConfig
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
@@ -26,6 +26,7 @@ from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
+from sprfast.training.recipes import RECIPES
 
 _FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
 

@@ -18,7 +18,7 @@ from sprfast.config import Level, Schedule
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.formats.model import Model
 from sprfast.method.anomaly_map import anomaly_map
-from sprfast.method.draws import draws
+from sprfast.method.noise import draws
 from sprfast.method.scoring_mode import ScoringMode
 
 Floats = npt.NDArray[np.float32]

@@ -9,9 +9,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sprfast.config import RECIPES
 from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
+from sprfast.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from sprfast.backends.sessions.cpu_network import CpuUNet, Layer
+from sprfast.backends.sessions.cpu import CpuSession, Layer
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
 from sprfast.errors import BackendError
@@ -26,9 +26,9 @@ from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library, operators, reference
 from sprfast.kernels.cpu.operators import Floats
 from sprfast.lowering.fold import fold
+from sprfast.method import noise
 from sprfast.method.anomaly_map import MAP_SIZE
 from sprfast.method.folded import Array, ConvNorm, FoldedModel
-from sprfast.method.noise import noise_bank
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
@@ -66,9 +66,9 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     if reason:
         raise BackendError(f"backend cpu: {reason}")
     plan, watched = fold(model), _Watched()
-    network = CpuUNet(plan, watched)
+    network = CpuSession(plan, torch.get_num_threads, watched)
     x = random_images(images, size).pixels.numpy()
-    z = torch.cat(noise_bank(model.schedule, size, size, model.noise_seed)).numpy()
+    z = noise.stacked(model.schedule, size, size, model.noise_seed)
     convolutions = network.layers(size, size)
     head = Layer("head", model.network.base_width, 3, size, size)
     layers = [*convolutions, head, Layer("anomaly map", 1, 1, MAP_SIZE, MAP_SIZE)]
@@ -142,7 +142,7 @@ class _Watched:
 
 
 def _times(
-    network: CpuUNet, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float
+    network: CpuSession, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float
 ) -> tuple[Floats, list[float]]:
     """Seconds of every layer, (calls, count), and of every call."""
     spent: list[float] = []
@@ -153,15 +153,14 @@ def _times(
         spent.append(time.perf_counter() - started)
 
     watched.run = timed
-    threads = torch.get_num_threads()
-    network.maps(x, z, threads)
+    network.maps(x, z)
     calls: list[Floats] = []
     wholes: list[float] = []
     begun = time.perf_counter()
     while len(wholes) < CALLS or time.perf_counter() - begun + wholes[-1] < seconds:
         spent.clear()
         started = time.perf_counter()
-        network.maps(x, z, threads)
+        network.maps(x, z)
         wholes.append(time.perf_counter() - started)
         calls.append(np.reshape(spent, (-1, count)).sum(axis=0))  # a row for each pass
     return np.stack(calls), wholes
@@ -169,7 +168,7 @@ def _times(
 
 @torch.inference_mode()
 def _errors(
-    network: CpuUNet, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats
+    network: CpuSession, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats
 ) -> list[tuple[float, float | None]]:
     """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on
     its first draw, of the rest on all.
@@ -191,7 +190,7 @@ def _errors(
         exact[raw.ctypes.data] = accumulated
 
     watched.run = compared
-    network.maps(x, z, torch.get_num_threads())
+    network.maps(x, z)
     return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sprfast.backends.registry import inputs
+from sprfast.backends.tensors import inputs
 from sprfast.backends.triton import STORAGE, FusedUNet
 from sprfast.bench.core import timing
 from sprfast.bench.gpu.operators import Save, copying

@@ -124,7 +124,7 @@ def unavailable() -> str | None:
 
 
 def available() -> tuple[str, ...]:
-    """Of INSTRUCTION_SETS, in their order, those that this build has and this processor can run.
+    """Those of INSTRUCTION_SETS that this build has and this processor can run, in their order.
 
     Raises:
         ValueError: the library is not built, or does not load.

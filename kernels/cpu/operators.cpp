@@ -1,7 +1,7 @@
 // All operators for one instruction set: compiled once for each, with SPR_SET its name and the compiler's flags for it.
+#include "anomaly_map.h"
 #include "conv3x3.h"
 #include "head.h"
-#include "heatmap.h"
 #include "interface.h"
 #include "perturb.h"
 

@@ -95,7 +95,7 @@ def conv3x3(
     space: Floats,
     threads: int,
 ) -> None:
-    """As `reference.conv3x3`, into `raw` and `affine`.
+    """Compute `reference.conv3x3` into `raw` and `affine`.
 
     Args:
         sources: at least one, each with a multiple of 32 channels.
@@ -135,7 +135,7 @@ def conv3x3(
 
 
 def pack_perturb(weight: Floats) -> Floats:
-    """As `reference.pack_perturb`: (O, 3, 3, 3) to (27, O)."""
+    """Pack as `reference.pack_perturb` does: (O, 3, 3, 3) to (27, O)."""
     channels_out, *_ = _shape("weight", weight, 4)
     _channels("weight", channels_out)
     _address("weight", weight, (channels_out, 3, 3, 3))
@@ -168,7 +168,7 @@ def perturb_conv3x3(
     space: Floats,
     threads: int,
 ) -> None:
-    """As `reference.perturb_conv3x3`, into `raw` and `affine`.
+    """Compute `reference.perturb_conv3x3` into `raw` and `affine`.
 
     Args:
         image, noise, std, bias, gamma, beta, groups: as of the reference.
@@ -217,7 +217,7 @@ def head(
     errors: Floats,
     threads: int,
 ) -> None:
-    """As `reference.head`, into `errors`.
+    """Compute `reference.head` into `errors`.
 
     Args:
         raw, affine, weight, bias, noise, scale: as of the reference.
@@ -258,7 +258,7 @@ def anomaly_map_space(images: int, height: int, width: int, size: int) -> int:
 
 
 def anomaly_map(errors: Floats, rows: Floats, columns: Floats, maps: Floats, space: Floats, threads: int) -> None:
-    """As `reference.anomaly_map`, into `maps`.
+    """Compute `reference.anomaly_map` into `maps`.
 
     Args:
         errors, rows, columns: as of the reference; zeros at both ends of a row of `rows` or

@@ -217,7 +217,7 @@ def _output(*command: str) -> str:
 
 
 def _signature(source: Any, each: Launch) -> dict[str, str]:
-    """As `Compiled.signature`: of the arguments, not of the constants."""
+    """Types of the arguments, without the constants, as in `Compiled.signature`."""
     signature = {}
     for index, (name, kind) in enumerate(source.signature.items()):
         if name in each.arguments:

@@ -15,36 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.common import merge_channels, sample_offset, store_partial, swish
 from sprfast.kernels.triton.reference import EPS
-
-
-@triton.jit
-def sample_offset(i_n, stride):
-    """Offset of sample i_n in elements: 64 bits, since n·H·W·C passes 2^31 within a large batch."""
-    return i_n.to(tl.int64) * stride
-
-
-@triton.jit
-def merge_channels(b_mean, b_m2, count, C: tl.constexpr, GROUPS: tl.constexpr):
-    """Merge the statistics of channels of `count` values each into those of groups.
-
-    Means and sums of squared deviations, [C] to [GROUPS].
-    """
-    b_mean = tl.reshape(b_mean, [GROUPS, C // GROUPS])
-    b_merged = tl.sum(b_mean, axis=1) / (C // GROUPS)
-    b_off = b_mean - b_merged[:, None]
-    b_m2 = tl.sum(tl.reshape(b_m2, [GROUPS, C // GROUPS]) + count * b_off * b_off, axis=1)
-    return b_merged, b_m2
-
-
-@triton.jit
-def store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C: tl.constexpr, GROUPS: tl.constexpr):
-    """Write mean, M2 and count of a chunk's groups to [N, chunks, 3, GROUPS], its only writer."""
-    o_g = tl.arange(0, GROUPS)
-    p_slot = p_partial + sample_offset(i_n, chunks * 3 * GROUPS) + i_chunk * 3 * GROUPS + o_g
-    tl.store(p_slot, b_mean)
-    tl.store(p_slot + GROUPS, b_m2)
-    tl.store(p_slot + 2 * GROUPS, tl.zeros([GROUPS], tl.float32) + count * (C // GROUPS))
 
 
 @triton.jit
@@ -184,12 +156,6 @@ def _group_norm_swish_kernel(
 def _spread(b_group, C: tl.constexpr, GROUPS: tl.constexpr):
     """[GROUPS] to [C]."""
     return tl.reshape(tl.broadcast_to(b_group[:, None], [GROUPS, C // GROUPS]), [C])
-
-
-@triton.jit
-def swish(b_y):
-    """y·sigmoid(y)."""
-    return b_y / (1.0 + tl.exp(-b_y))
 
 
 def supports_group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> str | None:

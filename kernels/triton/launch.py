@@ -104,7 +104,7 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Of the kernel, without underscores."""
+        """Name of the kernel, without underscores."""
         return str(self.kernel.__name__).strip("_").removesuffix("_kernel")
 
     @property

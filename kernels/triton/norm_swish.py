@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.group_norm import sample_offset, swish
+from sprfast.kernels.triton.common import load_affine, sample_offset, swish
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -39,13 +39,6 @@ def _affine_swish_kernel(
     )
     b_y = swish(b_x * b_a + b_b).to(p_out.dtype.element_ty)
     tl.store(p_out + sample_offset(i_n, pixels * out_stride) + o_p * out_stride + o_c, b_y, mask=m_p)
-
-
-@triton.jit
-def load_affine(p_affine, i_n, o_c, C: tl.constexpr):
-    """a and b of sample i_n, each in the shape of o_c."""
-    p_row = p_affine + sample_offset(i_n, 2 * C) + o_c
-    return tl.load(p_row), tl.load(p_row + C)
 
 
 @triton.jit(do_not_specialize=["height", "width", "draws"])

@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.group_norm import merge_channels, merge_partials, sample_offset, store_partial
+from sprfast.kernels.triton.common import merge_channels, sample_offset, store_partial
+from sprfast.kernels.triton.group_norm import merge_partials
 from sprfast.kernels.triton.norm_swish import unsupported_planes
 from sprfast.kernels.triton.reference import TAPS_PADDED
 

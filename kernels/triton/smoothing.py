@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.group_norm import sample_offset
+from sprfast.kernels.triton.common import sample_offset
 
 
 @triton.jit(do_not_specialize=["M", "N", "K"])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sprfast.backends import triton
-from sprfast.backends.registry import inputs
+from sprfast.backends.tensors import inputs
 from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.method import scoring
@@ -54,8 +54,8 @@ class CudaGraphBackend:
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `backends.Backend.maps`; the result's memory is the caller's, and ready on the
-        caller's stream.
+        """Error maps and anomaly maps, in the caller's memory and ready on the caller's stream; see
+        `registry.Backend`.
         """
         x, z = inputs(x, noise, self.device)
         images, _, height, width = x.shape

@@ -45,7 +45,7 @@ class EagerBackend:
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `backends.Backend.maps`."""
+        """Error maps and anomaly maps; see `registry.Backend`."""
         with _exact(self.device):
             errors = self._error_map(x.to(self.device), [z.to(self.device) for z in noise])
             return errors, scoring.anomaly_map(errors)

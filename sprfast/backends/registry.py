@@ -1,48 +1,37 @@
-"""The ways to compute error maps, one file a backend; this registry imports only what is chosen.
+"""The backends by name; only what is chosen is imported.
 
-Every backend gives the maps of `scoring.error_map` for the same images and noise. A backend sees
-tensors only: no files, no thresholds, no clock.
+Every backend gives the maps of `scoring.error_map` for the same images and noise. It sees arrays
+only: no files, no thresholds, no clock. Some are sessions on numpy arrays (`sessions`), the others
+take torch tensors on a device.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
-from typing import Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-import torch
-from torch import Tensor
-
+from sprfast.backends.sessions import session
+from sprfast.backends.sessions.session import Session, TensorRtOptions
 from sprfast.config import Precision
 from sprfast.errors import BackendError, InputError
-from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
-from sprfast.system import devices
 
-_CLASSES = {
-    "eager": "EagerBackend",
-    "cpu": "CpuBackend",
-    "onnxruntime": "OnnxRuntimeBackend",
-    "triton": "TritonBackend",
-    "cuda_graph": "CudaGraphBackend",
-    "tensorrt": "TensorRtBackend",
-    "tensorrt_rtx": "TensorRtRtxBackend",
-}
-_FILES = {"tensorrt_rtx": "tensorrt"}  # where the module does not have the backend's name
-NAMES = tuple(_CLASSES)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from sprfast.formats.model import Model
+
+NAMES = ("eager", "cpu", "onnxruntime", "triton", "cuda_graph", "tensorrt", "tensorrt_rtx")
+_TORCH = {"eager": "EagerBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
 
 
 class Backend(Protocol):
     """Maps of one model on one device; safe to call from several threads."""
 
     device: torch.device
-
-    def __init__(self, model: Model, device: torch.device, precision: Precision) -> None: ...
-
-    @staticmethod
-    def unavailable() -> str | None:
-        """None where this backend can run, else why not and what to install."""
-        ...
 
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Error maps and anomaly maps of a batch, in memory of their own.
@@ -60,7 +49,7 @@ class Backend(Protocol):
 def create(
     name: str, model: Model, device: str | torch.device | None = None, precision: Precision = "float32"
 ) -> Backend:
-    """The backend `name` for `model`.
+    """The backend `name` for `model`, on tensors.
 
     Args:
         name: one of `NAMES`, or "auto" for what `choose` gives.
@@ -72,13 +61,34 @@ def create(
         InputError: no backend or precision has this name.
         BackendError: the backend or device cannot run here.
     """
-    chosen = choose(name, device, precision)
-    reason = unavailable(chosen)
-    if reason:
-        raise BackendError(f"backend {chosen}: {reason}")
-    if precision not in get_args(Precision):
-        raise InputError(f"precision: {precision!r} is not known, choose from {', '.join(get_args(Precision))}")
-    return _class(chosen)(model, devices.resolve(device), precision)
+    name, resolved = _checked(name, device, precision)
+    if name in _TORCH:
+        return _class(name)(model, resolved, precision)  # type: ignore[no-any-return]
+    from sprfast.backends.tensors import SessionBackend
+
+    return SessionBackend(open_session(name, model, resolved, precision), resolved)
+
+
+def open_session(
+    name: str,
+    model: Model,
+    device: str | torch.device | None = None,
+    precision: Precision = "float32",
+    tensorrt: TensorRtOptions | None = None,
+) -> Session:
+    """The backend `name` for `model`, on numpy arrays; arguments and errors as of `create`.
+
+    Args:
+        tensorrt: how TensorRT builds and runs; None: `TensorRtOptions()`.
+    """
+    name, resolved = _checked(name, device, precision)
+    if name in _TORCH:
+        from sprfast.backends.tensors import TorchSession
+
+        return TorchSession(_class(name)(model, resolved, precision), name, model.schedule)
+    from sprfast.backends import model_sessions
+
+    return model_sessions.open_session(name, model, resolved, precision, tensorrt)
 
 
 def choose(name: str, device: str | torch.device | None = None, precision: Precision = "float32") -> str:
@@ -90,6 +100,8 @@ def choose(name: str, device: str | torch.device | None = None, precision: Preci
     """
     if name != "auto":
         return name
+    from sprfast.system import devices
+
     own = precision == "float32" and devices.resolve(device).type == "cpu" and library.built()
     return "cpu" if own else "eager"
 
@@ -100,20 +112,26 @@ def unavailable(name: str) -> str | None:
     Raises:
         InputError: no backend has this name.
     """
-    return _class(name).unavailable()
-
-
-def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what
-    runs a plan takes them.
-    """
-    shared = all(z.shape[1] == 1 for z in noise)
-    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
-    z = draws[0] if len(draws) == 1 else torch.cat(draws)
-    return x.to(device).contiguous(), z.to(device).contiguous()
-
-
-def _class(name: str) -> type[Backend]:
-    if name not in _CLASSES:
+    if name not in NAMES:
         raise InputError(f"backend: {name!r} is not known, choose from auto, {', '.join(NAMES)}")
-    return getattr(importlib.import_module(f"sprfast.backends.{_FILES.get(name, name)}"), _CLASSES[name])  # type: ignore[no-any-return]
+    if name in _TORCH:
+        return _class(name).unavailable()  # type: ignore[no-any-return]
+    if name != "cpu" and importlib.util.find_spec("onnx") is None:
+        return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
+    return session.unavailable(name)
+
+
+def _checked(name: str, device: str | torch.device | None, precision: Precision) -> tuple[str, torch.device]:
+    """The backend that can run here under this name, and the device."""
+    from sprfast.system import devices
+
+    chosen = choose(name, device, precision)
+    if reason := unavailable(chosen):
+        raise BackendError(f"backend {chosen}: {reason}")
+    if precision not in get_args(Precision):
+        raise InputError(f"precision: {precision!r} is not known, choose from {', '.join(get_args(Precision))}")
+    return chosen, devices.resolve(device)
+
+
+def _class(name: str) -> Any:
+    return getattr(importlib.import_module(f"sprfast.backends.{name}"), _TORCH[name])

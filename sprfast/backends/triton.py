@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast.backends.registry import inputs
+from sprfast.backends.tensors import inputs
 from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
@@ -57,7 +57,7 @@ class TritonBackend:
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `backends.Backend.maps`."""
+        """Error maps and anomaly maps; see `registry.Backend`."""
         x, z = inputs(x, noise, self.device)
         with refusing(), on(self.device):
             if self.device.type == "cuda":

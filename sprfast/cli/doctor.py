@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sprfast.backends.sessions import session
 from sprfast.cli import console
 from sprfast.cli.options import Json
-from sprfast.engine import runner
 
 
 def doctor(json_: Json = False) -> None:
@@ -13,7 +13,7 @@ def doctor(json_: Json = False) -> None:
     from sprfast.system import environment
 
     listed = {name: backends.unavailable(name) or "can run" for name in backends.NAMES}
-    exports = {name: runner.unavailable(name) or "can run" for name in runner.BACKENDS}
+    exports = {name: session.unavailable(name) or "can run" for name in session.BACKENDS}
     found = {"backends": listed, "backend_auto": backends.choose("auto"), "exports": exports}
     summary = environment.describe() | found
     console.emit(summary, json_, lambda: console.fields_table(summary))

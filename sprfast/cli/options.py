@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sprfast.backends.sessions.session import TensorRtOptions
 from sprfast.cli import console
 from sprfast.config import Level, Preprocessing, Schedule
-from sprfast.engine.predictor import Predictor
-from sprfast.engine.runner import Runner, TensorRtOptions
+from sprfast.engine.load import load
 from sprfast.errors import InputError
-from sprfast.formats import export as export_file
 from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
+    from sprfast.engine.engine import Engine
+    from sprfast.engine.runner import Runner
     from sprfast.formats.model import Model
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -72,29 +73,19 @@ class Runtime:
     precision: Any = "float32"  # checked by `backends.create`
     setting: str = PUBLISHED  # of those in the model file
 
-    def engine(self, model: Model) -> Predictor:
+    def engine(self, model: Model) -> Engine:
         """An engine for `model`."""
         from sprfast.engine.engine import Engine
 
         return Engine(model.using(self.setting), self.backend, self.device, self.precision)
 
-    def runner(self, path: Path) -> Runner:
-        """A runner for the export at `path`; a progress bar while TensorRT builds."""
-        if self.precision != "float32":
-            raise InputError(f"--precision {self.precision}: an export has the precision that it was exported in")
-        if self.setting != PUBLISHED:
-            raise InputError(f"--setting {self.setting}: an export has the setting that it was exported with")
+    def open(self, path: Path) -> Engine | Runner:
+        """An engine for a model file, or a runner for an export; a progress bar while TensorRT
+        builds.
+        """
         with console.counter("building") as on_progress:
             tensorrt = TensorRtOptions(on_progress=lambda what, done, total: on_progress(done, total, what))
-            return Runner(export_file.read(path), self.backend, self.device, tensorrt=tensorrt)
-
-    def open(self, path: Path) -> Predictor:
-        """An engine for a model file, or a runner for an export."""
-        if export_file.kind(path) != "model":
-            return self.runner(path)
-        from sprfast.formats import model as model_file
-
-        return self.engine(model_file.load(path))
+            return load(path, self.backend, self.device, self.precision, self.setting, tensorrt=tensorrt)
 
 
 def preprocessing(

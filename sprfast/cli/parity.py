@@ -12,7 +12,7 @@ from rich.table import Table
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, PrecisionName, Runtime, SettingName
 from sprfast.data import datasets
-from sprfast.errors import InputError
+from sprfast.errors import InputError, ModelFileError
 from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
@@ -64,10 +64,12 @@ def _report(
         paths = datasets.image_files([folder])
         if exported is not None:
             from sprfast.deploy import export
+            from sprfast.engine.runner import Runner
 
-            return export.check(
-                model_file.load(model), dataclasses.replace(runtime, setting=PUBLISHED).runner(exported), paths
-            )
+            runner = dataclasses.replace(runtime, setting=PUBLISHED).open(exported)
+            if not isinstance(runner, Runner):
+                raise ModelFileError(f"{exported}: is a model file, not an export; run `sprfast export` on it first")
+            return export.check(model_file.load(model), runner, paths)
         return checks.check_images(
             model_file.load(model).using(runtime.setting), paths, runtime.backend, runtime.device, runtime.precision
         )

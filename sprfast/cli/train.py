@@ -23,12 +23,13 @@ from sprfast.cli.options import (
     Size,
     SizePolicy,
 )
-from sprfast.config import RECIPES, NetworkConfig, TrainingConfig
+from sprfast.config import NetworkConfig, TrainingConfig
 from sprfast.data import datasets
 from sprfast.errors import InputError
 from sprfast.evaluation.evaluate import Evaluation
 from sprfast.system import files
 from sprfast.system import torchrun as ranks
+from sprfast.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from sprfast.formats.model import Model

@@ -92,12 +92,12 @@ class Crop:
 
     @property
     def image_path(self) -> Path:
-        """Of the image, relative to the category's folder."""
+        """Path of the image, relative to the category's folder."""
         return Path(self.split, self.kind, f"{self.number:03d}.png")
 
     @property
     def mask_path(self) -> Path:
-        """Of the mask of a defective image, relative to the category's folder."""
+        """Path of the mask of a defective image, relative to the category's folder."""
         return Path("ground_truth", self.kind, f"{self.number:03d}_mask.png")
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sprfast._version import __version__
+from sprfast.backends.sessions import session
 from sprfast.config import Precision
 from sprfast.data.images import load_image
-from sprfast.engine import runner
 from sprfast.engine.runner import Runner
 from sprfast.errors import BackendError, CheckFailedError, InputError
 from sprfast.evaluation import parity
@@ -32,7 +30,7 @@ from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import Normalization, onnx_model
 from sprfast.lowering.probe import probe
-from sprfast.method import draws
+from sprfast.method import noise
 from sprfast.method.folded import MIN_SIZE, FoldedModel
 from sprfast.system import environment
 from sprfast.system.files import check_writable
@@ -144,10 +142,9 @@ def check(model: Model, exported: Runner, paths: Sequence[PathLike]) -> Report:
     if metadata.model_sha256 != model.sha256:
         raise InputError("parity: the export was made from another model than the one given")
 
-    def maps(x: Tensor) -> tuple[Tensor, Tensor]:
-        metadata.require_size(tuple(x.shape[2:]), "image")
-        errors, anomaly_maps = exported.maps(x.numpy())
-        return torch.from_numpy(errors), torch.from_numpy(anomaly_maps)
+    def maps(x: Map) -> tuple[Map, Map]:
+        metadata.require_size(x.shape[2:], "image")
+        return exported.maps(x)
 
     flips = None if metadata.quantization else 0.0
     rows = parity.image_rows(
@@ -174,8 +171,8 @@ def _graph(
                 f"--quantize {request.quantization}: needs good images that were not trained on: give --images DIR"
             )
         inputs = np.stack([_input(path, metadata) for path in images])
-        noise = draws.stacked(model.schedule, *metadata.size, model.noise_seed)
-        scales = quantization.calibrate(folded, inputs, noise, request.quantization)
+        draws = noise.stacked(model.schedule, *metadata.size, model.noise_seed)
+        scales = quantization.calibrate(folded, inputs, draws, request.quantization)
     graph: bytes = onnx_model(
         folded,
         *metadata.size,
@@ -209,7 +206,7 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
             "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe",
         }
     backend = "cpu" if made.graph is None else "onnxruntime"
-    if reason := runner.unavailable(backend):
+    if reason := session.unavailable(backend):
         raise BackendError(f"export: the check by backend {backend} {reason}")
     try:
         checked = Runner(made, backend, "cpu")

@@ -1,12 +1,10 @@
-"""The engine: a model file in, and for each image a verdict, a score and an anomaly map out."""
+"""The engine of a model file: for each image a verdict, a score and an anomaly map."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,40 +13,17 @@ from torch import Tensor
 
 from sprfast.backends import registry as backends
 from sprfast.backends.registry import Backend
+from sprfast.backends.sessions.session import TensorRtOptions
+from sprfast.backends.tensors import TorchSession, device_errors
 from sprfast.config import Precision
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import Map, Predictor
-from sprfast.errors import DeviceLostError, InputError, OutOfMemoryError
-from sprfast.formats import model as model_file
-from sprfast.formats.export_metadata import Probe, probe_image, tolerance
+from sprfast.errors import InputError
+from sprfast.formats.export_metadata import Probe, tolerance
 from sprfast.formats.model import Model
-from sprfast.lowering import probe as probes
-from sprfast.method.noise import noise_bank
-from sprfast.method.scoring_mode import PUBLISHED
-
-
-def load(
-    path: str | os.PathLike[str],
-    backend: str = "auto",
-    device: str | None = None,
-    precision: Precision = "float32",
-    setting: str = PUBLISHED,
-) -> Engine:
-    """An engine for the model file at `path`.
-
-    Args:
-        backend: "auto" (see `backends.choose`) or one of `backends.NAMES`.
-        device: "cpu", "cuda" or "cuda:N"; None takes CUDA where there is one.
-        precision: see `backends.create`; a threshold holds for the precision it was calibrated in.
-        setting: the name of one that the model file holds.
-
-    Raises:
-        ModelFileError: the file is missing, damaged, foreign or from a newer version.
-        InputError: the file has no setting of this name.
-        BackendError: the backend or device cannot run here.
-    """
-    return Engine(model_file.load(path).using(setting), backend, device, precision)
+from sprfast.lowering.probe import probe
+from sprfast.system import devices
 
 
 class Engine(Predictor):
@@ -56,10 +31,9 @@ class Engine(Predictor):
 
     Args:
         model: what is computed.
-        backend: "auto", one of `backends.NAMES`, or an object that computes this model's maps, with
+        backend: "auto", one of `registry.NAMES`, or an object that computes this model's maps, with
             a device of its own.
-        device: as in `load`, for a backend given by name.
-        precision: as in `load`, for a backend given by name.
+        device, precision, tensorrt: for a backend given by name; see `load`.
 
     Raises:
         BackendError: the backend or device cannot run here.
@@ -71,54 +45,34 @@ class Engine(Predictor):
         backend: str | Backend = "auto",
         device: str | torch.device | None = None,
         precision: Precision = "float32",
+        tensorrt: TensorRtOptions | None = None,
     ) -> None:
-        super().__init__(model.preprocessing, model.scoring_mode)
-        self.model = model
-        self._precision = precision
+        super().__init__(model.preprocessing, model.scoring_mode, model.noise_seed)
+        self.model, self.precision = model, precision
         if isinstance(backend, str):
-            self._name = backends.choose(backend, device, precision)
-            self._backend = backends.create(self._name, model, device, precision)
+            self.backend = backends.choose(backend, device, precision)
+            self._session = backends.open_session(self.backend, model, device, precision, tensorrt)
+            self.device = devices.resolve(device)
         else:
-            self._name, self._backend = type(backend).__name__, backend
-        self._noise = functools.lru_cache(maxsize=8)(self._noise_bank)
-        self._expected: Probe | None = None  # by the definition, from the first self-test on
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-
-    @property
-    def backend(self) -> str:
-        """Name of the backend in use, for "auto" the one that was chosen; of an object, its
-        class.
-        """
-        return self._name
-
-    @property
-    def device(self) -> torch.device:
-        """Where the backend runs."""
-        return self._backend.device
-
-    @property
-    def precision(self) -> Precision:
-        """Of stored feature maps."""
-        return self._precision
+            self.backend, self.device = type(backend).__name__, backend.device
+            self._session = TorchSession(backend, self.backend, model.schedule)
+        on_device = isinstance(self._session, TorchSession) and self.device.type == "cuda"
+        self._copies = torch.cuda.Stream(self.device) if on_device else None  # type: ignore[no-untyped-call]
 
     @property
     def model_sha256(self) -> str:
-        """As `Model.sha256`."""
+        """Hash of the weights; see `Model.sha256`."""
         return self.model.sha256
 
-    def self_test(self) -> float:
-        """As `Predictor.self_test`, at the model's own size; the first one computes the definition
-        too, later ones compare with that.
-        """
-        self.require_own_process()
-        if self._expected is None:
-            self._expected = probes.probe(self.model, *self.input_size, tolerance(self.precision, None))
-        errors, _ = self.maps(torch.from_numpy(probe_image(*self.input_size)))
-        return self._expected.check(errors[0, 0].numpy(), f"backend {self.backend}")
+    @functools.cached_property
+    def _probe(self) -> Probe:
+        """At the model's own size, by the definition."""
+        return probe(self.model, *self.input_size, tolerance(self.precision, None))
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
-        """As `Predictor.prepare`; for a CUDA device the copy to it is under way when this
-        returns.
+        """The network's input, of anything that `Predictor.prepare` takes or of a tensor.
+
+        For a torch backend on a CUDA device the copy to it is under way when this returns.
         """
         if isinstance(source, Tensor):
             image = self._image(source)
@@ -127,36 +81,16 @@ class Engine(Predictor):
             image = super().prepare(source, channel_order)
         if self._copies is None:
             return image
-        with _device_errors(self.backend):
+        with device_errors(self.backend):
             return _OnDevice.copied(image, self.device, self._copies)
-
-    @torch.inference_mode()
-    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Error maps and anomaly maps of network inputs of one size.
-
-        Args:
-            x: (B, 3, H, W) float32 in [-1, 1], on any device.
-
-        Returns:
-            (B, 1, H, W) and (B, 1, 256, 256), float32 on the CPU.
-        """
-        self.require_own_process()
-        with _device_errors(self.backend):
-            errors, anomaly_maps = self._backend.maps(x, self._noise(x.shape[2], x.shape[3]))
-            return errors.cpu(), anomaly_maps.cpu()
-
-    def _noise_bank(self, height: int, width: int) -> list[Tensor]:
-        return [z.to(self.device) for z in noise_bank(self.model.schedule, height, width, self.model.noise_seed)]
 
     def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
         on_device = [image for image in prepared if isinstance(image, _OnDevice)]
-        if on_device:
-            with _device_errors(self.backend):
-                x = torch.stack([image.when_copied() for image in on_device])
-        else:
-            x = torch.from_numpy(np.stack([image.pixels for image in prepared]))
-        errors, anomaly_maps = self.maps(x)
-        return errors.numpy(), anomaly_maps.numpy()
+        if not on_device:
+            return super()._maps(prepared)
+        with device_errors(self.backend):
+            x = torch.stack([image.when_copied() for image in on_device])
+        return self.maps(x)  # type: ignore[arg-type]  # which a `TorchSession` takes too
 
     def _image(self, tensor: Tensor) -> images.Image:
         dense = tensor.layout == torch.strided and not tensor.is_meta and tensor.is_floating_point()
@@ -196,30 +130,3 @@ class _OnDevice(images.Image):
         stream.wait_event(self.done)
         self.tensor.record_stream(stream)
         return self.tensor
-
-
-@contextlib.contextmanager
-def _device_errors(backend: str) -> Iterator[None]:
-    """PyTorch's errors of memory and device in our words; the allocator's cache is given back, for
-    another try.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemoryError(f"backend {backend}: {_first_line(error)}") from error
-    except MemoryError as error:
-        raise OutOfMemoryError(f"backend {backend}: {_first_line(error) or 'no memory'}") from error
-    except RuntimeError as error:  # AcceleratorError is one
-        line = _first_line(error)
-        if "can't allocate memory" in line:
-            raise OutOfMemoryError(f"backend {backend}: {line}") from error
-        if "CUDA error" in line:
-            raise DeviceLostError(
-                f"backend {backend}: {line}; the device cannot be used by this process any more, start a new one"
-            ) from error
-        raise
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")

@@ -1,9 +1,10 @@
-"""From an image to a verdict, around whatever computes maps; without PyTorch."""
+"""From an image to a verdict, around a session that computes the maps; without PyTorch."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -16,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
+from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision, Preprocessing
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.errors import BackendError, InputError, OutOfMemoryError
+from sprfast.formats.export_metadata import Probe, probe_image
+from sprfast.method import noise
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Threshold, Verdict, verdict
 
@@ -82,27 +86,23 @@ class Predictor(abc.ABC):
     Args:
         preprocessing: from an image to the network's input.
         scoring_mode: from the network's passes to a verdict.
+        noise_seed: of the draws.
     """
 
-    def __init__(self, preprocessing: Preprocessing, scoring_mode: ScoringMode) -> None:
-        self.preprocessing, self.scoring_mode = preprocessing, scoring_mode
+    _session: Session  # which computes the maps; set by who makes it
+    backend: str  # its name, for "auto" the one that was chosen
+    precision: Precision  # of stored feature maps
+
+    def __init__(self, preprocessing: Preprocessing, scoring_mode: ScoringMode, noise_seed: int) -> None:
+        self.preprocessing, self.scoring_mode, self._noise_seed = preprocessing, scoring_mode, noise_seed
         self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
+        self._noise = functools.lru_cache(maxsize=8)(self._draws)
         self._process = os.getpid()
 
     @property
     def threshold(self) -> Threshold | None:
         """On the score; None: no image passes."""
         return self.scoring_mode.threshold
-
-    @property
-    @abc.abstractmethod
-    def backend(self) -> str:
-        """Name of what computes the maps."""
-
-    @property
-    @abc.abstractmethod
-    def precision(self) -> Precision:
-        """Of stored feature maps."""
 
     @property
     @abc.abstractmethod
@@ -117,7 +117,11 @@ class Predictor(abc.ABC):
         field = self.scoring_mode.error_field
         return field.size if field else (self.preprocessing.size, self.preprocessing.size)
 
+    @property
     @abc.abstractmethod
+    def _probe(self) -> Probe:
+        """What the definition computes of the probe image."""
+
     def self_test(self) -> float:
         """Compute the error map of the probe image (`export_metadata.probe_image`).
 
@@ -129,12 +133,37 @@ class Predictor(abc.ABC):
         Raises:
             BackendError: it is beyond what the precision allows, or the backend failed.
         """
+        self.require_own_process()
+        probe = self._probe
+        errors, _ = self.maps(probe_image(*probe.error_map.shape))
+        return probe.check(errors[0, 0], f"backend {self.backend}")
 
-    @abc.abstractmethod
-    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) of images of one size, in
-        memory of their own.
+    def maps(self, x: Map) -> tuple[Map, Map]:
+        """Error maps and anomaly maps of network inputs of one size, in memory of their own.
+
+        Args:
+            x: (B, 3, H, W) float32 in [-1, 1], contiguous.
+
+        Returns:
+            (B, 1, H, W) and (B, 1, 256, 256), float32.
         """
+        self.require_own_process()
+        try:
+            return self._session.maps(x, self._noise(x.shape[2], x.shape[3]))
+        except MemoryError as error:
+            reason = next(iter(str(error).splitlines()), "no memory")
+            raise OutOfMemoryError(f"backend {self.backend}: {reason}") from error
+
+    def close(self) -> None:
+        """Release what the backend holds on a device; nothing can be scored afterwards."""
+        if close := getattr(self._session, "close", None):
+            close()
+
+    def _draws(self, height: int, width: int) -> Map:
+        return noise.stacked(self.scoring_mode.schedule, height, width, self._noise_seed)
+
+    def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
+        return self.maps(np.stack([image.pixels for image in prepared]))
 
     @overload
     def predict(

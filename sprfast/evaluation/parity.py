@@ -28,7 +28,7 @@ from sprfast.config import Level, NetworkConfig, Precision, Preprocessing, Sched
 from sprfast.data.images import display_name, load_image
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
-from sprfast.formats.export_metadata import TOLERANCE
+from sprfast.formats.export_metadata import TOLERANCE, Map
 from sprfast.formats.model import Model
 from sprfast.method import scoring, sde, unet
 from sprfast.method.anomaly_map import MAP_SIZE
@@ -194,7 +194,7 @@ def check_images(
 def image_rows(
     model: Model,
     paths: Sequence[str | os.PathLike[str]],
-    maps: Callable[[Tensor], tuple[Tensor, Tensor]],
+    maps: Callable[[Map], tuple[Map, Map]],
     limit: float,
     flips: float | None = 0.0,
 ) -> tuple[Row, ...]:
@@ -215,15 +215,15 @@ def image_rows(
     network = unet.from_weights(model.network, model.weights)
     errors, scores, expected_scores = [], [], []
     for path in paths:
-        x = torch.from_numpy(load_image(path, model.preprocessing).pixels)[None]
+        x = load_image(path, model.preprocessing).pixels[None]
         if field := model.scoring_mode.error_field:
-            field.require_size(tuple(x.shape[2:]), display_name(path))
+            field.require_size(x.shape[2:], display_name(path))
         noise = noise_bank(model.schedule, x.shape[2], x.shape[3], model.noise_seed)
-        expected = scoring.error_map(network, x, model.schedule, noise)
+        expected = scoring.error_map(network, torch.from_numpy(x), model.schedule, noise)
         error_map, anomaly_map = maps(x)
-        errors.append(_relative_rms(error_map, expected))
+        errors.append(_relative_rms(torch.from_numpy(error_map), expected))
         scores.append(_score(model, error_map, anomaly_map))
-        expected_scores.append(_score(model, expected, scoring.anomaly_map(expected)))
+        expected_scores.append(_score(model, expected.numpy(), scoring.anomaly_map(expected).numpy()))
     return (
         Row("images", "error_map, largest relative RMS error", float(np.max(errors)), limit),
         Row("images", "pred_score, largest relative error", _relative(scores, expected_scores), limit),
@@ -232,9 +232,9 @@ def image_rows(
     )
 
 
-def _score(model: Model, errors: Tensor, anomaly_maps: Tensor) -> float:
-    """pred_score of one image by the model's setting."""
-    return model.scoring_mode.score(errors[0, 0].cpu().numpy(), anomaly_maps[0, 0].cpu().numpy())
+def _score(model: Model, errors: Map, anomaly_maps: Map) -> float:
+    """The pred_score of one image by the model's scoring mode."""
+    return model.scoring_mode.score(errors[0, 0], anomaly_maps[0, 0])
 
 
 def _document(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Whether the scores of parts that pass still look like those of the calibration.
 
-Defects do not belong to the calibration's distribution, and how many there are is not known; a lamp
-that ages or a lens that fogs moves the good parts. So only scores up to the threshold are compared,
-on both sides: of the line, parts that passed; of the calibration, scores below the one that the
-threshold comes from. Given that one, both are draws of one distribution cut off there (for the line
-a ten-thousandth higher, see `threshold.CLEARANCE`) for as long as nothing changes, so that defects
-which the threshold stops cause no alarm however many there are.
+An ageing lamp or a fogged lens shifts the scores of good parts. Defective parts must not disturb
+the comparison, however many there are. So only scores up to the threshold are compared:
+
+* of the line, the scores of parts that passed;
+* of the calibration, the scores below the one that the threshold comes from.
+
+As long as nothing changes, both samples come from one distribution, cut off at the threshold. (For
+the line the cut is a ten-thousandth higher, see `threshold.CLEARANCE`.)
 """
 
 from __future__ import annotations
@@ -43,20 +45,24 @@ class Drift:
     """One two-sided two-sample Kolmogorov-Smirnov test for each full window of scores; windows do
     not overlap.
 
-    In a window where nothing has changed an alarm has at most the probability `false_alarm_rate`:
-    over draws of the calibration and of the window, if their scores are exchangeable. Ties only
-    lower it. Three things follow. The windows share one calibration, so that their alarms are not
-    independent: an unlucky calibration gives several. Many windows give some alarms: at a part a
-    second, 0.001 and 200 parts mean one in two to three days. And parts that resemble their
-    neighbours, such as those of one batch of material, are not exchangeable and give more.
+    Where nothing has changed, a window gives an alarm with at most the probability
+    `false_alarm_rate`, if the scores of the calibration and of the window are exchangeable. Ties
+    only lower it. Three things follow:
 
-    Where the threshold keeps 1024 of more scores, these lie closer to the distribution than 1024
-    draws would, so that the test, which takes them for draws, gives fewer false alarms than stated:
-    at 0.001 and 200 parts down to a quarter.
+    * All windows share one calibration, so their alarms are not independent. An unlucky calibration
+      gives several.
+    * Many windows give some alarms. At one part a second, a rate of 0.001 and 200 parts mean a
+      false alarm in two to three days.
+    * Parts that resemble their neighbours, such as those of one batch of material, are not
+      exchangeable. They give more alarms.
 
-    What a window of 200 parts notices at 0.001: a shift of all scores by their standard deviation
-    after a calibration on 50 images, of half as much after one on 200. A slower drift is noticed
-    when it has come that far.
+    A threshold keeps at most 1024 scores, chosen evenly where there were more. They lie closer to
+    the distribution than 1024 random draws would. The test takes them for draws, so false alarms
+    are rarer than stated: at 0.001 and 200 parts down to a quarter.
+
+    At 0.001 a window of 200 parts notices a shift of all scores by their standard deviation after a
+    calibration on 50 images, and half of that after one on 200. A slower drift is noticed when it
+    has come that far.
 
     Not safe to call from several threads at once. `add` stores a number; the call that fills a
     window tests it, in about a millisecond.
@@ -108,7 +114,7 @@ class Drift:
             self._finish_window()
 
     def report(self) -> DriftReport:
-        """Of the last full window."""
+        """The result for the last full window."""
         return self._report
 
     def _finish_window(self) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sprfast.config import Schedule
-from sprfast.method import anomaly_map as smoothing
 from sprfast.method import sde
+from sprfast.method.anomaly_map import smoothing_matrix as _smoothing_matrix
 
 
 class ScoreNetwork(Protocol):
@@ -69,7 +69,7 @@ def anomaly_map(errors: Tensor) -> Tensor:
     """The heat map: bilinear to 256x256 (align_corners=False), then a 31x31 mean (zero padding
     counts).
 
-    As one small matrix on each side, A_H · E · A_Wᵀ: see `smoothing`.
+    As one small matrix on each side, A_H · E · A_Wᵀ: see `sprfast.method.anomaly_map`.
 
     Args:
         errors: (B, 1, H, W) float32 error maps.
@@ -92,5 +92,5 @@ def image_score(anomaly_maps: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # the matrix is kept, and a caller may want gradients
 def smoothing_matrix(size: int, device: torch.device) -> Tensor:
-    """`smoothing.smoothing_matrix` on a device. Shared by all callers: not to be written."""
-    return torch.tensor(smoothing.smoothing_matrix(size), device=device)
+    """The smoothing matrix on a device. All callers share it, so it must not be written to."""
+    return torch.tensor(_smoothing_matrix(size), device=device)

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from sprfast.errors import BackendError, InputError
-from sprfast.system import torchrun as ranks
+from sprfast.system import torchrun
 
 
 def resolve(device: str | torch.device | None) -> torch.device:
@@ -36,7 +36,7 @@ def resolve(device: str | torch.device | None) -> torch.device:
         raise BackendError(
             f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu"
         )
-    chosen = torch.device("cuda", ranks.local_rank() if chosen.index is None else chosen.index)
+    chosen = torch.device("cuda", torchrun.local_rank() if chosen.index is None else chosen.index)
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
     return chosen

@@ -56,7 +56,7 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """Of an installed package, or None."""
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

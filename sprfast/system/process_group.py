@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from sprfast.errors import CheckFailedError, InputError
-from sprfast.system import torchrun as ranks
+from sprfast.system import torchrun
 
 T = TypeVar("T")
 LONGEST = 86400.0  # seconds of a timeout
@@ -44,7 +44,7 @@ class ProcessGroup:
     def __init__(self, timeout: float) -> None:
         if not 1.0 <= timeout <= LONGEST:
             raise InputError(f"process timeout: {timeout:g} s is not allowed, only 1 s to a day")
-        self.rank, self.world_size, self._timeout = ranks.rank(), ranks.world_size(), timeout
+        self.rank, self.world_size, self._timeout = torchrun.rank(), torchrun.world_size(), timeout
         if self.world_size > 1 and not dist.is_initialized():
             with self.exchange("their start"):
                 _start(self.rank, timeout)

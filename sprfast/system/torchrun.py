@@ -10,7 +10,7 @@ from sprfast.errors import InputError
 
 
 def rank() -> int:
-    """Of this process among all, from 0; 0 where torchrun did not start it."""
+    """Rank of this process among all, from 0; 0 where torchrun did not start it."""
     return _number("RANK", 0)
 
 
@@ -20,7 +20,7 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Of this process among those of its machine, and so the number of its CUDA device; 0 where
+    """Rank of this process on its machine, which is the number of its CUDA device; 0 where
     torchrun did not start it.
     """
     return _number("LOCAL_RANK", 0)

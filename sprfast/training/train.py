@@ -155,7 +155,7 @@ def times(config: TrainingConfig, u: Tensor) -> Tensor:
 
 
 def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
-    """Of a step, counted from 0, before which `fraction` of the limit was done."""
+    """Learning rate of a step, counted from 0, before which `fraction` of the limit was done."""
     warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
     if config.decay == "cosine":
         return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sprfast.backends import registry as backends
-from sprfast.backends.cpu import CpuBackend
-from sprfast.backends.sessions.cpu_network import SAMPLES, CpuUNet
+from sprfast.backends.model_sessions import open_session
+from sprfast.backends.sessions.cpu import SAMPLES, CpuSession
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
@@ -65,8 +65,8 @@ def watched(**replacements):
     return types.SimpleNamespace(**{name: getattr(operators, name) for name in dir(operators)} | replacements)
 
 
-def network_maps(network, x, noise, threads=1):
-    return network.maps(x.numpy(), torch.cat(noise).numpy(), threads)
+def network_maps(network, x, noise):
+    return network.maps(x.numpy(), torch.cat(noise)[:, 0].numpy())
 
 
 def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golden_document):
@@ -78,7 +78,7 @@ def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golde
     )
     with np.load(golden_folder / "tiny_32.npz") as stored:
         arrays = {key: torch.from_numpy(stored[key]) for key in stored.files}
-    errors, anomaly_maps = CpuBackend(model, CPU).maps(arrays["x"], [arrays["z"]])
+    errors, anomaly_maps = backends.create("cpu", model, CPU).maps(arrays["x"], [arrays["z"]])
     assert relative_rms(errors, arrays["error_map"]) <= 1e-4
     torch.testing.assert_close(scoring.image_score(anomaly_maps), arrays["image_score"], rtol=1e-5, atol=0)
 
@@ -86,7 +86,7 @@ def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golde
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (31, 16), (33, 47), (200, 197)])
 def test_any_size_equals_the_definition(small_model, size):
     x, noise = images(2, *size), noise_bank(small_model.schedule, *size, 0)
-    errors, anomaly_maps = CpuBackend(small_model, CPU).maps(x, noise)
+    errors, anomaly_maps = backends.create("cpu", small_model, CPU).maps(x, noise)
     assert relative_rms(errors, definition(small_model, x, noise)) <= 1e-5
     assert relative_rms(anomaly_maps, scoring.anomaly_map(errors)) <= 1e-6
 
@@ -103,7 +103,7 @@ def test_any_size_equals_the_definition(small_model, size):
 def test_any_width_and_schedule_equals_the_definition(width, schedule):
     model = random_model(width, schedule)
     x, noise = images(3, 23, 32), noise_bank(schedule, 23, 32, 1)
-    assert relative_rms(CpuBackend(model, CPU).maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
+    assert relative_rms(backends.create("cpu", model, CPU).maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
@@ -114,12 +114,15 @@ def test_every_instruction_set_equals_the_definition(small_model, monkeypatch, n
         pytest.skip(str(error))
     monkeypatch.setattr(library, "operators", lambda: table)
     x, noise = images(2, 50, 37), noise_bank(small_model.schedule, 50, 37, 0)
-    assert relative_rms(CpuBackend(small_model, CPU).maps(x, noise)[0], definition(small_model, x, noise)) <= 1e-5
+    assert (
+        relative_rms(backends.create("cpu", small_model, CPU).maps(x, noise)[0], definition(small_model, x, noise))
+        <= 1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 48), (50, 37)])
 def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_threads, size):
-    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, *size, 0)
+    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, *size, 0)
     x = images(SAMPLES // 2 + 2, *size)  # two passes, the second one shorter
     set_threads(1)
     expected = [
@@ -133,7 +136,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_thread
 def test_noise_of_each_image_follows_its_image_through_the_passes(small_model):
     count = SAMPLES // 2 + 2
     x, noise = images(count, 32, 32), [torch.randn(2, count, 3, 32, 32, generator=torch.Generator().manual_seed(1))]
-    backend = CpuBackend(small_model, CPU)
+    backend = backends.create("cpu", small_model, CPU)
     together = backend.maps(x, noise)[0]
     assert relative_rms(together, definition(small_model, x, noise)) <= 1e-5
     for i in range(count):
@@ -141,7 +144,7 @@ def test_noise_of_each_image_follows_its_image_through_the_passes(small_model):
 
 
 def test_expanded_strided_and_wider_inputs_give_the_same_bits(small_model):
-    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 48, 0)
+    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, 32, 48, 0)
     x = images(1, 32, 48).expand(3, -1, -1, -1)
     expected = backend.maps(x.contiguous(), noise)[0]
     assert torch.equal(backend.maps(x, noise)[0], expected)
@@ -155,7 +158,7 @@ def test_expanded_strided_and_wider_inputs_give_the_same_bits(small_model):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("row", [0, 47])
 def test_what_is_not_finite_in_an_image_is_not_finite_in_its_score(small_model, bad, row):
-    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 48, 32, 0)
+    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, 48, 32, 0)
     x = images(3, 48, 32)
     clean = scoring.image_score(backend.maps(x, noise)[1])
     x[1, 2, row, 31] = bad
@@ -167,17 +170,17 @@ def test_what_is_not_finite_in_an_image_is_not_finite_in_its_score(small_model, 
 @pytest.mark.parametrize("size", [(15, 32), (32, 15), (1, 1)])
 def test_an_image_too_small_is_an_input_error(small_model, size):
     with pytest.raises(InputError, match=f"at least 16 pixels on each side, got {size[0]}x{size[1]}"):
-        CpuBackend(small_model, CPU).maps(images(1, *size), [torch.zeros(2, 1, 3, *size)])
+        backends.create("cpu", small_model, CPU).maps(images(1, *size), [torch.zeros(2, 1, 3, *size)])
 
 
 def test_noise_of_another_size_is_refused_before_it_is_read(small_model):
     with pytest.raises(ValueError, match="noise"):
-        CpuBackend(small_model, CPU).maps(images(1, 32, 32), noise_bank(small_model.schedule, 16, 16, 0))
+        backends.create("cpu", small_model, CPU).maps(images(1, 32, 32), noise_bank(small_model.schedule, 16, 16, 0))
 
 
 def test_another_device_is_a_backend_error_that_says_what_to_do(small_model):
     with pytest.raises(BackendError, match="backend cpu: cannot run on cuda:0; use --device cpu, or another backend"):
-        CpuBackend(small_model, torch.device("cuda:0"))
+        open_session("cpu", small_model, torch.device("cuda:0"), "float32")
 
 
 def test_several_engines_and_threads_at_once_give_the_bits_of_one(small_model, set_threads):
@@ -185,15 +188,15 @@ def test_several_engines_and_threads_at_once_give_the_bits_of_one(small_model, s
     models = [with_mode(small_model, schedule=Schedule((Level(1e-3, draws),))) for draws in (1, 2, 3)]
     engines = [Engine(model, "cpu", "cpu") for model in models]
     work = [(engine, images(1 + seed % 4, 16 + 8 * (seed % 3), 32, seed)) for seed in range(8) for engine in engines]
-    expected = [engine.maps(x) for engine, x in work]
+    expected = [engine.maps(x.numpy()) for engine, x in work]
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda item: item[0].maps(item[1]), work))
+        got = list(pool.map(lambda item: item[0].maps(item[1].numpy()), work))
     for a, b in zip(got, expected, strict=True):
-        assert all(map(torch.equal, a, b))
+        assert all(map(np.array_equal, a, b))
 
 
 def test_results_are_their_own_memory(small_model):
-    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
+    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
     results = backend.maps(images(2, 32, 32), noise)
     copies = [result.clone() for result in results]
     assert [result.untyped_storage().nbytes() for result in results] == [4 * 2 * 32 * 32, 4 * 2 * 256 * 256]
@@ -204,7 +207,7 @@ def test_results_are_their_own_memory(small_model):
 
 
 def test_memory_does_not_grow_with_the_number_of_sizes(small_model):
-    backend = CpuBackend(small_model, CPU)
+    backend = backends.create("cpu", small_model, CPU)
     sizes = [(16 + 3 * i, 64 - 3 * i) for i in range(12)] + [(16, 16)]
     for size in sizes:  # what is kept beside: matrices of the anomaly map
         backend.maps(images(1, *size), noise_bank(small_model.schedule, *size, 0))
@@ -223,7 +226,7 @@ def test_memory_does_not_grow_with_the_number_of_sizes(small_model):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc/self/statm")
 def test_resident_memory_does_not_grow_from_call_to_call(small_model):
-    backend, noise = CpuBackend(small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
+    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, 32, 32, 0)
     x = images(4, 32, 32)
 
     def resident():
@@ -252,7 +255,7 @@ def test_an_exception_gives_the_workspace_back(small_model):
         made.append(arguments)
         return operators.anomaly_map_space(*arguments)
 
-    network = CpuUNet(fold(small_model), watched(head=head, anomaly_map_space=anomaly_map_space))
+    network = CpuSession(fold(small_model), lambda: 1, watched(head=head, anomaly_map_space=anomaly_map_space))
     x, noise = images(1, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
     with pytest.raises(KeyboardInterrupt):
         network_maps(network, x, noise)
@@ -273,7 +276,7 @@ def test_layers_are_the_convolutions_in_the_order_of_their_calls(small_model):
         assert not any(np.shares_memory(source.raw, raw) for source in sources)
         operators.conv3x3(sources, weight, bias, gamma, beta, groups, draws, raw, affine, space, threads)
 
-    network = CpuUNet(fold(small_model), watched(perturb_conv3x3=perturb_conv3x3, conv3x3=conv3x3))
+    network = CpuSession(fold(small_model), lambda: 1, watched(perturb_conv3x3=perturb_conv3x3, conv3x3=conv3x3))
     network_maps(network, images(1, 47, 33), noise_bank(small_model.schedule, 47, 33, 0))
     layers = network.layers(47, 33)
     assert calls == [(layer.channels_in, (2, layer.height, layer.width, layer.channels_out)) for layer in layers]
@@ -287,7 +290,7 @@ def test_layers_are_the_convolutions_in_the_order_of_their_calls(small_model):
 
 @pytest.mark.parametrize("size", [(192, 192), (47, 33), (16, 31)])
 def test_a_workspace_is_as_large_as_it_says(small_model, size):
-    network = CpuUNet(fold(small_model))
+    network = CpuSession(fold(small_model), lambda: 1)
     maps = network.workspace(3, *size, 1).maps.size / (
         3 * network.draws * size[0] * size[1] * small_model.network.base_width
     )
@@ -297,7 +300,7 @@ def test_a_workspace_is_as_large_as_it_says(small_model, size):
 def test_the_weights_as_they_were_are_not_kept(small_model):
     plan = fold(small_model)
     weights = [weakref.ref(norm.weight) for block in plan.blocks.values() for norm in (block.first, block.second)]
-    network = CpuUNet(plan)
+    network = CpuSession(plan, lambda: 1)
     del plan
     gc.collect()
     assert [weight() for weight in weights] == [None] * 18

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+import sprfast
 from sprfast.backends import registry as backends
+from sprfast.backends.sessions import session
 from sprfast.config import Level, Schedule
 from sprfast.data import figure
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, CheckFailedError, InputError
 from sprfast.formats import export_metadata as contract
@@ -37,10 +38,10 @@ def opened(name, model, folder):
         if reason := backends.unavailable(name):
             pytest.skip(reason)
         return Engine(model, name, "cpu")
-    if reason := library.unavailable() if name == "plan" else runner.unavailable("onnxruntime"):
+    if reason := library.unavailable() if name == "plan" else session.unavailable("onnxruntime"):
         pytest.skip(reason)
     export.export(model, folder / name, Request(name))
-    return runner.load(folder / name)
+    return sprfast.load(folder / name)
 
 
 @pytest.fixture(scope="module", params=ENGINES + RUNNERS)
@@ -101,7 +102,7 @@ def test_threads_of_a_computation_stay_within_the_bound(name, small_model, tmp_p
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             again = (
-                Engine(small_model, name, "cpu") if name in ENGINES else runner.load(tmp_path / name, threads=threads)
+                Engine(small_model, name, "cpu") if name in ENGINES else sprfast.load(tmp_path / name, threads=threads)
             )
             scores = [result.pred_score for result in again.predict(pictures, channel_order="rgb")]
             assert scores == pytest.approx(expected, rel=contract.TOLERANCE["float32"])

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from sprfast.backends.sessions import cuda, tensorrt, tensorrt_build, tensorrt_session
+from sprfast.backends.sessions.session import TensorRtOptions
 from sprfast.backends.sessions.tensorrt_session import TensorRtSession, chunks, lane_of
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export_metadata import Probe, probe_image
 from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
-from sprfast.method import draws
+from sprfast.method.noise import stacked
 from support import ROOT
 
 ort = pytest.importorskip("onnxruntime")
@@ -113,7 +114,7 @@ def test_every_batch_is_in_a_profile():
 
 @pytest.fixture(scope="module")
 def noise(small_model):
-    return draws.stacked(small_model.schedule, SIZE, SIZE, small_model.noise_seed)
+    return stacked(small_model.schedule, SIZE, SIZE, small_model.noise_seed)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,6 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
             precision="float32",
             quantization=None,
             batch=None,
-            stripped=False,
         )
 
     call.loaded, call.devices, call.builds, call.folder = loaded, devices, builds, tmp_path / "cache"
@@ -413,8 +413,7 @@ def test_a_real_session_has_the_definitions_maps(request, monkeypatch, flavour, 
             precision="float32",
             quantization=None,
             batch=batch,
-            capture=capture,
-            stripped=stripped,
+            options=TensorRtOptions(capture=capture, shared_plan=stripped),
         )
         assert session.origin == origin
         for count in (1, 3, 3, 40):

@@ -13,7 +13,6 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageCms
 
@@ -22,7 +21,7 @@ from sprfast.data.images import image_size, load_image, load_mask, read_rgb
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.method.threshold import Verdict
-from support.fuzzing import STEADY, attempt, damaged
+from support.fuzzing import attempt, damaged, fuzzed
 
 LENIENT = {"alpha": "composite", "frames": "first", "size_policy": "stretch"}
 POLICIES = [
@@ -128,8 +127,7 @@ def check(file, content, policy, strict, engines=()):
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-@settings(STEADY, max_examples=150)
-@given(data=st.data())
+@fuzzed(150, data=st.data())
 def test_a_damaged_image_is_refused_or_a_picture(kind, file, engines, data):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     content = data.draw(damaged(data.draw(st.sampled_from(SAMPLES[kind])), 120))
@@ -143,8 +141,8 @@ def test_a_damaged_image_is_refused_or_a_picture(kind, file, engines, data):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024, "KiB of memory for one small file"
 
 
-@settings(STEADY, max_examples=150)
-@given(
+@fuzzed(
+    150,
     start=st.sampled_from(SIGNATURES),
     rest=st.binary(max_size=200),
     policy=st.sampled_from(POLICIES),
@@ -191,8 +189,7 @@ def chunks_of(content):
         at += 12 + length
 
 
-@settings(STEADY, max_examples=250)
-@given(data=st.data())
+@fuzzed(250, data=st.data())
 def test_a_png_of_valid_checksums_and_any_chunks_is_refused_or_a_picture(file, data):
     """A flipped bit is noticed by a checksum; here the checksums are right, so that the decoder
     meets what is wrong.
@@ -251,8 +248,7 @@ TAGS += [33432, 33723, 34377, 34665, 34675, 34853, 37500, 50838]
 GOOD_TAGS = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: 256}
 
 
-@settings(STEADY, max_examples=400)
-@given(data=st.data())
+@fuzzed(400, data=st.data())
 def test_a_tiff_of_any_tags_is_refused_or_a_picture(file, data):
     """A grey file of 16x16 pixels whose tags are of any type, number and value."""
     tags = {tag: (4, 1, struct.pack("<I", value)) for tag, value in GOOD_TAGS.items()}
@@ -287,8 +283,7 @@ def test_a_profile_of_the_wrong_type_is_refused(file, kind):
         load_image(file, POLICIES[0])
 
 
-@settings(STEADY, max_examples=60)
-@given(width=st.integers(1, 2**16), height=st.integers(1, 2**16), kind=st.sampled_from(["bmp", "webp", "tiff"]))
+@fuzzed(60, width=st.integers(1, 2**16), height=st.integers(1, 2**16), kind=st.sampled_from(["bmp", "webp", "tiff"]))
 def test_a_header_of_any_size_is_refused_without_memory_for_it(file, width, height, kind):
     content = bytearray(SAMPLES[kind][0] if kind != "webp" else SAMPLES[kind][1])
     if kind == "bmp":

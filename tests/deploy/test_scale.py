@@ -8,11 +8,11 @@ import pickle
 import pytest
 import torch
 
-from sprfast.deploy import predictors
+import sprfast
 from sprfast.deploy.ray import data as ray_data
 from sprfast.deploy.ray import serve as ray_serve
+from sprfast.deploy.ray.device import device_under_ray
 from sprfast.deploy.ray.results import COLUMNS
-from sprfast.engine import engine
 from sprfast.errors import BackendError, InputError, ModelFileError
 
 without_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
@@ -59,7 +59,7 @@ def test_a_worker_answers_as_the_engine_and_each_bad_file_with_error(model_path,
     assert tuple(answers) == COLUMNS
     rows = [dict(zip(answers, row, strict=True)) for row in zip(*answers.values(), strict=True)]
     for path, row, result in zip(
-        files, rows, engine.load(model_path, "eager", "cpu").predict(list(files)), strict=True
+        files, rows, sprfast.load(model_path, "eager", "cpu").predict(list(files)), strict=True
     ):
         assert row["path"] == path.name
         assert (row["verdict"], row["reason"]) == (result.verdict.value, result.reason)
@@ -97,16 +97,16 @@ def test_a_worker_with_another_file_refuses(model_path):
 )
 def test_a_worker_uses_the_gpus_that_ray_counts(device, gpus, chosen):
     if chosen in ("cpu", "cuda"):
-        assert predictors.device_under_ray(device, gpus) == chosen
+        assert device_under_ray(device, gpus) == chosen
     else:
         with pytest.raises(InputError, match=chosen):
-            predictors.device_under_ray(device, gpus)
+            device_under_ray(device, gpus)
 
 
 def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_path):
     assert run("export", model_path, "--to", "plan", "-o", tmp_path / "screw.plan")[0] == 0
-    of_model = predictors.opened(model_path, "cpu", "cpu", "float32", "published")
-    of_export = predictors.opened(tmp_path / "screw.plan", "auto", "cpu", "float32", "published")
+    of_model = sprfast.load(model_path, "cpu", "cpu")
+    of_export = sprfast.load(tmp_path / "screw.plan", "auto", "cpu")
     assert type(of_model).__name__ == "Engine"
     assert type(of_export).__name__ == "Runner"
     scores = [[result.pred_score for result in each.predict(list(pictures))] for each in (of_model, of_export)]
@@ -116,13 +116,13 @@ def test_what_is_opened_is_an_engine_or_a_runner(run, model_path, pictures, tmp_
         ("float32", "single", "setting single"),
     ):
         with pytest.raises(InputError, match=f"{named}: an export has the"):
-            predictors.opened(tmp_path / "screw.plan", "auto", "cpu", precision, setting)
+            sprfast.load(tmp_path / "screw.plan", "auto", "cpu", precision, setting)
 
 
 def test_threads_of_a_worker_are_its_own_affair(model_path):
     before = torch.get_num_threads()
     try:
-        predictors.opened(model_path, "eager", "cpu", "float32", "published", threads=before + 1)
+        sprfast.load(model_path, "eager", "cpu", "float32", "published", threads=before + 1)
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)

@@ -283,7 +283,7 @@ def test_warm_up_leaves_nothing_to_compile_and_changes_no_score(small_model):
     engine = Engine(small_model, "triton")
     engine.warm_up(16, 32, batches=(1, 2))
     before = set(launch._warm)
-    x = torch.rand(2, 3, 16, 32)
+    x = np.random.default_rng(0).random((2, 3, 16, 32), np.float32)
     together = engine.maps(x)[1]
-    assert torch.equal(engine.maps(x[:1])[1], together[:1])
+    assert np.array_equal(engine.maps(x[:1])[1], together[:1])
     assert launch._warm == before

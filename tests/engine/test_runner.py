@@ -11,11 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import sprfast
 from sprfast.backends.sessions import onnxruntime as onnxruntime_runtime
 from sprfast.backends.sessions.session import default_threads
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
@@ -70,7 +70,7 @@ def outside(code, *arguments, **variables):
 
 def test_from_file_to_verdict_like_eager(path, small_model, sources):
     expected = Engine(small_model, "eager", "cpu").predict(sources)
-    got = runner.load(path).predict(sources)
+    got = sprfast.load(path).predict(sources)
     assert [result.pred_score for result in got] == pytest.approx([result.pred_score for result in expected], rel=1e-5)
     assert [result.verdict for result in got] == [result.verdict for result in expected]
     assert {result.verdict for result in expected} == {Verdict.PASS, Verdict.REJECT}  # or the line above says little
@@ -81,7 +81,7 @@ def test_from_file_to_verdict_like_eager(path, small_model, sources):
 
 
 def test_frames_are_taken_as_declared(path, sources):
-    loaded = runner.load(path)
+    loaded = sprfast.load(path)
     picture = np.asarray(PIL.Image.open(sources[1]).convert("RGB"))
     frames = [picture, picture.astype(np.float32) / np.float32(255), np.asfortranarray(picture)]
     scores = [result.pred_score for result in loaded.predict(frames, channel_order="rgb")]
@@ -93,7 +93,7 @@ def test_frames_are_taken_as_declared(path, sources):
 def test_a_bad_image_disturbs_no_other(path, sources, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(sources[0].read_bytes()[:200])
-    loaded = runner.load(path)
+    loaded = sprfast.load(path)
     results = loaded.predict([sources[0], bad, sources[1]])
     assert results[1].verdict is Verdict.ERROR
     assert "bad.png" in results[1].reason
@@ -101,7 +101,7 @@ def test_a_bad_image_disturbs_no_other(path, sources, tmp_path):
 
 
 def test_the_same_bits_alone_together_and_from_several_threads(path, sources):
-    loaded = runner.load(path)
+    loaded = sprfast.load(path)
     alone = [loaded.predict(each).pred_score for each in sources]
     assert [result.pred_score for result in loaded.predict(sources)] == alone
     with ThreadPoolExecutor(4) as pool:
@@ -111,13 +111,13 @@ def test_the_same_bits_alone_together_and_from_several_threads(path, sources):
 def test_the_whole_path_without_torch(path, sources):
     code = """
 import json, sys
-from sprfast.engine import runner
-loaded = runner.load(sys.argv[1])
+import sprfast
+loaded = sprfast.load(sys.argv[1])
 results = loaded.predict(sys.argv[2:])
 assert not {"torch", "matplotlib", "sklearn", "scipy", "typer"} & set(sys.modules), sorted(sys.modules)
 print(json.dumps([[result.verdict.value, result.pred_score] for result in results]))
 """
-    expected = [[result.verdict.value, result.pred_score] for result in runner.load(path).predict(sources)]
+    expected = [[result.verdict.value, result.pred_score] for result in sprfast.load(path).predict(sources)]
     assert json.loads(outside(code, path, *sources)) == expected
 
 
@@ -138,7 +138,7 @@ finally:
 
 def test_without_a_threshold_nothing_passes(small_model, sources, tmp_path):
     export.export(with_mode(small_model, threshold=None), tmp_path / "a", Request("plan"))
-    result = runner.load(tmp_path / "a").predict(sources[0])
+    result = sprfast.load(tmp_path / "a").predict(sources[0])
     assert result.verdict is Verdict.ERROR
     assert np.isfinite(result.pred_score)
     assert "calibrate" in result.reason
@@ -155,7 +155,7 @@ def test_a_network_that_computes_something_else_is_refused(path, tmp_path):
     metadata = dataclasses.replace(stored.metadata, probe=probe)
     export_file.write(tmp_path / "a", dataclasses.replace(stored, metadata=metadata))
     with pytest.raises(BackendError, match="probe image is off by"):
-        runner.load(tmp_path / "a")
+        sprfast.load(tmp_path / "a")
 
 
 def test_another_threshold_needs_no_new_export(path, tmp_path, sources):
@@ -164,22 +164,22 @@ def test_another_threshold_needs_no_new_export(path, tmp_path, sources):
     export_file.write(tmp_path / "a", dataclasses.replace(stored, metadata=strict))
     again = export_file.read(tmp_path / "a")
     assert again.graph == stored.graph
-    assert {result.verdict for result in runner.load(tmp_path / "a").predict(sources)} == {Verdict.REJECT}
+    assert {result.verdict for result in sprfast.load(tmp_path / "a").predict(sources)} == {Verdict.REJECT}
 
 
 def test_images_of_another_size_are_errors_where_the_graph_is_fixed(exports, tmp_path):
     PIL.Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(tmp_path / "wide.png")
-    result = runner.load(exports["onnx"]).predict(tmp_path / "wide.png")
+    result = sprfast.load(exports["onnx"]).predict(tmp_path / "wide.png")
     assert result.verdict is Verdict.ERROR
     assert (
         "wide.png: 32x64 pixels (height x width) at the network's input, this export takes 32x32 only" in result.reason
     )
-    assert runner.load(exports["plan"]).predict(tmp_path / "wide.png").error_map.shape == (32, 64)
+    assert sprfast.load(exports["plan"]).predict(tmp_path / "wide.png").error_map.shape == (32, 64)
 
 
 def test_a_fixed_batch_is_filled_up(small_model, sources, tmp_path):
     export.export(small_model, tmp_path / "a", Request("onnx", batch=3))
-    got = runner.load(tmp_path / "a").predict(sources)  # four: one call of three, and one
+    got = sprfast.load(tmp_path / "a").predict(sources)  # four: one call of three, and one
     expected = Engine(small_model, "eager", "cpu").predict(sources)
     assert [result.pred_score for result in got] == pytest.approx([result.pred_score for result in expected], rel=1e-5)
 
@@ -198,7 +198,7 @@ def test_a_fixed_batch_is_filled_up(small_model, sources, tmp_path):
 )
 def test_what_does_not_fit_is_refused(exports, target, options, kind, match):
     with pytest.raises(kind, match=match):
-        runner.load(exports[target], **options)
+        sprfast.load(exports[target], **options)
 
 
 @pytest.mark.skipif(
@@ -208,7 +208,7 @@ def test_an_absent_provider_is_an_error_not_a_fallback(exports):
     with pytest.raises(
         BackendError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider; .*pip install onnxruntime-gpu"
     ):
-        runner.load(exports["onnx"], device="cuda")
+        sprfast.load(exports["onnx"], device="cuda")
 
 
 def test_a_provider_that_falls_back_is_an_error(exports):
@@ -225,19 +225,19 @@ def test_a_provider_that_falls_back_is_an_error(exports):
 def test_what_the_cpu_provider_cannot_compute_is_said(small_model, tmp_path):
     export.export(small_model, tmp_path / "a", Request("onnx", precision="bfloat16"))
     with pytest.raises(BackendError, match="has no bfloat16 convolution on a CPU; use float16 or float32"):
-        runner.load(tmp_path / "a")
+        sprfast.load(tmp_path / "a")
 
 
 def test_missing_libraries_say_what_to_install(exports, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(onnxruntime_runtime.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match=r"needs onnxruntime, not installed here: run pip install 'sprfast\[onnx\]'"):
-        runner.load(exports["onnx"])
+        sprfast.load(exports["onnx"])
 
 
 def test_a_model_file_is_not_an_export(model_path):
     with pytest.raises(ModelFileError, match="is a model file, not an export; run `sprfast export`"):
-        runner.load(model_path)
+        export_file.read(model_path)
 
 
 def test_damage_is_found(path, tmp_path):
@@ -247,11 +247,11 @@ def test_damage_is_found(path, tmp_path):
     for at in range(11, len(content), step):
         damaged.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         with pytest.raises(ModelFileError, match="damaged"):
-            runner.load(damaged)
+            sprfast.load(damaged)
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         damaged.write_bytes(content[:length])
         with pytest.raises(ModelFileError, match="damaged"):
-            runner.load(damaged)
+            sprfast.load(damaged)
 
 
 def test_threads_are_those_of_the_environment_or_the_cores(monkeypatch):

@@ -11,7 +11,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
@@ -21,7 +20,7 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.line.frames import FrameFormat
 from sprfast.method.threshold import Verdict
-from support.fuzzing import STEADY, VALUES, attempt
+from support.fuzzing import VALUES, attempt, fuzzed
 
 SIZE = 16
 SMALL = Preprocessing(size=SIZE, size_policy="stretch")
@@ -150,8 +149,7 @@ def slow_pixels(array, order):
     return pixels
 
 
-@settings(STEADY, max_examples=400)
-@given(array=arrays(), order=ORDERS)
+@fuzzed(400, array=arrays(), order=ORDERS)
 def test_an_array_is_refused_or_its_pixels(array, order):
     before = state(array)
     image = attempt(lambda: load_image(array, SMALL, channel_order=order), "array: ", InputError)
@@ -167,8 +165,7 @@ def test_an_array_is_refused_or_its_pixels(array, order):
     assert state(array) == before
 
 
-@settings(STEADY, max_examples=150)
-@given(array=arrays(), order=ORDERS)
+@fuzzed(150, array=arrays(), order=ORDERS)
 def test_an_engine_answers_for_any_array_and_passes_only_numbers(engine, array, order):
     result = engine.predict(array, channel_order=order)
     assert result.verdict is Verdict.ERROR or math.isfinite(result.pred_score)
@@ -177,8 +174,7 @@ def test_an_engine_answers_for_any_array_and_passes_only_numbers(engine, array, 
     assert (result.reason is None) == (result.verdict is not Verdict.ERROR)
 
 
-@settings(STEADY, max_examples=200)
-@given(source=OBJECTS, order=ORDERS)
+@fuzzed(200, source=OBJECTS, order=ORDERS)
 def test_an_engine_answers_for_any_object(engine, source, order):
     results = engine.predict(source, channel_order=order)
     for result in results if isinstance(source, list | tuple) else [results]:
@@ -206,8 +202,7 @@ FIELDS = {
 }
 
 
-@settings(STEADY, max_examples=400)
-@given(fields=st.fixed_dictionaries(FIELDS))
+@fuzzed(400, fields=st.fixed_dictionaries(FIELDS))
 def test_a_frame_format_is_refused_or_holds_its_promises(fields):
     form = attempt(lambda: FrameFormat(**fields), "FrameFormat.", InputError)
     if form is None:
@@ -243,8 +238,7 @@ def formats(draw):
     )
 
 
-@settings(STEADY, max_examples=300)
-@given(form=formats(), data=st.data())
+@fuzzed(300, form=formats(), data=st.data())
 def test_a_buffer_is_refused_or_its_pixels(form, data):
     packed = form.width * form.channels * np.dtype(form.dtype).itemsize
     row = form.row_bytes or packed
@@ -266,8 +260,7 @@ def test_a_buffer_is_refused_or_its_pixels(form, data):
     assert np.shares_memory(got, np.frombuffer(given_frame, np.uint8))
 
 
-@settings(STEADY, max_examples=300)
-@given(form=formats(), frame=arrays() | OBJECTS)
+@fuzzed(300, form=formats(), frame=arrays() | OBJECTS)
 def test_anything_as_a_frame_is_refused_or_has_the_form(form, frame):
     got = attempt(lambda: form.view(frame), "frame: ", InputError)
     if got is None:

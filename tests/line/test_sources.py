@@ -1,70 +1,17 @@
-"""Sources: whatever befalls a camera or a folder, each trigger becomes one frame with its own
-picture or with the reason why not.
-"""
+"""Cameras: each trigger becomes one frame with its own picture or with the reason why not."""
 
-import io
-import itertools
-import logging
-import os
-import threading
 import time
 
 import numpy as np
-import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sprfast.errors import CameraError, InputError
 from sprfast.line.frames import FrameFormat
-from sprfast.line.sources import Fault, FolderWatch, Picture, SimulatedLine, Stream, simulated_faults
+from sprfast.line.sources import Fault, Picture, SimulatedLine, simulated_faults
 from sprfast.line.sources.ids import MOST, Ids
-from sprfast.line.sources.retry import Retry
-
-PATIENCE = 60.0  # seconds for what takes milliseconds on a machine that is not busy
-PICTURES = [np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8) for seed in range(5)]
-FORMAT = FrameFormat(6, 8, "bgr")
-
-
-def simulated(faults=None, frames=8, **arguments):
-    return SimulatedLine(PICTURES, "bgr", frames=frames, faults=faults, **arguments)
-
-
-def stream(line, frame_format=FORMAT, **arguments):
-    return Stream(line.open, frame_format, "cam", **{"first_wait": 0.001, "timeout": PATIENCE, **arguments})
-
-
-def ids(frames):
-    return [frame.id for frame in frames]
-
-
-def faults(frames):
-    """By id."""
-    return {frame.id: str(frame.fault) for frame in frames if frame.fault}
-
-
-class Scripted:
-    """A camera that does what it is told, step by step: a picture, None, or an exception."""
-
-    def __init__(self, *steps):
-        self.steps, self.closed, self.opened = list(steps), 0, 0
-
-    def open(self):
-        self.opened += 1
-        return self
-
-    def grab(self, timeout):
-        step = self.steps.pop(0) if self.steps else EOFError()
-        if isinstance(step, Exception):
-            raise step
-        return step() if callable(step) else step
-
-    def close(self):
-        self.closed += 1
-
-
-def picture(number, trigger_time=0.0, **others):
-    return Picture(PICTURES[(number or 0) % len(PICTURES)], number, trigger_time, **others)
+from support.source_cases import PICTURES, Scripted, faults, ids, picture, simulated, stream
 
 
 def test_every_picture_becomes_a_frame():
@@ -209,9 +156,6 @@ def test_an_error_names_no_password():
     assert "host/live" in str(raised.value)
 
 
-# Ids
-
-
 def test_missing_pictures_are_named_one_by_one_up_to_a_bound():
     counter = Ids("cam")
     assert counter.missing(0) == []
@@ -235,180 +179,6 @@ def test_a_count_that_begins_anew_within_a_connection_has_new_ids():
     assert counter.picture(5000 - MOST) == f"cam-{5000 - MOST}"  # late
     assert counter.missing(0) == []
     assert counter.picture(0) == "cam-0@2"
-
-
-# Time
-
-
-def test_with_a_period_every_overdue_trigger_is_a_fault():
-    start = time.monotonic()
-    camera = Scripted(picture(4, start), *[lambda: time.sleep(0.01)] * 10_000)
-    given = stream(camera, period=0.1, timeout=0.02)
-    frames = list(itertools.islice(given, 4))
-    assert ids(frames) == ["cam-4", "cam-5", "cam-6", "cam-7"]
-    assert [round((frame.trigger_time - start) / 0.1, 3) for frame in frames] == [0, 1, 2, 3]
-    assert faults(frames)["cam-6"] == "cam: picture 6 was not delivered within 0.02 s"
-    assert time.monotonic() >= start + 0.32  # none is called missing before it is
-
-
-def test_a_picture_that_waits_in_the_camera_is_not_overdue():
-    """However long the consumer took: the camera is asked first."""
-    start = time.monotonic()
-    camera = Scripted(picture(0, start), picture(1, start + 0.01), picture(2, start + 0.02))
-    frames = []
-    for frame in stream(camera, period=0.01, timeout=0.01):
-        frames.append(frame)
-        time.sleep(0.05)
-    assert (ids(frames), faults(frames)) == (["cam-0", "cam-1", "cam-2"], {})
-
-
-def test_with_a_period_triggers_without_a_connection_are_faults_and_late_pictures_keep_their_ids():
-    start = time.monotonic()
-    camera = Scripted(picture(0, start), CameraError("gone"), picture(50, start + 5.0), picture(1, start + 0.1))
-    frames = list(stream(camera, period=0.1, first_wait=0.35, timeout=0.1))
-    assert ids(frames)[:3] == ["cam-0", "cam-1", "cam-2"]
-    assert list(faults(frames))[:2] == ["cam-1", "cam-2"]
-    assert ids(frames)[-1] == "cam-1"
-    assert len(set(ids(frames))) == len(frames) - 1
-
-
-def test_a_camera_that_does_not_count_misses_triggers_by_their_time():
-    frames = list(
-        stream(Scripted(picture(None, 10.0), picture(None, 10.11), picture(None, 10.41)), period=0.1, timeout=1e6)
-    )
-    assert ids(frames) == [f"cam-{number}" for number in range(1, 6)]
-    assert [frame.id for frame in frames if frame.fault] == ["cam-3", "cam-4"]
-    assert frames[2].trigger_time == pytest.approx(10.21)
-
-
-def test_a_stall_without_a_period_is_one_line_in_the_log(caplog):
-    start = time.monotonic()
-    camera = Scripted(picture(0), *[lambda: time.sleep(0.02)] * 8, picture(1), picture(2))
-    with caplog.at_level(logging.INFO, "sprfast.sources"):
-        frames = list(stream(camera, timeout=0.03))
-    assert (ids(frames), faults(frames)) == (["cam-0", "cam-1", "cam-2"], {})
-    assert time.monotonic() - start > 0.03
-    assert caplog.messages[0] == "cam: no picture for 0.03 s"
-    assert [message.partition(", after")[0] for message in caplog.messages[1:]] == ["cam: pictures come again"]
-
-
-def test_an_outage_is_logged_once_with_its_end(caplog):
-    with caplog.at_level(logging.INFO, "sprfast.sources"):
-        list(stream(simulated({2: Fault.DISCONNECT}, refusals=4)))
-    assert [message.partition(" (")[0] for message in caplog.messages] == ["cam: no connection", "cam: connected again"]
-
-
-# Connecting again
-
-
-def test_waits_double_up_to_the_longest():
-    retry = Retry(0.5, 3.0, None)
-    error = CameraError("gone")
-    assert [retry.failed(error) for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
-    retry.succeeded()
-    assert retry.failed(error) == 0.5
-    assert [retry.failed(error) for _ in range(2000)][-1] == 3.0
-
-
-def test_it_gives_up():
-    attempts = []
-
-    def refuse():
-        attempts.append(time.monotonic())
-        raise CameraError("no camera here")
-
-    begun = time.monotonic()
-    with pytest.raises(CameraError, match=r"cam: no camera here; given up after"):
-        list(Stream(refuse, FORMAT, "cam", first_wait=0.01, give_up=0.2))
-    assert time.monotonic() - begun >= 0.2
-    assert len(attempts) > 2
-
-
-def test_a_camera_that_connects_and_fails_at_once_is_given_up_too():
-    camera = Scripted(picture(1), *[CameraError("gone")] * 10_000)
-    given = iter(stream(camera, give_up=0.1))
-    frames = [next(given), next(given)]
-    with pytest.raises(CameraError, match="given up"):
-        next(given)
-    assert ids(frames) == ["cam-1", "cam-2"]
-    assert list(faults(frames)) == ["cam-2"]
-    assert camera.opened > 2
-
-
-def test_what_no_attempt_can_mend_ends_the_iteration():
-    def broken():
-        raise InputError("no such pixel format")
-
-    with pytest.raises(InputError, match="pixel format"):
-        list(Stream(broken))
-
-
-def consume(source):
-    """A thread that iterates; the frames, and the thread."""
-    frames = []
-    thread = threading.Thread(target=lambda: frames.extend(source))
-    thread.start()
-    return frames, thread
-
-
-def test_close_ends_a_wait_for_the_next_attempt():
-    asked = threading.Event()
-
-    def refuse():
-        asked.set()
-        raise CameraError("no camera here")
-
-    given = Stream(refuse, first_wait=1000.0, longest_wait=1000.0)
-    _, thread = consume(given)
-    assert asked.wait(PATIENCE)
-    given.close()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-
-
-def test_close_ends_a_wait_for_a_picture_and_lets_the_camera_go():
-    asked = threading.Event()
-
-    def nothing():
-        asked.set()
-        time.sleep(0.01)
-
-    camera = Scripted(*[nothing] * 1_000_000)
-    given = stream(camera)
-    frames, thread = consume(given)
-    assert asked.wait(PATIENCE)
-    given.close()
-    given.close()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-    assert (frames, camera.opened, camera.closed) == ([], 1, 1)
-    assert list(given) == []
-
-
-def test_a_consumer_that_stops_lets_the_camera_go():
-    camera = Scripted(picture(0), picture(1))
-    frames = iter(stream(camera))
-    next(frames)
-    frames.close()
-    assert camera.closed == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"timeout": 0.0},
-        {"period": -1.0},
-        {"first_wait": 0.0},
-        {"first_wait": 2.0, "longest_wait": 1.0},
-        {"give_up": -1.0},
-    ],
-)
-def test_arguments_that_are_refused(arguments):
-    with pytest.raises(InputError, match=next(iter(arguments))):
-        stream(simulated(), **arguments)
-
-
-# The simulation
 
 
 def test_all_kinds_of_faults_through_a_stream():
@@ -459,6 +229,7 @@ def test_float_pictures_get_a_nan():
     assert [int(np.isnan(frame.image).sum()) for frame in frames] == [0, 1, 0]
 
 
+@pytest.mark.clock
 def test_real_time():
     line = simulated({2: Fault.STALL, 5: Fault.DISCONNECT}, frames=9, period=0.02, stall=0.07, refusals=1)
     begun = time.monotonic()
@@ -477,163 +248,3 @@ def test_real_time():
 def test_faults_that_cannot_be_simulated(frames, rate):
     with pytest.raises(InputError, match="frames, rate"):
         simulated_faults(frames, rate)
-
-
-# Folders
-
-
-def write(path, seed=0):
-    PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)).save(path)
-    return path
-
-
-def test_new_files_in_the_order_of_their_times(tmp_path):
-    write(tmp_path / "old.png")
-    watch = FolderWatch(tmp_path, poll=0.01, settle=0.0)
-    names = ["c.png", "with space.JPG", os.fsdecode(b"caf\xe9.png"), "a.png"]
-    for index, name in enumerate(names):
-        write(tmp_path / name)
-        os.utime(tmp_path / name, ns=(10**18 + index, 10**18 + index))
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / ".hidden.png").write_bytes(b"x")
-    (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")
-    begun = time.monotonic()
-    frames = list(itertools.islice(watch, 4))
-    assert [frame.image for frame in frames] == [tmp_path / name for name in names]
-    assert ids(frames) == ["c.png", "with space.JPG", r"caf\xe9.png", "a.png"]
-    assert all(begun <= frame.trigger_time <= time.monotonic() for frame in frames)
-    assert watch._look() == []
-
-
-def test_what_lies_there_is_included_where_asked(tmp_path):
-    write(tmp_path / "old.png")
-    assert ids(itertools.islice(FolderWatch(tmp_path, settle=0.0, existing=True), 1)) == ["old.png"]
-
-
-def test_a_file_is_seen_when_it_has_not_changed_for_a_while(tmp_path):
-    content = write(tmp_path / "source.bmp").read_bytes()
-    watch = FolderWatch(tmp_path, settle=0.1)
-    with open(tmp_path / "slow.bmp", "wb") as file:
-        for chunk in np.array_split(np.frombuffer(content, np.uint8), 4):
-            file.write(chunk)
-            file.flush()
-            assert watch._look() == []  # it has changed since the last look, however long ago that was
-            time.sleep(0.15)
-    assert watch._look() == ["slow.bmp"]
-
-
-def test_hundreds_of_files_while_it_watches(tmp_path):
-    watch = FolderWatch(tmp_path, poll=0.01, settle=0.5)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(PICTURES[0]).save(buffer, "PNG")
-    content = buffer.getvalue()
-
-    def produce():
-        for index in range(300):
-            if index % 2:
-                (tmp_path / f"{index}.part").write_bytes(content)
-                os.rename(tmp_path / f"{index}.part", tmp_path / f"{index}.png")
-            else:
-                (tmp_path / f"{index}.png").write_bytes(content)
-
-    producer = threading.Thread(target=produce)
-    producer.start()
-    frames = list(itertools.islice(watch, 300))
-    producer.join(PATIENCE)
-    assert sorted(ids(frames)) == sorted(f"{index}.png" for index in range(300))
-    assert all(np.array_equal(np.asarray(PIL.Image.open(frame.image)), PICTURES[0]) for frame in frames)
-
-
-def test_a_file_that_changes_is_yielded_again_under_its_name(tmp_path):
-    watch = FolderWatch(tmp_path, poll=0.01, settle=0.0)
-    frames = iter(watch)
-    write(tmp_path / "latest.png", 1)
-    assert next(frames).id == "latest.png"
-    assert watch._look() == []
-    write(tmp_path / "latest.png", 2)
-    os.utime(tmp_path / "latest.png", ns=(1, 1))
-    assert next(frames).id == "latest.png"
-
-
-def test_only_what_lies_there_is_remembered(tmp_path):
-    watch = FolderWatch(tmp_path, poll=0.01, settle=0.0)
-    frames = iter(watch)
-    for index in range(50):
-        path = write(tmp_path / f"{index}.png")
-        assert next(frames).id == f"{index}.png"
-        path.unlink()
-    watch._look()
-    assert watch._files == {}
-
-
-def test_symbolic_links_are_passed_over(tmp_path, caplog):
-    secret = write(tmp_path / "secret.png")
-    folder = tmp_path / "watched"
-    folder.mkdir()
-    watch = FolderWatch(folder, poll=0.01, settle=0.0)
-    (folder / "link.png").symlink_to(secret)
-    write(folder / "part.png")
-    assert ids(itertools.islice(watch, 1)) == ["part.png"]
-    assert watch._look() == []
-    assert caplog.messages == [f"{folder}: link.png is a symbolic link"]
-
-
-def test_a_folder_that_vanishes_is_waited_for(tmp_path, caplog):
-    folder = tmp_path / "share"
-    folder.mkdir()
-    write(folder / "old.png")
-    watch = FolderWatch(folder, poll=0.01, settle=0.0, first_wait=0.01, longest_wait=0.02)
-    away = tmp_path / "away"
-    folder.rename(away)
-    frames, thread = [], None
-
-    def take():
-        for frame in watch:
-            frames.append(frame)
-            watch.close()
-
-    with caplog.at_level(logging.INFO, "sprfast.sources"):
-        thread = threading.Thread(target=take)
-        thread.start()
-        until = time.monotonic() + PATIENCE
-        while not caplog.records and time.monotonic() < until:
-            time.sleep(0.005)
-        write(away / "new.png")
-        away.rename(folder)
-        thread.join(PATIENCE)
-    assert ids(frames) == ["new.png"]  # what it knew, it still knows
-    assert caplog.messages == [
-        f"{folder}: the folder cannot be read (No such file or directory)",
-        f"{folder}: the folder can be read again",
-    ]
-
-
-def test_a_folder_that_stays_away_is_given_up(tmp_path):
-    folder = tmp_path / "share"
-    folder.mkdir()
-    watch = FolderWatch(folder, first_wait=0.01, give_up=0.05)
-    folder.rmdir()
-    with pytest.raises(CameraError, match=r"share: the folder cannot be read \(No such file or directory\); given up"):
-        list(watch)
-
-
-@pytest.mark.parametrize("name", ["nothing", "file.png", "nul\0"])
-def test_a_folder_that_is_not_there(tmp_path, name):
-    (tmp_path / "file.png").write_bytes(b"")
-    with pytest.raises(InputError, match="the folder cannot be read"):
-        FolderWatch(tmp_path / name)
-
-
-@pytest.mark.parametrize("arguments", [{"poll": 0.0}, {"settle": -1.0}, {"settle": float("nan")}])
-def test_waits_of_a_folder_that_are_refused(tmp_path, arguments):
-    with pytest.raises(InputError, match=next(iter(arguments))):
-        FolderWatch(tmp_path, **arguments)
-
-
-def test_close_ends_a_watch(tmp_path):
-    watch = FolderWatch(tmp_path, poll=1000.0)
-    _, thread = consume(watch)
-    watch.close()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()

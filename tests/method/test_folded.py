@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprfast.backends.registry import inputs
+from sprfast.backends.tensors import inputs
 from sprfast.backends.triton import FusedUNet
 from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.errors import InputError

@@ -119,6 +119,7 @@ def wait_for(path):
         time.sleep(0.05)
 
 
+@pytest.mark.process
 def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path):
     outputs = [tmp_path / str(processes) / "model.safetensors" for processes in (1, 2)]
     for processes, output in enumerate(outputs, start=1):
@@ -148,6 +149,7 @@ def test_batch_that_cannot_be_shared_equally_is_an_input_error(folder, tmp_path)
     assert not checkpoint_path(tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.process
 def test_sigterm_to_torchrun_stops_all_processes_at_one_step_with_a_checkpoint(folder, tmp_path):
     output = tmp_path / "model.safetensors"
     run = start(folder, output, processes=2, steps=10_000)
@@ -210,6 +212,7 @@ def assert_sentence(printed, rank, *parts):
         assert part in said[0]
 
 
+@pytest.mark.process
 def test_killed_process_is_a_sentence_of_the_other_and_the_checkpoint_stays(trained):
     run, pids, output, printed = trained
     os.kill(pids[1], signal.SIGKILL)
@@ -222,6 +225,7 @@ def test_killed_process_is_a_sentence_of_the_other_and_the_checkpoint_stays(trai
     assert not output.exists()
 
 
+@pytest.mark.clock
 def test_process_that_hangs_is_a_sentence_of_the_other_after_the_timeout(trained):
     run, pids, output, printed = trained
     os.kill(pids[1], signal.SIGSTOP)
@@ -238,6 +242,7 @@ def test_process_that_hangs_is_a_sentence_of_the_other_after_the_timeout(trained
     assert checkpoint_path(output).exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rank", [0, 1])
 def test_process_that_never_comes_is_a_sentence_after_the_timeout(rank, folder, tmp_path):
     output = tmp_path / "model.safetensors"
@@ -290,6 +295,7 @@ def category(tmp_path_factory):
     return root
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["cpu", "eager"])
 def test_two_processes_evaluate_as_one_bit_for_bit(backend, category, model_path, tmp_path):
     found = []

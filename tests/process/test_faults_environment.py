@@ -145,7 +145,14 @@ print(json.dumps([point, encoding, results, str(model.preprocessing.size / 5)]))
 """
 
 
-@pytest.mark.parametrize(("name", "point"), [("ASCII", "."), ("de_DE.UTF-8", ","), ("de_DE.ISO-8859-1", ",")])
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("de_DE.UTF-8", ","),
+        pytest.param("ASCII", ".", marks=pytest.mark.process),
+        pytest.param("de_DE.ISO-8859-1", ",", marks=pytest.mark.process),
+    ],
+)
 def test_locales_change_no_number_and_no_byte(name, point, model_path, pictures, small_model, tmp_path):
     environment = locale_environment(name, tmp_path)
     done = subprocess.run(
@@ -165,7 +172,7 @@ def test_locales_change_no_number_and_no_byte(name, point, model_path, pictures,
     ]
 
 
-@pytest.mark.parametrize("name", ["ASCII", "de_DE.ISO-8859-1"])
+@pytest.mark.parametrize("name", ["ASCII", pytest.param("de_DE.ISO-8859-1", marks=pytest.mark.process)])
 def test_odd_names_in_locales_without_utf8(name, plan_path, pictures, tmp_path):
     environment = locale_environment(name, tmp_path)
     folder = tmp_path / "parts"

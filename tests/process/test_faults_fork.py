@@ -9,30 +9,32 @@ import sys
 
 import pytest
 
+import sprfast
 from sprfast.backends import registry as backends
+from sprfast.backends.sessions import session
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import engine, runner
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
 
-OPENERS = ("cpu", "eager", "onnxruntime", "plan", "onnx")  # backends of an Engine, then exports for a Runner
+# Backends of an Engine, then exports for a Runner.
+OPENERS = (
+    "cpu",
+    pytest.param("eager", marks=pytest.mark.process),
+    pytest.param("onnxruntime", marks=pytest.mark.process),
+    "plan",
+    "onnx",
+)
 
 CHILD = """
 import os, signal, sys
 import numpy as np
+import sprfast
 from sprfast.errors import BackendError
 
 path, name, source = sys.argv[1:]
-if name in ("plan", "onnx"):
-    from sprfast.engine import runner
-    loaded = runner.load(path)
-    direct = lambda: loaded.maps(np.zeros((1, 3, 32, 32), np.float32))
-else:
-    import torch
-    from sprfast.engine import engine
-    loaded = engine.load(path, name, "cpu")
-    direct = lambda: loaded.maps(torch.zeros(1, 3, 32, 32))
+loaded = sprfast.load(path) if name in ("plan", "onnx") else sprfast.load(path, name, "cpu")
+direct = lambda: loaded.maps(np.zeros((1, 3, 32, 32), np.float32))
 before = loaded.predict(source).pred_score  # its threads have run
 prepared = [loaded.prepare(source)]
 
@@ -57,7 +59,7 @@ def unavailable(name):
     """Why this cannot run here, if so."""
     if name in ("cpu", "plan"):
         return library.unavailable()
-    return runner.unavailable("onnxruntime") if name == "onnx" else backends.unavailable(name)
+    return session.unavailable("onnxruntime") if name == "onnx" else backends.unavailable(name)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def files(small_model, tmp_path_factory):
     """A model file, which engines open, and the exports."""
     folder = tmp_path_factory.mktemp("fork")
     model_file.save(folder / "model", small_model)
-    paths = dict.fromkeys(OPENERS, folder / "model")
+    paths = dict.fromkeys(("cpu", "eager", "onnxruntime"), folder / "model")
     for name in ("plan", "onnx"):
         if unavailable(name) is None:
             paths[name] = folder / name
@@ -90,7 +92,7 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on(name, files, pictures)
 
 def score(path, name, source):
     """What a spawned process does."""
-    opened = runner.load(path) if name in ("plan", "onnx") else engine.load(path, name, "cpu")
+    opened = sprfast.load(path) if name in ("plan", "onnx") else sprfast.load(path, name, "cpu")
     return opened.predict(source).pred_score
 
 

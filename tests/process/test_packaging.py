@@ -12,9 +12,9 @@ import zipfile
 
 import pytest
 
+import sprfast
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
-from sprfast.engine import runner
 from support import ROOT
 
 LIBRARY = "sprfast/kernels/cpu/libsprfast_cpu.so"
@@ -62,6 +62,7 @@ def wheel(sources):
     return next((sources / "dist").glob("*.whl"))
 
 
+@pytest.mark.build
 @needs_compiler
 def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
     name, _, python, abi, platform = wheel.stem.split("-")
@@ -74,6 +75,7 @@ def test_the_wheel_is_of_its_platform_and_for_every_python(wheel):
     assert not [name for name in names if name.endswith((".cpp", ".h", ".txt", ".o")) and "dist-info" not in name]
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.parametrize("instruction_set", ["", "generic"])
 def test_the_installed_wheel_computes(wheel, tmp_path, instruction_set):
@@ -95,6 +97,7 @@ np.testing.assert_allclose(operators.swish(x), x / (1 + np.exp(-x.astype(float))
     )
 
 
+@pytest.mark.build
 @needs_compiler
 def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, pictures, tmp_path):
     exported = tmp_path / "model"
@@ -103,14 +106,15 @@ def test_the_installed_wheel_scores_an_export_without_torch(wheel, small_model, 
     code = f"""
 import sys
 sys.modules["torch"] = None  # importing it fails
-from sprfast.engine import runner
-assert runner.__file__.startswith({str(tmp_path)!r}), runner.__file__
-print(runner.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
+import sprfast
+assert sprfast.__file__.startswith({str(tmp_path)!r}), sprfast.__file__
+print(sprfast.load({str(exported)!r}).predict({str(pictures[0])!r}).pred_score)
 """
     score = float(run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(tmp_path / "site")))
-    assert score == runner.load(exported).predict(pictures[0]).pred_score
+    assert score == sprfast.load(exported).predict(pictures[0]).pred_score
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
@@ -126,6 +130,7 @@ def test_no_function_can_be_merged_across_instruction_sets(sources, wheel):
             assert [name for kind, name in symbols if kind.isupper()] == [f"spr_operators_{each.stem}"]
 
 
+@pytest.mark.build
 @needs_compiler
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 @pytest.mark.parametrize("name", ["dispatch", "generic"])

@@ -1,4 +1,4 @@
-"""Trainings that are killed, stopped and resumed, each in a process of its own with one thread."""
+"""Trainings that are killed, stopped and resumed; those marked in processes of their own."""
 
 import os
 import random
@@ -91,11 +91,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
     """SHA-256 of the weights of a training that was never stopped."""
-    output = tmp_path_factory.mktemp("uninterrupted") / "model.safetensors"
-    run = Run(folder, output, resume=False)
-    assert run.end() == (None, STEPS)
-    assert not still_running(run.workers)
-    return model_file.load(output).sha256
+    return finished(folder, tmp_path_factory.mktemp("uninterrupted") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +103,26 @@ def stopped(folder, tmp_path_factory):
     )
     assert (outcome.model, outcome.stopped_by, outcome.step) == (None, signal.SIGINT, 2)
     return output
+
+
+def finished(folder, output, *, resume=False, reached=1):
+    """SHA-256 of the weights that a training in this process ends with; its first step is not
+    before `reached`.
+    """
+    steps = []
+    training.train(
+        sorted(folder.iterdir()),
+        output,
+        **RECIPE,
+        device="cpu",
+        workers=0,
+        resume=resume,
+        on_step=lambda progress: steps.append(progress.step),
+    )
+    assert reached <= steps[0]
+    assert steps == list(range(steps[0], STEPS + 1))
+    assert not checkpoint_path(output).exists()
+    return model_file.load(output).sha256
 
 
 def interrupt_at_step_2(progress):
@@ -124,11 +140,12 @@ def still_running(processes, seconds=0.0):
     return []
 
 
-def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uninterrupted, tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.process)])
+def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uninterrupted, tmp_path, kills):
     output = tmp_path / "model.safetensors"
     moments = random.Random(20)
     workers, reached = [], [1]
-    for number in range(3):
+    for number in range(kills):
         run = Run(folder, output, resume=number > 0, checkpoint_every=0.0)
         for _ in range(moments.randint(1, 3)):
             step = run.next_step()
@@ -141,12 +158,12 @@ def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uni
         reached.append(step)
         workers += run.workers
     assert reached == sorted(set(reached))
-    assert Run(folder, output, resume=True).end() == (None, STEPS)
-    assert model_file.load(output).sha256 == uninterrupted
-    assert len(workers) == 3
+    assert len(workers) == kills
     assert not still_running(workers, seconds=20.0)
+    assert finished(folder, output, resume=True, reached=reached[-1]) == uninterrupted
 
 
+@pytest.mark.process
 def test_sigterm_and_sigint_stop_after_the_step_and_resume_gives_the_same_weights(folder, uninterrupted, tmp_path):
     output = tmp_path / "model.safetensors"
     done = 0
@@ -160,10 +177,13 @@ def test_sigterm_and_sigint_stop_after_the_step_and_resume_gives_the_same_weight
         assert archive.read(checkpoint_path(output), kind="checkpoint")[1]["step"] == done
         assert not output.exists()
         assert not still_running(run.workers)
-    assert Run(folder, output, resume=True).end() == (None, STEPS)
+    run = Run(folder, output, resume=True)
+    assert run.end() == (None, STEPS)
+    assert not still_running(run.workers)
     assert model_file.load(output).sha256 == uninterrupted
 
 
+@pytest.mark.process
 def test_signal_to_the_whole_process_group_leaves_the_workers_to_the_training(folder, tmp_path):
     """What a terminal does at Ctrl-C, and a service manager at a stop."""
     output = tmp_path / "model.safetensors"

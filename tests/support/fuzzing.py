@@ -3,13 +3,13 @@ like.
 """
 
 import copy
+import functools
+import inspect
 import json
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-# The same examples in every run.
-STEADY = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 NUMBERS = st.one_of(
     st.integers(-3, 70),
@@ -26,6 +26,31 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
+
+
+def fuzzed(examples, **strategies):
+    """Run a test on a twelfth of so many inputs; on all of them under the marker. They are the same
+    in every run.
+    """
+
+    def decorate(test):
+        @pytest.mark.parametrize("examples", [examples // 12, pytest.param(examples, marks=pytest.mark.fuzz)])
+        @functools.wraps(test)
+        def run(examples, **fixtures):
+            @settings(max_examples=examples, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+            @given(**strategies)
+            def once(**drawn):
+                test(**fixtures, **drawn)
+
+            once()
+
+        names = ["examples", *(name for name in inspect.signature(test).parameters if name not in strategies)]
+        run.__signature__ = inspect.Signature(
+            [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        )
+        return run
+
+    return decorate
 
 
 def attempt(call, name, *kinds):

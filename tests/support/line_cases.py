@@ -71,3 +71,16 @@ def eventually(condition):
             return True
         time.sleep(0.005)
     return False
+
+
+def fill(line, network, count, first=0):
+    """Futures of `count` frames, of which the network has begun the first one, alone."""
+    network.open.clear()
+    network.entered.clear()
+    futures = [line.submit(frame(first), first, channel_order="rgb")]
+    assert network.entered.wait(PATIENCE)
+    return futures + [line.submit(frame(seed), seed, channel_order="rgb") for seed in range(first + 1, first + count)]
+
+
+def errors_of(futures):
+    return [type(future.result(PATIENCE).error) for future in futures]

@@ -14,7 +14,7 @@ import torch
 
 import sprfast
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets as data
+from sprfast.data import datasets
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.formats import model as model_file
 from sprfast.formats import tensors as archive
@@ -109,6 +109,7 @@ def test_learning_rate_falls_at_each_third_of_steps_and_epochs(paths, output, mo
     assert [rate for _, rate in rates] == pytest.approx([1e-4 * 0.1 ** (3 * step // steps) for step in range(steps)])
 
 
+@pytest.mark.clock
 def test_learning_rate_falls_at_each_third_of_the_time_limit(paths, output, monkeypatch):
     limit = 3.0
     rates = recorded_rates(monkeypatch)
@@ -143,7 +144,7 @@ def test_times_are_uniform_in_themselves_or_in_their_logarithm():
 def test_images_held_back_are_not_trained_on_and_are_named(paths, output, tmp_path):
     paths = [Path(shutil.copy(path, tmp_path)) for path in paths]
     model = train(paths, output, steps=2, hold_back=0.25, seed=3).model
-    trained, held_back = data.split(paths, 0.25, 3)
+    trained, held_back = datasets.split(paths, 0.25, 3)
     assert model.provenance["held_back"] == [path.name for path in held_back]
     assert (model.provenance["images"], len(held_back)) == (6, 2)
     assert sorted(trained + held_back) == paths
@@ -151,7 +152,7 @@ def test_images_held_back_are_not_trained_on_and_are_named(paths, output, tmp_pa
         PIL.Image.new("RGB", (16, 16)).save(path)
     again = train(paths, tmp_path / "again.safetensors", steps=2, hold_back=0.25, seed=3).model
     assert again.sha256 == model.sha256
-    assert data.split(paths, 0.25, 4)[1] != held_back
+    assert datasets.split(paths, 0.25, 4)[1] != held_back
 
 
 @pytest.mark.parametrize("share", [0.05, 0.95])
@@ -206,7 +207,7 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
     assert 0 < seconds < 600
     assert 100 < model.provenance.pop("peak_memory_mib") < 100_000
     assert model.provenance == {
-        "data_fingerprint": data.fingerprint(paths),
+        "data_fingerprint": datasets.fingerprint(paths),
         "images": 8,
         "held_back": [],
         "steps": 6,
@@ -279,6 +280,7 @@ except test_training.InputError as error:
 """
 
 
+@pytest.mark.process
 def test_full_disk_keeps_the_old_checkpoint(paths, output):
     train(paths, output, on_step=stop_after(2))
     before = checkpoint_path(output).read_bytes()

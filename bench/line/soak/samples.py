@@ -96,7 +96,7 @@ class Samples:
 
 
 def trend(samples: Sequence[ProcessSample], value: Callable[[ProcessSample], float | None]) -> Trend | None:
-    """Of one quantity; None where there are fewer than three samples of it."""
+    """Trend of one quantity; None where there are fewer than three samples of it."""
     points = [(sample.frames / 1000, known) for sample in samples if (known := value(sample)) is not None]
     if len({frames for frames, _ in points}) < 3:
         return None

@@ -1,19 +1,22 @@
-"""What runs an export without PyTorch, one file a runtime; the modules are imported only where one
-is chosen.
+"""The interface of sessions, which compute maps on numpy arrays; one file a runtime.
 
-A runtime opens a session for the network of one export. Its name is that of the backend that
-computes the same way.
+A session runs one network. Nothing here imports PyTorch, and a runtime's library is imported where
+a session of it is opened.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+BACKENDS = ("cpu", "onnxruntime", "tensorrt", "tensorrt_rtx")  # which are sessions
 
 
 class Session(Protocol):
@@ -33,6 +36,26 @@ class Session(Protocol):
             BackendError: the runtime failed.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorRtOptions:
+    """How TensorRT builds and runs."""
+
+    capture: bool = False  # replay each batch as a CUDA graph; needs cuda-bindings
+    shared_plan: bool = False  # without the weights, so that all models of one structure share it
+    workspace_bytes: int | None = None  # that a layer may use on the device; None: all there is
+    # while a plan is built: what is done, steps done, their number
+    on_progress: Callable[[str, int, int], None] | None = None
+
+
+def unavailable(backend: str) -> str | None:
+    """None where one of `BACKENDS` can run on this machine, else the reason and what to install."""
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from sprfast.backends.sessions import tensorrt
+
+        return tensorrt.unavailable("tensorrt" if backend == "tensorrt" else "tensorrt_rtx")
+    return importlib.import_module(f"sprfast.backends.sessions.{backend}").unavailable()  # type: ignore[no-any-return]
 
 
 def default_threads() -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sprfast._version import __version__
 from sprfast.backends.sessions import cuda, tensorrt_build
 from sprfast.backends.sessions.cache import Entry, PlanCache, graph_sha256
-from sprfast.backends.sessions.session import Floats
+from sprfast.backends.sessions.session import Floats, TensorRtOptions
 from sprfast.backends.sessions.tensorrt_build import BUCKETS, Flavour, Options, Progress, imported, logger, optional
 from sprfast.backends.sessions.tensorrt_session import TensorRtSession
 from sprfast.config import Precision
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flavour", "TensorRtSession", "open_session", "unavailable"]
 
+_DEFAULT = TensorRtOptions()
 EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
@@ -60,11 +61,8 @@ def open_session(
     precision: Precision,
     quantization: Quantization | None,
     batch: int | None,
-    on_progress: Progress | None = None,
     device: int = 0,
-    workspace_bytes: int | None = None,
-    capture: bool = False,
-    stripped: bool = False,
+    options: TensorRtOptions = _DEFAULT,
 ) -> TensorRtSession:
     """A session for one graph, from the cache or newly built, which gave the right error map of the
     probe image.
@@ -76,14 +74,9 @@ def open_session(
         noise: (D, 3, H, W), that the probe's error map is of.
         precision, quantization: of the graph.
         batch: images that the graph is fixed to; None: any number.
-        on_progress: of a build, which takes minutes: called with what is done, steps done and their
-            number.
         device: number of the CUDA device.
-        workspace_bytes: that a layer may use on the device; None: all there is.
-        capture: replay each batch as a CUDA graph; batches are padded to 1, 2, 4, 8, 16 or 32
-            images.
-        stripped: the plan goes without weights, so that all models of one structure share it; never
-            so where quantized.
+        options: how to build, which takes minutes, and to run. Batches that are captured are padded
+            to 1, 2, 4, 8, 16 or 32 images; a quantized plan is never shared.
 
     Raises:
         BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
@@ -92,10 +85,10 @@ def open_session(
     if reason := unavailable(flavour):
         raise BackendError(f"backend {flavour}: {reason}")
     height, width = probe.error_map.shape
-    options = Options(
+    built_with = Options(
         profiles=BUCKETS if batch is None else (),
-        workspace_bytes=workspace_bytes,
-        stripped=stripped and quantization is None,
+        workspace_bytes=options.workspace_bytes,
+        stripped=options.shared_plan and quantization is None,
     )
     machine = {
         "flavour": flavour,
@@ -105,14 +98,16 @@ def open_session(
     key = {
         **machine,
         "sprfast": __version__,
-        "graph_sha256": graph_sha256(onnx, with_weights=not options.stripped),
+        "graph_sha256": graph_sha256(onnx, with_weights=not built_with.stripped),
         "precision": precision,
         "quantization": quantization,
         "batch": batch,
         "size": [height, width],
-        "options": options.to_json(),
+        "options": built_with.to_json(),
     }
-    opening = _Opening(onnx, flavour, probe, noise, batch, on_progress, device, capture, options, machine, key)
+    opening = _Opening(
+        onnx, flavour, probe, noise, batch, options.on_progress, device, options.capture, built_with, machine, key
+    )
     return opening.session()
 
 

@@ -29,10 +29,13 @@ from typing import Any
 import numpy as np
 
 from sprfast import errors
+from sprfast.config import Precision
 from sprfast.data import datasets as data
 from sprfast.data import images
-from sprfast.deploy import libraries, predictors
+from sprfast.deploy import libraries
+from sprfast.deploy.ray.device import device_under_ray
 from sprfast.deploy.ray.results import COLUMNS, Results
+from sprfast.engine.load import load
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
@@ -85,7 +88,7 @@ class Model:
     path: str  # which every worker can read
     backend: str = "auto"
     device: str | None = None
-    precision: str = "float32"
+    precision: Precision = "float32"
     setting: str = PUBLISHED
 
 
@@ -99,8 +102,8 @@ class Scorer:
         sha256: of the model's file; None: any.
 
     Raises:
-        ModelFileError: the file is another one, or as `predictors.opened`.
-        InputError, BackendError: as `predictors.opened`.
+        ModelFileError: the file is another one, or cannot be loaded.
+        InputError, BackendError: see `load`.
     """
 
     def __init__(self, model: Model, threads: int = 1, sha256: str | None = None) -> None:
@@ -108,9 +111,7 @@ class Scorer:
             raise ModelFileError(
                 f"{model.path}: this worker has another file there than the one that asks for the answers"
             )
-        self._predictor = predictors.opened(
-            model.path, model.backend, model.device, model.precision, model.setting, threads
-        )
+        self._predictor = load(model.path, model.backend, model.device, model.precision, model.setting, threads)
         self._predictor.self_test()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,13 +193,13 @@ def _settled(model: Model, pool: Pool) -> Model:
     """The model with all that workers would otherwise choose each for itself: where the file is,
     the device, the backend.
     """
-    device = predictors.device_under_ray(model.device, pool.gpus)
+    device = device_under_ray(model.device, pool.gpus)
     backend = model.backend
     if backend == "auto" and export_file.kind(model.path) == "model":  # an export says itself what auto is
         from sprfast.backends import registry as backends
 
         try:
-            backend = backends.choose(backend, device, model.precision)  # type: ignore[arg-type]  # the workers check it
+            backend = backends.choose(backend, device, model.precision)
         except BackendError as error:
             raise BackendError(f"backend auto cannot be chosen on this machine, name one: {error}") from error
     return dataclasses.replace(model, path=os.path.abspath(model.path), device=device, backend=backend)

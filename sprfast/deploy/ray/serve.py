@@ -23,7 +23,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sprfast.deploy import libraries, predictors
+from sprfast.config import Precision
+from sprfast.deploy import libraries
+from sprfast.deploy.ray.device import device_under_ray
+from sprfast.engine.load import load
 from sprfast.engine.predictor import MAX_BATCH, Result
 from sprfast.errors import InputError, SprfastError
 from sprfast.formats import export as export_file
@@ -54,7 +57,7 @@ class Options:
     model: str  # model file or export, readable by every replica
     backend: str = "auto"
     device: str | None = None
-    precision: str = "float32"
+    precision: Precision = "float32"
     setting: str = PUBLISHED
     max_batch: int = MAX_BATCH  # images that are scored together
     batch_wait: float = 0.005  # seconds that an image waits for others; those that come meanwhile are scored with it
@@ -108,7 +111,7 @@ class Inspector:
         serve = libraries.require("ray.serve", "ray")
         self._json = libraries.require("starlette.responses", "ray").JSONResponse
         threads = max(1, int(options.cpus))
-        self._predictor = predictors.opened(
+        self._predictor = load(
             options.model, options.backend, options.device, options.precision, options.setting, threads
         )
         self._predictor.self_test()
@@ -172,7 +175,7 @@ def app(given: dict[str, Any]) -> Any:
     options = Options.parse(given)
     serve = libraries.require("ray.serve", "ray")
     export_file.kind(options.model)
-    device = predictors.device_under_ray(options.device, options.gpus)
+    device = device_under_ray(options.device, options.gpus)
     options = dataclasses.replace(options, model=os.path.abspath(options.model), device=device)
     deployment = serve.deployment(
         Inspector,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sprfast.deploy import predictors
 from sprfast.deploy.triton_server.repository import FILE, IMAGE
+from sprfast.engine.load import load
 from sprfast.engine.predictor import Result
 from sprfast.errors import SprfastError
 from sprfast.method.anomaly_map import MAP_SIZE
@@ -50,7 +50,7 @@ class TritonPythonModel:
         backend, precision, setting = (parameters[name]["string_value"] for name in ("backend", "precision", "setting"))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         path = Path(args["model_repository"], args["model_version"], FILE)
-        self._predictor = predictors.opened(path, backend, device, precision, setting)
+        self._predictor = load(path, backend, device, precision, setting)
         self._predictor.self_test()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -29,7 +29,7 @@ from sprfast.formats import export as export_file
 from sprfast.formats.export import Export
 from sprfast.formats.manifest import PathLike, file_bytes
 from sprfast.lowering import onnx_graph as graph
-from sprfast.method import draws
+from sprfast.method import noise
 from sprfast.method.anomaly_map import MAP_SIZE
 from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 from sprfast.system.files import atomic_folder, write_bytes
@@ -254,4 +254,4 @@ def _alone(export: Export) -> bytes:
         )
     if importlib.util.find_spec("onnx") is None:
         raise BackendError("export: needs onnx, not installed here: run pip install 'sprfast[onnx]'")
-    return graph.with_noise(export.graph, draws.stacked(metadata.schedule, *metadata.size, metadata.noise_seed))
+    return graph.with_noise(export.graph, noise.stacked(metadata.schedule, *metadata.size, metadata.noise_seed))

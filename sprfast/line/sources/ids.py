@@ -29,7 +29,7 @@ class Ids:
         self._reopened = True
 
     def picture(self, number: int | None) -> str:
-        """Of a picture, after `missing` was asked; None: the camera does not count."""
+        """The id of a picture, after `missing` was asked; None: the camera does not count."""
         if number is None:
             number = self._highest = (self._highest or 0) + 1
         return self._id(number)

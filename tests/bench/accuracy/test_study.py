@@ -9,9 +9,9 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
-from sprfast.backends import cpu, registry
+from sprfast.backends import registry
+from sprfast.backends.sessions import cpu
 from sprfast.bench.accuracy import costs, measure, named, summary
 from sprfast.bench.accuracy.passes import Passes
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
@@ -118,7 +118,7 @@ def evaluated(predictor, category):
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_error_maps_are_those_of_an_engine_with_the_schedule(model, inputs, schedule):
-    expected, _ = Engine(with_mode(model, schedule=schedule), BACKEND, "cpu").maps(torch.from_numpy(inputs[:3]))
+    expected, _ = Engine(with_mode(model, schedule=schedule), BACKEND, "cpu").maps(inputs[:3])
     np.testing.assert_allclose(maps_of(model, inputs[:3], StudyRow("", schedule)), expected[:, 0], rtol=1e-4)
 
 
@@ -274,11 +274,11 @@ def test_backends_are_compared_with_eager_or_say_why_not(whole):
 
 
 def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_reason(models, inputs, monkeypatch):
-    def refuse(self, model, device, precision="float32"):
+    def refuse(self, folded, threads):
         raise BackendError("backend cpu: cannot run on this device")
 
-    monkeypatch.setattr(cpu.CpuBackend, "__init__", refuse)
-    monkeypatch.setattr(cpu.CpuBackend, "unavailable", staticmethod(lambda: None))
+    monkeypatch.setattr(cpu.CpuSession, "__init__", refuse)
+    monkeypatch.setattr(cpu, "unavailable", lambda: None)
     monkeypatch.setattr(registry, "NAMES", ("cpu", "eager"))
     found = costs.backends_apart(models[0], inputs, np.arange(len(inputs)) % 2 == 1, None, CPU)
     assert found[0] == {"backend": "eager", "image_AUROC": found[0]["image_AUROC"], "pixel_AUROC": None} | {

@@ -12,13 +12,14 @@ import pytest
 from rich.console import Console
 
 from sprfast.bench.accuracy import curve, report
-from sprfast.config import RECIPES, Level, Preprocessing, Schedule, TrainingConfig
+from sprfast.config import Level, Preprocessing, Schedule, TrainingConfig
 from sprfast.data import datasets
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats import model as model_file
+from sprfast.training.recipes import RECIPES
 from support import study_cases
 from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU

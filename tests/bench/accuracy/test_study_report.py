@@ -13,11 +13,12 @@ from rich.console import Console
 
 from sprfast.bench.accuracy import measure, pictures, promises, report
 from sprfast.bench.accuracy.rows import ROWS
-from sprfast.config import RECIPES, TrainingConfig
+from sprfast.config import TrainingConfig
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration, metrics
 from sprfast.formats import model as model_file
 from sprfast.method import threshold
+from sprfast.training.recipes import RECIPES
 from support import study_cases
 
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--workers", "0"]

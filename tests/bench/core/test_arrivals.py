@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sprfast.bench.core import arrivals
-from support import simulated
+from support import simulated_clock
 
 
 def worker(clock, service, stalls=()):
@@ -23,14 +23,14 @@ def worker(clock, service, stalls=()):
 
 
 def test_latency_counts_from_the_due_time():
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, taken = worker(clock, 0.03)
     assert arrivals.serve(answer, [0.0, 0.01, 0.02, 1.0], clock) == pytest.approx([0.03, 0.05, 0.07, 0.03])
     assert taken == [[0], [1], [2], [3]]
 
 
 def test_queries_that_wait_are_answered_together():
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, taken = worker(clock, 0.1)
     latencies = arrivals.serve(answer, [0.0, 0.01, 0.02, 0.03, 0.04], clock, most=3)
     assert taken == [[0], [1, 2, 3], [4]]
@@ -38,7 +38,7 @@ def test_queries_that_wait_are_answered_together():
 
 
 def test_a_query_that_comes_to_a_full_queue_is_dropped():
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, taken = worker(clock, 1.0)
     latencies = arrivals.serve(answer, [0.0, 0.1, 0.2, 0.3, 1.05], clock, waiting=2)
     assert taken == [[0], [1], [2], [4]]  # 3 comes while 1 and 2 wait; 4 finds one place
@@ -50,7 +50,7 @@ def test_a_stall_makes_the_right_number_of_frames_late(service, late):
     """300 ms at a period of 50 ms: the stalled frame, and those behind it until the system has
     caught up.
     """
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, _ = worker(clock, service, {20: 0.3}.items())
     figures = arrivals.line(answer, clock, period=0.05, frames=100, waiting=50)
     finish, expected = 0.0, 0
@@ -74,7 +74,7 @@ def test_a_stall_on_the_real_clock():
 
 
 def test_a_line_that_is_too_fast_drops_frames():
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, _ = worker(clock, 0.1)
     figures = arrivals.line(answer, clock, period=0.05, frames=40, waiting=3)
     assert figures["dropped"] > 10
@@ -98,7 +98,7 @@ def test_server_finds_what_one_worker_can_take():
     """Service of 10 ms and a bound of 50 ms: below the 100 queries a second that would fill the
     time, and well above half of them.
     """
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     answer, _ = worker(clock, 0.01)
     figures = arrivals.server(answer, clock, bound=0.05, start=30.0, seconds=20.0, most=1)
     assert 50.0 < figures["queries_per_s"] < 100.0
@@ -110,7 +110,7 @@ def test_server_finds_what_one_worker_can_take():
 
 
 def test_server_says_when_no_rate_holds():
-    clock = simulated.Clock()
+    clock = simulated_clock.Clock()
     figures = arrivals.server(worker(clock, 1.0)[0], clock, bound=0.5, start=1.0, seconds=1.0, most=1)
     assert figures["queries_per_s"] is None
     assert all(not trial["valid"] for trial in figures["trials"])

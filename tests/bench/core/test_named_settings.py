@@ -73,7 +73,7 @@ def test_a_speedup_is_of_batches_within_the_rounds(monkeypatch):
     clock = [0.0]
 
     class Waiting(Predictor):
-        backend = precision = model_sha256 = _maps = None
+        model_sha256 = _probe = None
 
         def __init__(self, seconds):
             self.seconds = seconds
@@ -98,8 +98,8 @@ def test_a_setting_that_computes_wrong_maps_is_refused(model, monkeypatch, names
     def wrong(given, backend, device):
         engine = Engine(given, backend, device)
         if given.schedule == model.scoring_modes[names[1]].schedule:
-            maps = engine._backend.maps
-            engine._backend.maps = lambda x, noise: tuple(1.01 * each for each in maps(x, noise))
+            maps = engine._session.maps
+            engine._session.maps = lambda x, z: tuple(1.01 * each for each in maps(x, z))
         return engine
 
     monkeypatch.setattr(named_settings, "Engine", wrong)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sprfast.bench.core import recommend, sweeps
-from support import simulated
+from support import simulated_clock
 from support.bench_reports import printed
 
 PRECISIONS = {"eager": "float32", "fast": "bfloat16"}
@@ -151,7 +151,7 @@ def test_where_nothing_holds_the_reason_says_what_would(points, reason):
 
 @pytest.mark.parametrize(("service", "late"), [(0.3, 0), (0.39, 0), (0.41, 25)])
 def test_verify_counts_the_batches_that_are_late(service, late):
-    clock, seen = simulated.Clock(), []
+    clock, seen = simulated_clock.Clock(), []
 
     def answer(index):
         seen.append(index)

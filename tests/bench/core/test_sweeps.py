@@ -15,7 +15,7 @@ from sprfast.data import datasets
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
 from sprfast.evaluation.evaluate import evaluate
-from support import simulated
+from support import simulated_clock
 from support.bench_reports import printed
 from support.scoring_mode_cases import with_mode
 
@@ -255,7 +255,7 @@ def test_section_without_a_period_measures_the_cross_and_recommends_nothing(smal
 
 
 def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, given, category, monkeypatch):
-    monkeypatch.setattr(arrivals, "WallClock", simulated.Clock)
+    monkeypatch.setattr(arrivals, "WallClock", simulated_clock.Clock)
     told = []
     into = section(
         small_model,

@@ -8,9 +8,9 @@ import json
 
 import pytest
 
+import sprfast
 from sprfast.bench.line import overhead
 from sprfast.deploy import export
-from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.line import Line
@@ -112,7 +112,7 @@ def test_pictures_of_files_are_those_files_and_repeat(engine, pictures):
 def test_random_pictures_have_the_size_of_an_export(small_model, tmp_path):
     path = tmp_path / "model.onnx"
     export.export(small_model, path, export.Request("onnx", size=(32, 48)))
-    pictures = overhead.Pictures.random(runner.load(path), tmp_path)
+    pictures = overhead.Pictures.random(sprfast.load(path), tmp_path)
     assert {array.shape for array in pictures.arrays} == {(32, 48, 3)}
 
 

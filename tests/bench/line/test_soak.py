@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import sprfast
 from sprfast.bench.line import soak
 from sprfast.bench.line.soak import pictures as pictures_of_a_run
 from sprfast.bench.line.soak import plan, report, samples, soaking
@@ -73,11 +74,10 @@ def test_a_line_that_is_right_holds_every_check(engines):
 
 def test_an_export_is_soaked_as_a_model_is(small_model, tmp_path):
     from sprfast.deploy import export
-    from sprfast.engine import runner
 
     path = tmp_path / "model.onnx"
     export.export(small_model, path, export.Request("onnx"))
-    document = soak.run(runner.load(path), runner.load(path), soak.SoakOptions(frames=60, faults=0.3, producers=2))
+    document = soak.run(sprfast.load(path), sprfast.load(path), soak.SoakOptions(frames=60, faults=0.3, producers=2))
     assert failed(document) == []
     assert document["model"] == {"sha256": small_model.sha256, "backend": "onnxruntime", "precision": "float32"}
 

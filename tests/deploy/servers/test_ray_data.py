@@ -21,10 +21,10 @@ import pytest
 import ray
 from pyarrow import parquet
 
+import sprfast
 from sprfast.data import images
 from sprfast.deploy.ray import data as ray_data
 from sprfast.deploy.ray.results import Results
-from sprfast.engine import engine
 from sprfast.errors import BackendError, DeviceLostError, InputError
 from sprfast.formats import model as model_file
 from support import ROOT
@@ -61,7 +61,7 @@ def archive(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(archive, saved):
     """Path and (score, verdict) of each image by one process."""
-    predictor = engine.load(saved, "cpu", "cpu")
+    predictor = sprfast.load(saved, "cpu", "cpu")
     paths = sorted(archive.rglob("*.png"))
     found = {}
     for first in range(0, len(paths), 16):

@@ -20,8 +20,8 @@ import ray
 import torch
 from ray import serve
 
+import sprfast
 from sprfast.deploy.ray import serve as ray_serve
-from sprfast.engine import engine
 from sprfast.formats import model as model_file
 
 PORT = 18231
@@ -89,7 +89,7 @@ def png(seed, size=32):
 
 
 def test_answers_are_the_engines(served, saved):
-    predictor = engine.load(saved, "cpu", "cpu")
+    predictor = sprfast.load(saved, "cpu", "cpu")
     files = [png(seed) for seed in range(40)]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(post, files))
@@ -142,7 +142,7 @@ def test_a_replica_whose_weights_rot_in_memory_is_replaced(cluster, saved, monke
         async def __call__(self, request):
             if request.method == "PUT":
                 with torch.no_grad():
-                    next(self._predictor._backend.network.parameters()).add_(1.0)
+                    next(self._predictor._session.backend.network.parameters()).add_(1.0)
             return await super().__call__(request)
 
     monkeypatch.setattr(ray_serve, "Inspector", Rotting)
@@ -194,7 +194,7 @@ def test_beyond_the_bound_requests_are_refused_and_what_was_taken_is_answered(ga
     assert set(statuses) == {200, 503}
     # a replica has two batches of two; as many may be on their way to it
     assert 3 <= statuses.count(200) <= 4 + 3 + 4, statuses
-    predictor = engine.load(saved, "cpu", "cpu")
+    predictor = sprfast.load(saved, "cpu", "cpu")
     for body, (status, answer) in zip(bodies, answers, strict=True):
         if status == 200:
             assert answer["pred_score"] == predictor.predict(io.BytesIO(body)).pred_score

@@ -22,11 +22,11 @@ from tritonclient import grpc, http
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
+import sprfast
 from sprfast.config import Preprocessing
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.deploy.triton_server.repository import Serving, write
-from sprfast.engine import runner
 from sprfast.engine.engine import Engine
 from sprfast.formats import model as model_file
 
@@ -167,7 +167,7 @@ def test_files_of_any_length_go_in_one_batch_and_a_bad_one_disturbs_none(server,
 def test_an_export_is_served_without_pytorch(server, small_model, pictures, tmp_path, name, target, computes):
     export.export(small_model, tmp_path / "export", Request(target))
     answers = at_once(server, [[path.read_bytes()] for path in pictures], name=name)
-    for answer, result in zip(answers, runner.load(tmp_path / "export").predict(pictures), strict=True):
+    for answer, result in zip(answers, sprfast.load(tmp_path / "export").predict(pictures), strict=True):
         check(answer, 0, result)
     maps = [
         Path(f"/proc/{number}/maps").read_text()

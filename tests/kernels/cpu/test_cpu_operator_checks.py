@@ -63,8 +63,7 @@ def arrays_of(operator):
     return [name for name in inspect.signature(getattr(operators, operator)).parameters if name not in PARAMETERS]
 
 
-# One array of each kind: a parameter, a feature map, scratch memory, and those whose sizes tell
-# those of others.
+# One array of each kind: a parameter, a feature map, scratch memory, and those that tell sizes.
 KINDS_OF_ARRAYS = [
     ("conv3x3", "bias"),
     ("conv3x3", "raw"),

@@ -13,11 +13,22 @@ import pytest
 from sprfast.kernels.triton import compile_report, launch
 from support import ROOT
 
-PREPARED = """
+OPERATORS = """
 import dataclasses, json, torch
+from sprfast.kernels import triton as kernels
+from sprfast.kernels.triton import launch
+from sprfast.kernels.triton.compile_report import compile_launches, problems, rows
+from support.kernel_cases import Shape, arguments
+
+def recorded(operator, storage="bfloat16", height=192, width=192):
+    given = arguments(operator, Shape(64, height, width, draws=3), getattr(torch, storage), "meta")
+    with launch.recorded(90) as launches:
+        getattr(kernels, operator)(*given.values())
+    return launches
+"""
+NETWORK = """
 from sprfast.backends.triton import launches
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
-from sprfast.kernels.triton.compile_report import compile_launches, problems, rows
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.method.scoring_mode import ScoringMode
@@ -26,32 +37,34 @@ from sprfast.method.unet import ScoreUNet
 config = NetworkConfig()
 weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
 plan = fold(Model(config, ScoringMode(Schedule((Level(1e-3, 3),))), Preprocessing(), weights))
-
-def named(name, precision="bfloat16", capability=90):
-    return next(each for each in launches(plan, precision, 1, 192, 192, capability) if each.name == name)
 """
 
 
-def compiled(code, **variables):
-    """What `code`, after PREPARED, prints as JSON."""
+def compiled(*code, **variables):
+    """What `code`, after OPERATORS, prints as JSON."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
-    command = [sys.executable, "-c", PREPARED + code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-c", "".join([OPERATORS, *code])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_no_shipped_kernel_has_a_problem(capability):
     """192x192 images, one and sixteen, on the published network; one 16-bit type stands for
     both.
     """
-    reports, found, table = compiled(f"""
+    reports, found, table = compiled(
+        NETWORK,
+        f"""
 every = [each for precision in ("bfloat16", "float32") for images in (1, 16)
          for each in launches(plan, precision, images, 192, 192, {capability})]
 reports = compile_launches(every, {capability})
 print(json.dumps([[each.to_json() for each in reports], problems(reports), rows(reports)]))
-""")
+""",
+    )
     assert found == []
     kernels = {(report["kernel"], report["storage"]) for report in reports}
     both = {
@@ -71,9 +84,12 @@ print(json.dumps([[each.to_json() for each in reports], problems(reports), rows(
     assert {len(row) for row in table} == {len(table[0])}
 
 
+@pytest.mark.compile
 def test_each_kind_of_problem_is_found():
     found = compiled("""
-apply, first, exact = named("affine_swish"), named("perturb_conv3x3"), named("perturb_conv3x3", "float32")
+apply, first, exact = (
+    recorded(*given)[0] for given in (["affine_swish"], ["perturb_conv3x3"], ["perturb_conv3x3", "float32"])
+)
 bad = {
     "spilled": dataclasses.replace(apply, constants={"C": 64, "BLOCK": 1024}),
     "unaligned": dataclasses.replace(apply, arguments={**apply.arguments, "raw_stride": 68, "out_stride": 66}),
@@ -101,19 +117,21 @@ print(json.dumps(found))
 
 
 def test_launches_of_the_same_code_are_compiled_once():
-    signatures = compiled("""
-apply = named("affine_swish")
+    signatures, found, loads = compiled("""
+(apply,) = recorded("affine_swish")
 def with_numbers(stride, pixels):
     return dataclasses.replace(apply, arguments={**apply.arguments, "raw_stride": stride, "pixels": pixels})
 given = [(64, 36864), (128, 9216), (64, 30201), (72, 36864), (1, 36864), (2**31, 36864), (64, 1)]
 reports = compile_launches([with_numbers(*numbers) for numbers in given], 90)
-print(json.dumps([each.signature for each in reports]))
+print(json.dumps([[each.signature for each in reports], problems(reports[:1]), reports[0].to_json()["map_loads"]]))
 """)
+    assert (found, list(loads)) == ([], ["128"])
     assert [signature.pop("raw_stride") for signature in signatures] == ["i32:16", "i32", "1", "i64:16"]
     rest = {"p_raw": "*bf16:16", "p_affine": "*fp32:16", "p_out": "*bf16:16", "pixels": "i32", "out_stride": "i32:16"}
     assert signatures == [rest] * 4
 
 
+@pytest.mark.compile
 def test_the_report_compiles_what_triton_runs(tmp_path):
     """Triton's own launch path up to the assembly; a driver without a device names the target.
 
@@ -135,8 +153,8 @@ class NoDevice:
 
 triton.runtime.driver.set_active(NoDevice())
 same = []
-last = launches(plan, "bfloat16", 1, 200, 151, 90)[-2:]
-for each in [*last, named("affine_swish"), named("group_affine")]:
+last = recorded("anomaly_map", height=200, width=151)
+for each in [*last, *recorded("affine_swish"), recorded("group_norm_affine")[1]]:
     given = {**each.arguments, **each.constants}
     arguments = [given[name] for name in each.kernel.arg_names]
     runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, num_warps=each.warps)

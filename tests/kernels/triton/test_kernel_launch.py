@@ -12,7 +12,7 @@ import triton.language as tl
 
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.group_norm import sample_offset
+from sprfast.kernels.triton.common import sample_offset
 from support.kernel_cases import DEVICE, OPERATORS, Shape, arguments
 
 PLAIN = Shape(32, 6, 8, images=2, draws=2)

@@ -18,7 +18,7 @@ struct Span {
     int32_t begin, end;
 };
 
-struct Heatmap {
+struct AnomalyMap {
     int height, width, size;
     const float *errors = nullptr, *rows = nullptr, *columns = nullptr;
     float* maps = nullptr;
@@ -93,14 +93,14 @@ struct Heatmap {
 };
 
 static int64_t anomaly_map_space(int images, int height, int width, int size) {
-    const Heatmap h{height, width, size};
+    const AnomalyMap h{height, width, size};
     static_assert(sizeof(Span) == 2 * sizeof(float), "spans lie in floats");
     return 2 * (h.groups() + h.vectors()) + (int64_t)h.vectors() * LANES * width + (int64_t)images * size * h.stride();
 }
 
 static void anomaly_map(int images, int height, int width, int size, const float* errors, const float* rows,
                         const float* columns, float* maps, float* space, int threads) {
-    Heatmap h{height, width, size, errors, rows, columns, maps};
+    AnomalyMap h{height, width, size, errors, rows, columns, maps};
     h.row_spans = (Span*)space;
     h.column_spans = h.row_spans + h.groups();
     h.packed = (float*)(h.column_spans + h.vectors());

@@ -1,0 +1,117 @@
+"""Sessions of a model: the folded model by our CPU kernels, and as an ONNX graph for each size of
+images by onnxruntime or TensorRT.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from sprfast.backends.sessions.session import Floats, Session, TensorRtOptions
+from sprfast.config import Precision
+from sprfast.errors import BackendError
+from sprfast.formats.export_metadata import TOLERANCE
+from sprfast.formats.model import Model
+from sprfast.lowering.fold import fold
+from sprfast.lowering.probe import probe
+from sprfast.method import noise
+
+if TYPE_CHECKING:
+    from sprfast.backends.sessions.tensorrt import Flavour
+
+SIZES = 4  # whose sessions are kept, the last ones used
+
+
+def open_session(
+    name: str, model: Model, device: torch.device, precision: Precision, options: TensorRtOptions | None = None
+) -> Session:
+    """The session `name`, which takes images of any size.
+
+    On a CPU it uses as many threads as torch is set to: our kernels in each call, onnxruntime when
+    images of a size come first. TensorRT builds a plan when images of a size come first on this
+    machine, which takes minutes, and refuses one that does not give the definition's error map.
+
+    Raises:
+        BackendError: it cannot run on this device or in this precision.
+    """
+    if name == "cpu":
+        if precision != "float32":
+            raise BackendError(
+                f"backend cpu: computes in float32, not {precision}; use --backend triton or cuda_graph for that"
+            )
+        if device.type != "cpu":
+            raise BackendError(f"backend cpu: cannot run on {device}; use --device cpu, or another backend")
+        from sprfast.backends.sessions.cpu import CpuSession
+
+        return CpuSession(fold(model), torch.get_num_threads)
+    if name != "onnxruntime" and device.type != "cuda":
+        raise BackendError(f"backend {name}: cannot run on {device}; use --device cuda, or another backend")
+    from sprfast.lowering.onnx_graph import onnx_model
+
+    folded = fold(model)
+
+    def with_onnxruntime(height: int, width: int) -> Session:
+        from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession
+
+        graph = onnx_model(folded, height, width, precision=precision, normalization="instance").SerializeToString()
+        return OnnxRuntimeSession(graph, str(device), torch.get_num_threads(), None, precision)
+
+    def with_tensorrt(height: int, width: int) -> Session:
+        from sprfast.backends.sessions import tensorrt
+
+        return tensorrt.open_session(
+            onnx_model(folded, height, width, precision=precision).SerializeToString(),
+            flavour=cast("Flavour", name),
+            probe=probe(model, height, width, TOLERANCE[precision]),
+            noise=noise.stacked(model.schedule, height, width, model.noise_seed),
+            precision=precision,
+            quantization=None,
+            batch=None,
+            device=device.index or 0,
+            options=options or TensorRtOptions(),
+        )
+
+    return SessionOfSizes(with_onnxruntime if name == "onnxruntime" else with_tensorrt)
+
+
+class SessionOfSizes:
+    """A session for images of any size, of sessions for one size each; the last `SIZES` are kept.
+
+    Args:
+        open_size: opens a session for images of this height and width.
+    """
+
+    def __init__(self, open_size: Callable[[int, int], Session]) -> None:
+        self._open = open_size
+        self._sessions: collections.OrderedDict[tuple[int, int], Session] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
+        """Error maps and anomaly maps; see `session.Session`.
+
+        Raises:
+            InputError: an image is smaller than 16 pixels on a side.
+        """
+        return self._session(x.shape[2], x.shape[3]).maps(x, z)
+
+    def close(self) -> None:
+        """Release what the sessions hold on a device."""
+        with self._lock:
+            for session in self._sessions.values():
+                if close := getattr(session, "close", None):
+                    close()
+            self._sessions.clear()
+
+    def _session(self, height: int, width: int) -> Session:
+        with self._lock:  # also while it opens: a second caller would open the same
+            size = (height, width)
+            if size not in self._sessions:
+                self._sessions[size] = self._open(height, width)
+                while len(self._sessions) > SIZES:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(size)
+            return self._sessions[size]
