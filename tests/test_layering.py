@@ -21,7 +21,6 @@ HEAVY = {
     "evaluation": {"parity"},
     "training": {"checkpoint", "loader", "train"},
     "deploy": {"export"},
-    "cli": {"bench_commands", "study_commands"},
 }
 
 

@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sprfast.bench.core import audits, drivers, hardware, peers, recommend, scenarios, timing
+from sprfast.bench.core import audits, drivers, exports, footprint, hardware, peers, recommend, scenarios, timing
 from sprfast.bench.core.peers import BASELINE, Candidate
 from sprfast.bench.core.work import WORKS, Answer, Work, file_images, parity, random_images
 from sprfast.data.datasets import Category
+from sprfast.engine.runner import Runner
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.system import devices, environment
@@ -43,6 +44,7 @@ class Options:
     timed: str = "maps"  # "network", "maps" or "file", see `work`
     paths: Sequence[Path] | None = None  # image files; None takes random images
     labelled: Category | None = None  # test images for the accuracy at each number of draws
+    memory: bool = False  # also of every candidate, each in a fresh process; on a CPU
     margin: float | None = None  # share of the period that a recommended setting leaves free; None recommends none
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ def run(
     options: Options,
     *,
     candidates: Sequence[Candidate] | None = None,
+    runners: Mapping[str, Runner] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure all candidates on the same images and noise.
@@ -82,17 +85,24 @@ def run(
         model: what is computed.
         options: what to measure.
         candidates: None takes those of the device, see `peers.candidates`.
+        runners: exports by their names, as `exports.opened` gives them; candidates too.
         on_progress: called with (done, total) in seconds of measuring, and what is going on.
 
     Returns:
         The report: see `report_file`.
 
     Raises:
-        InputError: an image file cannot be used.
+        InputError: an image file cannot be used, or memory is wanted on another device than a CPU.
         BackendError: the device cannot be used here.
     """
     device = devices.resolve(options.device)
-    candidates = peers.candidates(device) if candidates is None else candidates
+    if options.memory and device.type != "cpu":
+        raise InputError(f"--memory is measured on a CPU only, not on {device}")
+    runners = runners or {}
+    chosen = peers.candidates(device) if candidates is None else candidates
+    if taken := runners.keys() & {each.name for each in chosen}:
+        raise InputError(f"--export: {min(taken)} is the name of another candidate too, rename the file")
+    candidates = [*chosen, *(exports.candidate(*each) for each in runners.items())]
     size = options.size or model.preprocessing.size
     model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
     count = options.batch
@@ -132,6 +142,12 @@ def run(
                 on_progress=functools.partial(progress, len(drivers.KEYS)),
                 into=report,
             )
+        if runners:
+            tell = functools.partial(progress, len(drivers.KEYS), 1.0)
+            report["exports"] = []
+            exports.accuracy(model, runners, options.paths or (), options.labelled, tell, report["exports"])
+        if options.memory:
+            _measure_memory(model, [each.name for each in chosen if each.name in answers], len(work), entries, progress)
         report["complete"] = True
     return report
 
@@ -180,6 +196,7 @@ def _header(work: Work, options: Options, candidates: Sequence[Candidate]) -> di
         "candidates": {each.name: _unmeasured(each) for each in candidates},
         "settings": None,
         "recommendation": None,
+        "exports": None,
     }
 
 
@@ -190,7 +207,7 @@ def _unmeasured(candidate: Candidate) -> dict[str, Any]:
         "precision": candidate.precision,
         "tolerance": candidate.tolerance,
     }
-    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware")
+    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware", "memory")
     return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
 
 
@@ -229,6 +246,14 @@ def _prepare(
         else:
             entry["status"] = "failed"
     return passed
+
+
+def _measure_memory(
+    model: Model, names: Sequence[str], images: int, entries: dict[str, Any], progress: _Progress
+) -> None:
+    for name in names:
+        progress(len(drivers.KEYS), 1.0, f"memory of {name}")
+        entries[name]["memory"] = footprint.fresh(model, name, images)
 
 
 def _audit(

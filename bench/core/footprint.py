@@ -1,34 +1,29 @@
-"""Memory of every candidate on a CPU: what it holds once it is built, and the peaks of building and
-of calls.
+"""Memory of a candidate on a CPU: what it holds once it is built, and the peaks of building and of
+calls.
 
-`python -m sprfast.bench.core.footprint MODEL --candidates cpu,onnxruntime --batch 8` prints a
-table. Each figure comes from a fresh process in which the candidate has been built before for a
-tiny model, so that code loaded on first use does not count.
+Each figure comes from a fresh process in which the candidate has been built before for a tiny
+model, so that code loaded on first use does not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
 from sprfast.bench.core import libraries
 from sprfast.bench.core.peers import Candidate, Maps
-from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
-from sprfast.errors import BackendError, InputError, SprfastError
+from sprfast.errors import BackendError, SprfastError
 from sprfast.formats import model as model_file
 from sprfast.formats.model import Model
 from sprfast.method import unet
@@ -37,61 +32,26 @@ from sprfast.method.scoring_mode import ScoringMode
 
 CALLS = 3
 CPU = torch.device("cpu")
-_FIGURES = ("built_mib", "build_peak_mib", "calls_peak_mib")
+FIGURES = ("built_mib", "build_peak_mib", "calls_peak_mib")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or with --one the figures of one candidate as JSON; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sprfast.bench.core.footprint", description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="a model file; images have its size")
-    parser.add_argument(
-        "--candidates", help="names with commas, as `sprfast bench` has them; all where it is not given"
-    )
-    parser.add_argument("--batch", type=int, default=8, help="images of a call, beside calls of one image")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
-    try:
-        if given.batch < 1:
-            raise InputError(f"--batch: {given.batch} is not allowed, expected at least 1")
-        candidates = libraries.chosen(CPU, given.candidates and given.candidates.split(","))
-        if given.one:
-            print(json.dumps(measure(model_file.load(given.model), candidates[0], given.batch)))
-        else:
-            model_file.load(given.model)
-            counts = sorted({1, given.batch})
-            Console(highlight=False).print(
-                table([fresh(given.model, each.name, count) for each in candidates for count in counts])
-            )
-    except SprfastError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-def fresh(path: Path, name: str, images: int) -> dict[str, Any]:
+def fresh(model: Model, name: str, images: int) -> dict[str, Any]:
     """`measure` in a process of its own.
 
     Args:
-        path: the model file.
-        name: of a candidate.
+        model: its size is that of the images.
+        name: of a candidate that `libraries.chosen` knows.
         images: of a call.
 
     Returns:
-        Candidate, images, the figures of `measure`, and the reason why they are null.
+        The images, the figures of `measure`, and the reason why they are null.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "sprfast.bench.core.footprint",
-        str(path),
-        "--candidates",
-        name,
-        "--batch",
-        str(images),
-        "--one",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    row: dict[str, Any] = {"candidate": name, "images": images, **dict.fromkeys(_FIGURES), "reason": None}
+    row: dict[str, Any] = {"images": images, **dict.fromkeys(FIGURES), "reason": None}
+    with tempfile.TemporaryDirectory(prefix="sprfast-") as folder:
+        path = Path(folder, "model")
+        model_file.save(path, model)
+        command = [sys.executable, "-m", "sprfast.bench.core.footprint", str(path), name, str(images)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing on stderr"]
         return row | {"reason": f"its process ended with {done.returncode}: {said[-1].removeprefix('error: ')}"}
@@ -133,20 +93,7 @@ def measure(model: Model, candidate: Candidate, images: int) -> dict[str, float]
     for _ in range(CALLS):
         maps(x)
     del rehearsed
-    return dict(zip(_FIGURES, (built - before, build_peak - before, _mib("VmHWM") - before), strict=True))
-
-
-def table(rows: Sequence[dict[str, Any]]) -> RenderableType:
-    """The rows for a terminal, with the reasons below."""
-    result = Table(title="MiB above the loaded model", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("candidate", no_wrap=True)
-    for heading in ("images\na call", "built", "peak of\nbuilding", f"peak of\n{plural(CALLS, 'call')}"):
-        result.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        result.add_row(
-            row["candidate"], str(row["images"]), *("-" if row[key] is None else f"{row[key]:.1f}" for key in _FIGURES)
-        )
-    return Group(result, *dict.fromkeys(f"{row['candidate']}: {row['reason']}" for row in rows if row["reason"]))
+    return dict(zip(FIGURES, (built - before, build_peak - before, _mib("VmHWM") - before), strict=True))
 
 
 def _rehearsed(candidate: Candidate) -> Maps:
@@ -178,5 +125,17 @@ def _mib(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
+def _main(arguments: Sequence[str]) -> int:
+    """Print the figures of the candidate as JSON; the exit code."""
+    path, name, images = arguments
+    try:
+        (candidate,) = libraries.chosen(CPU, [name])
+        print(json.dumps(measure(model_file.load(path), candidate, int(images))))
+    except SprfastError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main(sys.argv[1:]))

@@ -23,7 +23,8 @@ from sprfast.formats.model import Model
 from sprfast.method import unet
 from sprfast.system import environment
 
-STORAGE = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}  # of the operands, by precision
+# of the operands, by precision
+STORAGE = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MATRIX = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices
 COPIED = {"cuda": 2**31, "cpu": 2**28}  # bytes of a copy, read and written together
 REPEATS = 5  # samples behind each median

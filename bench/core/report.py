@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import drivers, recommend
+from sprfast.bench.core import drivers, exports, footprint, recommend
 
 _SCENARIOS = ("offline", "single_stream", "multi_stream", "line", "server")  # in the order of the notes
 _SETUP = ("build_s", "first_image_s", "first_batch_s")
@@ -17,7 +17,12 @@ _SETUP = ("build_s", "first_image_s", "first_batch_s")
 
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal, in tables of one line a candidate; fits 80 columns."""
-    return Group(_streams(report), _by_the_clock(report), _hardware(report), recommend.table(report), *_notes(report))
+    parts: list[RenderableType] = [_streams(report), _by_the_clock(report), _hardware(report)]
+    if any(entry["memory"] for entry in report["candidates"].values()):
+        parts.append(_memory(report))
+    if report["exports"]:
+        parts.append(exports.table(report["exports"]))
+    return Group(*parts, recommend.table(report), *_notes(report))
 
 
 def failures(report: dict[str, Any]) -> list[str]:
@@ -32,6 +37,9 @@ def failures(report: dict[str, Any]) -> list[str]:
             )
         failed = [audit for audit, result in (entry["audits"] or {}).items() if result and not result["passed"]]
         found += [f"{name}: FAILED the audit {audit.replace('_', ' ')}" for audit in failed]
+    for row in report["exports"] or ():
+        if not row["passed"]:
+            found.append(f"{row['name']}: does not score like the definition, see `sprfast parity --export`")
     chosen = report["recommendation"]
     if chosen and chosen["candidate"] is None:
         found.append(chosen["reason"])
@@ -105,6 +113,19 @@ def _hardware(report: dict[str, Any]) -> Table:
     return result
 
 
+def _memory(report: dict[str, Any]) -> Table:
+    result = _empty(("images\na call", "built\nMiB", "peak of\nbuilding", "peak of\ncalls"), None)
+    for name, entry in report["candidates"].items():
+        found = entry["memory"] or {}
+        figures = (found.get(key) for key in footprint.FIGURES)
+        result.add_row(
+            _name(name, entry),
+            str(found.get("images", "-")),
+            *("-" if value is None else f"{value:.1f}" for value in figures),
+        )
+    return result
+
+
 def _name(name: str, entry: dict[str, Any]) -> Text:
     return Text(name, style={"failed": "strike", "unavailable": "dim"}.get(entry["status"], ""))
 
@@ -159,6 +180,11 @@ def _notes(report: dict[str, Any]) -> list[str]:
         f"{name}: {entry['status']}, {entry['reason']}"
         for name, entry in report["candidates"].items()
         if entry["reason"]
+    ]
+    notes += [
+        f"{name}: memory not known, {entry['memory']['reason']}"
+        for name, entry in report["candidates"].items()
+        if entry["memory"] and entry["memory"]["reason"]
     ]
     first = {key: next((entry[key] for entry in entries if entry[key]), None) for key in drivers.KEYS}
     offline, single_stream, multi_stream, line, server = (first[scenario] for scenario in _SCENARIOS)

@@ -69,6 +69,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         _validate(report)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_WANTED}") from None
+    if report["schema_version"] == BEFORE:
+        report["exports"] = None
+        for entry in report["candidates"].values():
+            entry["memory"] = None
     return report  # type: ignore[no-any-return]
 
 

@@ -248,6 +248,7 @@ def _correctness(document: dict[str, Any]) -> list[Part]:
     return [
         _table("Errors against the definition", page_tables.parity(entries), "no candidate was compared", caption),
         _table("Audits", page_tables.audits(entries), "no audit was made"),
+        *([_table("Exports", exported, "")] if (exported := page_tables.exported(document["exports"])) else ()),
     ]
 
 
@@ -268,7 +269,8 @@ def _hardware(document: dict[str, Any]) -> tuple[list[Part], list[str]]:
         f"An image needs {shortest(ceilings['gflop_per_image'])} GFLOP and moves at least {least}",
         *(f"Energy: {reason}" for reason in reasons),
     ]
-    return [Part(table=table)], notes
+    held = page_tables.memory(document["candidates"])
+    return [Part(table=table), *([Part("Memory in a process of its own", held)] if held else ())], notes
 
 
 def _by_the_clock(entries: Entries) -> list[Part]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench.core import recommend, report, scenarios
+from sprfast.bench.core import exports, footprint, recommend, report, scenarios
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.page.plots import number, shortest
 
@@ -174,6 +174,23 @@ def hardware(entries: Entries) -> tuple[Table, list[str]] | None:
     columns = ("candidate", "precision", "% of matmul", "% of copy", "allocated", "reserved", "joules an image")
     groups = (("", 1), ("Offline against the ceilings", 2), ("peak memory, MiB", 2), ("", 1))
     return (Table(columns, rows, groups), list(dict.fromkeys(reasons))) if rows else None
+
+
+def memory(entries: Entries) -> Table | None:
+    """What each candidate holds, in a process of its own."""
+    rows = []
+    for name, entry, found in measured(entries, "memory"):
+        figures = [optional(found[key]) for key in footprint.FIGURES]
+        text = f"not known: {found['reason']}" if found["reason"] else ""
+        rows.append(Row(name, [str(found["images"]), *figures], _kind(entry), text))
+    columns = ("candidate", "images a call", "built", "peak of building", "peak of calls")
+    return Table(columns, rows, (("", 1), ("MiB above the loaded model", 3))) if rows else None
+
+
+def exported(rows: Sequence[dict[str, Any]] | None) -> Table | None:
+    """What each export costs in accuracy."""
+    shown = [Row(row["name"], [cell or NONE for cell in exports.cells(row)]) for row in rows or ()]
+    return Table(("candidate", *exports.HEADINGS), shown) if shown else None
 
 
 def server(entries: Entries) -> Table | None:

@@ -14,9 +14,8 @@ import typer
 
 from sprfast._version import __version__
 from sprfast.cli import console
+from sprfast.cli.bench.group import bench
 from sprfast.cli.calibrate import calibrate
-from sprfast.cli.cli_bench import bench
-from sprfast.cli.cli_study import study
 from sprfast.cli.demo import demo
 from sprfast.cli.doctor import doctor
 from sprfast.cli.evaluate import evaluate
@@ -27,6 +26,7 @@ from sprfast.cli.kernels import kernels
 from sprfast.cli.parity import parity
 from sprfast.cli.predict import predict
 from sprfast.cli.soak import soak
+from sprfast.cli.study.group import study
 from sprfast.cli.train import train
 from sprfast.errors import SprfastError
 

@@ -93,7 +93,7 @@ def _run(folder: Path, seed: int) -> Outcome:
         InputError: `folder` cannot be written.
     """
     from sprfast.bench.core.cases import Options
-    from sprfast.cli import bench_commands
+    from sprfast.cli.bench.run import Sources, measure
     from sprfast.engine.engine import Engine
     from sprfast.formats import model as model_file
     from sprfast.training.checkpoint import checkpoint_path
@@ -123,8 +123,8 @@ def _run(folder: Path, seed: int) -> Outcome:
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
     predict_files(model_path, sorted(set(defective)), predictions, Runtime())
-    sources = bench_commands.Sources(data=folder / "data", category=scenes.CATEGORY)
-    bench = bench_commands.run(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
+    sources = Sources(data=folder / "data", category=scenes.CATEGORY)
+    bench = measure(model_path, Options(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
     paths = {
         "model": model_path,
         "figure": figure_path,

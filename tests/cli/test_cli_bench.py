@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from sprfast.bench.core import cases, drivers, peers, report, report_file
-from sprfast.cli import bench_commands
 from sprfast.formats import model as model_file
 from support import ROOT
 
@@ -46,7 +45,7 @@ def test_the_report_is_printed_and_written_with_its_page(run, model_path, tmp_pa
 def test_without_a_choice_every_peer_is_listed_and_what_is_missing_says_what_to_install():
     from sprfast.bench.core import libraries
 
-    chosen = [each.name for each in bench_commands._chosen(torch.device("cpu"), None, False)]
+    chosen = [each.name for each in libraries.chosen(torch.device("cpu"))]
     assert chosen == [
         *(each.name for each in peers.candidates(torch.device("cpu"))),
         *(each.name for each in libraries.CANDIDATES),

@@ -121,7 +121,7 @@ def unmeasured(status, reason=None):
         "reason": reason,
     }
     streams = (*(scenario.key for scenario in scenarios.ALL), "line", "server")
-    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *streams, "hardware")
+    figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *streams, "hardware", "memory")
     return given | dict.fromkeys(figures)
 
 
@@ -167,6 +167,7 @@ def synthetic():
         "candidates": candidates,
         "settings": settings(),
         "recommendation": recommendation(),
+        "exports": None,
     }
 
 

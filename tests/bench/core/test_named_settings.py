@@ -10,7 +10,6 @@ from rich.console import Console
 
 from sprfast.backends import registry as backends
 from sprfast.bench.core import named_settings
-from sprfast.cli import bench_commands
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
@@ -43,7 +42,7 @@ def report(path):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(named_settings, "MAX_BATCH", 2)
         patched.setattr(named_settings, "ROUNDS", 2)
-        return bench_commands.measure_settings(path, BACKEND, "cpu", 1e-3)
+        return named_settings.measure(model_file.load(path), BACKEND, torch.device("cpu"), 1e-3)
 
 
 def printed(report, width=80):

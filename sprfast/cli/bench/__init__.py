@@ -1,0 +1,1 @@
+"""The group `bench`: one file a command."""

@@ -1,0 +1,1 @@
+"""The group `study`: one file a command."""
