@@ -13,7 +13,6 @@ from sprfast.cli import console
 from sprfast.config import Level, Preprocessing, Schedule
 from sprfast.engine.load import load
 from sprfast.errors import InputError
-from sprfast.formats import export as export_file
 from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
@@ -84,11 +83,6 @@ class Runtime:
         """An engine for a model file, or a runner for an export; a progress bar while TensorRT
         builds.
         """
-        if export_file.kind(path) != "model":
-            if self.precision != "float32":
-                raise InputError(f"--precision {self.precision}: an export has the precision that it was exported in")
-            if self.setting != PUBLISHED:
-                raise InputError(f"--setting {self.setting}: an export has the setting that it was exported with")
         with console.counter("building") as on_progress:
             tensorrt = TensorRtOptions(on_progress=lambda what, done, total: on_progress(done, total, what))
             return load(path, self.backend, self.device, self.precision, self.setting, tensorrt=tensorrt)

@@ -65,7 +65,8 @@ def load(
         return Engine(model_file.load(path).using(setting), backend, device, precision, tensorrt)
     from sprfast.engine.runner import Runner
 
-    for name, value, own in (("precision", precision, "float32"), ("setting", setting, PUBLISHED)):
-        if value != own:
-            raise InputError(f"{name} {value}: an export has the {name} that it was exported with")
+    if precision != "float32":
+        raise InputError(f"precision {precision}: an export has the precision that it was exported in")
+    if setting != PUBLISHED:
+        raise InputError(f"setting {setting}: an export has the setting that it was exported with")
     return Runner(export_file.read(path), backend, device, threads, tensorrt)
