@@ -41,6 +41,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # an application 
 _here = os.path.dirname(os.path.abspath(__file__))
 if not os.path.isdir(os.path.join(_here, "kernels")):
     __path__.append(os.path.dirname(_here))
+__path__.append(os.path.join(_here, "deploy", "earlier"))  # for files that earlier versions wrote
 
 
 def __getattr__(name: str) -> Any:

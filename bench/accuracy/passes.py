@@ -30,7 +30,7 @@ class Passes:
     Args:
         model: its network and noise seed are used.
         images: (n, 3, H, W) network inputs by the name of their set, all of one size.
-        backend, device: as `registry.create` takes them.
+        backend, device: see `registry.create`.
     """
 
     def __init__(self, model: Model, images: dict[str, Floats], backend: str, device: torch.device) -> None:

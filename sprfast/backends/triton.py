@@ -66,7 +66,7 @@ class TritonBackend:
 
 
 class FusedUNet:
-    """A plan on a device, run through the operators of `sprfast.kernels`.
+    """A folded model on a device, run through the operators of `sprfast.kernels`.
 
     Args:
         folded: in float32.
@@ -310,7 +310,7 @@ def _convolution(device: torch.device, benchmark: bool) -> Callable[[Tensor, Ten
 
 
 def _moved(block: Block[Array], device: torch.device, storage: torch.dtype) -> Block[Tensor]:
-    """On the device, the convolutions' weights in the storage type and channels-last."""
+    """A block on the device, its convolutions' weights in the storage type and channels-last."""
 
     def moved(norm: ConvNorm[Array]) -> ConvNorm[Tensor]:
         weight = torch.tensor(norm.weight).to(device, storage, memory_format=torch.channels_last)

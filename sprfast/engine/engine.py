@@ -66,7 +66,7 @@ class Engine(Predictor):
 
     @functools.cached_property
     def _probe(self) -> Probe:
-        """At the model's own size, by the definition."""
+        """The definition's error map of the probe image, at the model's own size."""
         return probe(self.model, *self.input_size, tolerance(self.precision, None))
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:

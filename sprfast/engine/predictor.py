@@ -101,13 +101,13 @@ class Predictor(abc.ABC):
 
     @property
     def threshold(self) -> Threshold | None:
-        """On the score; None: no image passes."""
+        """Threshold on the score; None: no image passes."""
         return self.scoring_mode.threshold
 
     @property
     @abc.abstractmethod
     def model_sha256(self) -> str:
-        """Of the weights; see `formats.model.Model.sha256`."""
+        """Hash of the weights; see `formats.model.Model.sha256`."""
 
     @property
     def input_size(self) -> tuple[int, int]:

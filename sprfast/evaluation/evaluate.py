@@ -80,10 +80,10 @@ def evaluate_among(
     category: Category,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation | None:
-    """As `evaluate`, the scoring shared among the processes of `group`; None on all but the first.
+    """Evaluate with the scoring shared among the processes of `group`; None on all but the first.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: see `evaluate`.
         CheckFailedError: another process is gone, or has other test images.
     """
     gathered: list[tuple[str, Result]] = []

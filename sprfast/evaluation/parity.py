@@ -103,8 +103,8 @@ def check_golden(
 
     Args:
         folder: golden.json and one .npz file a case.
-        backend: "auto" or one of `backends.NAMES`.
-        device: as `backends.create` takes it.
+        backend: "auto" or one of `registry.NAMES`.
+        device: see `registry.create`.
 
     Raises:
         InputError: golden.json or a file of a case is missing, damaged or of another form.
@@ -178,8 +178,8 @@ def check_images(
     Args:
         model: its preprocessing, schedule, noise and threshold are used.
         paths: at least one image file.
-        backend: "auto" or one of `backends.NAMES`.
-        device, precision: as `backends.create` takes them.
+        backend: "auto" or one of `registry.NAMES`.
+        device, precision: see `registry.create`.
 
     Raises:
         InputError: there are no images, or one cannot be used.

@@ -1,6 +1,4 @@
-"""As much of protobuf's wire format as it takes to look into an ONNX file without a library
-for it.
-"""
+"""The part of protobuf's wire format that it takes to look into an ONNX file, without a library."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class _Graph:
         return self._node(f"{name}.dequantized", "DequantizeLinear", value, scale, axis=0)
 
     def _scale(self, name: str, value: npt.NDArray[Any]) -> str:
-        """In the storage type, which what is dequantized gets from it; never 0 nor subnormal."""
+        """A scale in the storage type, which is that of the result too; never 0 nor subnormal."""
         return self._constant(name, np.maximum(value, self._smallest), stored=True)
 
     def _normalised(self, name: str, x: str, layer: ConvNorm[Array]) -> str:
@@ -328,7 +328,7 @@ class _Graph:
         return self._node(f"{x}.nothing", "Mul", total, self._constant("zero", np.zeros(())))
 
     def _stored(self, name: str, x: str) -> str:
-        """In the storage type."""
+        """An array in the storage type."""
         return x if self._storage == self._float else self._node(f"{name}.stored", "Cast", x, to=self._storage)
 
     def _node(self, name: str, kind: str, *inputs: str, **attributes: Any) -> str:

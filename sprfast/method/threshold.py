@@ -65,8 +65,8 @@ class Threshold(_Config):
         return super().to_json() | {"scores": list(self.scores)}
 
     def summary(self) -> dict[str, Any]:
-        """As `to_json`, to be looked at: of the scores their number, smallest, median and largest;
-        None where there are none.
+        """Plain values to be looked at: in place of the scores their number, smallest, median and
+        largest, or None where there are none.
         """
         if not self.scores:
             return self.to_json() | {"scores": None}

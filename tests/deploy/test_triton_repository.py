@@ -3,6 +3,7 @@ tests/scale has the server itself.
 """
 
 import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -411,3 +412,8 @@ def test_a_field_says_what_size_warms_up(small_model, tmp_path):
     write(tmp_path / "models", path, Serving())
     with PIL.Image.open(tmp_path / "models/screw/warmup/image") as image:
         assert image.size == (64, 32)
+
+
+def test_the_name_that_repositories_of_version_0_1_0_import_is_still_there():
+    old = importlib.import_module("sprfast.scale.triton_model")
+    assert old.TritonPythonModel is triton_model.TritonPythonModel

@@ -287,3 +287,16 @@ def test_warm_up_leaves_nothing_to_compile_and_changes_no_score(small_model):
     together = engine.maps(x)[1]
     assert np.array_equal(engine.maps(x[:1])[1], together[:1])
     assert launch._warm == before
+
+
+@pytest.mark.parametrize("name", ["cpu", "onnxruntime"])
+def test_a_session_is_given_no_tensor_on_a_cpu(small_model, pictures, monkeypatch, name):
+    if reason := backends.unavailable(name):
+        pytest.skip(reason)
+    engine = Engine(small_model, name, "cpu")
+    expected = engine.predict(pictures)
+    for made in ("from_numpy", "tensor", "as_tensor", "stack"):
+        monkeypatch.setattr(torch, made, None)
+    monkeypatch.setattr(torch.Tensor, "numpy", None)
+    engine._noise.cache_clear()
+    assert all(map(same, engine.predict(pictures), expected))

@@ -17,7 +17,7 @@ from sprfast.backends.sessions.session import default_threads
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.engine.engine import Engine
-from sprfast.errors import BackendError, InputError, ModelFileError
+from sprfast.errors import BackendError, InputError, ModelFileError, OutOfMemoryError
 from sprfast.formats import export as export_file
 from sprfast.kernels.cpu import library
 from sprfast.method import threshold
@@ -260,3 +260,21 @@ def test_threads_are_those_of_the_environment_or_the_cores(monkeypatch):
     for useless in ("", "0", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", useless)
         assert default_threads() == len(os.sched_getaffinity(0))
+
+
+def test_a_batch_for_which_there_is_no_memory_goes_in_halves(exports, sources, monkeypatch):
+    loaded = sprfast.load(exports["plan"])
+    expected = [result.pred_score for result in loaded.predict(sources)]
+    maps = loaded._session.maps
+
+    def scarce(x, z):
+        if len(x) > 1:
+            raise MemoryError
+        return maps(x, z)
+
+    monkeypatch.setattr(loaded._session, "maps", scarce)
+    assert [result.pred_score for result in loaded.predict(sources)] == expected
+    assert loaded.batch_limit == 1
+    monkeypatch.setattr(loaded._session, "maps", lambda x, z: scarce(np.concatenate([x, x]), z))
+    with pytest.raises(OutOfMemoryError, match="backend cpu: no memory"):
+        loaded.predict(sources)

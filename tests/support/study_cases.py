@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sprfast.backends import registry as backends
-from sprfast.bench.accuracy import measure
+from sprfast.bench.accuracy import costs, measure
 from sprfast.bench.accuracy.rows import ROWS
 from sprfast.bench.core import named_settings
 from sprfast.config import Preprocessing
@@ -68,7 +68,7 @@ def study(models, category, good=None, **changes):
 def quick(names=("eager",)):
     """Few backends beside the one in use, and the fewest calls for times."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(backends, "NAMES", tuple(names))
+        patched.setattr(costs, "COMPARED", tuple(names))
         patched.setattr(named_settings, "ROUNDS", 1)
         patched.setattr(named_settings, "MAX_BATCH", 2)
         yield

@@ -142,7 +142,7 @@ class PlanCache:
                     os.unlink(f"{self._name(key)}.{suffix}", dir_fd=folder)
 
     def _name(self, key: Key) -> str:
-        """Of the files, without suffix."""
+        """Name of the files, without suffix."""
         canonical = json.dumps({"kind": self._kind, "key": _plain(key)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -161,8 +161,9 @@ class PlanCache:
 
 
 def graph_sha256(onnx: bytes, with_weights: bool) -> str:
-    """Of a serialised ONNX model, or of all of it but the values of its float initializers, which
-    models of one structure share.
+    """Hash of a serialised ONNX model, with or without the values of its float initializers.
+
+    Without them, models of one structure have one hash.
 
     Initializers of a few values count as structure: they may be parameters of an operator, such as
     the scales of a Resize, which become part of a plan.
@@ -314,5 +315,5 @@ def _written(folder: int, content: bytes) -> str:
 
 
 def _plain(key: Key) -> Any:
-    """As it comes back from JSON."""
+    """The key with the types that JSON gives back."""
     return json.loads(json.dumps(key))

@@ -44,7 +44,7 @@ class Facts:
 
     @property
     def driver_major(self) -> int:
-        """Of the newest CUDA that the driver runs."""
+        """Major version of the newest CUDA that the driver runs."""
         return int(self.driver.partition(".")[0])
 
 
@@ -151,7 +151,7 @@ def open_device(index: int) -> Device:
 
 
 class PycudaDevice(Device):
-    """Through pycuda, which wraps the driver."""
+    """A device through pycuda, which wraps the driver."""
 
     def __init__(self, index: int) -> None:
         import pycuda.driver
@@ -172,7 +172,7 @@ class PycudaDevice(Device):
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """As `Device.current`."""
+        """Make the device the thread's own; see `Device.current`."""
         with self._errors():
             self._context.push()
         try:
@@ -182,27 +182,27 @@ class PycudaDevice(Device):
             self._cuda.Context.pop()
 
     def pinned(self, shape: tuple[int, ...]) -> Floats:
-        """As `Device.pinned`."""
+        """A float32 array in page-locked memory; see `Device.pinned`."""
         array: Floats = self._cuda.pagelocked_empty(shape, np.float32)
         self._pinned.append(array)
         return array
 
     def allocate(self, size: int) -> int:
-        """As `Device.allocate`."""
+        """The address of memory on the device; see `Device.allocate`."""
         buffer = self._cuda.mem_alloc(size)
         self._buffers[int(buffer)] = buffer
         return int(buffer)
 
     def upload(self, address: int, source: Floats) -> None:
-        """As `Device.upload`."""
+        """Queue a copy to the device."""
         self._cuda.memcpy_htod_async(address, source, self._stream)
 
     def download(self, target: Floats, address: int) -> None:
-        """As `Device.download`."""
+        """Queue a copy from the device."""
         self._cuda.memcpy_dtoh_async(target, address, self._stream)
 
     def synchronise(self) -> None:
-        """As `Device.synchronise`."""
+        """Wait for all that was queued."""
         self._stream.synchronize()
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -212,7 +212,7 @@ class PycudaDevice(Device):
         )
 
     def close(self) -> None:
-        """As `Device.close`."""
+        """Release all memory, the stream and the context."""
         with self.current():
             for buffer in self._buffers.values():
                 buffer.free()
@@ -243,7 +243,7 @@ class PycudaDevice(Device):
 
 
 class BindingsDevice(Device):
-    """Through cuda-bindings, which wraps the CUDA runtime."""
+    """A device through cuda-bindings, which wraps the CUDA runtime."""
 
     def __init__(self, index: int) -> None:
         from cuda.bindings import runtime
@@ -258,7 +258,7 @@ class BindingsDevice(Device):
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """As `Device.current`."""
+        """Make the device the thread's own; see `Device.current`."""
         before = self._done(self._cuda.cudaGetDevice())
         self._done(self._cuda.cudaSetDevice(self._index))
         try:
@@ -267,34 +267,34 @@ class BindingsDevice(Device):
             self._done(self._cuda.cudaSetDevice(before))
 
     def pinned(self, shape: tuple[int, ...]) -> Floats:
-        """As `Device.pinned`."""
+        """A float32 array in page-locked memory; see `Device.pinned`."""
         count = math.prod(shape)
         address = int(self._done(self._cuda.cudaHostAlloc(4 * count, self._cuda.cudaHostAllocDefault)))
         self._pinned.append(address)
         return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
 
     def allocate(self, size: int) -> int:
-        """As `Device.allocate`."""
+        """The address of memory on the device; see `Device.allocate`."""
         address = int(self._done(self._cuda.cudaMalloc(size)))
         self._buffers.append(address)
         return address
 
     def upload(self, address: int, source: Floats) -> None:
-        """As `Device.upload`."""
+        """Queue a copy to the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._done(self._cuda.cudaMemcpyAsync(address, source.ctypes.data, source.nbytes, kind, self._stream))
 
     def download(self, target: Floats, address: int) -> None:
-        """As `Device.download`."""
+        """Queue a copy from the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._done(self._cuda.cudaMemcpyAsync(target.ctypes.data, address, target.nbytes, kind, self._stream))
 
     def synchronise(self) -> None:
-        """As `Device.synchronise`."""
+        """Wait for all that was queued."""
         self._done(self._cuda.cudaStreamSynchronize(self._stream))
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """As `Device.captured`; other threads may use the device meanwhile."""
+        """The graph of what `work` queues; other threads may use the device meanwhile."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._done(self._cuda.cudaStreamBeginCapture(self._stream, mode))
         try:
@@ -310,7 +310,7 @@ class BindingsDevice(Device):
         return lambda: done(cuda.cudaGraphLaunch(executable, stream))
 
     def close(self) -> None:
-        """As `Device.close`."""
+        """Release all memory, the stream and the context."""
         with self.current():
             for graph in self._graphs:
                 self._done(self._cuda.cudaGraphExecDestroy(graph))

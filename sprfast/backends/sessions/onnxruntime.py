@@ -69,7 +69,7 @@ class OnnxRuntimeSession:
         self._batch = batch
 
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-        """As `session.Session.maps`, of images of the graph's size."""
+        """Error maps and anomaly maps of images of the graph's size; see `session.Session`."""
         step = self._batch or 1
         parts = [self._part(x[first : first + step], z, step) for first in range(0, len(x), step)]
         errors, anomaly_maps = (np.concatenate(maps) for maps in zip(*parts, strict=True))

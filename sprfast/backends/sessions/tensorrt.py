@@ -196,7 +196,7 @@ class _Opening:
         return session
 
     def _probe_error(self, cache: PlanCache, error_map: Floats) -> float:
-        """Of a session's error map; a plan that computes another one than it should is not kept."""
+        """Check a session's error map; a plan that computes a wrong one is not kept."""
         try:
             return self.probe.check(error_map, f"backend {self.flavour}")
         except BackendError:
@@ -228,8 +228,9 @@ def _engine(plan: bytes, flavour: Flavour, weights: bytes | None) -> tuple[trt.R
 
 
 def _cuda_major(flavour: Flavour) -> int | None:
-    """Of the CUDA that the installed flavour is for, as the names of its packages say; None: they
-    do not.
+    """Major version of the CUDA that the installed flavour is for.
+
+    The names of its packages say it; None: they do not.
     """
     pattern = re.compile(rf"{flavour}_cu(\d+)(_bindings|_libs)?")
     names = (re.sub(r"[-.]", "_", distribution.name.lower()) for distribution in importlib.metadata.distributions())

@@ -75,7 +75,7 @@ def imported(flavour: Flavour) -> ModuleType:
 
 
 def version(flavour: Flavour) -> str:
-    """Of the module."""
+    """Version of the module."""
     return str(imported(flavour).__version__)
 
 

@@ -67,7 +67,7 @@ class TensorRtSession:
         self._release = weakref.finalize(self, _released, self._owned, device)
 
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
-        """As `session.Session.maps`, of images of the graph's size.
+        """Error maps and anomaly maps of images of the graph's size; see `session.Session`.
 
         The draws are copied to the device where `z` is another array than last time, so that it
         must not be written to.
@@ -109,7 +109,7 @@ class TensorRtSession:
             self._draws = z
 
     def _lane(self, run: int) -> _Lane:
-        """For batches of `run` images."""
+        """The lane for batches of `run` images."""
         profile, capacity = lane_of(run, self._batch)
         lanes = self._owned.lanes
         if profile not in lanes:

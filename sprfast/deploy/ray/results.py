@@ -65,8 +65,8 @@ class Results:
 
     @property
     def schema(self) -> Any:
-        """Of every part: `pred_score` and `threshold` are null where there is none, `reason` where
-        all went well.
+        """Schema of every part; `pred_score` and `threshold` are null where there is none, `reason`
+        where all went well.
         """
         arrow = self._arrow
         text, number = arrow.string(), arrow.float64()

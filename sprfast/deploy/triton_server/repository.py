@@ -58,7 +58,7 @@ class Serving:
     queue_timeout: float = 30.0
     instances: int = 1  # processes with the model, on each device
     device: str | None = None  # cpu, cuda (each GPU) or cuda:N; None: each GPU, and the CPU where the server has none
-    backend: str = "auto"  # as `engine.load` and `runner.load` take it
+    backend: str = "auto"  # see `sprfast.load`
     precision: Precision = "float32"  # of stored feature maps; of an export always its own
     setting: str = PUBLISHED  # of those in a model file; of an export always its own
 
@@ -223,7 +223,7 @@ def _model_size(path: PathLike, serving: Serving) -> tuple[int, int]:
 
 
 def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
-    """As `_model_size`, of an export."""
+    """Height and width in pixels at the network's input of an export that can be served so."""
     if (serving.precision, serving.setting) != ("float32", PUBLISHED):
         raise InputError("--precision, --setting: an export has those that it was exported with")
     runner.chosen(export, serving.backend)

@@ -279,7 +279,7 @@ def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_rea
 
     monkeypatch.setattr(cpu.CpuSession, "__init__", refuse)
     monkeypatch.setattr(cpu, "unavailable", lambda: None)
-    monkeypatch.setattr(registry, "NAMES", ("cpu", "eager"))
+    monkeypatch.setattr(costs, "COMPARED", ("cpu", "eager"))
     found = costs.backends_apart(models[0], inputs, np.arange(len(inputs)) % 2 == 1, None, CPU)
     assert found[0] == {"backend": "eager", "image_AUROC": found[0]["image_AUROC"], "pixel_AUROC": None} | {
         "from_eager": {"image_AUROC": 0.0, "pixel_AUROC": None}

@@ -1,0 +1,1 @@
+"""Module names that files written by earlier versions import; nothing else does."""
