@@ -238,7 +238,8 @@ def test_process_that_hangs_is_a_sentence_of_the_other_after_the_timeout(trained
     run.communicate(timeout=60)
     assert run.returncode == 1
     assert_sentence(printed(0), 0, "Timed out waiting 10000ms")
-    assert_sentence(printed(1), 1)
+    if printed(1):  # torchrun ends it as soon as it runs again, at times before it has said anything
+        assert_sentence(printed(1), 1)
     assert checkpoint_path(output).exists()
 
 
