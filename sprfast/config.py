@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sprfast.errors import InputError
 
 GROUPS = 32  # of every GroupNorm in the network
+PUBLISHED = "published"  # the scoring mode of the definition, which every model has
 
 SizePolicy = Literal["fit", "stretch", "refuse"]
 AlphaPolicy = Literal["refuse", "composite"]

@@ -64,6 +64,12 @@ def test_importing_does_not_import_torch(room):
     )
 
 
+def test_the_help_needs_no_numbers():
+    """Users wait for `sprfast --help`: a command imports what computes when it runs."""
+    code = "import sys, sprfast.cli.app; print(sorted({'numpy', 'PIL', 'safetensors', 'torch'} & set(sys.modules)))"
+    assert output_of(code, ROOT) == "[]\n"
+
+
 def test_the_cpu_kernels_need_neither_torch_nor_triton():
     names = ", ".join(
         f"sprfast.{name}" for name in MODULES if name.startswith("kernels.cpu") and name != "kernels.cpu.reference"

@@ -14,13 +14,13 @@ from sprfast.backends import registry
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.bench.core import named_settings
-from sprfast.config import Level, Schedule
+from sprfast.config import PUBLISHED, Level, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError
 from sprfast.evaluation import metrics
 from sprfast.formats.model import Model
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 
 COMPARED = registry.NAMES  # whose scores are held against eager's, where they can run
 

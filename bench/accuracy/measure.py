@@ -14,14 +14,14 @@ import torch
 from sprfast.bench.accuracy import costs, named, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import StudyRow
-from sprfast.config import Preprocessing
+from sprfast.config import PUBLISHED, Preprocessing
 from sprfast.data import images
 from sprfast.data.datasets import Category
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.formats.model import Model
 from sprfast.method import error_field
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from sprfast.bench.accuracy import promises, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
+from sprfast.config import PUBLISHED
 from sprfast.evaluation import calibration, metrics
 from sprfast.formats.model import Model
 from sprfast.method import error_field, threshold
 from sprfast.method.anomaly_map import anomaly_map
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sprfast.method.scoring_mode import PUBLISHED
+from sprfast.config import PUBLISHED
 from sprfast.system import files
 from sprfast.training.recipes import RECIPES
 

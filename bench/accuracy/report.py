@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
+from sprfast.config import PUBLISHED
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
-from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
 
 _METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings

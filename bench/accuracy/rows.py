@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sprfast.config import Level, Noise, Schedule
-from sprfast.method.scoring_mode import PUBLISHED
+from sprfast.config import PUBLISHED, Level, Noise, Schedule
 
 
 @dataclasses.dataclass(frozen=True)

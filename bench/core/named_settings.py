@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sprfast.bench.core import timing
+from sprfast.config import PUBLISHED
 from sprfast.data import images
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import MAX_BATCH, Predictor
 from sprfast.formats.model import Model
-from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1

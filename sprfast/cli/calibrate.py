@@ -13,17 +13,13 @@ import typer
 
 from sprfast.cli import console, options
 from sprfast.cli.options import BackendName, Device, Json, Levels, ModelOrExport, PrecisionName, Runtime
-from sprfast.config import Schedule
-from sprfast.data import datasets
-from sprfast.engine.predictor import Predictor
+from sprfast.config import PUBLISHED, Schedule
 from sprfast.errors import InputError
-from sprfast.evaluation import calibration
-from sprfast.formats import export as export_file
-from sprfast.method import threshold
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 
 if TYPE_CHECKING:
+    from sprfast.engine.predictor import Predictor
     from sprfast.formats.model import Model
+    from sprfast.method.scoring_mode import ScoringMode
 
 
 def calibrate(
@@ -65,7 +61,7 @@ def calibrate(
     schedule = options.schedule(level, noise) if level else None
     request = Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
     summary = calibrate_file(model, request, Runtime(backend, device, precision))
-    console.emit(summary, json_, lambda: console.fields_table(summary))
+    console.emit(summary, json_)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +83,8 @@ class Request:
     balance: bool = False
 
     def __post_init__(self) -> None:
+        from sprfast.method.scoring_mode import refuse_gone
+
         refuse_gone(self.setting)
         if (self.good is None) == (self.by_hand is None):
             raise InputError("calibrate: give either GOOD_DIR or --threshold")
@@ -105,58 +103,87 @@ def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, 
     """Store a threshold, or a setting with one, in a model file or an export, and describe what was
     stored.
     """
+    from sprfast.formats import export as export_file
+
     if export_file.kind(path) != "model":
         return _calibrate_export(path, request, runtime)
     from sprfast.formats import model as model_file
 
-    model = model_file.load(path)
+    model, name = model_file.load(path), request.setting
     used: dict[str, Any] = {}
-    name = request.setting
     if request.by_hand is not None:
-        model = _stored(
-            model,
-            name,
-            dataclasses.replace(model.using(name).scoring_mode, threshold=threshold.manual(request.by_hand)),
-        )
+        mode = _by_hand(model.using(name).scoring_mode, request.by_hand)
     else:
-        made, backend = _made(model, request, runtime)
-        model = _stored(model, name, made)
-        used["backend"] = backend
-    model_file.save(path, model)
-    return {"model": str(path), "setting": name, **model.using(name).scoring_mode.summary(), **used}
+        mode, used["backend"] = _made(model, request, runtime)
+    stored = {"scoring_mode": mode} if name == PUBLISHED else {"scoring_modes": {**model.scoring_modes, name: mode}}
+    model_file.save(path, dataclasses.replace(model, **stored))  # type: ignore[arg-type]
+    return {"model": str(path), "setting": name, **mode.summary(), **used}
+
+
+def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+    from sprfast.formats import export as export_file
+
+    if request.setting != PUBLISHED:
+        raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
+    exported = export_file.read(path)
+    used: dict[str, Any] = {}
+    if request.by_hand is not None:
+        mode = _by_hand(exported.metadata.scoring_mode, request.by_hand)
+    else:
+        runner = runtime.open(path)
+        used["backend"] = runner.backend
+        mode = _calibrated(runner, _good_images(request), request)
+    metadata = dataclasses.replace(exported.metadata, scoring_mode=mode)
+    export_file.write(path, dataclasses.replace(exported, metadata=metadata))
+    return {"model": str(path), **mode.summary(), **used}
+
+
+def _by_hand(mode: ScoringMode, value: float) -> ScoringMode:
+    from sprfast.method import threshold
+
+    return dataclasses.replace(mode, threshold=threshold.manual(value))
+
+
+def _good_images(request: Request) -> list[Path]:
+    from sprfast.data import datasets
+
+    assert request.good is not None  # `Request` checks it
+    return datasets.image_files([request.good])
 
 
 def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
     """The setting that is asked for, fitted and calibrated, and the backend that was used."""
-    assert request.good is not None  # the caller checks it
-    paths = datasets.image_files([request.good])
+    from sprfast.data import datasets
+    from sprfast.evaluation import calibration
+    from sprfast.method.scoring_mode import ScoringMode
+
+    def predictor_of(mode: ScoringMode) -> Predictor:
+        return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
+
+    good = _good_images(request)
     if request.setting == PUBLISHED:
-        predictor = runtime.engine(model)
-        return _calibrated(predictor, paths, request), predictor.backend
-    schedule, field = _recipe(request)
-    if not (field or request.balance):
-        if request.fit:
+        mode = model.scoring_mode
+    else:
+        schedule, field = _recipe(request)
+        if field or request.balance:
+            fit, good = (datasets.image_files([request.fit]), good) if request.fit else calibration.halves(good)
+            _require_disjoint(fit, good)
+        elif request.fit:
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
-        predictor = runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
-        return _calibrated(predictor, paths, request), predictor.backend
-    fit, good = (datasets.image_files([request.fit]), paths) if request.fit else calibration.halves(paths)
-    _require_disjoint(fit, good)
-
-    def predictor_of(schedule: Schedule) -> Predictor:
-        return runtime.engine(dataclasses.replace(model, scoring_mode=ScoringMode(schedule)))
-
-    if request.balance:
-        schedule = calibration.balanced(predictor_of, schedule, fit)
-    mode = ScoringMode(schedule)
-    if field:
-        with console.counter("fitting") as on_image:
-            mode = ScoringMode(schedule, calibration.fit_field(predictor_of(schedule), fit, on_image))
-    predictor = runtime.engine(dataclasses.replace(model, scoring_mode=mode))
+        if request.balance:
+            schedule = calibration.balanced(lambda each: predictor_of(ScoringMode(each)), schedule, fit)
+        mode = ScoringMode(schedule)
+        if field:
+            with console.counter("fitting") as on_image:
+                mode = ScoringMode(schedule, calibration.fit_field(predictor_of(mode), fit, on_image))
+    predictor = predictor_of(mode)
     return _calibrated(predictor, good, request), predictor.backend
 
 
 def _recipe(request: Request) -> tuple[Schedule, bool]:
     """Schedule of the setting that is asked for, and whether it has an error field."""
+    from sprfast.evaluation import calibration
+
     if request.schedule:
         return request.schedule, request.field
     if request.setting not in calibration.SETTINGS:
@@ -166,6 +193,8 @@ def _recipe(request: Request) -> tuple[Schedule, bool]:
 
 
 def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
+    from sprfast.evaluation import calibration
+
     pixels = request.false_pixel_rate
     if pixels is None and predictor.scoring_mode.error_field is not None:
         pixels = request.false_reject_rate
@@ -173,33 +202,10 @@ def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -
         return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
 
 
-def _stored(model: Model, name: str, made: ScoringMode) -> Model:
-    """The model with a setting of this name."""
-    if name == PUBLISHED:
-        return dataclasses.replace(model, scoring_mode=made)
-    return dataclasses.replace(model, scoring_modes={**model.scoring_modes, name: made})
-
-
-def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
-    if request.setting != PUBLISHED:
-        raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
-    exported = export_file.read(path)
-    used: dict[str, Any] = {}
-    if request.by_hand is not None:
-        mode = dataclasses.replace(exported.metadata.scoring_mode, threshold=threshold.manual(request.by_hand))
-    else:
-        assert request.good is not None  # `Request` checks it
-        runner = runtime.open(path)
-        used["backend"] = runner.backend
-        mode = _calibrated(runner, datasets.image_files([request.good]), request)
-    export_file.write(
-        path, dataclasses.replace(exported, metadata=dataclasses.replace(exported.metadata, scoring_mode=mode))
-    )
-    return {"model": str(path), **mode.summary(), **used}
-
-
 def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
     """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
+    from sprfast.data import datasets
+
     both = {datasets.digest(path) for path in fit} & {datasets.digest(path) for path in good}
     if both:
         raise InputError(

@@ -16,22 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Column, Table
 
 from sprfast.errors import InputError
-from sprfast.evaluation.metrics import KEYS, Metric
-from sprfast.system import torchrun as ranks
+from sprfast.system import torchrun
 
 WIDEST = 200  # characters of a table where no terminal says how many there are
 log = Console(stderr=True, highlight=False)
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def emit(document: Any, as_json: bool, render: Callable[[], RenderableType]) -> None:
-    """Print `document` as JSON, or what `render` makes for a person, in a file or a pipe up to
-    `WIDEST`.
+def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | None = None) -> None:
+    """Print `document` as JSON, or what `render` makes for a person: by default a line a field.
+
+    In a file or a pipe a table is up to `WIDEST` wide.
     """
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
-    rendered, console = render(), Console(highlight=False)
+    rendered, console = render() if render else fields_table(document), Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         wanted = console.measure(rendered, options=console.options.update(max_width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -72,7 +72,7 @@ def counter(description: str) -> Iterator[Callable[..., None]]:
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
-        *columns, console=log, transient=True, disable=not (log.is_terminal and ranks.is_first())
+        *columns, console=log, transient=True, disable=not (log.is_terminal and torchrun.is_first())
     ) as progress:
         task = progress.add_task(description, total=None)
 
@@ -89,7 +89,7 @@ def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
 
     As `counter`, only in the first of torchrun's processes.
     """
-    if not ranks.is_first():
+    if not torchrun.is_first():
         yield lambda _: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))
@@ -107,16 +107,6 @@ def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
                 say(f"{description}: {at.fraction:4.0%}  {state}")
 
         yield update
-
-
-def metrics_table(rows: dict[str, dict[str, Metric]], title: str) -> Table:
-    """A row of metrics in percent for each name; an undefined one is a dash."""
-    table = Table("", *KEYS, title=title)
-    for name, row in rows.items():
-        table.add_row(
-            name, *("-" if row[key].value is None else f"{100 * (row[key].value or 0.0):.1f}" for key in KEYS)
-        )
-    return table
 
 
 def fields_table(fields: dict[str, Any], title: str | None = None) -> Table:

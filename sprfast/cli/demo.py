@@ -5,12 +5,10 @@ Every step is a function of the seed, so a second run on the same machine prints
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
 
 from sprfast.cli import console
 from sprfast.cli.calibrate import Request, calibrate_file
@@ -19,8 +17,11 @@ from sprfast.cli.options import Json, Runtime
 from sprfast.cli.predict import predict_files
 from sprfast.cli.train import train_category
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets, scenes
-from sprfast.evaluation.evaluate import Evaluation, evaluate, write_figure
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sprfast.evaluation.evaluate import Evaluation
 
 SIZE = 64  # pixels at the network's input
 WIDTH = 32  # channels of the first block: half of the published network, a quarter of its work
@@ -42,51 +43,35 @@ def demo(
     """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate,
     bench.
     """
-    outcome = _run(output, seed)
-    console.emit(outcome.to_json(), json_, outcome.render)
+    document, evaluation = _run(output, seed)
+    console.emit(document, json_, lambda: _tables(document, evaluation))
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What the demo measured, and where its files are."""
+def _tables(document: dict[str, Any], evaluation: Evaluation) -> RenderableType:
+    from rich.console import Group
 
-    evaluation: Evaluation
-    threshold: dict[str, Any]
-    bench: dict[str, Any]
-    paths: dict[str, str]
+    from sprfast.bench.core import report
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "evaluation": self.evaluation.to_json(),
-            "threshold": self.threshold,
-            "bench": self.bench,
-            "paths": self.paths,
-        }
-
-    def render(self) -> RenderableType:
-        """The tables, for a person."""
-        from sprfast.bench.core import report
-
-        assert self.evaluation.rejected_good is not None  # the demo's model is calibrated
-        rejected, good = self.evaluation.rejected_good
-        asked = f"a false-reject rate of {self.threshold['false_reject_rate']:.0%}"
-        threshold = {
-            "threshold": f"{self.threshold['value']:.6g}",
-            "calibrated on": f"{self.threshold['samples']} held-back good images for {asked}",
-            "measured": f"{rejected} of {good} good test images rejected ({rejected / good:.1%})",
-        }
-        return Group(
-            table([self.evaluation]),
-            console.fields_table(threshold, "Threshold"),
-            report.table(self.bench),
-            console.fields_table(self.paths, "Files"),
-        )
+    assert evaluation.rejected_good is not None  # the demo's model is calibrated
+    rejected, good = evaluation.rejected_good
+    given = document["threshold"]
+    asked = f"a false-reject rate of {given['false_reject_rate']:.0%}"
+    threshold = {
+        "threshold": f"{given['value']:.6g}",
+        "calibrated on": f"{given['samples']} held-back good images for {asked}",
+        "measured": f"{rejected} of {good} good test images rejected ({rejected / good:.1%})",
+    }
+    return Group(
+        table([evaluation]),
+        console.fields_table(threshold, "Threshold"),
+        report.table(document["bench"]),
+        console.fields_table(document["paths"], "Files"),
+    )
 
 
-def _run(folder: Path, seed: int) -> Outcome:
-    """Write data, model, figure, predictions and bench report under `folder` and return what was
-    measured.
+def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
+    """Write data, model, figure, predictions and bench report under `folder`, and return what was
+    measured and where the files are.
 
     Raises:
         BackendError: scikit-image, whose photographs are used, is not installed.
@@ -94,7 +79,9 @@ def _run(folder: Path, seed: int) -> Outcome:
     """
     from sprfast.bench.core.cases import BenchOptions
     from sprfast.cli.bench.run import Sources, measure
+    from sprfast.data import datasets, scenes
     from sprfast.engine.engine import Engine
+    from sprfast.evaluation.evaluate import evaluate, write_figure
     from sprfast.formats import model as model_file
     from sprfast.training.checkpoint import checkpoint_path
 
@@ -132,4 +119,9 @@ def _run(folder: Path, seed: int) -> Outcome:
         "bench report": report_path,
         "bench page": report_path.with_suffix(".html"),
     }
-    return Outcome(evaluation, threshold, bench, {name: str(path) for name, path in paths.items()})
+    return {
+        "evaluation": evaluation.to_json(),
+        "threshold": threshold,
+        "bench": bench,
+        "paths": {name: str(path) for name, path in paths.items()},
+    }, evaluation

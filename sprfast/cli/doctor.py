@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from sprfast.backends.sessions import session
 from sprfast.cli import console
 from sprfast.cli.options import Json
 
 
 def doctor(json_: Json = False) -> None:
     """Versions, devices, and which backend can run or why not."""
-    from sprfast.backends import registry as backends
+    from sprfast.backends import registry
+    from sprfast.backends.sessions import session
     from sprfast.system import environment
 
-    listed = {name: backends.unavailable(name) or "can run" for name in backends.NAMES}
+    listed = {name: registry.unavailable(name) or "can run" for name in registry.NAMES}
     exports = {name: session.unavailable(name) or "can run" for name in session.BACKENDS}
-    found = {"backends": listed, "backend_auto": backends.choose("auto"), "exports": exports}
+    found = {"backends": listed, "backend_auto": registry.choose("auto"), "exports": exports}
     summary = environment.describe() | found
-    console.emit(summary, json_, lambda: console.fields_table(summary))
+    console.emit(summary, json_)

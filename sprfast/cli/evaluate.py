@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
+from rich.table import Table
 
 from sprfast.cli import console, options
 from sprfast.cli.options import (
@@ -21,17 +21,15 @@ from sprfast.cli.options import (
     Runtime,
     SettingName,
 )
-from sprfast.config import Schedule
-from sprfast.data import datasets
-from sprfast.engine.predictor import Predictor
+from sprfast.config import PUBLISHED, Schedule
 from sprfast.errors import InputError
-from sprfast.evaluation import metrics
-from sprfast.evaluation.evaluate import Evaluation, evaluate_among, metrics_json, write_figure
-from sprfast.formats import export as export_file
-from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
 
 if TYPE_CHECKING:
+    from sprfast.data.datasets import Category as CategoryData
+    from sprfast.engine.predictor import Predictor
+    from sprfast.evaluation.evaluate import Evaluation
+    from sprfast.evaluation.metrics import Metric
     from sprfast.system.process_group import ProcessGroup
 
 ALL = "all"  # the --category that means every one
@@ -78,6 +76,8 @@ def _evaluate(
 
     Under torchrun the processes share the images; the list is empty on all but the first.
     """
+    from sprfast.data import datasets
+    from sprfast.evaluation.evaluate import write_figure
     from sprfast.system.process_group import ProcessGroup
 
     group = ProcessGroup(process_timeout)
@@ -104,6 +104,8 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
         return runtime.open(path)
     if runtime.setting != PUBLISHED:
         raise InputError("--level: has its own sigma levels, and so has --setting; give one of the two")
+    from sprfast.formats import export as export_file
+
     if export_file.kind(path) != "model":
         raise InputError("--level: an export has the sigma levels that it was exported with")
     from sprfast.formats import model as model_file
@@ -113,33 +115,44 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
     return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
 
-def evaluated(group: ProcessGroup, engine: Predictor, category: datasets.Category) -> Evaluation | None:
+def evaluated(group: ProcessGroup, engine: Predictor, category: CategoryData) -> Evaluation | None:
     """`evaluation.evaluate_among` with a progress bar."""
+    from sprfast.evaluation.evaluate import evaluate_among
+
     with console.counter(f"evaluating {category.name}") as on_image:
         return evaluate_among(group, engine, category, on_image)
 
 
 def print_evaluations(evaluations: list[Evaluation], as_json: bool) -> None:
     """Print every category and, where there are several, their mean."""
-    console.emit(_json(evaluations), as_json, lambda: table(evaluations))
+    from sprfast.evaluation.evaluate import metrics_json
 
-
-def _json(evaluations: list[Evaluation]) -> dict[str, Any]:
-    rows = {"categories": [evaluation.to_json() for evaluation in evaluations]}
+    document: dict[str, Any] = {"categories": [evaluation.to_json() for evaluation in evaluations]}
     if len(evaluations) > 1:
-        return rows | {"mean": metrics_json(metrics.mean([evaluation.metrics for evaluation in evaluations]))}
-    return rows
+        document["mean"] = metrics_json(_mean(evaluations))
+    console.emit(document, as_json, lambda: table(evaluations))
 
 
-def table(evaluations: list[Evaluation]) -> RenderableType:
-    """A table for each category with its kinds of defect; for several, one table with the
-    mean row.
+def table(evaluations: list[Evaluation]) -> Table:
+    """Metrics in percent: of one category by kind of defect; of several a row each, and their mean.
+
+    An undefined metric is a dash.
     """
     if len(evaluations) == 1:
         only = evaluations[0]
         rows = {f"{kind} against good": row for kind, row in only.kinds.items()} | {"all": only.metrics}
-        return console.metrics_table(rows, f"{only.category}: {only.images} images, in percent")
-    rows = {evaluation.category: evaluation.metrics for evaluation in evaluations}
-    return console.metrics_table(
-        rows | {"mean": metrics.mean(list(rows.values()))}, f"{len(rows)} categories, in percent"
-    )
+        title = f"{only.category}: {only.images} images, in percent"
+    else:
+        rows = {evaluation.category: evaluation.metrics for evaluation in evaluations}
+        title = f"{len(rows)} categories, in percent"
+        rows["mean"] = _mean(evaluations)
+    printed = Table("", *evaluations[0].metrics, title=title)
+    for name, row in rows.items():
+        printed.add_row(name, *("-" if each.value is None else f"{100 * each.value:.1f}" for each in row.values()))
+    return printed
+
+
+def _mean(evaluations: list[Evaluation]) -> dict[str, Metric]:
+    from sprfast.evaluation import metrics
+
+    return metrics.mean([evaluation.metrics for evaluation in evaluations])

@@ -12,7 +12,6 @@ import typer
 from sprfast.cli import console
 from sprfast.cli.info import describe_export, export_table
 from sprfast.cli.options import Json, PrecisionName, SettingName
-from sprfast.data import datasets
 from sprfast.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def export(
     if to == REPOSITORY:
         _refuse(to, form)
         summary = _write_repository(model, output, _serving(precision, setting, served))
-        console.emit(summary, json_, lambda: console.fields_table(summary))
+        console.emit(summary, json_)
     else:
         _refuse(to, served)
         summary = _export(model, output, _request(to, size, batch, precision, quantize), images, setting)
@@ -101,6 +100,7 @@ def _request(to: str, size: str | None, batch: int | None, precision: str, quant
 
 def _export(model: Path, output: Path, asked: Request, images: Path | None, setting: str) -> dict[str, Any]:
     """Export a model with one of its settings, and describe the file."""
+    from sprfast.data import datasets
     from sprfast.deploy import export as exporting
     from sprfast.formats import model as model_file
 

@@ -31,4 +31,4 @@ def import_checkpoint(
     model = model_file.import_checkpoint(checkpoint, preprocessing=preprocessing, schedule=options.schedule(level))
     model_file.save(output, model)
     summary = describe(model, output)
-    console.emit(summary, json_, lambda: console.fields_table(summary))
+    console.emit(summary, json_)

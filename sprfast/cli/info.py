@@ -9,20 +9,21 @@ from rich.table import Table
 
 from sprfast.cli import console
 from sprfast.cli.options import Json, ModelOrExport
-from sprfast.formats import export as export_file
-from sprfast.formats.export_metadata import ExportMetadata
 
 if TYPE_CHECKING:
+    from sprfast.formats.export_metadata import ExportMetadata
     from sprfast.formats.model import Model
 
 
 def info(model: ModelOrExport, json_: Json = False) -> None:
     """What a model file or an export holds, after checking every hash in it."""
+    from sprfast.formats import export as export_file
+
     if export_file.kind(model) == "model":
         from sprfast.formats import model as model_file
 
         summary = describe(model_file.load(model), model)
-        console.emit(summary, json_, lambda: console.fields_table(summary))
+        console.emit(summary, json_)
     else:
         summary = describe_export(model, export_file.read(model).metadata)
         console.emit(summary, json_, lambda: export_table(summary))

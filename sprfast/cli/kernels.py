@@ -16,7 +16,6 @@ from sprfast.cli import console
 from sprfast.cli.options import Json
 from sprfast.config import NetworkConfig, Precision, Preprocessing
 from sprfast.errors import BackendError, InputError
-from sprfast.method.scoring_mode import ScoringMode
 
 if TYPE_CHECKING:
     from sprfast.kernels.triton.compile_report import Compiled
@@ -77,6 +76,7 @@ def _compile_all(architectures: list[str], precisions: list[str], size: int) -> 
     from sprfast.formats.model import Model
     from sprfast.lowering.fold import fold
     from sprfast.method import unet
+    from sprfast.method.scoring_mode import ScoringMode
     from sprfast.system import environment
 
     unknown = set(precisions) - set(get_args(Precision))

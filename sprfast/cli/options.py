@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprfast.backends.sessions.session import TensorRtOptions
 from sprfast.cli import console
-from sprfast.config import Level, Preprocessing, Schedule
-from sprfast.engine.load import load
+from sprfast.config import PUBLISHED, Level, Preprocessing, Schedule
 from sprfast.errors import InputError
-from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
     from sprfast.engine.engine import Engine
@@ -83,6 +80,9 @@ class Runtime:
         """An engine for a model file, or a runner for an export; a progress bar while TensorRT
         builds.
         """
+        from sprfast.backends.sessions.session import TensorRtOptions
+        from sprfast.engine.load import load
+
         with console.counter("building") as on_progress:
             tensorrt = TensorRtOptions(on_progress=lambda what, done, total: on_progress(done, total, what))
             return load(path, self.backend, self.device, self.precision, self.setting, tensorrt=tensorrt)

@@ -11,9 +11,8 @@ from rich.table import Table
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, PrecisionName, Runtime, SettingName
-from sprfast.data import datasets
+from sprfast.config import PUBLISHED
 from sprfast.errors import InputError, ModelFileError
-from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
     from sprfast.evaluation.parity import Report
@@ -50,6 +49,7 @@ def _report(
     """A parity report: against golden outputs, or against the definition on the images of a
     folder.
     """
+    from sprfast.data import datasets
     from sprfast.evaluation import parity as checks
     from sprfast.formats import model as model_file
 

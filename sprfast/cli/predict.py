@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, ModelOrExport, PrecisionName, Runtime, SettingName
-from sprfast.config import Preprocessing
-from sprfast.data import datasets, figure, images
-from sprfast.engine.predictor import MAX_BATCH, Result
 from sprfast.errors import InputError
-from sprfast.method.threshold import Verdict
 from sprfast.system import files
+
+if TYPE_CHECKING:
+    from sprfast.config import Preprocessing
+    from sprfast.engine.predictor import Result
 
 
 def predict(
@@ -50,50 +49,28 @@ def predict(
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     runtime = Runtime(backend, device, precision, setting)
-    run: Prediction | Archive
     if ray is not None:
-        run = _predict_archive(model, paths, output, runtime, ray, workers, worker_gpus)
+        document = _predict_archive(model, paths, output, runtime, ray, workers, worker_gpus)
+        console.emit(document, json_)
     else:
         if workers is not None or worker_gpus is not None:
             raise InputError("--workers and --worker-gpus are for --ray")
-        run = predict_files(model, paths, output, runtime)
-    console.emit(run.to_json(), json_, run.table)
-    if run.interrupted:
+        document = predict_files(model, paths, output, runtime)
+        console.emit(document, json_, lambda: _table(document))
+    if not document["complete"]:
         raise typer.Exit(130)
-    raise typer.Exit(1 if run.counts["ERROR"] else 0)
+    raise typer.Exit(1 if document["counts"]["ERROR"] else 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What `predict` found, image by image."""
+def predict_files(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> dict[str, Any]:
+    """Score image files: a row for each, images by verdict, and the backend in use.
 
-    backend: str  # in use
-    rows: list[dict[str, Any]]
-    interrupted: bool
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images by verdict."""
-        return {verdict.value: sum(row["verdict"] == verdict.value for row in self.rows) for verdict in Verdict}
-
-    def to_json(self) -> dict[str, Any]:
-        """The rows, their counts, and what computed them."""
-        return {"complete": not self.interrupted, "backend": self.backend, "counts": self.counts, "results": self.rows}
-
-    def table(self) -> Table:
-        """One line an image."""
-        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items()) + f"; backend {self.backend}"
-        table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=counts)
-        for row in self.rows:
-            score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
-            table.add_row(row["path"], score, row["verdict"], row.get("reason", ""))
-        return table
-
-
-def predict_files(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> Prediction:
-    """Score image files; with `output`, write results.jsonl and an overlay for each scored
-    image.
+    With `output`, results.jsonl and an overlay for each scored image are written there.
     """
+    from sprfast.data import datasets, images
+    from sprfast.engine.predictor import MAX_BATCH
+    from sprfast.method.threshold import Verdict
+
     engine = runtime.open(path)
     paths = datasets.image_files(sources)
     if output:
@@ -116,13 +93,27 @@ def predict_files(path: Path, sources: list[Path], output: Path | None, runtime:
     if output:
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         files.write_bytes(output / "results.jsonl", lines.encode())
-    return Prediction(engine.backend, rows, interrupted)
+    counts = {verdict.value: sum(row["verdict"] == verdict.value for row in rows) for verdict in Verdict}
+    return {"complete": not interrupted, "backend": engine.backend, "counts": counts, "results": rows}
+
+
+def _table(document: dict[str, Any]) -> Table:
+    """One line an image."""
+    counts = ", ".join(f"{count} {name}" for name, count in document["counts"].items())
+    caption = f"{counts}; backend {document['backend']}"
+    table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=caption)
+    for row in document["results"]:
+        score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
+        table.add_row(row["path"], score, row["verdict"], row.get("reason", ""))
+    return table
 
 
 def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:
     """Write the overlay under the image's own name; where two share one, with its folder's name
     before it, then numbered.
     """
+    from sprfast.data import figure, images
+
     stem = images.display_name(source.stem)[:60]
     name = stem
     if name.casefold() in names:
@@ -138,25 +129,6 @@ def _write_overlay(output: Path, names: set[str], source: Path, result: Result, 
     return f"{name}.png"
 
 
-@dataclasses.dataclass(frozen=True)
-class Archive:
-    """What a run over an archive found, or a run that was stopped had found."""
-
-    output: Path
-    counts: dict[str, int]  # images by verdict, over all that the folder holds
-    images: int  # asked for
-    already: int  # that had an answer before
-    interrupted: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts, and where the rows are."""
-        return {"complete": not self.interrupted, **dataclasses.asdict(self), "output": str(self.output)}
-
-    def table(self) -> Table:
-        """The same for a person."""
-        return console.fields_table(self.to_json())
-
-
 def _predict_archive(
     path: Path,
     sources: list[Path],
@@ -165,9 +137,9 @@ def _predict_archive(
     address: str,
     workers: int | None,
     worker_gpus: float | None,
-) -> Archive:
+) -> dict[str, Any]:
     """Score image files into Parquet files in `output`; those that have an answer there already are
-    not scored again.
+    not scored again. `counts` has the images by verdict, over all that the folder holds.
 
     Raises:
         InputError: there is no `output`, or a file or the folder cannot be used.
@@ -182,4 +154,4 @@ def _predict_archive(
     pool = ray_data.Pool(1 if workers is None else workers, gpus=worker_gpus or 0.0)
     with console.counter("predicting") as on_images:
         summary = ray_data.score(sources, output, model, pool, address=address, on_images=on_images)
-    return Archive(output, **summary)
+    return {"complete": not summary["interrupted"], "output": str(output), **summary}

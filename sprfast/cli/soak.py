@@ -10,7 +10,6 @@ import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, ModelOrExport, PrecisionName, Runtime
-from sprfast.data import datasets
 from sprfast.system import files
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def _run(
     """
     from sprfast.bench.line import soak
     from sprfast.bench.line.soak import samples
+    from sprfast.data import datasets
 
     if output:
         files.check_writable(output)

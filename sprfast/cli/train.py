@@ -24,14 +24,13 @@ from sprfast.cli.options import (
     SizePolicy,
 )
 from sprfast.config import NetworkConfig, TrainingConfig
-from sprfast.data import datasets
 from sprfast.errors import InputError
-from sprfast.evaluation.evaluate import Evaluation
-from sprfast.system import files
-from sprfast.system import torchrun as ranks
+from sprfast.system import files, torchrun
 from sprfast.training.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from sprfast.data.datasets import Category as CategoryData
+    from sprfast.evaluation.evaluate import Evaluation
     from sprfast.formats.model import Model
 
 
@@ -105,7 +104,7 @@ def train(
     else:
         summary = train_category(data, category, output, keywords)
         if summary:
-            console.emit(summary, json_, lambda: console.fields_table(summary))
+            console.emit(summary, json_)
 
 
 def train_category(
@@ -117,10 +116,12 @@ def train_category(
     Raises:
         typer.Exit: a signal stopped the training; its checkpoint is written.
     """
+    from sprfast.data import datasets
+
     category = datasets.load_category(root, name, keywords["preprocessing"])
     path = output or Path(f"{category.name}.safetensors")
     model = _train(category, path, keywords)
-    return describe(model, path) if ranks.is_first() else None
+    return describe(model, path) if torchrun.is_first() else None
 
 
 def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evaluation]:
@@ -128,6 +129,7 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
 
     The list is empty on all but the first of torchrun's processes.
     """
+    from sprfast.data import datasets
     from sprfast.engine.engine import Engine
     from sprfast.formats import model as model_file
     from sprfast.system.process_group import ProcessGroup
@@ -150,7 +152,7 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
     return evaluations
 
 
-def _train(category: datasets.Category, path: Path, keywords: dict[str, Any]) -> Model:
+def _train(category: CategoryData, path: Path, keywords: dict[str, Any]) -> Model:
     from sprfast.training import train as training
 
     with console.training_bar(f"training {category.name}") as on_step:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sprfast.config import Precision
+from sprfast.config import PUBLISHED, Precision
 from sprfast.errors import InputError
 from sprfast.formats import export as export_file
 from sprfast.formats.manifest import PathLike
-from sprfast.method.scoring_mode import PUBLISHED
 
 if TYPE_CHECKING:
     from sprfast.backends.sessions.session import TensorRtOptions

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprfast.config import NetworkConfig, Preprocessing, Schedule
+from sprfast.config import PUBLISHED, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, ModelFileError
 from sprfast.formats import manifest
 from sprfast.formats import tensors as archive
 from sprfast.formats.manifest import PathLike, quoted
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
+from sprfast.method.scoring_mode import ScoringMode, refuse_gone
 from sprfast.method.unet import parameter_shapes
 
 _PUBLISHED_PREPROCESSING = Preprocessing()

@@ -10,8 +10,6 @@ from sprfast.errors import InputError
 from sprfast.method.error_field import ErrorField, Map
 from sprfast.method.threshold import MapThreshold, Threshold
 
-PUBLISHED = "published"  # the name of the definition, which every model has
-
 _PUBLISHED_SCHEDULE = Schedule()
 
 

@@ -10,7 +10,6 @@ import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, ModelOrExport, PrecisionName, Runtime
-from sprfast.data import datasets
 
 
 def overhead(
@@ -28,6 +27,7 @@ def overhead(
     or if a score differs.
     """
     from sprfast.bench.line import overhead as measuring
+    from sprfast.data import datasets
 
     predictor = Runtime(backend, device, precision).open(model)
     with tempfile.TemporaryDirectory(prefix="sprfast-") as folder, console.counter("measuring") as on_progress:

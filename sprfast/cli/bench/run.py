@@ -11,7 +11,6 @@ import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import Category, Device, Json, ModelPath
-from sprfast.data import datasets
 from sprfast.errors import InputError
 from sprfast.system import files
 
@@ -121,6 +120,7 @@ def measure(
     """
     from sprfast.bench.core import cases, exports, libraries, report_file
     from sprfast.bench.page import render as page
+    from sprfast.data import datasets
     from sprfast.formats import model as model_file
     from sprfast.system import devices
 

@@ -9,7 +9,6 @@ import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Category, Device, Json
-from sprfast.data import datasets
 from sprfast.system import files
 
 
@@ -31,6 +30,7 @@ def curve(
     from sprfast.backends import registry
     from sprfast.bench.accuracy import curve as measuring
     from sprfast.bench.accuracy import pictures, report
+    from sprfast.data import datasets
     from sprfast.formats import model as model_file
     from sprfast.system import devices
 

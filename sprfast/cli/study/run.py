@@ -10,7 +10,6 @@ import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Category, Device, Json
-from sprfast.data import datasets
 from sprfast.errors import InputError
 from sprfast.system import files
 
@@ -41,6 +40,7 @@ def run(
     from sprfast.backends import registry
     from sprfast.bench.accuracy import measure, pictures, report
     from sprfast.bench.accuracy.rows import ROWS
+    from sprfast.data import datasets
     from sprfast.formats import model as model_file
     from sprfast.system import devices
 

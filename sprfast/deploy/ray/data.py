@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from sprfast import errors
-from sprfast.config import Precision
+from sprfast.config import PUBLISHED, Precision
 from sprfast.data import datasets as data
 from sprfast.data import images
 from sprfast.deploy import libraries
@@ -40,7 +40,6 @@ from sprfast.engine.predictor import MAX_BATCH
 from sprfast.errors import BackendError, InputError, ModelFileError
 from sprfast.formats import export as export_file
 from sprfast.formats.manifest import file_bytes
-from sprfast.method.scoring_mode import PUBLISHED
 
 BLOCK = 256  # images that a worker takes at a time: what is done again where it dies
 PART = 20_000  # answers a file, at most

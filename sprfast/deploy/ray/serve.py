@@ -23,14 +23,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sprfast.config import Precision
+from sprfast.config import PUBLISHED, Precision
 from sprfast.deploy import libraries
 from sprfast.deploy.ray.device import device_under_ray
 from sprfast.engine.load import load
 from sprfast.engine.predictor import MAX_BATCH, Result
 from sprfast.errors import InputError, SprfastError
 from sprfast.formats import export as export_file
-from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.method.threshold import Verdict
 
 _LIMITS: dict[str, tuple[float, float]] = {  # least and most of each option that is a number

@@ -22,7 +22,7 @@ from typing import Any, get_args
 import numpy as np
 import PIL.Image
 
-from sprfast.config import Precision, Preprocessing
+from sprfast.config import PUBLISHED, Precision, Preprocessing
 from sprfast.engine import runner
 from sprfast.errors import BackendError, InputError
 from sprfast.formats import export as export_file
@@ -31,7 +31,7 @@ from sprfast.formats.manifest import PathLike, file_bytes
 from sprfast.lowering import onnx_graph as graph
 from sprfast.method import noise
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system.files import atomic_folder, write_bytes
 
 FILE = "model.sprfast"  # in the folder of a version
