@@ -116,7 +116,7 @@ def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, 
     else:
         mode, used["backend"] = _made(model, request, runtime)
     stored = {"scoring_mode": mode} if name == PUBLISHED else {"scoring_modes": {**model.scoring_modes, name: mode}}
-    model_file.save(path, dataclasses.replace(model, **stored))  # type: ignore[arg-type]
+    model_file.save(path, dataclasses.replace(model, **stored))
     return {"model": str(path), "setting": name, **mode.summary(), **used}
 
 
