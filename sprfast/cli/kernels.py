@@ -4,7 +4,6 @@ launches.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -30,41 +29,28 @@ def kernels(
     """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width
     of accesses; exit 1 on a problem.
     """
-    report = _compile_all(arch.split(","), precision.split(","), size)
-    console.emit(report.to_json(), json_, report.table)
-    raise typer.Exit(1 if report.problems else 0)
+    document, compiled = _compile_all(arch.split(","), precision.split(","), size)
+    console.emit(document, json_, lambda: _tables(document, compiled))
+    raise typer.Exit(1 if document["problems"] else 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class KernelReport:
-    """What the compiler makes of the kernels."""
+def _tables(document: dict[str, Any], compiled: list[Compiled]) -> RenderableType:
+    """A table an architecture, one line a compiled kernel; then the problems."""
+    from sprfast.kernels.triton import compile_report
 
-    triton: str
-    size: int  # of the images, both sides
-    compiled: list[Compiled]
-    problems: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**dataclasses.asdict(self), "compiled": [each.to_json() for each in self.compiled]}
-
-    def table(self) -> RenderableType:
-        """A table an architecture, one line a compiled kernel; then the problems."""
-        from sprfast.kernels.triton import compile_report
-
-        tables = []
-        for capability in dict.fromkeys(each.capability for each in self.compiled):
-            header, *lines = compile_report.rows([each for each in self.compiled if each.capability == capability])
-            title = f"sm_{capability}, {self.size}x{self.size}, Triton {self.triton}"
-            tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
-            for line in lines:
-                tables[-1].add_row(*line)
-        return Group(*tables, *(self.problems or ["no problems"]))
+    tables = []
+    for capability in dict.fromkeys(each.capability for each in compiled):
+        header, *lines = compile_report.rows([each for each in compiled if each.capability == capability])
+        title = f"sm_{capability}, {document['size']}x{document['size']}, Triton {document['triton']}"
+        tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+        for line in lines:
+            tables[-1].add_row(*line)
+    return Group(*tables, *(document["problems"] or ["no problems"]))
 
 
-def _compile_all(architectures: list[str], precisions: list[str], size: int) -> KernelReport:
-    """Compile every kernel that scoring a square image with the published network takes, for each
-    architecture.
+def _compile_all(architectures: list[str], precisions: list[str], size: int) -> tuple[dict[str, Any], list[Compiled]]:
+    """What the compiler makes of the kernels that score a square image with the published network,
+    for each architecture.
 
     Raises:
         InputError: an architecture or precision is not known.
@@ -104,4 +90,10 @@ def _compile_all(architectures: list[str], precisions: list[str], size: int) -> 
             ]
             compiled += compile_report.compile_launches(launches, capability)
             on_done(index + 1, len(capabilities))
-    return KernelReport(environment.version("triton") or "", size, compiled, compile_report.problems(compiled))
+    document = {
+        "triton": environment.version("triton") or "",
+        "size": size,  # of the images, both sides
+        "compiled": [each.to_json() for each in compiled],
+        "problems": compile_report.problems(compiled),
+    }
+    return document, compiled
