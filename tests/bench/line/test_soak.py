@@ -124,7 +124,7 @@ class MixedUp(Line):
 class Refuses(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._counters.refuse()
+            self._counters.count(refused=1)
             raise OverloadedError("no")
         return super().submit(image, id, *given, **named)
 
@@ -132,7 +132,7 @@ class Refuses(Line):
 class Miscounts(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._counters.take()
+            self._counters.count(taken=1)
         return super().submit(image, id, *given, **named)
 
 
