@@ -93,8 +93,7 @@ def kind_of(error: errors.SprfastError) -> str:
 class Counters:
     """Counts what a line takes and answers; safe to call from several threads.
 
-    Args:
-        drift: looks at the scores of parts that passed; or why it cannot.
+    `drift` looks at the scores of parts that passed, or says why it cannot.
     """
 
     def __init__(self, drift: Drift | str) -> None:

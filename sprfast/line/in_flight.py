@@ -45,7 +45,7 @@ class InFlight:
         self._remembered: collections.OrderedDict[Hashable, None] = collections.OrderedDict()
         self._waiting: collections.deque[Entry] = collections.deque()
         self._ready: list[Entry] = []
-        self._deliverable: collections.deque[Entry] = collections.deque()
+        self._deliverable: list[Entry] = []
         # alarms; ids, since frames that were answered stay in it for a while
         self._due: list[tuple[float, int, Hashable]] = []
         self._numbers = itertools.count()
@@ -115,9 +115,7 @@ class InFlight:
     def take_batch(self, max_wait: float) -> list[Entry]:
         """Frames of one predictor, the oldest ready one among them; empty: there will be no more.
 
-        Args:
-            max_wait: seconds that an incomplete batch waits for more, from when its first frame was
-                ready.
+        An incomplete batch waits `max_wait` seconds for more, from when its first frame was ready.
         """
         with self._lock:
             while not self._stopped:
@@ -165,11 +163,10 @@ class InFlight:
                 self._decided.wait(self._due[0][0] - now if self._due else None)
 
     def _take_deliverable(self) -> list[Entry]:
-        if not self._in_order:
-            taken = list(self._deliverable)
-            self._deliverable.clear()
-            return taken
-        return list(itertools.takewhile(lambda entry: not entry.open, self._entries.values()))
+        if self._in_order:
+            return list(itertools.takewhile(lambda entry: not entry.open, self._entries.values()))
+        taken, self._deliverable = self._deliverable, []
+        return taken
 
     def delivered(self, entry: Entry) -> None:
         """Its answer has been given: the id is remembered for a while, and there is space for

@@ -88,11 +88,10 @@ class Line:
             _require(type(value) is int and 1 <= value <= most, name, value, f"an integer from 1 to {most}")
         for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
             _require(0.0 <= seconds < math.inf, name, seconds, "seconds, 0 or more")
-        _check_threshold(predictor)
         self._deadline = _checked_deadline(deadline)
         self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
         self._in_flight = InFlight(capacity, overflow, timeout, max_batch, in_order)
-        self._counters = Counters(drift.watch(predictor.threshold, rate=false_alarm_rate))
+        self._counters = Counters(self._watch(predictor))
         self._predictor = predictor
         self._model = _model_info(predictor)
         self._started = threading.Event()
@@ -213,9 +212,7 @@ class Line:
         """
         self._check_process()
         with self._swapping:
-            _check_threshold(predictor)
-            model = _model_info(predictor)
-            watch = drift.watch(predictor.threshold, rate=self._false_alarm_rate)
+            model, watch = _model_info(predictor), self._watch(predictor)
             self._test(predictor)
             if self._in_flight.closed:
                 raise ClosedError("the line is closed")
@@ -297,16 +294,20 @@ class Line:
         if isinstance(image, (bytes, bytearray, memoryview)) or (declared and isinstance(image, np.ndarray)):
             if declared is None:
                 raise InputError("image: a raw buffer needs a line with a frame_format")
-            if channel_order not in (None, declared.channel_order):
-                raise InputError(
-                    f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}"
-                )
-            return np.array(declared.view(image), order="C"), declared.channel_order
+            order = declared.channel_order
+            if channel_order not in (None, order):
+                raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {order}")
+            return np.array(declared.view(image), order="C"), order
         if isinstance(image, np.ndarray):
             return np.array(image, order="K", subok=True), channel_order
         if hasattr(image, "detach"):  # a tensor
             return image.detach().clone(), channel_order
         return image, channel_order
+
+    def _watch(self, predictor: Predictor) -> drift.Drift | str:
+        if predictor.threshold is None:
+            raise InputError("the model has no threshold, so that no part could pass: run `sprfast calibrate`")
+        return drift.watch(predictor.threshold, rate=self._false_alarm_rate)
 
     def _run_network(self) -> None:
         try:
@@ -344,11 +345,6 @@ class Line:
             raise ClosedError(
                 f"this line was made in process {self._process} and does not run in a fork of it; make one here"
             )
-
-
-def _check_threshold(predictor: Predictor) -> None:
-    if predictor.threshold is None:
-        raise InputError("the model has no threshold, so that no part could pass: run `sprfast calibrate`")
 
 
 def _checked_deadline(deadline: float | None) -> float:

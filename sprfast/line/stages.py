@@ -4,6 +4,7 @@ ends by an error.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -96,21 +97,18 @@ class Network:
         self._in_flight.decide(batch[0], None, failure)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Delivery:
     """Completes futures and calls the callback, one answer at a time."""
 
-    def __init__(
-        self,
-        in_flight: InFlight,
-        counters: Counters,
-        predictor: Callable[[], Predictor],
-        on_answer: Callable[[Answer], object] | None,
-    ) -> None:
-        self._in_flight, self._counters, self._predictor, self._on_answer = in_flight, counters, predictor, on_answer
+    in_flight: InFlight
+    counters: Counters
+    predictor: Callable[[], Predictor]  # that serves now
+    on_answer: Callable[[Answer], object] | None
 
     def run(self) -> None:
         """Deliver until the line is stopped and empty."""
-        while entries := self._in_flight.take_decided():
+        while entries := self.in_flight.take_decided():
             for entry in entries:
                 answer = self._answer(entry)
                 self._count(entry, answer)
@@ -119,28 +117,28 @@ class Delivery:
                 entry.future.set_result(answer)
                 self._call(answer)
                 entry.result = None
-                self._in_flight.delivered(entry)
+                self.in_flight.delivered(entry)
 
     def _answer(self, entry: Entry) -> Answer:
         now = time.monotonic()
         error = entry.error or (late(entry) if entry.due <= now else None)
         result = entry.result if error is None or isinstance(error, ScoreError) else None
         if result is None:
-            result = (entry.predictor or self._predictor()).error(str(error))
+            result = (entry.predictor or self.predictor()).error(str(error))
         return Answer(entry.id, result, error, entry.trigger_time, now - entry.trigger_time)
 
     def _count(self, entry: Entry, answer: Answer) -> None:
-        score = answer.result.pred_score if entry.predictor is self._predictor() else None
+        score = answer.result.pred_score if entry.predictor is self.predictor() else None
         try:
-            self._counters.answer(answer.verdict, score, answer.error, answer.seconds)
+            self.counters.answer(answer.verdict, score, answer.error, answer.seconds)
         except Exception:  # statistics do not come between a part and its answer
             _log.exception("frame %s could not be counted", str(answer.id)[:100])
 
     def _call(self, answer: Answer) -> None:
-        if self._on_answer is None:
+        if self.on_answer is None:
             return
         try:
-            self._on_answer(answer)
+            self.on_answer(answer)
         except Exception:
-            self._counters.count(callback_failures=1)
+            self.counters.count(callback_failures=1)
             _log.exception("the callback failed at frame %s", str(answer.id)[:100])

@@ -124,20 +124,18 @@ class _Collector:
     def _families(self) -> dict[str, Any]:
         """Without samples, by name without prefix."""
         core = self._client.metrics_core
-
-        def family(kind: str, name: str, text: str, *labels: str) -> tuple[str, Metric]:
-            return name, getattr(core, f"{kind}MetricFamily")(f"sprfast_{name}", text, labels=["line", *labels])
-
-        return dict(
-            [
-                family("Counter", "images", "Answers by verdict.", "verdict"),
-                family("Counter", "errors", "Answers with the verdict ERROR by kind.", "kind"),
-                family("Histogram", "latency_seconds", "From trigger to answer."),
-                family("Gauge", "health", "1 for the line's state, 0 for the others.", "state"),
-                family("Info", "model", "What computes the scores."),
-                *(family(kind, name, text) for kind, name, _, text in _NUMBERS),
-            ]
+        families = (
+            ("Counter", "images", "Answers by verdict.", "verdict"),
+            ("Counter", "errors", "Answers with the verdict ERROR by kind.", "kind"),
+            ("Histogram", "latency_seconds", "From trigger to answer."),
+            ("Gauge", "health", "1 for the line's state, 0 for the others.", "state"),
+            ("Info", "model", "What computes the scores."),
+            *((kind, name, text) for kind, name, _, text in _NUMBERS),
         )
+        return {
+            name: getattr(core, f"{kind}MetricFamily")(f"sprfast_{name}", text, labels=["line", *labels])
+            for kind, name, text, *labels in families
+        }
 
 
 def _fill(families: dict[str, Any], name: str, health: Health, text: Callable[[float], str]) -> None:

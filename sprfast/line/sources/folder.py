@@ -125,10 +125,9 @@ class FolderWatch:
         files: dict[str, _File] = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in self._suffixes:
-                    file = self._file(entry, now)
-                    if file:
-                        files[entry.name] = file
+                named = not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in self._suffixes
+                if named and (file := self._file(entry, now)):
+                    files[entry.name] = file
         self._files = files
         whole = [name for name, file in files.items() if not file.done and now - file.since >= self._settle]
         return sorted(whole, key=lambda name: (files[name].form[1], name))

@@ -12,13 +12,9 @@ SLICE = 0.05  # seconds between two looks at whether it was closed
 
 
 class Retry:
-    """When to try again, and when to stop.
-
-    Args:
-        first: seconds after the first failure.
-        longest: seconds that the wait doubles up to.
-        give_up: seconds of failures after which there is no further attempt; None: it goes on for
-            ever.
+    """When to try again, and when to stop: `first` seconds after the first failure, then twice as
+    long each time up to `longest`, until there were failures for `give_up` seconds (None: for
+    ever).
 
     Raises:
         InputError: an argument is not allowed.

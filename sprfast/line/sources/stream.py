@@ -125,7 +125,7 @@ class Stream:
             self._camera = self._open_camera()
             self._heard, self._stalled = time.monotonic(), False
             if self._retry.failures:
-                self._ids.reopen()
+                self._ids.reopened = True
         picture = self._camera.grab(SLICE)
         if self._retry.failures:
             self._note("connected again", logging.INFO)
