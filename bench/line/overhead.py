@@ -169,7 +169,7 @@ def table(report: dict[str, Any]) -> RenderableType:
         )
     verdicts = Table("", "", "limit", "", box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in report["limits"]:
-        value, limit = (f"{number} {each['unit']}" for number in (f"{each['value']:.3g}", f"limit {each['limit']:g}"))
+        value, limit = f"{each['value']:.3g} {each['unit']}", f"limit {each['limit']:g} {each['unit']}"
         verdicts.add_row(each["name"], value, limit, "PASS" if each["passed"] else "FAIL")
     scores, machine = report["scores"], report["environment"]
     largest = "not finite" if scores["largest_relative"] is None else f"{scores['largest_relative']:.1e}"

@@ -181,6 +181,7 @@ class _Soak:
             swaps.wrongly_refused += 1
 
     def _swapped(self, predictor: Predictor) -> bool:
+        """Whether the line has accepted it."""
         try:
             self.line.swap(predictor)
         except SprfastError as error:

@@ -151,7 +151,7 @@ class HarvestersCamera:
         code = self._info(buffer, "pixel_format", nodes.PixelFormat.get_int_value)
         try:
             if buffer.payload_type not in (types.PAYLOAD_TYPE_IMAGE, types.PAYLOAD_TYPE_CHUNK_DATA):
-                raise CameraError("the buffer holds no plain image; switch the camera's multi-part, compression off")
+                raise CameraError("the buffer is no plain image; switch multi-part and compression off on the camera")
             if delivered < height:
                 raise CameraError(f"the picture is not whole, it has {delivered} of {height} rows")
             image, order = pixels(
