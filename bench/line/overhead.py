@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 import torch
 from rich import box
 from rich.console import Group, RenderableType
@@ -21,12 +20,11 @@ from rich.table import Table
 
 from sprfast.bench.core import scenarios, timing
 from sprfast.bench.core.scenarios import OFFLINE, SINGLE_STREAM, Scenario
-from sprfast.bench.line.soak.pictures import tolerance
-from sprfast.config import Preprocessing
+from sprfast.bench.line.soak.pictures import as_files, scores, tolerance
+from sprfast.config import Preprocessing, _require
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import MAX_BATCH, Predictor, Result
-from sprfast.errors import InputError
 from sprfast.line import Line
 from sprfast.system import environment
 
@@ -38,7 +36,7 @@ PATIENCE = 600.0  # seconds that a frame may wait for room in the line
 BARE, LINE = "engine", "line"
 CPU = torch.device("cpu")  # where results are, whatever computes them
 
-Answering = Callable[[Sequence[int]], list[Result]]  # takes the indices of a query's pictures
+Answering = Callable[[Sequence[int]], None]  # takes the indices of a query's pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +54,7 @@ class Pictures:
         """
         height, width = predictor.input_size
         arrays = np.random.default_rng(0).integers(0, 256, (IMAGES, height, width, 3), np.uint8)
-        paths = tuple(folder / f"{index}.png" for index in range(IMAGES))
-        for array, path in zip(arrays, paths, strict=True):
-            PIL.Image.fromarray(array).save(path)
-        return cls(tuple(arrays), paths, f"uniform random, {height}x{width}, PNG")
+        return cls(tuple(arrays), as_files(arrays, folder), f"uniform random, {height}x{width}, PNG")
 
     @classmethod
     def of_files(cls, paths: Sequence[Path], preprocessing: Preprocessing) -> Pictures:
@@ -74,36 +69,23 @@ class Pictures:
         return cls(tuple(decoded[path] for path in chosen), chosen, description)
 
 
+@dataclasses.dataclass(kw_only=True)
 class Scores:
-    """Compares every score with that of the predictor for the picture alone.
+    """Compares every score with that of the predictor for the picture alone."""
 
-    Args:
-        tolerance: relative.
-    """
-
-    def __init__(self, tolerance: float) -> None:
-        self._tolerance = tolerance
-        self._compared = self._different = 0
-        self._largest: float | None = 0.0  # relative difference; None: a score was not finite
+    compared: int = 0
+    different: int = 0
+    tolerance: float  # relative
+    largest_relative: float | None = 0.0  # difference; None: a score was not finite
 
     def check(self, expected: Sequence[float], results: Sequence[Result]) -> None:
         """Take the results of a query."""
         for score, result in zip(expected, results, strict=True):
             difference = abs(result.pred_score - score) / abs(score) if result.pred_score != score else 0.0
-            self._compared += 1
-            self._different += not difference <= self._tolerance  # NaN is different
-            if self._largest is not None:
-                self._largest = max(self._largest, difference) if math.isfinite(difference) else None
-
-    def result(self) -> dict[str, Any]:
-        """What was compared, for a report."""
-        return {
-            "compared": self._compared,
-            "different": self._different,
-            "tolerance": self._tolerance,
-            "largest_relative": self._largest,
-            "passed": self._different == 0,
-        }
+            self.compared += 1
+            self.different += not difference <= self.tolerance  # NaN is different
+            if self.largest_relative is not None:
+                self.largest_relative = max(self.largest_relative, difference) if math.isfinite(difference) else None
 
 
 def measure(
@@ -111,7 +93,7 @@ def measure(
     pictures: Pictures,
     seconds: float,
     *,
-    line_of: Callable[[Predictor], Line] | None = None,
+    line_of: Callable[..., Line] = Line,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Offline and SingleStream by the predictor and by a line around it, from arrays and from
@@ -122,7 +104,7 @@ def measure(
         pictures: `IMAGES` of them.
         seconds: for each scenario of each kind of input; a few rounds are measured whatever they
             cost.
-        line_of: makes the line; None: `Line` as it is by default.
+        line_of: makes the line, with `Line`'s arguments.
         on_progress: called with scenarios done, their number, and what is going on.
 
     Returns:
@@ -136,19 +118,16 @@ def measure(
             threshold.
         BackendError: the model does not pass its self-test here.
     """
-    if not 0 < seconds < math.inf:
-        raise InputError(f"seconds: {seconds} is not allowed, expected a positive number")
+    _require(0 < seconds < math.inf, "seconds", seconds, "a positive number")
     forms: dict[str, tuple[Sequence[Any], ChannelOrder | None]] = {
         "arrays": (pictures.arrays, "rgb"),
         "files": (pictures.paths, None),
     }
-    steps, scores = itertools.count(), Scores(tolerance(predictor))
+    steps, compared = itertools.count(), Scores(tolerance=tolerance(predictor))
     report: dict[str, Any] = {}
-    with (line_of or _default_line)(predictor) as line:
+    with line_of(predictor, timeout=PATIENCE) as line:
         for form, (given, order) in forms.items():
-            expected = [_score(predictor, each, order) for each in given]
-            answers = {BARE: _bare(predictor, given, order), LINE: _through(line, given, order, form)}
-            answers = {name: _checked(answer, expected, scores) for name, answer in answers.items()}
+            answers = _answers(predictor, line, given, order, form, compared)
             report[form] = {}
             for scenario in (OFFLINE, SINGLE_STREAM):
                 if on_progress:
@@ -162,7 +141,7 @@ def measure(
         "precision": predictor.precision,
         "input": {"images": len(pictures.arrays), "description": pictures.description},
         **report,
-        "scores": scores.result(),
+        "scores": dataclasses.asdict(compared) | {"passed": compared.different == 0},
         "limits": [limit for form in forms for limit in _limits(form, report[form])],
     }
 
@@ -176,15 +155,8 @@ def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal; fits 80 columns."""
     speeds = Table(title=f"Line and its engine, backend {report['backend']}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     speeds.add_column("input", no_wrap=True)
-    for heading in (
-        "Offline\nengine",
-        "images/s\nline",
-        "line/engine\n(min-max)",
-        "p50 ms\nengine",
-        "\nline",
-        "p90 ms\nengine",
-        "\nline",
-    ):
+    offline_headings = ("Offline\nengine", "images/s\nline", "line/engine\n(min-max)")
+    for heading in (*offline_headings, "p50 ms\nengine", "\nline", "p90 ms\nengine", "\nline"):
         speeds.add_column(heading, justify="right", no_wrap=True)
     for form in ("arrays", "files"):
         offline, single = report[form]["offline"], report[form]["single_stream"]
@@ -197,10 +169,8 @@ def table(report: dict[str, Any]) -> RenderableType:
         )
     verdicts = Table("", "", "limit", "", box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in report["limits"]:
-        verdict = "PASS" if each["passed"] else "FAIL"
-        verdicts.add_row(
-            each["name"], f"{each['value']:.3g} {each['unit']}", f"limit {each['limit']:g} {each['unit']}", verdict
-        )
+        value, limit = f"{each['value']:.3g} {each['unit']}", f"limit {each['limit']:g} {each['unit']}"
+        verdicts.add_row(each["name"], value, limit, "PASS" if each["passed"] else "FAIL")
     scores, machine = report["scores"], report["environment"]
     largest = "not finite" if scores["largest_relative"] is None else f"{scores['largest_relative']:.1e}"
     said = f"{scores['different']} of {scores['compared']} differ, limit {scores['tolerance']:g}"
@@ -212,38 +182,21 @@ def table(report: dict[str, Any]) -> RenderableType:
     return Group(speeds, verdicts, *notes)
 
 
-def _default_line(predictor: Predictor) -> Line:
-    return Line(predictor, timeout=PATIENCE)
+def _answers(
+    predictor: Predictor, line: Line, given: Sequence[Any], order: ChannelOrder | None, form: str, compared: Scores
+) -> dict[str, Answering]:
+    """By name, what answers a query and compares its scores."""
+    expected, numbers = scores(predictor, given, order), itertools.count()
 
+    def bare(indices: Sequence[int]) -> None:
+        results = predictor.predict([given[index] for index in indices], order)
+        compared.check([expected[index] for index in indices], results)
 
-def _score(predictor: Predictor, given: Any, order: ChannelOrder | None) -> float:
-    result: Result = predictor.predict(given, order)
-    if not math.isfinite(result.pred_score):
-        raise InputError(f"bench: a picture could not be scored: {result.reason}")
-    return result.pred_score
-
-
-def _bare(predictor: Predictor, given: Sequence[Any], order: ChannelOrder | None) -> Answering:
-    return lambda indices: predictor.predict([given[index] for index in indices], order)
-
-
-def _through(line: Line, given: Sequence[Any], order: ChannelOrder | None, form: str) -> Answering:
-    numbers = itertools.count()
-
-    def answer(indices: Sequence[int]) -> list[Result]:
+    def through(indices: Sequence[int]) -> None:
         futures = [line.submit(given[index], (form, next(numbers)), channel_order=order) for index in indices]
-        return [future.result().result for future in futures]
+        compared.check([expected[index] for index in indices], [future.result().result for future in futures])
 
-    return answer
-
-
-def _checked(answer: Answering, expected: Sequence[float], scores: Scores) -> Answering:
-    def answer_and_check(indices: Sequence[int]) -> list[Result]:
-        results = answer(indices)
-        scores.check([expected[index] for index in indices], results)
-        return results
-
-    return answer_and_check
+    return {BARE: bare, LINE: through}
 
 
 def _compared(scenario: Scenario, answers: dict[str, Answering], seconds: float) -> dict[str, Any]:
@@ -251,21 +204,18 @@ def _compared(scenario: Scenario, answers: dict[str, Answering], seconds: float)
     measured: list[timing.Round] = list(scenario.rounds(answers, IMAGES, CPU, seconds))
     figures = {name: scenario.figures([times[name] for times in measured], IMAGES) for name in answers}
     if scenario is OFFLINE:
-        return {**figures, "ratio": timing.ratio(measured, BARE, LINE)}
-    return {
-        **figures,
-        "added_ms": {key: figures[LINE][f"{key}_ms"] - figures[BARE][f"{key}_ms"] for key in ("p50", "p90")},
-    }
+        return figures | {"ratio": timing.ratio(measured, BARE, LINE)}
+    added = {key: figures[LINE][f"{key}_ms"] - figures[BARE][f"{key}_ms"] for key in ("p50", "p90")}
+    return figures | {"added_ms": added}
 
 
 def _limits(form: str, measured: dict[str, Any]) -> list[dict[str, Any]]:
     loss = 100 * (1 - measured["offline"]["ratio"]["median"])
     added = measured["single_stream"]["added_ms"]["p50"]
     return [
-        _limit(f"{form}: images/s lost, Offline", loss, 100 * LOSS_LIMIT, "%"),
-        _limit(f"{form}: added to a frame's median", added, DELAY_LIMIT, "ms"),
+        {"name": f"{form}: {name}", "value": value, "limit": limit, "unit": unit, "passed": value <= limit}
+        for name, value, limit, unit in (
+            ("images/s lost, Offline", loss, 100 * LOSS_LIMIT, "%"),
+            ("added to a frame's median", added, DELAY_LIMIT, "ms"),
+        )
     ]
-
-
-def _limit(name: str, value: float, limit: float, unit: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "limit": limit, "unit": unit, "passed": value <= limit}

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sprfast.config import _require
 from sprfast.errors import InputError
 from sprfast.method.threshold import MAX_SCORES, Threshold
 
@@ -25,19 +26,19 @@ WINDOW = 200  # parts that passed, in each test
 FALSE_ALARM_RATE = 1e-3  # of a window
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DriftReport:
     """The last window of scores that was tested."""
 
-    drifted: bool  # p_value is at most false_alarm_rate
-    windows: int  # tested so far
-    alarms: int  # of them, those that had drifted
+    drifted: bool = False  # p_value is at most false_alarm_rate
+    windows: int = 0  # tested so far
+    alarms: int = 0  # of them, those that had drifted
     samples: int  # scores in a window
     calibration: int  # scores that a window is compared with
-    p_value: float  # two-sided; 1 before the first window is full
-    statistic: float  # largest distance between the two distribution functions, in [0, 1]
+    p_value: float = 1.0  # two-sided; 1 before the first window is full
+    statistic: float = 0.0  # largest distance between the two distribution functions, in [0, 1]
     false_alarm_rate: float  # probability of an alarm in a window where nothing has changed, see `Drift`
-    median: float  # of the window; NaN before the first one is full
+    median: float = math.nan  # of the window; NaN before the first one is full
     calibration_median: float
 
 
@@ -83,7 +84,10 @@ class Drift:
     ) -> None:
         needed = needed_scores(window, false_alarm_rate)
         if len(calibration) < needed:
-            raise InputError(_too_few(len(calibration), needed, window, false_alarm_rate))
+            raise InputError(
+                f"the calibration has {len(calibration)} scores below its threshold, to test {window} parts at a "
+                f"false-alarm rate of {false_alarm_rate} takes {needed}"
+            )
         from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # now, since it takes a second
 
         self._test = ks_2samp
@@ -93,15 +97,9 @@ class Drift:
         self._window = np.empty(window)
         self._filled = 0
         self._report = DriftReport(
-            drifted=False,
-            windows=0,
-            alarms=0,
             samples=window,
             calibration=len(calibration),
-            p_value=1.0,
-            statistic=0.0,
             false_alarm_rate=false_alarm_rate,
-            median=math.nan,
             calibration_median=float(np.median(self._calibration)),
         )
 
@@ -139,15 +137,16 @@ def watch(threshold: Threshold | None, window: int = WINDOW, rate: float = FALSE
     Raises:
         InputError: `window` or `rate` is not allowed.
     """
-    needed = needed_scores(window, rate)
+    needed_scores(window, rate)
     if threshold is None or threshold.source == "manual":
         return "the threshold does not come from a calibration"
     if not threshold.scores:
         return "the threshold was stored without the scores of its calibration; run `sprfast calibrate` again"
     below = [score for score in threshold.scores if score <= threshold.value][:-1]
-    if len(below) < needed:
-        return _too_few(len(below), needed, window, rate)
-    return Drift(below, window, rate)
+    try:
+        return Drift(below, window, rate)
+    except InputError as error:  # too few of them
+        return str(error)
 
 
 def needed_scores(window: int, rate: float) -> int:
@@ -157,10 +156,9 @@ def needed_scores(window: int, rate: float) -> int:
     Raises:
         InputError: `window` or `rate` is not allowed, or no calibration has as many scores.
     """
-    if type(window) is not int or not 1 <= window <= 10_000:
-        raise InputError(f"window: {window!r} is not allowed, expected 1 to 10000 parts")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 < rate < 1.0:
-        raise InputError(f"false_alarm_rate: {rate!r} is not allowed, expected a rate in (0, 1)")
+    _require(type(window) is int and 1 <= window <= 10_000, "window", window, "1 to 10000 parts")
+    # True and False are no rates in (0, 1) either
+    _require(isinstance(rate, (int, float)) and 0.0 < rate < 1.0, "false_alarm_rate", rate, "a rate in (0, 1)")
     for needed in range(1, MAX_SCORES):
         # of as many orders of the two samples, two are that far apart
         if 2 / math.comb(needed + window, window) <= rate:
@@ -168,11 +166,4 @@ def needed_scores(window: int, rate: float) -> int:
     raise InputError(
         f"false_alarm_rate: {rate!r} is not allowed, a test of {window} parts cannot tell so rare an event; take a "
         f"higher one"
-    )
-
-
-def _too_few(number: int, needed: int, window: int, rate: float) -> str:
-    return (
-        f"the calibration has {number} scores below its threshold, to test {window} parts at a false-alarm rate "
-        f"of {rate} takes {needed}"
     )

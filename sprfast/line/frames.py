@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Hashable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,25 +31,27 @@ class FrameFormat:
     row_bytes: int | None = None  # from the start of a row to that of the next, padding included; None: no padding
 
     def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= _MAX_SIDE:
-                raise InputError(
-                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected an integer from 1 "
-                    f"to {_MAX_SIDE}"
-                )
+        self._check_integer("height", 1, _MAX_SIDE)
+        self._check_integer("width", 1, _MAX_SIDE)
         for name, allowed in (("channel_order", get_args(ChannelOrder)), ("dtype", get_args(PixelType))):
             # `in` would compare an array by element
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
-                raise InputError(
-                    f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected one of "
-                    f"{', '.join(allowed)}"
-                )
-        least = self.width * self.channels * np.dtype(self.dtype).itemsize
-        if self.row_bytes is not None and (type(self.row_bytes) is not int or not least <= self.row_bytes <= _MAX_ROW):
-            raise InputError(
-                f"FrameFormat.row_bytes: {_shown(self.row_bytes)} is not allowed, expected an integer from {least} "
-                f"to {_MAX_ROW}"
-            )
+                self._refuse(name, f"one of {', '.join(allowed)}")
+        if self.row_bytes is not None:
+            self._check_integer("row_bytes", self._packed, _MAX_ROW)
+
+    def _check_integer(self, name: str, least: int, most: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not least <= value <= most:
+            self._refuse(name, f"an integer from {least} to {most}")
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        raise InputError(f"FrameFormat.{name}: {_shown(getattr(self, name))} is not allowed, expected {expected}")
+
+    @property
+    def _packed(self) -> int:
+        """Bytes of a row without padding."""
+        return self.width * self.channels * np.dtype(self.dtype).itemsize
 
     @property
     def channels(self) -> int:
@@ -68,24 +69,23 @@ class FrameFormat:
         Raises:
             InputError: it has another form; the message names both.
         """
-        shape = (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
+        whole = (self.height, self.width, self.channels)
+        shape = whole[:2] if self.channels == 1 else whole
         if isinstance(frame, np.ndarray):
-            if frame.dtype != np.dtype(self.dtype) or frame.shape not in (shape, (*shape[:2], self.channels)):
+            if frame.dtype != np.dtype(self.dtype) or frame.shape not in (shape, whole):
                 raise InputError(
                     f"frame: {frame.dtype.str} of shape {frame.shape}, this camera was declared as {self.dtype} {shape}"
                 )
             return frame
-        itemsize = np.dtype(self.dtype).itemsize
-        packed = self.width * self.channels * itemsize
-        row_bytes = self.row_bytes or packed
-        whole = math.prod((self.height, row_bytes))
+        row_bytes = self.row_bytes or self._packed
         given = _buffer(frame, self.dtype)
-        if given.nbytes not in range(whole - row_bytes + packed, whole + 1):
+        if not 0 <= self.height * row_bytes - given.nbytes <= row_bytes - self._packed:
             raise InputError(
                 f"frame: {given.nbytes} bytes, this camera was declared with {self.height} rows of {row_bytes} bytes"
             )
-        strides = (row_bytes, itemsize) if self.channels == 1 else (row_bytes, self.channels * itemsize, itemsize)
-        return np.ndarray(shape, self.dtype, given, 0, strides)
+        itemsize = np.dtype(self.dtype).itemsize
+        strides = (row_bytes, self.channels * itemsize, itemsize)
+        return np.ndarray(shape, self.dtype, given, 0, strides[: len(shape)])
 
 
 def _shown(value: object) -> str:

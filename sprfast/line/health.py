@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import math
 import threading
+from typing import Any
 
 from sprfast import errors
 from sprfast.line.drift import Drift, DriftReport
@@ -92,14 +93,13 @@ def kind_of(error: errors.SprfastError) -> str:
 class Counters:
     """Counts what a line takes and answers; safe to call from several threads.
 
-    Args:
-        drift: looks at the scores of parts that passed; or why it cannot.
+    `drift` looks at the scores of parts that passed, or says why it cannot.
     """
 
     def __init__(self, drift: Drift | str) -> None:
         self._lock = threading.Lock()
         self._drift = drift
-        self._taken = self._refused = self._callback_failures = self._swaps = 0
+        self._counts = collections.Counter(taken=0, refused=0, callback_failures=0, batches=0, batched=0, swaps=0)
         self._verdicts = {verdict.value: 0 for verdict in Verdict}
         self._errors = {name: 0 for name, _ in KINDS}
         # kinds of errors; None: an answer without one
@@ -107,20 +107,10 @@ class Counters:
         self._latencies = [0] * len(LATENCY_BOUNDS)
         self._seconds = 0.0
 
-    def take(self) -> None:
-        """A frame came in."""
+    def count(self, **more: int) -> None:
+        """Add to counts of `Health`, by their names there."""
         with self._lock:
-            self._taken += 1
-
-    def refuse(self) -> None:
-        """A frame was not taken."""
-        with self._lock:
-            self._refused += 1
-
-    def fail_callback(self) -> None:
-        """A callback raised."""
-        with self._lock:
-            self._callback_failures += 1
+            self._counts.update(more)
 
     def answer(self, verdict: Verdict, score: float | None, error: errors.SprfastError | None, seconds: float) -> None:
         """An answer goes out, `seconds` after its trigger; `score` is None where it is not of the
@@ -140,7 +130,7 @@ class Counters:
     def swap(self, drift: Drift | str) -> None:
         """Another model serves: its scores are compared with those of its own calibration."""
         with self._lock:
-            self._swaps += 1
+            self._counts["swaps"] += 1
             self._drift = drift
 
     def reasons(self) -> list[str]:
@@ -155,39 +145,19 @@ class Counters:
         if drift and drift.drifted:
             reasons.append(
                 f"the scores of the last {drift.samples} parts that passed differ from the calibration's: median "
-                f"{drift.median:.4g} "
-                f"against {drift.calibration_median:.4g}, p = {drift.p_value:.2g}"
+                f"{drift.median:.4g} against {drift.calibration_median:.4g}, p = {drift.p_value:.2g}"
             )
         return reasons
 
-    def health(
-        self,
-        state: State,
-        reasons: tuple[str, ...],
-        unanswered: int,
-        capacity: int,
-        batches: int,
-        batched: int,
-        model: ModelInfo,
-    ) -> Health:
-        """All counts, with what the line knows beside them."""
+    def health(self, **beside: Any) -> Health:
+        """All counts, with what the line knows beside them, by the names of `Health`."""
         with self._lock:
-            watched = isinstance(self._drift, Drift)
+            drift = self._drift
             return Health(
-                state,
-                reasons,
-                taken=self._taken,
-                refused=self._refused,
                 verdicts=dict(self._verdicts),
                 errors=dict(self._errors),
-                unanswered=unanswered,
-                capacity=capacity,
-                callback_failures=self._callback_failures,
-                batches=batches,
-                batched=batched,
-                swaps=self._swaps,
                 latencies=Latencies(tuple(self._latencies), self._seconds),
-                model=model,
-                drift=self._drift.report() if isinstance(self._drift, Drift) else None,
-                drift_reason=None if watched else str(self._drift),
+                drift=drift.report() if isinstance(drift, Drift) else None,
+                drift_reason=drift if isinstance(drift, str) else None,
+                **{**self._counts, **beside},
             )

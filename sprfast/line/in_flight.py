@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Hashable
@@ -25,37 +26,31 @@ AHEAD = 2  # batches that are prepared before the network asks for them
 class InFlight:
     """Frames by id, from `admit` to `delivered`.
 
-    Args:
-        capacity: frames taken and not delivered, before `overflow` acts. As many again may wait for
-            delivery after they overflowed.
-        overflow: "block" up to `timeout`, then as "reject", which answers the new frame with ERROR;
-            "drop_oldest" answers so the oldest frame that the network has not begun.
-        timeout: seconds.
-        max_batch: frames of one call of the network.
-        in_order: deliver in the order of `admit`, else as decided.
+    The arguments are those of `Line`. Beside `capacity` frames taken and not delivered, as many
+    again may wait for delivery after they overflowed.
     """
 
     def __init__(self, capacity: int, overflow: Overflow, timeout: float, max_batch: int, in_order: bool) -> None:
         if overflow not in get_args(Overflow):
             raise InputError(f"overflow: {overflow!r} is not allowed, choose from {', '.join(get_args(Overflow))}")
-        self._capacity, self._overflow, self._timeout = capacity, overflow, timeout
+        self.capacity, self._overflow, self._timeout = capacity, overflow, timeout
         self._max_batch, self._in_order = max_batch, in_order
-        self.lock = threading.Lock()
-        self._waiting_or_room = threading.Condition(self.lock)  # for what prepares
-        self._ready_changed = threading.Condition(self.lock)  # for the network
-        self._decided = threading.Condition(self.lock)  # for the delivery
-        self._space = threading.Condition(self.lock)  # for `admit`
-        self._emptied = threading.Condition(self.lock)
+        self._lock = threading.Lock()
+        self._waiting_or_room = threading.Condition(self._lock)  # for what prepares
+        self._ready_changed = threading.Condition(self._lock)  # for the network
+        self._decided = threading.Condition(self._lock)  # for the delivery
+        self._space = threading.Condition(self._lock)  # for `admit`
+        self._emptied = threading.Condition(self._lock)
         self._entries: dict[Hashable, Entry] = {}  # taken and not delivered, in the order of `admit`
         self._remembered: collections.OrderedDict[Hashable, None] = collections.OrderedDict()
         self._waiting: collections.deque[Entry] = collections.deque()
         self._ready: list[Entry] = []
-        self._deliverable: collections.deque[Entry] = collections.deque()
+        self._deliverable: list[Entry] = []
         # alarms; ids, since frames that were answered stay in it for a while
         self._due: list[tuple[float, int, Hashable]] = []
         self._numbers = itertools.count()
         self._overflowed = 0
-        self._closed: str | None = None  # why no more frames are taken
+        self.closed: str | None = None  # why no more frames are taken
         self._stopped = False
         self.failure: SprfastError | None = None  # that every frame is answered with
 
@@ -69,30 +64,23 @@ class InFlight:
             OverloadedError: answers are not being taken, so that not even this one could be given.
             ClosedError: the line takes no frames any more.
         """
-        with self.lock:
+        with self._lock:
             self._check(entry)
-            self._refuse_if_stuck()
             if self._overflow == "block" and self._full and not self.failure:
-                self._space.wait_for(lambda: not self._full or self._closed or self.failure, self._timeout)
+                self._space.wait_for(lambda: not self._full or self.closed or self.failure, self._timeout)
                 self._check(entry)  # all may have changed
-                self._refuse_if_stuck()
             full = self._full
-            victim = (
-                next((each for each in self._entries.values() if each.stage < Stage.SCORING), None) if full else None
-            )
             self._entries[entry.id] = entry
             if self.failure:
                 self._decide(entry, None, self.failure)
-            elif full and self._overflow == "drop_oldest" and victim:
-                self._decide_overflowed(victim, "dropped for a newer frame")
             elif full:
-                self._decide_overflowed(entry, "refused")
-            if entry.open and entry.due < float("inf"):
+                self._make_room(entry)
+            if entry.open and entry.due < math.inf:
                 self._set_alarm(entry)
 
     def put(self, entry: Entry) -> None:
         """An admitted frame whose pixels are the line's own now."""
-        with self.lock:
+        with self._lock:
             if entry.open:
                 entry.stage = Stage.WAITING
                 self._waiting.append(entry)
@@ -104,7 +92,7 @@ class InFlight:
         """The oldest frame that waits, when the network is not too far behind; None: there will be
         no more.
         """
-        with self.lock:
+        with self._lock:
             while not self._stopped:
                 if not self._waiting or len(self._ready) >= AHEAD * self._max_batch:
                     self._waiting_or_room.wait()
@@ -115,7 +103,7 @@ class InFlight:
 
     def put_ready(self, entry: Entry, prepared: Image, predictor: Predictor) -> None:
         """A prepared frame."""
-        with self.lock:
+        with self._lock:
             if entry.open:
                 entry.image, entry.prepared, entry.predictor = None, prepared, predictor
                 entry.stage, entry.ready_time = Stage.READY, time.monotonic()
@@ -127,20 +115,19 @@ class InFlight:
     def take_batch(self, max_wait: float) -> list[Entry]:
         """Frames of one predictor, the oldest ready one among them; empty: there will be no more.
 
-        Args:
-            max_wait: seconds that an incomplete batch waits for more, from when its first frame was
-                ready.
+        An incomplete batch waits `max_wait` seconds for more, from when its first frame was ready.
         """
-        with self.lock:
+        with self._lock:
             while not self._stopped:
                 for entry in list(self._ready):
                     self._still_wanted(entry)
                 if not self._ready:
                     self._ready_changed.wait()
                     continue
-                batch = self._next_batch()
+                same = [entry for entry in self._ready if entry.predictor is self._ready[0].predictor]
+                batch = same[: self._max_batch]
                 patience = batch[0].ready_time + max_wait - time.monotonic()
-                if len(batch) < self._max_batch and patience > 0 and not self._closed:
+                if len(batch) < self._max_batch and patience > 0 and not self.closed:
                     self._ready_changed.wait(patience)
                     continue
                 for entry in batch:
@@ -150,15 +137,11 @@ class InFlight:
                 return batch
             return []
 
-    def _next_batch(self) -> list[Entry]:
-        same = (entry for entry in self._ready if entry.predictor is self._ready[0].predictor)
-        return list(itertools.islice(same, self._max_batch))
-
     def decide(self, entry: Entry, result: Result | None, error: SprfastError | None) -> None:
         """What is to be answered; nothing happens where that is decided already, as for a frame
         whose deadline has passed.
         """
-        with self.lock:
+        with self._lock:
             if entry.open:
                 self._decide(entry, result, error)
 
@@ -166,7 +149,7 @@ class InFlight:
 
     def take_decided(self) -> list[Entry]:
         """All frames whose answers may be delivered now, in order; empty: there will be no more."""
-        with self.lock:
+        with self._lock:
             while True:
                 now = time.monotonic()
                 while self._due and (self._due[0][0] <= now or not self._is_open(self._due[0])):
@@ -180,17 +163,16 @@ class InFlight:
                 self._decided.wait(self._due[0][0] - now if self._due else None)
 
     def _take_deliverable(self) -> list[Entry]:
-        if not self._in_order:
-            taken = list(self._deliverable)
-            self._deliverable.clear()
-            return taken
-        return list(itertools.takewhile(lambda entry: not entry.open, self._entries.values()))
+        if self._in_order:
+            return list(itertools.takewhile(lambda entry: not entry.open, self._entries.values()))
+        taken, self._deliverable = self._deliverable, []
+        return taken
 
     def delivered(self, entry: Entry) -> None:
         """Its answer has been given: the id is remembered for a while, and there is space for
         another frame.
         """
-        with self.lock:
+        with self._lock:
             del self._entries[entry.id]
             self._overflowed -= entry.overflowed
             self._remembered[entry.id] = None
@@ -199,35 +181,34 @@ class InFlight:
             self._space.notify()
             if not self._entries:
                 self._emptied.notify_all()
-                self._decided.notify()
 
     # What ends it.
 
     def refuse(self, reason: str) -> None:
         """Take no more frames; `admit` raises ClosedError."""
-        with self.lock:
-            self._closed = self._closed or reason
+        with self._lock:
+            self.closed = self.closed or reason
             self._space.notify_all()
             self._ready_changed.notify_all()
 
     def fail(self, error: SprfastError) -> None:
         """Answer every frame, present and to come, with this error."""
-        with self.lock:
+        with self._lock:
             self.failure = self.failure or error
             self._decide_all(error)
 
     def wait_until_empty(self, timeout: float) -> bool:
         """Whether every frame has been answered, after up to `timeout` seconds."""
-        with self.lock:
+        with self._lock:
             return self._emptied.wait_for(lambda: not self._entries, timeout)
 
     def stop(self, error: ClosedError) -> int:
         """Answer what is left with this error and let the threads end; the number of frames that
         were left.
         """
-        with self.lock:
+        with self._lock:
             left = sum(entry.open for entry in self._entries.values())
-            self._closed, self._stopped = self._closed or str(error), True
+            self.closed, self._stopped = self.closed or str(error), True
             self._decide_all(error)
             for condition in (self._waiting_or_room, self._ready_changed, self._decided, self._space):
                 condition.notify_all()
@@ -238,34 +219,26 @@ class InFlight:
         """Frames taken whose answer has not been delivered."""
         return len(self._entries)
 
-    @property
-    def closed(self) -> bool:
-        """Whether no more frames are taken."""
-        return self._closed is not None
-
     # Under the lock.
 
     @property
     def _full(self) -> bool:
-        return len(self._entries) - self._overflowed >= self._capacity
+        return len(self._entries) - self._overflowed >= self.capacity
 
     def _check(self, entry: Entry) -> None:
-        if self._closed:
-            raise ClosedError(self._closed)
+        if self.closed:
+            raise ClosedError(self.closed)
         if entry.id in self._entries or entry.id in self._remembered:
             where = "is in the line" if entry.id in self._entries else "was answered"
             raise InputError(f"id {entry.id!r}: {where} already; every frame needs an id of its own")
-
-    def _refuse_if_stuck(self) -> None:
-        if self._overflowed >= self._capacity or len(self._entries) >= 2 * self._capacity:
+        if self._overflowed >= self.capacity or len(self._entries) >= 2 * self.capacity:
             raise OverloadedError(
                 f"the line holds {len(self._entries)} frames, {self._overflowed} of them refused or dropped, and "
-                f"nobody takes its "
-                f"answers: a callback is too slow"
+                f"nobody takes its answers: a callback is too slow"
             )
 
     def _set_alarm(self, entry: Entry) -> None:
-        if len(self._due) > 2 * self._capacity + len(self._entries):  # most of them answered, long before they are due
+        if len(self._due) > 2 * self.capacity + len(self._entries):  # most of them answered, long before they are due
             self._due = [alarm for alarm in self._due if self._is_open(alarm)]
             heapq.heapify(self._due)
         heapq.heappush(self._due, (entry.due, next(self._numbers), entry.id))
@@ -293,10 +266,14 @@ class InFlight:
             self._deliverable.append(entry)
         self._decided.notify()
 
-    def _decide_overflowed(self, entry: Entry, what: str) -> None:
+    def _make_room(self, newest: Entry) -> None:
+        """Refuse the newest frame, or drop the oldest that the network has not begun."""
+        oldest = next(entry for entry in self._entries.values() if entry.stage < Stage.SCORING)
+        entry = oldest if self._overflow == "drop_oldest" else newest
+        what = "refused" if entry is newest else "dropped for a newer frame"
         entry.overflowed = True
         self._overflowed += 1
-        self._decide(entry, None, OverloadedError(f"{what}: the line holds {self._capacity} frames, its capacity"))
+        self._decide(entry, None, OverloadedError(f"{what}: the line holds {self.capacity} frames, its capacity"))
 
     def _decide_all(self, error: SprfastError) -> None:
         for entry in self._entries.values():

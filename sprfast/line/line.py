@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import math
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from sprfast.config import _require
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import MAX_BATCH, Predictor
@@ -31,7 +29,6 @@ STALL = 10.0  # seconds of one call of the network after which `Line.health` say
 EXIT_TIMEOUT = 2.0  # seconds that the end of the interpreter waits for a line
 
 _log = logging.getLogger("sprfast.line")
-_open_lines: weakref.WeakSet[Line] = weakref.WeakSet()
 
 
 class Line:
@@ -86,41 +83,32 @@ class Line:
         frame_format: FrameFormat | None = None,
         false_alarm_rate: float = drift.FALSE_ALARM_RATE,
     ) -> None:
-        for name, value, most in (
-            ("capacity", capacity, 2**20),
-            ("max_batch", max_batch, MAX_BATCH),
-            ("workers", workers, 256),
-        ):
-            if type(value) is not int or not 1 <= value <= most:
-                raise InputError(f"{name}: {value!r} is not allowed, expected an integer from 1 to {most}")
+        limits = (("capacity", capacity, 2**20), ("max_batch", max_batch, MAX_BATCH), ("workers", workers, 256))
+        for name, value, most in limits:
+            _require(type(value) is int and 1 <= value <= most, name, value, f"an integer from 1 to {most}")
         for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
-            if not 0.0 <= seconds < math.inf:
-                raise InputError(f"{name}: {seconds!r} is not allowed, expected seconds, 0 or more")
-        _check_threshold(predictor)
+            _require(0.0 <= seconds < math.inf, name, seconds, "seconds, 0 or more")
         self._deadline = _checked_deadline(deadline)
         self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
         self._in_flight = InFlight(capacity, overflow, timeout, max_batch, in_order)
-        self._capacity = capacity
-        self._counters = Counters(drift.watch(predictor.threshold, rate=false_alarm_rate))
+        self._counters = Counters(self._watch(predictor))
         self._predictor = predictor
         self._model = _model_info(predictor)
         self._started = threading.Event()
-        self._network = stages.Network(self._in_flight, max_wait)
+        self._network = stages.Network(self._in_flight, self._counters, max_wait)
         self._process = os.getpid()
         self._swapping = threading.Lock()
         delivery = stages.Delivery(self._in_flight, self._counters, lambda: self._predictor, on_answer)
         self._threads = [
             threading.Thread(target=self._run_network, name="sprfast-network", daemon=True),
             threading.Thread(target=delivery.run, name="sprfast-delivery", daemon=True),
-            *(
-                threading.Thread(target=self._prepare, name=f"sprfast-prepare-{index}", daemon=True)
-                for index in range(workers)
-            ),
         ]
-        _close_at_exit()
-        _open_lines.add(self)
+        for index in range(workers):
+            arguments, name = (self._in_flight, lambda: self._predictor), f"sprfast-prepare-{index}"
+            self._threads.append(threading.Thread(target=stages.prepare, args=arguments, name=name, daemon=True))
         for thread in self._threads:
             thread.start()
+        atexit.register(self.close, EXIT_TIMEOUT)
 
     def __enter__(self) -> Line:
         try:
@@ -130,9 +118,7 @@ class Line:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def wait_until_started(self) -> None:
@@ -185,21 +171,17 @@ class Line:
             entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
             self._in_flight.admit(entry)
         except SprfastError:
-            self._counters.refuse()
+            self._counters.count(refused=1)
             raise
-        self._counters.take()
+        self._counters.count(taken=1)
         if fault is not None:
             self._in_flight.decide(entry, None, fault)
         elif entry.open:
             try:
                 entry.image, entry.channel_order = self._own(image, channel_order)
                 self._in_flight.put(entry)
-            except SprfastError as error:
-                self._in_flight.decide(entry, None, error)
             except Exception as error:
-                self._in_flight.decide(
-                    entry, None, InputError(f"image: cannot be copied ({type(error).__name__}: {error})")
-                )
+                self._in_flight.decide(entry, None, stages.typed(error, InputError, "image: cannot be copied"))
         return entry.future
 
     def run(self, source: Iterable[Frame]) -> None:
@@ -230,9 +212,7 @@ class Line:
         """
         self._check_process()
         with self._swapping:
-            _check_threshold(predictor)
-            model = _model_info(predictor)
-            watch = drift.watch(predictor.threshold, rate=self._false_alarm_rate)
+            model, watch = _model_info(predictor), self._watch(predictor)
             self._test(predictor)
             if self._in_flight.closed:
                 raise ClosedError("the line is closed")
@@ -254,13 +234,11 @@ class Line:
         elif reasons:
             state = State.DEGRADED
         return self._counters.health(
-            state,
-            tuple(reasons),
-            self._in_flight.unanswered,
-            self._capacity,
-            self._network.batches,
-            self._network.batched,
-            self._model,
+            state=state,
+            reasons=tuple(reasons),
+            unanswered=self._in_flight.unanswered,
+            capacity=self._in_flight.capacity,
+            model=self._model,
         )
 
     def drain(self, timeout: float) -> bool:
@@ -291,7 +269,7 @@ class Line:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
-        _open_lines.discard(self)
+        atexit.unregister(self.close)
 
     def _entry(
         self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None
@@ -305,8 +283,8 @@ class Line:
             ) from error
         now = time.monotonic()
         trigger = now if trigger_time is None else trigger_time
-        if isinstance(trigger, bool) or not isinstance(trigger, (int, float)) or not math.isfinite(trigger):
-            raise InputError(f"trigger_time: {trigger!r} is not allowed, expected seconds of time.monotonic()")
+        valid = _is_number(trigger) and math.isfinite(trigger)
+        _require(valid, "trigger_time", trigger, "seconds of time.monotonic()")
         limit = self._deadline if deadline is None else _checked_deadline(deadline)
         return Entry(id, None, float(trigger), trigger + limit, channel_order)
 
@@ -316,19 +294,20 @@ class Line:
         if isinstance(image, (bytes, bytearray, memoryview)) or (declared and isinstance(image, np.ndarray)):
             if declared is None:
                 raise InputError("image: a raw buffer needs a line with a frame_format")
-            if channel_order not in (None, declared.channel_order):
-                raise InputError(
-                    f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}"
-                )
-            return np.array(declared.view(image), order="C"), declared.channel_order
+            order = declared.channel_order
+            if channel_order not in (None, order):
+                raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {order}")
+            return np.array(declared.view(image), order="C"), order
         if isinstance(image, np.ndarray):
             return np.array(image, order="K", subok=True), channel_order
         if hasattr(image, "detach"):  # a tensor
             return image.detach().clone(), channel_order
         return image, channel_order
 
-    def _prepare(self) -> None:
-        stages.prepare(self._in_flight, lambda: self._predictor)
+    def _watch(self, predictor: Predictor) -> drift.Drift | str:
+        if predictor.threshold is None:
+            raise InputError("the model has no threshold, so that no part could pass: run `sprfast calibrate`")
+        return drift.watch(predictor.threshold, rate=self._false_alarm_rate)
 
     def _run_network(self) -> None:
         try:
@@ -364,33 +343,20 @@ class Line:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise ClosedError(
-                f"this line was made in process {self._process} and does not run in a fork of it; make one in this "
-                f"process"
+                f"this line was made in process {self._process} and does not run in a fork of it; make one here"
             )
-
-
-def _check_threshold(predictor: Predictor) -> None:
-    if predictor.threshold is None:
-        raise InputError("the model has no threshold, so that no part could pass: run `sprfast calibrate`")
 
 
 def _checked_deadline(deadline: float | None) -> float:
     if deadline is None:
         return math.inf
-    if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not 0.0 < deadline < math.inf:
-        raise InputError(f"deadline: {deadline!r} is not allowed, expected seconds above 0")
+    _require(_is_number(deadline) and 0.0 < deadline < math.inf, "deadline", deadline, "seconds above 0")
     return float(deadline)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _model_info(predictor: Predictor) -> ModelInfo:
     return ModelInfo(predictor.model_sha256, predictor.backend, predictor.precision)
-
-
-@functools.cache
-def _close_at_exit() -> None:
-    atexit.register(_close_all)
-
-
-def _close_all() -> None:
-    for line in list(_open_lines):
-        line.close(EXIT_TIMEOUT)

@@ -4,11 +4,12 @@ ends by an error.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
 
-from sprfast.engine.predictor import Predictor, Result
+from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, DeviceLostError, InputError, ScoreError, SprfastError
 from sprfast.line.answer import Answer, Entry
 from sprfast.line.health import Counters
@@ -26,22 +27,26 @@ def prepare(in_flight: InFlight, predictor: Callable[[], Predictor]) -> None:
             in_flight.put_ready(entry, current.prepare(entry.image, entry.channel_order), current)
         except DeviceLostError as error:
             in_flight.fail(error)
-        except SprfastError as error:
-            in_flight.decide(entry, None, error)
-        except Exception as error:  # a decoder's own, or no memory
-            _log.exception("a frame could not be prepared")
-            in_flight.decide(
-                entry, None, InputError(f"the image could not be prepared ({type(error).__name__}: {error})")
-            )
+        except Exception as error:
+            in_flight.decide(entry, None, typed(error, InputError, "the image could not be prepared"))
+
+
+def typed(error: Exception, kind: type[SprfastError], what: str) -> SprfastError:
+    """The error; where it is not one of ours, such as a decoder's own, it is logged, and one of
+    this kind says `what` happened.
+    """
+    if isinstance(error, SprfastError):
+        return error
+    _log.error("%s", what, exc_info=error)
+    return kind(f"{what} ({type(error).__name__}: {error})")
 
 
 class Network:
     """Scores batches, one at a time."""
 
-    def __init__(self, in_flight: InFlight, max_wait: float) -> None:
-        self._in_flight, self._max_wait = in_flight, max_wait
+    def __init__(self, in_flight: InFlight, counters: Counters, max_wait: float) -> None:
+        self._in_flight, self._counters, self._max_wait = in_flight, counters, max_wait
         self._began: float | None = None  # seconds of `time.monotonic`, while a call is under way
-        self.batches, self.batched = 0, 0  # calls that succeeded, and frames in them
         self.last_failure: str | None = None  # of the last call, if it failed
 
     def run(self) -> None:
@@ -74,9 +79,10 @@ class Network:
             self._failed(batch, error)
             return
         self.last_failure = None
-        self.batches, self.batched = self.batches + 1, self.batched + len(batch)
+        self._counters.count(batches=1, batched=len(batch))
         for entry, result in zip(batch, results, strict=True):
-            self._in_flight.decide(entry, result, _error_of(result))
+            failed = result.verdict is Verdict.ERROR
+            self._in_flight.decide(entry, result, ScoreError(result.reason) if failed else None)
 
     def _failed(self, batch: list[Entry], error: Exception) -> None:
         """Frames of a call that failed get another one alone, so that one of them does not take the
@@ -86,32 +92,23 @@ class Network:
             for entry in batch:
                 self._score([entry])
             return
-        typed = (
-            error
-            if isinstance(error, SprfastError)
-            else BackendError(f"the network failed ({type(error).__name__}: {error})")
-        )
-        if typed is not error:
-            _log.error("the network failed", exc_info=error)
-        self.last_failure = str(typed)
-        self._in_flight.decide(batch[0], None, typed)
+        failure = typed(error, BackendError, "the network failed")
+        self.last_failure = str(failure)
+        self._in_flight.decide(batch[0], None, failure)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Delivery:
     """Completes futures and calls the callback, one answer at a time."""
 
-    def __init__(
-        self,
-        in_flight: InFlight,
-        counters: Counters,
-        predictor: Callable[[], Predictor],
-        on_answer: Callable[[Answer], object] | None,
-    ) -> None:
-        self._in_flight, self._counters, self._predictor, self._on_answer = in_flight, counters, predictor, on_answer
+    in_flight: InFlight
+    counters: Counters
+    predictor: Callable[[], Predictor]  # that serves now
+    on_answer: Callable[[Answer], object] | None
 
     def run(self) -> None:
         """Deliver until the line is stopped and empty."""
-        while entries := self._in_flight.take_decided():
+        while entries := self.in_flight.take_decided():
             for entry in entries:
                 answer = self._answer(entry)
                 self._count(entry, answer)
@@ -120,43 +117,28 @@ class Delivery:
                 entry.future.set_result(answer)
                 self._call(answer)
                 entry.result = None
-                self._in_flight.delivered(entry)
+                self.in_flight.delivered(entry)
 
     def _answer(self, entry: Entry) -> Answer:
         now = time.monotonic()
-        if entry.error is None and entry.due <= now:
-            entry.error = late(entry)
-        if entry.error is None and entry.result is not None:
-            return Answer(entry.id, entry.result, None, entry.trigger_time, now - entry.trigger_time)
-        error = entry.error or BackendError("there is no score")
-        result = entry.result if isinstance(error, ScoreError) else None
-        return Answer(
-            entry.id,
-            result or self._error_result(entry, str(error)),
-            error,
-            entry.trigger_time,
-            now - entry.trigger_time,
-        )
-
-    def _error_result(self, entry: Entry, reason: str) -> Result:
-        return (entry.predictor or self._predictor()).error(reason)
+        error = entry.error or (late(entry) if entry.due <= now else None)
+        result = entry.result if error is None or isinstance(error, ScoreError) else None
+        if result is None:
+            result = (entry.predictor or self.predictor()).error(str(error))
+        return Answer(entry.id, result, error, entry.trigger_time, now - entry.trigger_time)
 
     def _count(self, entry: Entry, answer: Answer) -> None:
-        score = answer.result.pred_score if entry.predictor is self._predictor() else None
+        score = answer.result.pred_score if entry.predictor is self.predictor() else None
         try:
-            self._counters.answer(answer.verdict, score, answer.error, answer.seconds)
+            self.counters.answer(answer.verdict, score, answer.error, answer.seconds)
         except Exception:  # statistics do not come between a part and its answer
             _log.exception("frame %s could not be counted", str(answer.id)[:100])
 
     def _call(self, answer: Answer) -> None:
-        if self._on_answer is None:
+        if self.on_answer is None:
             return
         try:
-            self._on_answer(answer)
+            self.on_answer(answer)
         except Exception:
-            self._counters.fail_callback()
+            self.counters.count(callback_failures=1)
             _log.exception("the callback failed at frame %s", str(answer.id)[:100])
-
-
-def _error_of(result: Result) -> SprfastError | None:
-    return ScoreError(result.reason or "there is no score") if result.verdict is Verdict.ERROR else None

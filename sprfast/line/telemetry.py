@@ -11,6 +11,8 @@ or behind something that asks who is there:
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -18,7 +20,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sprfast.errors import BackendError, InputError
-from sprfast.line.drift import DriftReport
 from sprfast.line.health import LATENCY_BOUNDS, Health, State
 
 if TYPE_CHECKING:
@@ -33,27 +34,21 @@ class Watched(Protocol):
         """State and counts, now."""
 
 
-# Name without prefix and suffix, help, and where the value is.
-_COUNTERS: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
-    ("refused", "Frames that the line did not take.", lambda health: health.refused),
-    ("batches", "Calls of the network.", lambda health: health.batches),
-    ("batched_images", "Frames in calls of the network.", lambda health: health.batched),
-    ("callback_failures", "Exceptions that callbacks raised.", lambda health: health.callback_failures),
-    ("model_swaps", "Models that have replaced another one.", lambda health: health.swaps),
-)
-_GAUGES: tuple[tuple[str, str, Callable[[Health], float]], ...] = (
-    ("unanswered", "Frames taken whose answer has not been delivered.", lambda health: health.unanswered),
-    ("capacity", "Unanswered frames at which the overflow policy acts.", lambda health: health.capacity),
-)
-_DRIFT_COUNTERS: tuple[tuple[str, str, Callable[[DriftReport], float]], ...] = (
-    ("drift_windows", "Windows of passed parts that were tested for drift.", lambda drift: drift.windows),
-    ("drift_alarms", "Windows whose scores differed from the calibration's.", lambda drift: drift.alarms),
-)
-_DRIFT_GAUGES: tuple[tuple[str, str, Callable[[DriftReport], float]], ...] = (
-    ("drift_p_value", "Of the last window; 1 before the first.", lambda drift: drift.p_value),
-    ("drift_statistic", "Kolmogorov-Smirnov distance of the last window.", lambda drift: drift.statistic),
-    ("drift_median", "Median score of the last window; NaN before the first.", lambda drift: drift.median),
-    ("drift_calibration_median", "Median score that it is compared with.", lambda drift: drift.calibration_median),
+# Kind, name without prefix and suffix, attribute of `Health`, help.
+_NUMBERS = (
+    ("Counter", "refused", "refused", "Frames that the line did not take."),
+    ("Counter", "batches", "batches", "Calls of the network."),
+    ("Counter", "batched_images", "batched", "Frames in calls of the network."),
+    ("Counter", "callback_failures", "callback_failures", "Exceptions that callbacks raised."),
+    ("Counter", "model_swaps", "swaps", "Models that have replaced another one."),
+    ("Counter", "drift_windows", "drift.windows", "Windows of passed parts that were tested for drift."),
+    ("Counter", "drift_alarms", "drift.alarms", "Windows whose scores differed from the calibration's."),
+    ("Gauge", "unanswered", "unanswered", "Frames taken whose answer has not been delivered."),
+    ("Gauge", "capacity", "capacity", "Unanswered frames at which the overflow policy acts."),
+    ("Gauge", "drift_p_value", "drift.p_value", "Of the last window; 1 before the first."),
+    ("Gauge", "drift_statistic", "drift.statistic", "Kolmogorov-Smirnov distance of the last window."),
+    ("Gauge", "drift_median", "drift.median", "Median score of the last window; NaN before the first."),
+    ("Gauge", "drift_calibration_median", "drift.calibration_median", "Median score that it is compared with."),
 )
 
 _lock = threading.Lock()
@@ -129,21 +124,18 @@ class _Collector:
     def _families(self) -> dict[str, Any]:
         """Without samples, by name without prefix."""
         core = self._client.metrics_core
-
-        def family(kind: str, name: str, text: str, *labels: str) -> tuple[str, Metric]:
-            return name, getattr(core, f"{kind}MetricFamily")(f"sprfast_{name}", text, labels=["line", *labels])
-
-        return dict(
-            [
-                family("Counter", "images", "Answers by verdict.", "verdict"),
-                family("Counter", "errors", "Answers with the verdict ERROR by kind.", "kind"),
-                family("Histogram", "latency_seconds", "From trigger to answer."),
-                family("Gauge", "health", "1 for the line's state, 0 for the others.", "state"),
-                family("Info", "model", "What computes the scores."),
-                *(family("Counter", name, text) for name, text, _ in (*_COUNTERS, *_DRIFT_COUNTERS)),
-                *(family("Gauge", name, text) for name, text, _ in (*_GAUGES, *_DRIFT_GAUGES)),
-            ]
+        families = (
+            ("Counter", "images", "Answers by verdict.", "verdict"),
+            ("Counter", "errors", "Answers with the verdict ERROR by kind.", "kind"),
+            ("Histogram", "latency_seconds", "From trigger to answer."),
+            ("Gauge", "health", "1 for the line's state, 0 for the others.", "state"),
+            ("Info", "model", "What computes the scores."),
+            *((kind, name, text) for kind, name, _, text in _NUMBERS),
         )
+        return {
+            name: getattr(core, f"{kind}MetricFamily")(f"sprfast_{name}", text, labels=["line", *labels])
+            for kind, name, text, *labels in families
+        }
 
 
 def _fill(families: dict[str, Any], name: str, health: Health, text: Callable[[float], str]) -> None:
@@ -155,16 +147,11 @@ def _fill(families: dict[str, Any], name: str, health: Health, text: Callable[[f
     for state in State:
         families["health"].add_metric([name, state.value], float(state is health.state))
     families["model"].add_metric([name], dataclasses.asdict(health.model))
-    buckets, below = [], 0
-    for bound, count in zip(LATENCY_BOUNDS, health.latencies.counts, strict=True):
-        below += count
-        buckets.append((text(bound), below))
-    families["latency_seconds"].add_metric([name], buckets, health.latencies.total)
-    for family, _, value in (*_COUNTERS, *_GAUGES):
-        families[family].add_metric([name], value(health))
-    if health.drift is not None:
-        for family, _, drift_value in (*_DRIFT_COUNTERS, *_DRIFT_GAUGES):
-            families[family].add_metric([name], drift_value(health.drift))
+    buckets = zip(map(text, LATENCY_BOUNDS), itertools.accumulate(health.latencies.counts), strict=True)
+    families["latency_seconds"].add_metric([name], list(buckets), health.latencies.total)
+    for _, family, attribute, _ in _NUMBERS:
+        if health.drift is not None or not attribute.startswith("drift."):
+            families[family].add_metric([name], operator.attrgetter(attribute)(health))
 
 
 def _client() -> ModuleType:

@@ -78,7 +78,7 @@ def test_waits_double_up_to_the_longest():
     retry = Retry(0.5, 3.0, None)
     error = CameraError("gone")
     assert [retry.failed(error) for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
-    retry.succeeded()
+    retry.failures = 0
     assert retry.failed(error) == 0.5
     assert [retry.failed(error) for _ in range(2000)][-1] == 3.0
 

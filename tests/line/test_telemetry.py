@@ -144,13 +144,13 @@ def test_the_number_of_samples_does_not_depend_on_what_comes_in():
 
     class Counting:
         def health(self):
-            return counters.health(State.OK, (), 0, 64, 0, 0, MODEL)
+            return counters.health(state=State.OK, reasons=(), unanswered=0, capacity=64, model=MODEL)
 
     telemetry.expose(Counting(), registry, "a")
     before = scraped(registry)[0].keys()
     kinds = [kind for _, kind in KINDS] + [errors.SprfastError]
     for number in range(10_000):
-        counters.take()
+        counters.count(taken=1)
         counters.answer(
             Verdict.ERROR, math.nan, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100
         )

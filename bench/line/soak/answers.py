@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 import numpy.typing as npt
 
-from sprfast.bench.line.soak.plan import KINDS, TWICE, FaultPlan, Kind, LineFault, error_of
+from sprfast.bench.line.soak.plan import KINDS, TWICE, FaultPlan, LineFault, error_of
 from sprfast.line import Answer
 from sprfast.line.health import kind_of
 from sprfast.method.threshold import Threshold, Verdict, verdict
@@ -48,7 +48,7 @@ class AnswerCounts:
         self.failed_callbacks = 0
         self.wrong: dict[str, int] = collections.defaultdict(int)  # what must not be, by what it is
         self.examples: list[str] = []
-        self._lock = threading.Lock()  # of what producers count
+        self._lock = threading.RLock()  # of what producers count
         self._latencies = np.zeros(RECENT)
         self._scored = 0
 
@@ -60,14 +60,13 @@ class AnswerCounts:
         """It was not taken."""
         self._taken[frame] -= 1
         kind = self._plan.kind(frame)
-        again = kind is not None and kind in TWICE and self._taken[frame]
         with self._lock:
             if closed:
                 self.closed += 1
-            elif kind and again:
+            elif kind in TWICE and self._taken[frame]:
                 self.refused[kind] += 1
-        if not closed and not again:
-            self._note("refused", f"frame {frame} was refused: {reason}")
+            else:
+                self._note("refused", f"frame {frame} was refused: {reason}")
 
     def by_future(self, frame: int, future: Future[Answer]) -> None:
         """Its future is done."""
@@ -91,11 +90,14 @@ class AnswerCounts:
         self._callbacks[frame] = min(self._callbacks[frame] + 1, 255)
         kind = self._plan.kind(frame)
         self.verdicts[kind][str(answer.verdict)] += 1
-        error = "closed" if self._closing(answer) else error_of(kind)
-        if error:
-            self._check_error(frame, kind, answer, error)
-        else:
+        got = None if answer.error is None else kind_of(answer.error)
+        expected = got if got == "closed" else error_of(kind)
+        if expected is None:
             self._check_score(frame, number, answer)
+        elif answer.verdict is not Verdict.ERROR or got != expected:
+            what = "passed" if answer.verdict is Verdict.PASS else "not noticed"
+            found = f"{answer.verdict} ({answer.result.reason}), expected ERROR of kind {expected}"
+            self._note(what, f"frame {frame}, {kind}: {found}")
         if kind is LineFault.FAILING_CALLBACK:
             self.failed_callbacks += 1
             raise InjectedError(f"callback of frame {frame}")
@@ -118,19 +120,6 @@ class AnswerCounts:
             "answered_twice": int(((futures > taken) | (callbacks > taken)).sum()),
         }
 
-    @staticmethod
-    def _closing(answer: Answer) -> bool:
-        return answer.error is not None and kind_of(answer.error) == "closed"
-
-    def _check_error(self, frame: int, kind: Kind | None, answer: Answer, error: str) -> None:
-        got = None if answer.error is None else kind_of(answer.error)
-        if answer.verdict is not Verdict.ERROR or got != error:
-            what = "passed" if answer.verdict is Verdict.PASS else "not noticed"
-            self._note(
-                what,
-                f"frame {frame}, {kind}: {answer.verdict} ({answer.result.reason}), expected ERROR of kind {error}",
-            )
-
     def _check_score(self, frame: int, number: int, answer: Answer) -> None:
         expected, score = self._scores[number % len(self._scores)], answer.result.pred_score
         self._latencies[self._scored % RECENT] = answer.seconds
@@ -138,10 +127,8 @@ class AnswerCounts:
         if not abs(score - expected) <= self.tolerance * abs(expected):  # NaN is wrong
             self._note("scores", f"frame {frame}: score {score!r} ({answer.result.reason}), alone {expected!r}")
         elif answer.verdict is not verdict(score, self._threshold):
-            self._note(
-                "verdicts",
-                f"frame {frame}: {answer.verdict} at a score of {score!r}, threshold {self._threshold.value!r}",
-            )
+            limit = self._threshold.value
+            self._note("verdicts", f"frame {frame}: {answer.verdict} at a score of {score!r}, threshold {limit!r}")
 
     def _note(self, what: str, example: str) -> None:
         with self._lock:

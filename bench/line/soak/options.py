@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sprfast.errors import InputError
+from sprfast.config import _require
 
 # frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a
 # while
@@ -32,8 +32,7 @@ class SoakOptions:
             ("warm_up", self.warm_up, 0, self.frames - 1),
             ("faults", self.faults, 0.0, 1.0),
         ):
-            if value is not None and not least <= value <= most:
-                raise InputError(f"{name}: {value!r} is not allowed, expected {least} to {most}")
+            _require(value is None or least <= value <= most, name, value, f"{least} to {most}")
 
     @property
     def warm_up_frames(self) -> int:

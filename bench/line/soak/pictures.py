@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
 from sprfast.data import images
+from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import InputError
-from sprfast.method import threshold
-from sprfast.method.threshold import CLEARANCE, Threshold
+from sprfast.method.threshold import CLEARANCE
 
 COUNT = 36  # pictures, at most
-REJECTED = 0.4  # share of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,34 +39,33 @@ class SoakPictures:
             InputError: a file cannot be decoded, or they have different sizes.
         """
         arrays = _made_up(predictor, seed) if sources is None else _decoded(predictor, sources)
-        paths = tuple(folder / f"{index}.png" for index in range(len(arrays)))
-        for array, path in zip(arrays, paths, strict=True):
-            PIL.Image.fromarray(array).save(path)
+        paths = as_files(arrays, folder)
         content = paths[0].read_bytes()
         truncated = folder / "truncated.png"
         truncated.write_bytes(content[: len(content) // 2])
         return cls(arrays, paths, folder / "missing.png", truncated)
 
-    def scores(self, predictor: Predictor) -> npt.NDArray[np.float64]:
-        """The score of each alone, as array; as file it must be the same.
 
-        Raises:
-            InputError: a picture cannot be scored.
-        """
-        results = [predictor.predict(array, "rgb") for array in self.arrays]
-        for result in results:
-            if not math.isfinite(result.pred_score):
-                raise InputError(f"soak: a picture cannot be scored: {result.reason}")
-        return np.array([result.pred_score for result in results])
-
-
-def between(scores: npt.NDArray[np.float64]) -> Threshold:
-    """A threshold calibrated on the pictures so that some of them pass and some do not.
+def scores(predictor: Predictor, given: Sequence[Any], channel_order: ChannelOrder | None) -> list[float]:
+    """The score of each picture alone.
 
     Raises:
-        InputError: there are too few pictures.
+        InputError: a picture cannot be scored.
     """
-    return threshold.calibrate(scores, REJECTED)
+    results = [predictor.predict(picture, channel_order) for picture in given]
+    for result in results:
+        if not math.isfinite(result.pred_score):
+            raise InputError(f"bench: a picture cannot be scored: {result.reason}")
+    return [result.pred_score for result in results]
+
+
+def as_files(arrays: Iterable[npt.NDArray[np.uint8]], folder: Path) -> tuple[Path, ...]:
+    """PNG files of pictures (H, W, 3) RGB in `folder`."""
+    paths = []
+    for index, array in enumerate(arrays):
+        paths.append(folder / f"{index}.png")
+        PIL.Image.fromarray(array).save(paths[-1])
+    return tuple(paths)
 
 
 def tolerance(predictor: Predictor) -> float:
@@ -91,8 +90,6 @@ def _decoded(predictor: Predictor, sources: Sequence[Path]) -> tuple[npt.NDArray
     for path, array in zip(chosen, arrays, strict=True):
         if array.shape != arrays[0].shape:
             sizes = " and ".join("x".join(map(str, each.shape[:2])) for each in (arrays[0], array))
-            raise InputError(
-                f"soak: images must have one size, as those of a camera have, but {images.display_name(path)} makes "
-                f"{sizes}"
-            )
+            name = images.display_name(path)
+            raise InputError(f"soak: images must have one size, as those of a camera have, but {name} makes {sizes}")
     return arrays

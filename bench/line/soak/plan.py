@@ -8,11 +8,9 @@ import re
 import numpy as np
 
 from sprfast.errors import InputError
-from sprfast.line.health import KINDS as ERROR_KINDS
 from sprfast.line.sources import Fault
 
-_CAMERA = "soak"  # with the producer's number the name of its camera
-_ID = re.compile(rf"{_CAMERA}(\d+)-(\d+)")
+_ID = re.compile(r"soak(\d+)-(\d+)")  # the name of a producer's camera, and the picture's number
 
 
 class LineFault(str, enum.Enum):
@@ -40,11 +38,11 @@ def error_of(kind: Kind | None) -> str | None:
     """The kind of the error that a frame must be answered with, one of `health.KINDS`; None: it
     must have its score.
     """
-    if kind in (None, Fault.REPEAT, LineFault.DUPLICATE_ID, LineFault.FAILING_CALLBACK):
+    if kind in (None, LineFault.DUPLICATE_ID, LineFault.FAILING_CALLBACK):
         return None
-    name = "camera" if isinstance(kind, Fault) else "deadline" if kind is LineFault.PAST_DEADLINE else "input"
-    assert name in dict(ERROR_KINDS)
-    return name
+    if isinstance(kind, Fault):
+        return "camera" if kind.spoils else None
+    return "deadline" if kind is LineFault.PAST_DEADLINE else "input"
 
 
 class FaultPlan:
@@ -71,10 +69,8 @@ class FaultPlan:
         places = np.concatenate(inner)
         faults = max(round(frames * rate), len(KINDS)) if rate else 0
         if min(self.counts) < 3 or faults > len(places):
-            raise InputError(
-                f"frames: {frames} are too few for {producers} producers and {faults} faults, there are {len(KINDS)} "
-                f"kinds of them"
-            )
+            needed = f"{producers} producers and {faults} faults, there are {len(KINDS)} kinds of them"
+            raise InputError(f"frames: {frames} are too few for {needed}")
         self._codes = np.zeros(frames, np.uint8)  # 0: a good frame
         chosen = np.random.default_rng(seed).choice(places, faults, replace=False)
         self._codes[chosen] = 1 + np.arange(faults) % len(KINDS)
@@ -82,7 +78,7 @@ class FaultPlan:
     @staticmethod
     def camera(producer: int) -> str:
         """The name of its camera."""
-        return f"{_CAMERA}{producer}"
+        return f"soak{producer}"
 
     def place(self, id: object) -> tuple[int, int] | None:
         """The frame with this id, counted over all and among its producer's; None: there is no such
@@ -104,5 +100,4 @@ class FaultPlan:
         """What befalls it in its camera, by number among the producer's."""
         start, count = self._starts[producer], self.counts[producer]
         numbers = np.flatnonzero(self._codes[start : start + count]).tolist()
-        kinds = {number: self.kind(start + number) for number in numbers}
-        return {number: kind for number, kind in kinds.items() if isinstance(kind, Fault)}
+        return {number: kind for number in numbers if isinstance(kind := self.kind(start + number), Fault)}

@@ -22,17 +22,8 @@ SHORT = 0.001  # seconds of a stall, and before a camera is connected again
 
 
 class Producer(threading.Thread):
-    """One camera and what submits its frames; it rests every so many frames until `go_on`, and at
-    the end for good.
-
-    Args:
-        index: of the producer.
-        plan: what befalls its frames.
-        pictures: that its camera shows in turn.
-        answers: what is counted.
-        line: that takes the frames.
-        stride: frames from one rest to the next.
-        seed: of what spoilt pictures look like.
+    """One camera and what submits its frames; it rests every `stride` frames until `go_on`, and at
+    the end for good. `seed` is of what spoilt pictures look like.
     """
 
     def __init__(
@@ -109,24 +100,19 @@ class Producer(threading.Thread):
 
     def _give(self, frame: Frame, index: int, number: int) -> bool:
         """Whether the line is open."""
-        given = {
-            "image": frame.image,
-            "trigger_time": frame.trigger_time,
-            "channel_order": frame.channel_order,
-            "fault": frame.fault,
-        }
+        given = dict(vars(frame))  # named as the arguments of `Line.submit`
         kind = self._plan.kind(index)
         if isinstance(kind, LineFault):
             given |= self._mistake(kind, frame)
         elif kind is None and number % FILES == 0:
             given |= {"image": self._pictures.paths[number % len(self._pictures.paths)], "channel_order": None}
-        opened = self._submit(frame.id, index, given)
-        return opened and (kind is not LineFault.DUPLICATE_ID or self._submit(frame.id, index, given))
+        opened = self._submit(index, given)
+        return opened and (kind is not LineFault.DUPLICATE_ID or self._submit(index, given))
 
-    def _submit(self, id: object, index: int, given: dict[str, Any]) -> bool:
+    def _submit(self, index: int, given: dict[str, Any]) -> bool:
         self._answers.expect(index)
         try:
-            future = self._line.submit(id=id, **given)
+            future = self._line.submit(**given)
         except SprfastError as error:
             closed = isinstance(error, ClosedError)
             self._answers.refuse(index, closed, str(error))
@@ -136,18 +122,14 @@ class Producer(threading.Thread):
 
     def _mistake(self, kind: LineFault, frame: Frame) -> dict[str, Any]:
         """What is submitted otherwise than the camera gave it."""
-        if kind is LineFault.PAST_DEADLINE:
-            return {"trigger_time": frame.trigger_time - 60.0, "deadline": DEADLINE}
-        if kind is LineFault.MISSING_FILE:
-            return {"image": self._pictures.missing, "channel_order": None}
-        if kind is LineFault.TRUNCATED_FILE:
-            return {"image": self._pictures.truncated, "channel_order": None}
-        if kind is LineFault.WRONG_DTYPE:
-            return {"image": frame.image.astype(np.int32)}
-        if kind is LineFault.NAN_VALUES:
-            spoilt = frame.image.astype(np.float32) / np.float32(255)
-            spoilt[-1, -1, -1] = np.nan
-            return {"image": spoilt}
-        if kind is LineFault.WRONG_CHANNEL_ORDER:
-            return {"channel_order": "grey"}
-        return {}
+        with_nan = frame.image.astype(np.float32) / np.float32(255)
+        with_nan[-1, -1, -1] = np.nan
+        mistakes: dict[LineFault, dict[str, Any]] = {
+            LineFault.PAST_DEADLINE: {"trigger_time": frame.trigger_time - 60.0, "deadline": DEADLINE},
+            LineFault.MISSING_FILE: {"image": self._pictures.missing, "channel_order": None},
+            LineFault.TRUNCATED_FILE: {"image": self._pictures.truncated, "channel_order": None},
+            LineFault.WRONG_DTYPE: {"image": frame.image.astype(np.int32)},
+            LineFault.NAN_VALUES: {"image": with_nan},
+            LineFault.WRONG_CHANNEL_ORDER: {"channel_order": "grey"},
+        }
+        return mistakes.get(kind, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box
@@ -17,7 +17,7 @@ from sprfast.bench.line.soak import samples
 from sprfast.bench.line.soak.answers import AnswerCounts
 from sprfast.bench.line.soak.options import SoakOptions
 from sprfast.bench.line.soak.plan import KINDS, TWICE, error_of
-from sprfast.bench.line.soak.samples import ProcessSample
+from sprfast.bench.line.soak.samples import Samples
 from sprfast.engine.predictor import Predictor
 from sprfast.line.health import Health
 
@@ -29,17 +29,16 @@ MEMORY_LIMIT = 1.0
 # what grows
 JUDGED = 20_000
 
-# Key, heading, and what a sample has of it.
-_QUANTITIES: tuple[tuple[str, str, Callable[[ProcessSample], float | None]], ...] = (
-    ("memory_kb", "memory, KB", lambda sample: sample.memory_kb),
-    ("threads", "threads", lambda sample: sample.threads),
-    ("python_threads", "Python threads", lambda sample: sample.python_threads),
-    ("descriptors", "descriptors", lambda sample: sample.descriptors),
-    ("p50_ms", "p50, ms", lambda sample: sample.p50_ms),
-    ("p99_ms", "p99, ms", lambda sample: sample.p99_ms),
-)
+# Fields of `ProcessSample`, and their headings.
+_QUANTITIES = {
+    "memory_kb": "memory, KB",
+    "threads": "threads",
+    "python_threads": "Python threads",
+    "descriptors": "descriptors",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+}
 Check = tuple[str, bool | None, str]  # its name, whether it held (None: it is not judged), and what was found
-_NEVER_MORE = ("threads", "python_threads", "descriptors")
 
 
 @dataclasses.dataclass
@@ -54,21 +53,21 @@ class Swaps:
     reason: str = ""  # of the last refusal
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class SoakOutcome:
-    """What a run leaves."""
+    """What a run has found so far."""
 
     options: SoakOptions
-    complete: bool
-    signal: signal.Signals | None  # that ended it early
-    drained: bool  # all answers came within the time for it
-    hung: bool  # no answer came for too long
-    seconds: float
     answers: AnswerCounts
-    swaps: Swaps
-    health: Health  # of the closed line
-    samples: Sequence[ProcessSample]
-    warm: int | None  # the first sample that counts
+    samples: Samples
+    complete: bool = False
+    signal: signal.Signals | None = None  # that ended it early
+    drained: bool = False  # all answers came within the time for it
+    hung: bool = False  # no answer came for too long
+    seconds: float = 0.0
+    swaps: Swaps = dataclasses.field(default_factory=Swaps)
+    health: Health = dataclasses.field(init=False)  # of the closed line
+    warm: int | None = None  # the first sample that counts
 
 
 def document(outcome: SoakOutcome, predictor: Predictor, heap: str) -> dict[str, Any]:
@@ -78,8 +77,9 @@ def document(outcome: SoakOutcome, predictor: Predictor, heap: str) -> dict[str,
     `samples.Trend`), and its first and last value, both taken when the line was at rest; null where
     it is not known. `checks` have a name, whether they held (null: not judged) and what was found.
     """
-    answers, counted = outcome.answers, [] if outcome.warm is None else outcome.samples[outcome.warm :]
-    trends = {key: _trend(counted, value) for key, _, value in _QUANTITIES}
+    answers, taken = outcome.answers, outcome.samples.listed()
+    counted = [] if outcome.warm is None else taken[outcome.warm :]
+    trends = {key: dataclasses.asdict(samples.trend(counted, key)) for key in _QUANTITIES}
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": outcome.complete,
@@ -101,7 +101,7 @@ def document(outcome: SoakOutcome, predictor: Predictor, heap: str) -> dict[str,
         "heap": heap,
         "trends": trends,
         "trends_reason": samples.unavailable(),
-        "samples": [dataclasses.asdict(sample) for sample in outcome.samples],
+        "samples": [dataclasses.asdict(sample) for sample in taken],
         "checks": [
             {"name": name, "passed": passed, "found": found}
             for name, passed, found in (*_answers(outcome), *_course(outcome), *_resources(outcome, trends))
@@ -129,19 +129,17 @@ def table(report: dict[str, Any]) -> RenderableType:
     trends.add_column("after the warm-up", no_wrap=True)
     for heading in ("first", "last", "a 1,000\nframes", "standard\nerror", "median\nslope"):
         trends.add_column(heading, justify="right", no_wrap=True)
-    for key, heading, _ in _QUANTITIES:
+    for key, heading in _QUANTITIES.items():
         row = report["trends"][key]
-        trends.add_row(
-            heading, *(_cell(row[name]) for name in ("first", "last", "slope", "standard_error", "median_slope"))
-        )
+        names = ("first", "last", "slope", "standard_error", "median_slope")
+        trends.add_row(heading, *(_cell(row[name]) for name in names))
     checks = Table("", "", "", box=None, show_header=False, padding=(0, 1))
     for check in report["checks"]:
         word = {True: "held", False: "FAILED", None: "not judged"}[check["passed"]]
         checks.add_row(word, check["name"], check["found"])
     notes = (
         f"model {model['sha256'][:12]}, backend {model['backend']}, {model['precision']}; {options['producers']} "
-        f"producers, "
-        f"warm-up {options['warm_up']} frames, {report['batches']} batches, heap {report['heap']}",
+        f"producers, warm-up {options['warm_up']} frames, {report['batches']} batches, heap {report['heap']}",
         *report["examples"],
     )
     return Group(trends, checks, *notes)
@@ -153,22 +151,15 @@ def _answers(outcome: SoakOutcome) -> Iterator[Check]:
     others = wrong["mixed up"] + wrong["unknown"]
     once = not (ids["taken_twice"] or ids["unanswered"] or ids["answered_twice"] or others)
     numbers = f"{ids['taken']} taken; {ids['unanswered']} not answered, {ids['answered_twice']} answered again"
-    yield (
-        "every id is answered once",
-        once,
-        f"{numbers}, {ids['taken_twice']} taken again, {others} answers to another id",
-    )
+    numbers += f", {ids['taken_twice']} taken again, {others} answers to another id"
+    yield "every id is answered once", once, numbers
     spoilt = sum(sum(answers.verdicts[kind].values()) for kind in KINDS if error_of(kind))
     missed = f"{wrong['passed']} passed, {wrong['not noticed']} had another answer than their ERROR"
     yield "no fault passes", not (wrong["passed"] or wrong["not noticed"]), f"{spoilt} faults; {missed}"
     good = sum(sum(verdicts.values()) for kind, verdicts in answers.verdicts.items() if not error_of(kind))
     unlike = f"{wrong['scores']} scores and {wrong['verdicts']} verdicts are others"
-    differ = f"{unlike}, relative tolerance {answers.tolerance:g}"
-    yield (
-        "good frames score as they do alone",
-        not (wrong["scores"] or wrong["verdicts"]),
-        f"{good} good frames; {differ}",
-    )
+    differ = f"{good} good frames; {unlike}, relative tolerance {answers.tolerance:g}"
+    yield "good frames score as they do alone", not (wrong["scores"] or wrong["verdicts"]), differ
     again = sum(answers.refused.values())
     refusals = f"{again} ids that came again and {answers.closed} after the end were refused, {wrong['refused']} others"
     yield "what is refused is accounted for", not wrong["refused"], refusals
@@ -188,58 +179,33 @@ def _counts(outcome: SoakOutcome, refused: int, taken: int) -> Check:
 
 
 def _course(outcome: SoakOutcome) -> Iterator[Check]:
-    missing = [str(kind) for kind in KINDS if not sum(outcome.answers.verdicts[kind].values())]
     if outcome.options.faults and outcome.complete:
-        yield (
-            "every kind of fault occurs",
-            not missing,
-            f"{len(KINDS)} kinds" + (f", but not {', '.join(missing)}" if missing else ""),
-        )
-    found = (
-        "no answer for too long"
-        if outcome.hung
-        else "all was answered in time"
-        if outcome.drained
-        else "not all was answered in time"
-    )
+        missing = [str(kind) for kind in KINDS if not sum(outcome.answers.verdicts[kind].values())]
+        but = f", but not {', '.join(missing)}" if missing else ""
+        yield "every kind of fault occurs", not missing, f"{len(KINDS)} kinds{but}"
+    found = f"{'' if outcome.drained else 'not '}all was answered in time"
+    if outcome.hung:
+        found = "no answer for too long"
     yield "the line does not hang", outcome.drained and not outcome.hung, found
 
 
 def _resources(outcome: SoakOutcome, trends: dict[str, dict[str, float | None]]) -> Iterator[Check]:
     memory, frames = trends["memory_kb"], outcome.answers.answered - outcome.options.warm_up_frames
-    growth, slope, error = memory["median_slope"], memory["slope"], memory["standard_error"]
-    told = "not known"
+    growth, held, told = memory["median_slope"], None, "not known"
     if growth is not None:
-        told = (
-            f"{growth:.3g} KB per 1,000 frames, limit {MEMORY_LIMIT:g}; by least squares {slope:.3g}, standard "
-            f"error {error:.2g}"
-        )
-    judged = growth is not None and frames >= JUDGED
-    short = (
-        ""
-        if judged or memory["first"] is None
-        else f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
-    )
-    yield "memory does not grow", growth <= MEMORY_LIMIT if judged and growth is not None else None, told + short
-    for key, heading, _ in _QUANTITIES:
-        if key in _NEVER_MORE:
-            first, last = trends[key]["first"], trends[key]["last"]
-            known = outcome.complete and first is not None and last is not None
-            more = last - first if first is not None and last is not None else 0
-            yield (
-                f"{heading} do not grow",
-                more <= 0 if known else None,
-                f"{more:+g} since the warm-up" if known else "not known",
-            )
-
-
-def _trend(counted: Sequence[ProcessSample], value: Callable[[ProcessSample], float | None]) -> dict[str, float | None]:
-    found = samples.trend(counted, value)
-    first, last = (value(counted[0]), value(counted[-1])) if counted else (None, None)
-    fitted = (
-        dataclasses.asdict(found) if found else dict.fromkeys(("slope", "standard_error", "median_slope", "samples"))
-    )
-    return fitted | {"first": first, "last": last}
+        fitted = f"by least squares {memory['slope']:.3g}, standard error {memory['standard_error']:.2g}"
+        told = f"{growth:.3g} KB per 1,000 frames, limit {MEMORY_LIMIT:g}; {fitted}"
+    if growth is not None and frames >= JUDGED:
+        held = growth <= MEMORY_LIMIT
+    elif memory["first"] is not None:
+        told += f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
+    yield "memory does not grow", held, told
+    for key in ("threads", "python_threads", "descriptors"):
+        first, last = trends[key]["first"], trends[key]["last"]
+        held, told = None, "not known"
+        if outcome.complete and first is not None and last is not None:
+            held, told = last <= first, f"{last - first:+g} since the warm-up"
+        yield f"{_QUANTITIES[key]} do not grow", held, told
 
 
 def _cell(value: float | None) -> str:

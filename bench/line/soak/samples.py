@@ -9,8 +9,9 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,83 +34,73 @@ class ProcessSample:
     p99_ms: float | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Trend:
-    """How a quantity changes with each 1,000 frames."""
+    """How a quantity changes with each 1,000 frames; no slope where fewer than three samples of it
+    are known.
+    """
 
-    slope: float  # of the line that fits best by least squares
-    standard_error: float  # of that slope, taking the residuals for independent
+    slope: float | None = None  # of the line that fits best by least squares
+    standard_error: float | None = None  # of that slope, taking the residuals for independent
     # of the lines through any two samples; one step, as of an allocator that takes more once, does
     # not move it
-    median_slope: float
-    samples: int
+    median_slope: float | None = None
+    samples: int | None = None
+    first: float | None
+    last: float | None
 
 
 class Samples:
-    """Samples of this process in memory of fixed size, since what they need must not look like a
-    leak.
-
-    Args:
-        most: samples.
+    """At most so many samples of this process, in memory of fixed size, since what they need must
+    not look like a leak.
     """
 
     def __init__(self, most: int) -> None:
-        self._rows = np.full((most, len(dataclasses.fields(ProcessSample))), np.nan)
+        integers = ("frames", "python_threads")
+        fields = [(field.name, int if field.name in integers else float) for field in dataclasses.fields(ProcessSample)]
+        self._rows = np.full(most, 0, fields)  # written to, so that the system has given the memory
         self.count = 0
 
     def take(self, frames: int, seconds: float, latencies: npt.NDArray[np.float64]) -> None:
-        """Another one, once garbage is collected.
-
-        Args:
-            frames: answered so far.
-            seconds: since the first frame.
-            latencies: in seconds, of the good frames answered last.
-        """
+        """Another one, once garbage is collected; `latencies` are seconds, of good frames."""
         gc.collect()
-        percentiles = (
-            1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if len(latencies) else (np.nan, np.nan)
-        )
         held = (_memory_kb(), _entries("task"), threading.active_count(), _entries("fd"))
-        self._rows[self.count] = (
-            frames,
-            seconds,
-            *(np.nan if value is None else value for value in held),
-            *percentiles,
-        )
+        known = len(latencies) > 0
+        percentiles = 1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if known else (np.nan, np.nan)
+        self._rows[self.count] = (frames, seconds, *held, *percentiles)
         self.count += 1
 
     def listed(self) -> list[ProcessSample]:
         """All of them."""
-        return [
-            ProcessSample(
-                int(frames),
-                seconds,
-                _known(memory),
-                _known(threads),
-                int(python),
-                _known(descriptors),
-                _known(p50),
-                _known(p99),
-            )
-            for frames, seconds, memory, threads, python, descriptors, p50, p99 in self._rows[: self.count].tolist()
-        ]
+        found = []
+        for row in self._rows[: self.count].tolist():
+            known: list[Any] = [None if math.isnan(value) else value for value in row]
+            found.append(ProcessSample(*known))
+        return found
 
 
-def trend(samples: Sequence[ProcessSample], value: Callable[[ProcessSample], float | None]) -> Trend | None:
-    """Trend of one quantity; None where there are fewer than three samples of it."""
-    points = [(sample.frames / 1000, known) for sample in samples if (known := value(sample)) is not None]
+def trend(samples: Sequence[ProcessSample], quantity: str) -> Trend:
+    """Trend of the quantity that a sample has under this name."""
+    values = [getattr(sample, quantity) for sample in samples]
+    first, last = (values[0], values[-1]) if values else (None, None)
+    points = [(sample.frames / 1000, y) for sample, y in zip(samples, values, strict=True) if y is not None]
     if len({frames for frames, _ in points}) < 3:
-        return None
+        return Trend(first=first, last=last)
     x, y = np.array(points, np.float64).T
     x, y = x - x.mean(), y - y.mean()
     spread = float(x @ x)
     slope = float(x @ y) / spread
     residuals = y - slope * x
-    first, second = np.triu_indices(len(points), 1)
-    apart = x[second] != x[first]
-    slopes = (y[second] - y[first])[apart] / (x[second] - x[first])[apart]
+    before, after = np.triu_indices(len(points), 1)
+    apart = x[after] != x[before]
+    slopes = (y[after] - y[before])[apart] / (x[after] - x[before])[apart]
     return Trend(
-        slope, float(np.sqrt(residuals @ residuals / (len(points) - 2) / spread)), float(np.median(slopes)), len(points)
+        slope=slope,
+        standard_error=float(np.sqrt(residuals @ residuals / (len(points) - 2) / spread)),
+        median_slope=float(np.median(slopes)),
+        samples=len(points),
+        first=first,
+        last=last,
     )
 
 
@@ -125,33 +116,26 @@ def one_heap() -> str:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return "as the C library has it, which is not glibc"
-    done = [
-        set_option(option, value)
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30))
-    ]
+    options = {_ARENA_MAX: 1, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**30}
+    done = [set_option(option, value) for option, value in options.items()]
     return "one, which only grows" if all(done) else "as glibc has it, which refused to change"
 
 
 def unavailable() -> str | None:
     """Why memory, threads and descriptors are not told here, or None."""
-    return (
-        None if sys.platform == "linux" else "memory, threads and descriptors are read from /proc, which only Linux has"
-    )
+    known = sys.platform == "linux"
+    return None if known else "memory, threads and descriptors are read from /proc, which only Linux has"
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _memory_kb() -> float | None:
-    """Resident memory as the sum over all pages; `statm` would be off by what each core has not yet
-    told the kernel.
+def _memory_kb() -> float:
+    """Resident memory as the sum over all pages, NaN where it is not told; `statm` would be off by
+    what each core has not yet told the kernel.
     """
     if unavailable():
-        return None
+        return math.nan
     lines = (_PROCESS / "smaps_rollup").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("Rss:")))
 
 
-def _entries(folder: str) -> int | None:
-    return None if unavailable() else len(os.listdir(_PROCESS / folder))
+def _entries(folder: str) -> float:
+    return math.nan if unavailable() else len(os.listdir(_PROCESS / folder))

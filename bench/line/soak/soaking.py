@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sprfast.bench.line.soak import pictures, report
 from sprfast.bench.line.soak.answers import AnswerCounts
 from sprfast.bench.line.soak.options import SoakOptions
@@ -23,10 +25,12 @@ from sprfast.bench.line.soak.samples import Samples
 from sprfast.engine.predictor import Map, Predictor
 from sprfast.errors import SprfastError
 from sprfast.line import Line
+from sprfast.method.threshold import calibrate
 from sprfast.system.signals import Stop, stop_signals
 
 SAMPLES = 100  # over the run, each while nothing is in the line: what it holds then is what stays
 LEAST_STRIDE = 32  # frames of each producer between two samples, so that frames still wait for each other
+REJECTED = 0.4  # share of the pictures, so that some pass and some do not
 SWAPS = 20  # over the run, each of a broken model and of an equal one
 DRAIN = 10.0  # seconds for the answers to what was taken before a signal
 PATIENCE = 120.0  # seconds without an answer after which the line hangs
@@ -80,8 +84,8 @@ def run(
         if on_progress:
             on_progress(0, options.frames, "scoring alone")
         shown = SoakPictures.create(predictor, sources, options.seed, Path(folder))
-        scores = shown.scores(predictor)
-        threshold = pictures.between(scores)
+        scores = np.array(pictures.scores(predictor, shown.arrays, "rgb"))
+        threshold = calibrate(scores, REJECTED)
         predictor.scoring_mode = equal.scoring_mode = dataclasses.replace(predictor.scoring_mode, threshold=threshold)
         answers = AnswerCounts(plan, scores, pictures.tolerance(predictor), threshold)
         line = line_of(predictor, answers.by_callback, timeout=PATIENCE)
@@ -91,38 +95,31 @@ def run(
             producers += [
                 Producer(index, plan, shown, answers, line, stride, options.seed) for index in range(options.producers)
             ]
-            soak = _Soak(options, producers, line, answers, (predictor, equal), stop, on_progress)
-            soak.work()
+            outcome = report.SoakOutcome(options, answers, Samples(options.frames))
+            _Soak(outcome, producers, line, (predictor, equal), stop, on_progress).work()
         finally:
             line.close(0.0)
-    return report.document(soak.outcome(), predictor, heap)
+    outcome.signal, outcome.health = stop.signal, line.health()
+    return report.document(outcome, predictor, heap)
 
 
+@dataclasses.dataclass
 class _Soak:
     """What the main thread does while producers submit."""
 
-    def __init__(
-        self,
-        options: SoakOptions,
-        producers: Sequence[Producer],
-        line: Line,
-        answers: AnswerCounts,
-        predictors: tuple[Predictor, Predictor],
-        stop: Stop,
-        on_progress: Callable[[int, int, str], None] | None,
-    ) -> None:
-        self._options, self._producers, self._line, self._answers = options, producers, line, answers
-        self._predictors, self._stop, self._on_progress = predictors, stop, on_progress
-        self._broken = _broken(predictors[1])
-        self._swaps = report.Swaps()
-        self._every_swap = max(1, options.frames // SWAPS)  # answers
+    outcome: report.SoakOutcome
+    producers: Sequence[Producer]
+    line: Line
+    predictors: tuple[Predictor, Predictor]
+    stop: Stop
+    on_progress: Callable[[int, int, str], None] | None
+
+    def __post_init__(self) -> None:
+        self._broken = _broken(self.predictors[1])
+        self._every_swap = max(1, self.outcome.options.frames // SWAPS)  # answers
         self._swap_at = self._every_swap
-        self._samples = Samples(options.frames)
-        self._warm: int | None = None  # the first sample after the warm-up
-        self._complete = self._drained = self._hung = False
         self._began = self._moved_at = time.monotonic()
         self._moved = 0  # answers at that time
-        self._seconds = 0.0
 
     def work(self) -> None:
         """The run; a producer's own error is raised."""
@@ -130,87 +127,78 @@ class _Soak:
         gc.collect()
         gc.freeze()  # models and libraries, so that the collections for samples take no time that answers wait for
         self._began = time.monotonic()
-        for producer in self._producers:
+        for producer in self.producers:
             producer.start()
         try:
-            self._complete = self._follow()
+            self.outcome.complete = self._follow()
         finally:
-            self._seconds = time.monotonic() - self._began
+            self.outcome.seconds = time.monotonic() - self._began
             gc.unfreeze()
             self._end()
 
-    def outcome(self) -> report.SoakOutcome:
-        """What was found, once the line is closed."""
-        return report.SoakOutcome(
-            options=self._options,
-            complete=self._complete,
-            signal=self._stop.signal,
-            drained=self._drained,
-            hung=self._hung,
-            seconds=self._seconds,
-            answers=self._answers,
-            swaps=self._swaps,
-            health=self._line.health(),
-            samples=self._samples.listed(),
-            warm=self._warm,
-        )
-
     def _follow(self) -> bool:
         """Sample and swap until everything is answered; False: the run is over before that."""
+        outcome = self.outcome
         while True:
-            answered = self._answers.answered
+            answered = outcome.answers.answered
             if answered != self._moved:
                 self._moved, self._moved_at = answered, time.monotonic()
-            self._hung = time.monotonic() - self._moved_at > PATIENCE
-            if self._stop.signal or self._hung or any(each.error for each in self._producers):
+            outcome.hung = time.monotonic() - self._moved_at > PATIENCE
+            if self.stop.signal or outcome.hung or any(each.error for each in self.producers):
                 return False
             if answered >= self._swap_at:
                 self._swap_at = answered + self._every_swap
                 self._swap()
-            if all(each.resting.is_set() for each in self._producers) and self._line.health().unanswered == 0:
+            if all(each.resting.is_set() for each in self.producers) and self.line.health().unanswered == 0:
                 self._sample()
-                if all(each.done for each in self._producers):
-                    return not any(each.error for each in self._producers)
-                for each in self._producers:
+                if all(each.done for each in self.producers):
+                    return not any(each.error for each in self.producers)
+                for each in self.producers:
                     each.go_on()
-            if self._on_progress:
-                self._on_progress(answered, self._options.frames, "soaking" if self._warm is not None else "warming up")
+            if self.on_progress:
+                what = "warming up" if outcome.warm is None else "soaking"
+                self.on_progress(answered, outcome.options.frames, what)
             time.sleep(POLL)
 
     def _sample(self) -> None:
-        answered = self._answers.answered
-        if self._warm is None and answered >= self._options.warm_up_frames:
-            self._warm = self._samples.count
-        self._samples.take(answered, time.monotonic() - self._began, self._answers.latencies())
+        outcome = self.outcome
+        answered = outcome.answers.answered
+        if outcome.warm is None and answered >= outcome.options.warm_up_frames:
+            outcome.warm = outcome.samples.count
+        outcome.samples.take(answered, time.monotonic() - self._began, outcome.answers.latencies())
 
     def _swap(self) -> None:
         """Offer a broken model, and go on with an equal one."""
-        try:
-            self._line.swap(self._broken)
-        except SprfastError as error:
-            self._swaps.refused += 1
-            self._swaps.reason = str(error)
+        swaps = self.outcome.swaps
+        swaps.offered += 1
+        if self._swapped(self._broken):
+            swaps.wrongly_accepted += 1
         else:
-            self._swaps.wrongly_accepted += 1
-        self._swaps.offered += 1
-        try:
-            self._line.swap(self._predictors[self._swaps.offered % 2])
-        except SprfastError as error:
-            self._swaps.wrongly_refused += 1
-            self._swaps.reason = str(error)
+            swaps.refused += 1
+        if self._swapped(self.predictors[swaps.offered % 2]):
+            swaps.accepted += 1
         else:
-            self._swaps.accepted += 1
+            swaps.wrongly_refused += 1
+
+    def _swapped(self, predictor: Predictor) -> bool:
+        """Whether the line has accepted it."""
+        try:
+            self.line.swap(predictor)
+        except SprfastError as error:
+            self.outcome.swaps.reason = str(error)
+            return False
+        return True
 
     def _end(self) -> None:
         """Close the sources, have everything answered, and let the producers end."""
-        for producer in self._producers:
+        for producer in self.producers:
             producer.close()
             producer.finish()
-        self._drained = self._line.drain(DRAIN)
-        self._line.close(0.0)
-        for producer in self._producers:
+        self.outcome.drained = self.line.drain(DRAIN)
+        self.line.close(0.0)
+        for producer in self.producers:
             producer.join(DRAIN)
-        if error := next((each.error for each in self._producers if each.error), None):
+        if error := next((each.error for each in self.producers if each.error), None):
             raise error
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from sprfast.config import _require
 from sprfast.data.datasets import IMAGE_SUFFIXES
 from sprfast.data.images import display_name
 from sprfast.errors import CameraError, InputError
@@ -71,12 +72,8 @@ class FolderWatch:
         longest_wait: float = 10.0,
         give_up: float | None = None,
     ) -> None:
-        for name, value, allowed in (("poll", poll, poll > 0), ("settle", settle, settle >= 0)):
-            if not allowed or not math.isfinite(value):
-                raise InputError(
-                    f"{name}: {value!r} is not allowed, expected "
-                    f"seconds{' above 0' if name == 'poll' else ', 0 or more'}"
-                )
+        _require(0.0 < poll < math.inf, "poll", poll, "seconds above 0")
+        _require(0.0 <= settle < math.inf, "settle", settle, "seconds, 0 or more")
         self._folder, self._poll, self._settle = Path(folder), poll, settle
         self._suffixes = tuple(suffixes)
         self._retry = Retry(first_wait, longest_wait, give_up)
@@ -85,9 +82,8 @@ class FolderWatch:
             self._look()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"{display_name(folder)}: the folder cannot be read ({reason}); name one that exists"
-            ) from error
+            name = display_name(folder)
+            raise InputError(f"{name}: the folder cannot be read ({reason}); name one that exists") from error
         for file in self._files.values():
             file.done = file.done or not existing
 
@@ -101,11 +97,14 @@ class FolderWatch:
             try:
                 whole = self._look()
             except OSError as error:
-                self._retry.sleep(self._lose(error))
+                reason = f"the folder cannot be read ({error.strerror or error})"
+                if not self._retry.failures:
+                    self._note(reason)
+                self._retry.sleep(self._retry.failed(CameraError(f"{display_name(self._folder)}: {reason}")))
                 continue
-            if self._retry.failing:
+            if self._retry.failures:
                 self._note("the folder can be read again", logging.INFO)
-            self._retry.succeeded()
+            self._retry.failures = 0
             for name in whole:
                 if self._retry.closed():
                     return
@@ -126,10 +125,9 @@ class FolderWatch:
         files: dict[str, _File] = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in self._suffixes:
-                    file = self._file(entry, now)
-                    if file:
-                        files[entry.name] = file
+                named = not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in self._suffixes
+                if named and (file := self._file(entry, now)):
+                    files[entry.name] = file
         self._files = files
         whole = [name for name, file in files.items() if not file.done and now - file.since >= self._settle]
         return sorted(whole, key=lambda name: (files[name].form[1], name))
@@ -152,13 +150,6 @@ class FolderWatch:
         if known.form != form:
             known.form, known.since = form, now
         return known
-
-    def _lose(self, error: OSError) -> float:
-        """Seconds to wait before the next look."""
-        reason = f"the folder cannot be read ({error.strerror or error})"
-        if not self._retry.failing:
-            self._note(reason)
-        return self._retry.failed(CameraError(f"{display_name(self._folder)}: {reason}"))
 
     def _note(self, text: str, level: int = logging.WARNING) -> None:
         _log.log(level, "%s: %s", display_name(self._folder), text)

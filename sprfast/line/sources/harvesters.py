@@ -90,12 +90,8 @@ class HarvestersCamera:
         arrived = time.monotonic()
         if self._incomplete:
             self._incomplete = False
-            return Picture(
-                None,
-                None,
-                arrived,
-                fault=CameraError(f"{self._name}: a picture was not whole, data was lost on its way"),
-            )
+            fault = CameraError(f"{self._name}: a picture was not whole, data was lost on its way")
+            return Picture(None, None, arrived, fault=fault)
         if buffer is None:
             return None
         try:
@@ -124,24 +120,19 @@ class HarvestersCamera:
         found = [str(info.property_dict.get("serial_number")) for info in self._harvester.device_info_list]
         if device is None and len(found) > 1:
             raise InputError(f"{len(found)} cameras: name one by its serial number, {' or '.join(found)}")
+        key = {"serial_number": device} if isinstance(device, str) else device or 0
         refusals: tuple[type[Exception], ...] = (*self._failures, ValueError, IndexError)
         try:
-            self._acquirer = self._harvester.create(
-                {"serial_number": device} if isinstance(device, str) else device or 0
-            )
-            self._check()
+            self._acquirer = self._harvester.create(key)
+            streams = len(self._acquirer.data_streams)
+            if streams != 1:
+                raise InputError(f"{self._name}: has {streams} data streams, supported is one")
+            _form(self._acquirer.remote_device.node_map.PixelFormat.value)  # refuses what no picture could come of
             self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, self._on_incomplete())
             self._acquirer.start()
         except refusals as error:
             there = ", ".join(found) or "none"
             raise CameraError(f"{self._name}: cannot be opened ({error}); cameras by serial number: {there}") from error
-
-    def _check(self) -> None:
-        """Refuse what no picture could come of."""
-        streams = len(self._acquirer.data_streams)
-        if streams != 1:
-            raise InputError(f"{self._name}: has {streams} data streams, supported is one")
-        _form(self._acquirer.remote_device.node_map.PixelFormat.value)
 
     def _on_incomplete(self) -> Any:
         """What the package calls for a buffer that it discards."""
@@ -160,9 +151,7 @@ class HarvestersCamera:
         code = self._info(buffer, "pixel_format", nodes.PixelFormat.get_int_value)
         try:
             if buffer.payload_type not in (types.PAYLOAD_TYPE_IMAGE, types.PAYLOAD_TYPE_CHUNK_DATA):
-                raise CameraError(
-                    "the buffer holds no plain image; switch multi-part and compression off on the camera"
-                )
+                raise CameraError("the buffer is no plain image; switch multi-part and compression off on the camera")
             if delivered < height:
                 raise CameraError(f"the picture is not whole, it has {delivered} of {height} rows")
             image, order = pixels(

@@ -22,11 +22,7 @@ class Ids:
         self._count = 1  # how many times counting has begun
         self._highest: int | None = None  # None: before the first picture
         self._before = 0  # ids given before that
-        self._reopened = False
-
-    def reopen(self) -> None:
-        """The camera was connected again."""
-        self._reopened = True
+        self.reopened = False  # the camera was connected again, and no picture has come since
 
     def picture(self, number: int | None) -> str:
         """The id of a picture, after `missing` was asked; None: the camera does not count."""
@@ -38,16 +34,15 @@ class Ids:
         """Ids and names of the pictures that were lost before this one; more than `MOST` in a row
         are one.
         """
-        reopened, self._reopened = self._reopened, False
+        reopened, self.reopened = self.reopened, False
         highest = self._highest
         if highest is None or number > highest:
             self._highest = number
             return [] if highest is None else self._span(highest + 1, number - 1)
         if not reopened and highest - number <= MOST:
             return []
-        rest = (
-            [] if reopened or LAST_OF_16_BITS - highest not in range(MOST) else self._span(highest + 1, LAST_OF_16_BITS)
-        )
+        wrapped = not reopened and LAST_OF_16_BITS - highest in range(MOST)
+        rest = self._span(highest + 1, LAST_OF_16_BITS) if wrapped else []
         self._count += 1
         self._highest = number
         return rest if reopened or number > MOST else rest + self._span(1, number - 1)

@@ -42,12 +42,8 @@ class OpenCvCamera:
         self._name = f"camera {redacted(str(device))}"
         self._is_recording = isinstance(device, str) and os.path.isfile(device)
         if isinstance(device, str) and re.match(r"[A-Za-z][\w+.-]*://", device):
-            limits = [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                round(timeout * 1e3),
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                round(timeout * 1e3),
-            ]
+            most = round(timeout * 1e3)
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, most, cv2.CAP_PROP_READ_TIMEOUT_MSEC, most]
             # the limits are for this one of its readers
             self._capture = cv2.VideoCapture(device, cv2.CAP_FFMPEG, limits)
         else:

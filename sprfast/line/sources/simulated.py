@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,14 +52,10 @@ def simulated_faults(frames: int, rate: float, seed: int = 0) -> dict[int, Fault
     """
     count = round(frames * rate)
     if not len(Fault) <= count <= frames - 2:
-        raise InputError(
-            f"frames, rate: {frames} and {rate} make {count} faults, expected {len(Fault)} to "
-            f"{max(len(Fault), frames - 2)}"
-        )
-    random = np.random.default_rng(seed)
-    numbers = random.choice(np.arange(1, frames - 1), count, replace=False)
-    kinds = list(Fault)
-    return {int(number): kinds[index % len(kinds)] for index, number in enumerate(numbers)}
+        allowed = f"{len(Fault)} to {max(len(Fault), frames - 2)}"
+        raise InputError(f"frames, rate: {frames} and {rate} make {count} faults, expected {allowed}")
+    numbers = np.random.default_rng(seed).choice(np.arange(1, frames - 1), count, replace=False)
+    return dict(zip(numbers.tolist(), itertools.cycle(Fault), strict=False))
 
 
 class SimulatedLine:

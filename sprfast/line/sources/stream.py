@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sprfast.config import _require
 from sprfast.errors import CameraError, InputError
 from sprfast.line.frames import Frame, FrameFormat
 from sprfast.line.sources.camera import Camera, Picture
@@ -74,8 +75,7 @@ class Stream:
         give_up: float | None = None,
     ) -> None:
         for argument, value in (("timeout", timeout), ("period", period)):
-            if value is not None and not 0.0 < value < math.inf:
-                raise InputError(f"{argument}: {value!r} is not allowed, expected seconds above 0")
+            _require(value is None or 0.0 < value < math.inf, argument, value, "seconds above 0")
         self._open_camera, self._format, self._name = open_camera, frame_format, name
         self._timeout, self._period = timeout, period
         self._retry = Retry(first_wait, longest_wait, give_up)
@@ -124,17 +124,17 @@ class Stream:
                 return None
             self._camera = self._open_camera()
             self._heard, self._stalled = time.monotonic(), False
-            if self._retry.failing:
-                self._ids.reopen()
+            if self._retry.failures:
+                self._ids.reopened = True
         picture = self._camera.grab(SLICE)
-        if self._retry.failing:
+        if self._retry.failures:
             self._note("connected again", logging.INFO)
-        self._retry.succeeded()  # not before a call has: a camera may accept connections and drop them
+        self._retry.failures = 0  # not before a call succeeded: a camera may accept connections and drop them
         return picture
 
     def _lose(self, error: CameraError) -> Iterator[Frame]:
         """Let the camera go, and say so once for each loss."""
-        had_camera, first = self._camera is not None, not self._retry.failing
+        had_camera, first = self._camera is not None, not self._retry.failures
         self._release()
         reason = redacted(str(error))
         if first:
@@ -151,27 +151,20 @@ class Stream:
         if self._stalled:
             self._note(f"pictures come again, after {time.monotonic() - self._heard:.3g} s", logging.INFO)
         self._heard, self._stalled = time.monotonic(), False
-        before, counted = self._last, picture.number is not None
-        self._last = picture.trigger_time if before is None else max(before, picture.trigger_time)
-        missing = (
-            self._ids.missing(picture.number)
-            if picture.number is not None
-            else self._ids.skip(self._passed(before, picture))
-        )
+        number, before = picture.number, picture.trigger_time if self._last is None else self._last
+        self._last = max(before, picture.trigger_time)
+        if number is not None:
+            missing = self._ids.missing(number)
+        else:  # how many triggers went by is told by the time, where it can be
+            passed = round((picture.trigger_time - before) / self._period) - 1 if self._period else 0
+            missing = self._ids.skip(max(0, passed))
         if missing:
-            start = picture.trigger_time if before is None else before
-            step = (picture.trigger_time - start) / (len(missing) + 1)
-            yield from self._faults(missing, "dropped by the camera", start + step, step)
-        if counted or picture.fault is None:
-            yield self._frame(self._ids.picture(picture.number), picture)
+            step = (picture.trigger_time - before) / (len(missing) + 1)
+            yield from self._faults(missing, "dropped by the camera", before + step, step)
+        if number is not None or picture.fault is None:
+            yield self._frame(self._ids.picture(number), picture)
         else:  # of a trigger whose number is not known: the next one, unless the camera does not count
             yield self._frame(self._ids.skip(1)[0][0], picture)
-
-    def _passed(self, before: float | None, picture: Picture) -> int:
-        """How many triggers went by since the last one, of a camera that does not count."""
-        if self._period is None or before is None:
-            return 0
-        return max(0, round((picture.trigger_time - before) / self._period) - 1)
 
     def _overdue(self) -> Iterator[Frame]:
         """The triggers that are overdue, or without a period a line in the log."""
@@ -185,9 +178,8 @@ class Stream:
         if count > 0:
             start = self._last + self._period
             self._last += count * self._period
-            yield from self._faults(
-                self._ids.skip(count), f"not delivered within {self._timeout:.3g} s", start, self._period
-            )
+            reason = f"not delivered within {self._timeout:.3g} s"
+            yield from self._faults(self._ids.skip(count), reason, start, self._period)
 
     def _faults(self, missing: list[tuple[str, str]], reason: str, start: float, step: float) -> Iterator[Frame]:
         for index, (id, what) in enumerate(missing):
@@ -196,15 +188,14 @@ class Stream:
     def _frame(self, id: str, picture: Picture) -> Frame:
         image, order, fault = picture.image, picture.channel_order, picture.fault
         if fault is None and self._format:
+            declared = self._format.channel_order
             try:
                 image = self._format.view(image)
+                if order not in (None, declared):
+                    raise InputError(f"delivered {order}, this camera was declared as {declared}")
             except InputError as error:
                 fault = CameraError(f"{self._name}: {error}")
-            if fault is None and order not in (None, self._format.channel_order):
-                fault = CameraError(
-                    f"{self._name}: delivered {order}, this camera was declared as {self._format.channel_order}"
-                )
-            order = self._format.channel_order
+            order = declared
         if fault is None and _is_one_colour(image):
             fault = CameraError(f"{self._name}: every pixel is {image[0, 0]}; look at the light and the lens")
         if fault:

@@ -93,7 +93,7 @@ def test_a_line_with_other_scores_is_noticed(engine, tmp_path, factor, largest):
 
     pictures = overhead.Pictures.random(engine, tmp_path)
     found = overhead.measure(
-        engine, pictures, BRIEF, line_of=lambda _: Line(Other(engine.model, "eager", "cpu"), timeout=60.0)
+        engine, pictures, BRIEF, line_of=lambda _, timeout: Line(Other(engine.model, "eager", "cpu"), timeout=timeout)
     )
     scores = found["scores"]
     assert scores["largest_relative"] == largest

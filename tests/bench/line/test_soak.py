@@ -124,7 +124,7 @@ class MixedUp(Line):
 class Refuses(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._counters.refuse()
+            self._counters.count(refused=1)
             raise OverloadedError("no")
         return super().submit(image, id, *given, **named)
 
@@ -132,7 +132,7 @@ class Refuses(Line):
 class Miscounts(Line):
     def submit(self, image, id, *given, **named):
         if id == "soak0-0":
-            self._counters.take()
+            self._counters.count(taken=1)
         return super().submit(image, id, *given, **named)
 
 
@@ -357,7 +357,7 @@ def test_what_a_camera_spoils_must_not_pass():
 )
 def test_memory_is_judged_on_long_runs(slope, frames, passed):
     unknown = {"slope": None, "standard_error": None, "median_slope": None, "first": None, "last": None}
-    trends = {key: unknown for key, _, _ in report._QUANTITIES}
+    trends = dict.fromkeys(report._QUANTITIES, unknown)
     trends["memory_kb"] = unknown | {"slope": 1.0, "standard_error": 0.1, "median_slope": slope}
     trends["descriptors"] = unknown | {"first": 5, "last": 6}
     options, answers = soak.SoakOptions(warm_up=100), SimpleNamespace(answered=frames + 100)

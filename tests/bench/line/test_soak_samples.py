@@ -23,12 +23,13 @@ def test_slopes_are_those_of_least_squares():
         samples.ProcessSample(int(x), 0.0, float(y), None, 1, 3, None, None)
         for x, y in zip(frames, memory, strict=True)
     ]
-    found = samples.trend(taken, lambda sample: sample.memory_kb)
+    found = samples.trend(taken, "memory_kb")
     (slope, _), covariance = np.polyfit(frames / 1000, memory, 1, cov=True)
     assert (found.slope, found.standard_error) == pytest.approx((slope, covariance[0, 0] ** 0.5))
     assert found.median_slope == pytest.approx(3, rel=0.1)
-    assert samples.trend(taken, lambda sample: sample.threads) is None
-    assert samples.trend(taken[:2], lambda sample: sample.memory_kb) is None
+    assert samples.trend(taken, "threads") == samples.Trend(first=None, last=None)
+    few = samples.trend(taken[:2], "memory_kb")
+    assert few == samples.Trend(first=memory[0], last=memory[1])
 
 
 def test_a_step_is_no_growth():
@@ -40,7 +41,7 @@ def test_a_step_is_no_growth():
             samples.ProcessSample(int(x), 0.0, float(y), None, 1, 3, None, None)
             for x, y in zip(frames, memory, strict=True)
         ]
-        slopes.append(samples.trend(taken, lambda sample: sample.memory_kb).median_slope)
+        slopes.append(samples.trend(taken, "memory_kb").median_slope)
     assert slopes == pytest.approx([0, 12.8], abs=0.2)
 
 
