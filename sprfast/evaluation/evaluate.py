@@ -127,22 +127,17 @@ def summarise(engine: Predictor, category: Category, results: Sequence[Result]) 
     Raises:
         InputError: an image could not be scored.
     """
-    samples = category.test
-    for sample, result in zip(samples, results, strict=True):
+    scored = list(zip(category.test, results, strict=True))
+    for sample, result in scored:
         if result.anomaly_map is None or not np.isfinite(result.pred_score):
             raise InputError(f"{images.display_name(sample.path)}: cannot be scored ({result.reason})")
-    rows = {kind: _row(samples, results, kind) for kind in sorted({sample.kind for sample in samples if sample.label})}
-    good = [result for sample, result in zip(samples, results, strict=True) if not sample.label]
+    rows = {}
+    for kind in sorted({sample.kind for sample in category.test if sample.label}):
+        rows[kind] = _row([(sample, result) for sample, result in scored if not sample.label or sample.kind == kind])
+    good = [result for sample, result in scored if not sample.label]
     rejected = sum(result.verdict is not Verdict.PASS for result in good)
-    return Evaluation(
-        category.name,
-        _row(samples, results),
-        rows,
-        len(samples),
-        (rejected, len(good)) if engine.threshold else None,
-        samples,
-        tuple(results),
-    )
+    rejected_good = (rejected, len(good)) if engine.threshold else None
+    return Evaluation(category.name, _row(scored), rows, len(scored), rejected_good, category.test, tuple(results))
 
 
 def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
@@ -162,14 +157,12 @@ def _name(sample: Sample) -> str:
     return f"{sample.kind}/{sample.path.name}"
 
 
-def _row(samples: tuple[Sample, ...], results: Sequence[Result], kind: str | None = None) -> dict[str, Metric]:
-    """Metrics over all samples, or over one kind of defect and the good ones."""
-    chosen = [i for i, sample in enumerate(samples) if kind is None or not sample.label or sample.kind == kind]
-    scores = np.array([results[i].pred_score for i in chosen])
-    labels = np.array([samples[i].label for i in chosen])
-    maps = np.stack([_map(results[i]) for i in chosen])
-    missing = any(samples[i].label and samples[i].mask is None for i in chosen)
-    masks = None if missing else np.stack([_mask(samples[i]) for i in chosen])
+def _row(scored: Sequence[tuple[Sample, Result]]) -> dict[str, Metric]:
+    scores = np.array([result.pred_score for _, result in scored])
+    labels = np.array([sample.label for sample, _ in scored])
+    maps = np.stack([_map(result) for _, result in scored])
+    missing = any(sample.label and sample.mask is None for sample, _ in scored)
+    masks = None if missing else np.stack([_mask(sample) for sample, _ in scored])
     return metrics.evaluate(scores, labels, maps, masks)
 
 

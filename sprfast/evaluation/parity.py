@@ -249,10 +249,8 @@ def _cases(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = _field(document, "cases", dict)
     if not cases:
         raise InputError("golden.json: cases is empty, expected at least one")
-    for name, case in cases.items():
-        where = f"cases.{name}"
-        if not isinstance(case, dict):
-            raise InputError(f"golden.json: {where} is {type(case).__name__}, expected an object")
+    for name in cases:
+        where, case = f"cases.{name}", _field(cases, name, dict, "cases")
         for field in ("batch", "height", "width", "iterations"):
             if _field(case, field, int, where) < 1:
                 raise InputError(f"golden.json: {where}.{field} is {case[field]}, expected at least 1")
