@@ -209,7 +209,7 @@ def _conv3x3(norm: ConvNorm[Array], exact: Exact, sources: Any, *rest: Any) -> t
     for source in sources:
         read = exact.get(source.raw.ctypes.data) or (_double(source.raw[:1]), _double(source.affine[:1]))
         embedding = None if source.embedding is None else _double(source.embedding[:1])
-        inputs.append(reference.Source(*read, embedding, source.kind))
+        inputs.append(operators.Source(*read, embedding, source.kind))
     return reference.conv3x3(inputs, _double(norm.weight), *_double_norm(norm), groups, *raw.shape[1:3])
 
 

@@ -19,35 +19,26 @@ _PATH = Path(__file__).with_name("libsprfast_cpu.so")
 _REASON = _PATH.with_suffix(".txt")  # which the build writes in its place where it fails
 
 
+def _sizes(*names: str) -> tuple[tuple[str, type[c_int32]], ...]:
+    return tuple((name, c_int32) for name in names)
+
+
+def _arrays(*names: str) -> tuple[tuple[str, type[c_void_p]], ...]:
+    return tuple((name, c_void_p) for name in names)
+
+
 class Source(ctypes.Structure):
     """`spr_source`: what a convolution reads."""
 
-    _fields_ = (
-        ("raw", c_void_p),
-        ("affine", c_void_p),
-        ("embedding", c_void_p),
-        ("channels", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("kind", c_int32),
-    )
+    _fields_ = (*_arrays("raw", "affine", "embedding"), *_sizes("channels", "height", "width", "kind"))
 
 
 class Conv3x3(ctypes.Structure):
     """`spr_conv3x3`: a convolution and the GroupNorm behind it."""
 
     _fields_ = (
-        ("samples", c_int32),
-        ("draws", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("channels_in", c_int32),
-        ("channels_out", c_int32),
-        ("groups", c_int32),
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("gamma", c_void_p),
-        ("beta", c_void_p),
+        *_sizes("samples", "draws", "height", "width", "channels_in", "channels_out", "groups"),
+        *_arrays("weight", "bias", "gamma", "beta"),
     )
 
 
@@ -55,20 +46,8 @@ class PerturbConv3x3(ctypes.Structure):
     """`spr_perturb_conv3x3`: the first convolution, of image + std·noise."""
 
     _fields_ = (
-        ("images", c_int32),
-        ("draws", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("channels_out", c_int32),
-        ("groups", c_int32),
-        ("noise_images", c_int32),
-        ("image", c_void_p),
-        ("noise", c_void_p),
-        ("std", c_void_p),
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("gamma", c_void_p),
-        ("beta", c_void_p),
+        *_sizes("images", "draws", "height", "width", "channels_out", "groups", "noise_images"),
+        *_arrays("image", "noise", "std", "weight", "bias", "gamma", "beta"),
     )
 
 
@@ -76,18 +55,8 @@ class Head(ctypes.Structure):
     """`spr_head`: the last convolution and the squared residual."""
 
     _fields_ = (
-        ("images", c_int32),
-        ("draws", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("channels", c_int32),
-        ("noise_images", c_int32),
-        ("raw", c_void_p),
-        ("affine", c_void_p),
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("noise", c_void_p),
-        ("scale", c_void_p),
+        *_sizes("images", "draws", "height", "width", "channels", "noise_images"),
+        *_arrays("raw", "affine", "weight", "bias", "noise", "scale"),
     )
 
 
@@ -142,11 +111,9 @@ def instruction_set() -> str:
             load.
     """
     named = os.environ.get(VARIABLE)
-    if not named:
-        return available()[0]
-    if named not in available():
+    if named and named not in available():
         raise ValueError(f"{VARIABLE} is {named!r}, which {_refusal(named)}")
-    return named
+    return named or available()[0]
 
 
 @functools.cache
@@ -194,13 +161,10 @@ def _find() -> Any:
     try:
         library = ctypes.CDLL(str(_PATH))
     except OSError as error:
-        remedy = (
-            "install `libgomp1` (apt) or `libgomp` (dnf)"
-            if "libgomp" in str(error)
-            else f"install sprfast again with {again}"
-        )
+        missing = "libgomp" in str(error)
+        remedy = "install `libgomp1` (apt) or `libgomp` (dnf)" if missing else f"install sprfast again with {again}"
         raise ValueError(f"the CPU kernels do not load ({error}): {remedy}") from error
-    if ctypes.c_int32.in_dll(library, "spr_interface_version").value != INTERFACE_VERSION:
+    if c_int32.in_dll(library, "spr_interface_version").value != INTERFACE_VERSION:
         raise ValueError(
             f"the CPU kernels in {_PATH} were built from other sources: install sprfast again with {again}"
         )

@@ -5,9 +5,9 @@ Arrays are float32 and C-contiguous; feature maps are (N, H, W, C) with C a mult
 operator computes is said by the function of its name in `reference`. Results are written into
 arrays of the caller's, which must not overlap with what is read: that is not checked. `space` is
 scratch memory, one-dimensional, of at least as many floats as the function of the same name with
-`_space` says; its contents need not be kept. Results depend neither on `threads` nor on the other
-samples of a call. Calls may run at the same time, each with `space` and results of its own. Every
-operator raises ValueError, naming the argument, for what it does not take.
+`_space` says; its contents need not be kept. Results depend neither on `threads`, at least 1, nor
+on the other samples of a call. Calls may run at the same time, each with `space` and results of its
+own. Every operator raises ValueError, naming the argument, for what it does not take.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from ctypes import byref
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from sprfast.kernels.cpu import library
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Kind = Literal["activation", "pooled", "upsampled"]
+T = TypeVar("T")  # an array, or a tensor of the reference
 
 CHANNELS = 32  # every feature map has a multiple of this many
 LINE = 64  # bytes; arrays that begin on a multiple of this are read fastest
@@ -36,12 +37,18 @@ _KINDS = {"activation": 0, "pooled": 1, "upsampled": 2}  # spr_source_kind
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """What a convolution reads, as `reference.Source`."""
+class Source(Generic[T]):
+    """What a convolution reads: another convolution's raw output, activated on the way.
 
-    raw: Floats  # (N, h, w, C): another convolution's output
-    affine: Floats  # (N, 2, C)
-    embedding: Floats | None  # (D, C) for D draws, or nothing to add
+    activation: swish(a·raw + b) + embedding, for an output of (h, w).
+    pooled: its 2x2 maximum, for (h // 2, w // 2); an odd last row or column is dropped.
+    upsampled: its bilinear upsampling by 2 (align_corners), for (2h or 2h + 1, 2w or 2w + 1), zero
+    beyond.
+    """
+
+    raw: T  # (N, h, w, C)
+    affine: T  # (N, 2, C): a and b of the normalisation
+    embedding: T | None  # (D, C), added to the samples of each draw
     kind: Kind
 
 
@@ -83,7 +90,7 @@ def conv3x3_space(samples: int, height: int, width: int, channels_in: int, chann
 
 
 def conv3x3(
-    sources: Sequence[Source],
+    sources: Sequence[Source[Floats]],
     weight: Floats,
     bias: Floats,
     gamma: Floats,
@@ -104,8 +111,6 @@ def conv3x3(
         bias, gamma, beta, groups, draws: as of the reference.
         raw: (N, H, W, O), written.
         affine: (N, 2, O), written.
-        space: as `conv3x3_space` says.
-        threads: at least 1.
     """
     samples, height, width, channels_out = _map("raw", raw)
     _counts(groups=groups, draws=draws, threads=threads)
@@ -125,10 +130,7 @@ def conv3x3(
         _address("weight", weight, (PLANES * channels_in * channels_out,)),
         *_norm(bias, gamma, beta, groups, channels_out),
     )
-    written = (
-        _address("raw", raw, raw.shape, written=True),
-        _address("affine", affine, (samples, 2, channels_out), written=True),
-    )
+    written = _written(raw, affine)
     table = library.operators()
     memory = _scratch(space, table.conv3x3_space(byref(convolution), threads))
     table.conv3x3(byref(convolution), (library.Source * len(given))(*given), *written, memory, threads)
@@ -175,15 +177,10 @@ def perturb_conv3x3(
         weight: (27, O), as `pack_perturb` makes it.
         raw: (B·D, H, W, O), written.
         affine: (B·D, 2, O), written.
-        space: as `perturb_conv3x3_space` says.
-        threads: at least 1.
     """
     samples, height, width, channels_out = _map("raw", raw)
-    (draws,) = _shape("std", std, 1)
     _counts(groups=groups, threads=threads)
-    _divides("std", draws, samples, "samples")
-    images = samples // draws
-    noise_images = _noise_images(noise, images)
+    images, draws, noise_images = _draws("std", std, noise, samples)
     convolution = library.PerturbConv3x3(
         images,
         draws,
@@ -198,10 +195,7 @@ def perturb_conv3x3(
         _address("weight", weight, (27, channels_out)),
         *_norm(bias, gamma, beta, groups, channels_out),
     )
-    written = (
-        _address("raw", raw, raw.shape, written=True),
-        _address("affine", affine, (samples, 2, channels_out), written=True),
-    )
+    written = _written(raw, affine)
     table = library.operators()
     memory = _scratch(space, table.perturb_conv3x3_space(byref(convolution), threads))
     table.perturb_conv3x3(byref(convolution), *written, memory, threads)
@@ -222,14 +216,10 @@ def head(
     Args:
         raw, affine, weight, bias, noise, scale: as of the reference.
         errors: (B, 1, H, W), written.
-        threads: at least 1.
     """
     samples, height, width, channels = _map("raw", raw)
-    (draws,) = _shape("scale", scale, 1)
     _counts(threads=threads)
-    _divides("scale", draws, samples, "samples")
-    images = samples // draws
-    noise_images = _noise_images(noise, images)
+    images, draws, noise_images = _draws("scale", scale, noise, samples)
     given = library.Head(
         images,
         draws,
@@ -244,9 +234,8 @@ def head(
         _address("noise", noise, (draws, noise_images, 3, height, width)),
         _address("scale", scale, (draws,)),
     )
-    library.operators().head(
-        byref(given), _address("errors", errors, (images, 1, height, width), written=True), threads
-    )
+    written = _address("errors", errors, (images, 1, height, width), written=True)
+    library.operators().head(byref(given), written, threads)
 
 
 def anomaly_map_space(images: int, height: int, width: int, size: int) -> int:
@@ -264,8 +253,6 @@ def anomaly_map(errors: Floats, rows: Floats, columns: Floats, maps: Floats, spa
         errors, rows, columns: as of the reference; zeros at both ends of a row of `rows` or
             `columns` cost no time, and what they would be multiplied with is not read.
         maps: (B, 1, S, S), written.
-        space: as `anomaly_map_space` says.
-        threads: at least 1.
     """
     images, _, height, width = _shape("errors", errors, 4)
     size, _ = _shape("rows", rows, 2)
@@ -289,7 +276,7 @@ def swish(x: Floats) -> Floats:
     return y
 
 
-def _source(name: str, source: Source, draws: int, size: tuple[int, int, int]) -> library.Source:
+def _source(name: str, source: Source[Floats], draws: int, size: tuple[int, int, int]) -> library.Source:
     samples, height, width, channels = _map(f"{name}raw", source.raw)
     if source.kind not in _KINDS:
         raise ValueError(f"{name}kind: is {source.kind!r}, must be one of {', '.join(_KINDS)}")
@@ -313,20 +300,28 @@ def _source(name: str, source: Source, draws: int, size: tuple[int, int, int]) -
     )
 
 
-def _norm(bias: Floats, gamma: Floats, beta: Floats, groups: int, channels: int) -> tuple[int, int, int]:
+def _norm(bias: Floats, gamma: Floats, beta: Floats, groups: int, channels: int) -> tuple[int, ...]:
     _divides("groups", groups, channels, "output channels")
+    given = {"bias": bias, "gamma": gamma, "beta": beta}
+    return tuple(_address(name, array, (channels,)) for name, array in given.items())
+
+
+def _draws(name: str, of_draw: Floats, noise: Floats, samples: int) -> tuple[int, int, int]:
+    """Images, draws and images of the noise, where the array `name` has a number for each draw."""
+    (draws,) = _shape(name, of_draw, 1)
+    _divides(name, draws, samples, "samples")
+    images, noise_images = samples // draws, _shape("noise", noise, 5)[1]
+    if noise_images not in (1, images):
+        raise ValueError(f"noise: is for {noise_images} images, must be for 1 or {images}")
+    return images, draws, noise_images
+
+
+def _written(raw: Floats, affine: Floats) -> tuple[int, int]:
+    samples, _, _, channels = raw.shape
     return (
-        _address("bias", bias, (channels,)),
-        _address("gamma", gamma, (channels,)),
-        _address("beta", beta, (channels,)),
+        _address("raw", raw, raw.shape, written=True),
+        _address("affine", affine, (samples, 2, channels), written=True),
     )
-
-
-def _noise_images(noise: Floats, images: int) -> int:
-    count = _shape("noise", noise, 5)[1]
-    if count not in (1, images):
-        raise ValueError(f"noise: is for {count} images, must be for 1 or {images}")
-    return count
 
 
 def _scratch(space: Floats, needed: int) -> int:

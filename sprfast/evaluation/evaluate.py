@@ -127,29 +127,29 @@ def summarise(engine: Predictor, category: Category, results: Sequence[Result]) 
     Raises:
         InputError: an image could not be scored.
     """
-    samples = category.test
-    for sample, result in zip(samples, results, strict=True):
+    scored = list(zip(category.test, results, strict=True))
+    for sample, result in scored:
         if result.anomaly_map is None or not np.isfinite(result.pred_score):
             raise InputError(f"{images.display_name(sample.path)}: cannot be scored ({result.reason})")
-    rows = {kind: _row(samples, results, kind) for kind in sorted({sample.kind for sample in samples if sample.label})}
-    good = [result for sample, result in zip(samples, results, strict=True) if not sample.label]
+    rows = {}
+    for kind in sorted({sample.kind for sample in category.test if sample.label}):
+        rows[kind] = _row([(sample, result) for sample, result in scored if not sample.label or sample.kind == kind])
+    good = [result for sample, result in scored if not sample.label]
     rejected = sum(result.verdict is not Verdict.PASS for result in good)
-    return Evaluation(
-        category.name,
-        _row(samples, results),
-        rows,
-        len(samples),
-        (rejected, len(good)) if engine.threshold else None,
-        samples,
-        tuple(results),
-    )
+    rejected_good = (rejected, len(good)) if engine.threshold else None
+    return Evaluation(category.name, _row(scored), rows, len(scored), rejected_good, category.test, tuple(results))
 
 
 def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
     """The figure of the paper's supplement: examples of each kind; input image, error map, ground
     truth.
     """
-    columns = [_column(evaluation, engine, index) for index in _examples(evaluation)]
+    columns = []
+    for sample, result in _examples(evaluation):
+        assert result.error_map is not None  # evaluate() refuses images without one
+        picture = images.read_rgb(sample.path, engine.preprocessing)
+        column = figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample), result.pred_score)
+        columns.append(column)
     figure.evaluation_figure(columns, path)
 
 
@@ -157,15 +157,13 @@ def _name(sample: Sample) -> str:
     return f"{sample.kind}/{sample.path.name}"
 
 
-def _row(samples: tuple[Sample, ...], results: Sequence[Result], kind: str | None = None) -> dict[str, Metric]:
-    """Metrics over all samples, or over one kind of defect and the good ones."""
-    chosen = [i for i, sample in enumerate(samples) if kind is None or not sample.label or sample.kind == kind]
-    scores = np.array([results[i].pred_score for i in chosen])
-    labels = np.array([samples[i].label for i in chosen])
-    maps = np.stack([_map(results[i]) for i in chosen])
-    if any(samples[i].label and samples[i].mask is None for i in chosen):
-        return metrics.evaluate(scores, labels, maps, None)
-    return metrics.evaluate(scores, labels, maps, np.stack([_mask(samples[i]) for i in chosen]))
+def _row(scored: Sequence[tuple[Sample, Result]]) -> dict[str, Metric]:
+    scores = np.array([result.pred_score for _, result in scored])
+    labels = np.array([sample.label for sample, _ in scored])
+    maps = np.stack([_map(result) for _, result in scored])
+    missing = any(sample.label and sample.mask is None for sample, _ in scored)
+    masks = None if missing else np.stack([_mask(sample) for sample, _ in scored])
+    return metrics.evaluate(scores, labels, maps, masks)
 
 
 def _map(result: Result) -> np.ndarray:
@@ -177,24 +175,16 @@ def _mask(sample: Sample) -> np.ndarray:
     return images.load_mask(sample.mask) if sample.mask else np.zeros((256, 256), dtype=bool)
 
 
-def _examples(evaluation: Evaluation) -> list[int]:
+def _examples(evaluation: Evaluation) -> list[tuple[Sample, Result]]:
     """A good image and defects of each kind in turn: those whose scores are nearest to their kind's
     median.
     """
-    by_kind: dict[str, list[int]] = {}
-    for index, sample in enumerate(evaluation.samples):
-        by_kind.setdefault(sample.kind, []).append(index)
+    by_kind: dict[str, list[tuple[Sample, Result]]] = {}
+    for each in zip(evaluation.samples, evaluation.results, strict=True):
+        by_kind.setdefault(each[0].kind, []).append(each)
     for members in by_kind.values():
-        median = np.median([evaluation.results[i].pred_score for i in members])
-        members.sort(key=lambda i: abs(evaluation.results[i].pred_score - median))
+        median = np.median([result.pred_score for _, result in members])
+        members.sort(key=lambda each: abs(each[1].pred_score - median))
     good = by_kind.pop(_GOOD, [])[:1]
     turns = [members[turn] for turn in range(FIGURE_COLUMNS) for members in by_kind.values() if turn < len(members)]
-    chosen = turns[: FIGURE_COLUMNS - len(good)]
-    return good + sorted(chosen, key=lambda i: evaluation.samples[i].kind)
-
-
-def _column(evaluation: Evaluation, engine: Predictor, index: int) -> figure.Column:
-    sample, result = evaluation.samples[index], evaluation.results[index]
-    assert result.error_map is not None  # evaluate() refuses images without one
-    picture = images.read_rgb(sample.path, engine.preprocessing)
-    return figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample), result.pred_score)
+    return good + sorted(turns[: FIGURE_COLUMNS - len(good)], key=lambda each: each[0].kind)

@@ -49,17 +49,12 @@ def evaluate(
             infinite score or map, or a good image whose mask has a defect.
     """
     scores, labels = _image_arrays(scores, labels)
-    results = {
-        "image_AUROC": _image_auroc(scores, labels),
-        "F1_max": _f1_max(scores, labels),
-        "caught": _caught(scores, labels),
-    }
+    results = _of_scores(scores, labels)
     if maps is None or masks is None:
         missing = Metric(None, "no anomaly maps were given" if maps is None else "the data has no ground-truth masks")
         results |= {"pixel_AUROC": missing, "AUPRO": missing}
     else:
-        maps, masks = _pixel_arrays(maps, masks, labels)
-        results |= _of_maps(maps, masks)
+        results |= _of_maps(*_pixel_arrays(maps, masks, labels))
     return {key: results[key] for key in KEYS}
 
 
@@ -73,11 +68,9 @@ def mean(rows: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
         raise InputError("mean of metrics: no categories were given")
     result = {}
     for key in KEYS:
-        values = [row[key].value for row in rows]
-        defined = [value for value in values if value is not None]
-        undefined = len(values) - len(defined)
-        if undefined:
-            result[key] = Metric(None, f"undefined in {undefined} of {len(values)} categories")
+        defined = [metric.value for metric in (row[key] for row in rows) if metric.value is not None]
+        if undefined := len(rows) - len(defined):
+            result[key] = Metric(None, f"undefined in {undefined} of {len(rows)} categories")
         else:
             result[key] = Metric(float(np.mean(defined)))
     return result
@@ -118,48 +111,31 @@ def _finite(name: str, values: NDArray[np.floating[Any]]) -> None:
         raise InputError(f"{name}: image {index} has a NaN or infinite value, expected finite numbers")
 
 
-def _one_sided(labels: NDArray[np.bool_]) -> Metric | None:
-    """The undefined metric of images that are all of one kind, or None when there are both."""
-    if not labels.any():
-        return Metric(None, "there are no anomalous images")
-    if labels.all():
-        return Metric(None, "there are no good images")
-    return None
+def _undefined(anomalous: NDArray[np.bool_], none: str, all_: str) -> Metric | None:
+    """The metric of what is all of one kind, with the reason for none or all of it being anomalous;
+    None where there are both kinds.
+    """
+    if not anomalous.any():
+        return Metric(None, none)
+    return Metric(None, all_) if anomalous.all() else None
 
 
-def _image_auroc(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Metric:
-    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
+def _of_scores(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> dict[str, Metric]:
+    """image_AUROC, F1_max and caught."""
+    from sklearn.metrics import precision_recall_curve, roc_auc_score  # type: ignore[import-untyped]
 
-    return _one_sided(labels) or Metric(float(roc_auc_score(labels, scores)))
-
-
-def _f1_max(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Metric:
-    from sklearn.metrics import precision_recall_curve
-
-    undefined = _one_sided(labels)
-    if undefined:
-        return undefined
+    if undefined := _undefined(labels, "there are no anomalous images", "there are no good images"):
+        return dict.fromkeys(("image_AUROC", "F1_max", "caught"), undefined)
     precision, recall, _ = precision_recall_curve(labels, scores)
     total = precision + recall  # 0 where no anomalous image is above the threshold
-    return Metric(float(np.max(2 * precision * recall / np.where(total == 0, 1, total))))
-
-
-def _caught(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> Metric:
-    undefined = _one_sided(labels)
-    if undefined:
-        return undefined
+    f1 = 2 * precision * recall / np.where(total == 0, 1, total)
     good = np.sort(scores[~labels])
     threshold = good[-1 - math.floor(FALSE_REJECTS * good.size)]
-    return Metric(float(np.mean(scores[labels] > threshold)))
-
-
-def _no_contrast(masks: NDArray[np.bool_]) -> Metric | None:
-    """The undefined metric of masks that are all empty or all full, or None otherwise."""
-    if not masks.any():
-        return Metric(None, "every ground-truth mask is empty")
-    if masks.all():
-        return Metric(None, "the ground-truth masks leave no good pixel")
-    return None
+    return {
+        "image_AUROC": Metric(float(roc_auc_score(labels, scores))),
+        "F1_max": Metric(float(np.max(f1))),
+        "caught": Metric(float(np.mean(scores[labels] > threshold))),
+    }
 
 
 def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[str, Metric]:
@@ -172,8 +148,8 @@ def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[
     exact over all thresholds, from one sort of the good pixels. Good pixels of the same value make
     the rise a ramp, which is a tie taken as one step.
     """
-    undefined = _no_contrast(masks)
-    if undefined:
+    none, all_ = "every ground-truth mask is empty", "the ground-truth masks leave no good pixel"
+    if undefined := _undefined(masks, none, all_):
         return {"pixel_AUROC": undefined, "AUPRO": undefined}
     good = np.sort(maps[~masks])
     defect = maps[masks]  # (P,)

@@ -87,9 +87,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values without NaN or infinity."""
-        rows = [row.to_json() for row in self.rows]
-        given = {"backend": self.backend, "precision": self.precision, "device": self.device, "images": self.images}
-        return {"passed": self.passed, **given, "rows": rows}
+        return {"passed": self.passed, **dataclasses.asdict(self), "rows": [row.to_json() for row in self.rows]}
 
 
 def check_golden(
@@ -116,13 +114,16 @@ def check_golden(
     weights = golden_weights(document)
 
     def create(t: float, draws: int) -> backends.Backend:
-        return backends.create(
-            backend, Model(_GOLDEN_NETWORK, ScoringMode(Schedule((Level(t, draws),))), Preprocessing(), weights), device
-        )
+        mode = ScoringMode(Schedule((Level(t, draws),)))
+        return backends.create(backend, Model(_GOLDEN_NETWORK, mode, Preprocessing(), weights), device)
 
     rows: list[Row] = []
     for name, case in cases.items():
-        rows += _score_rows(name, create, case["t"], stored[name])
+        for index, t in enumerate(case["t"]):
+            scores = _scores(create(t, 1), t, stored[name]["x"])
+            error = _relative_rms(scores, stored[name][f"score_t{index}"])
+            quantity = f"score at t = {t} (from error maps), relative RMS error"
+            rows.append(Row(name, quantity, error, GOLDEN_RMS_TOLERANCE))
         rows += _map_rows(name, create(GOLDEN_T, case["iterations"]), stored[name])
     images = sum(case["batch"] for case in cases.values())
     return Report(backends.choose(backend, device), "float32", str(devices.resolve(device)), images, tuple(rows))
@@ -150,11 +151,8 @@ def golden_weights(document: Mapping[str, Any]) -> dict[str, Tensor]:
             "golden.json: state_dict does not list the parameters of the published network with their shapes"
         )
     weights = {name: torch.from_numpy(_golden_weight(name, shape, seed)) for name, shape in shapes.items()}
-    got, expected = (
-        Model(_GOLDEN_NETWORK, ScoringMode(), Preprocessing(), weights).sha256,
-        _field(document, "weights_sha256", str),
-    )
-    if got != expected:
+    got = Model(_GOLDEN_NETWORK, ScoringMode(), Preprocessing(), weights).sha256
+    if got != (expected := _field(document, "weights_sha256", str)):
         raise InputError(
             f"golden.json: weights_sha256 is {expected}, but the weights rebuilt from seed {seed} have {got}"
         )
@@ -213,6 +211,7 @@ def image_rows(
     if not paths:
         raise InputError("parity: no images were given, at least one is needed")
     network = unet.from_weights(model.network, model.weights)
+    score = model.scoring_mode.score
     errors, scores, expected_scores = [], [], []
     for path in paths:
         x = load_image(path, model.preprocessing).pixels[None]
@@ -222,19 +221,14 @@ def image_rows(
         expected = scoring.error_map(network, torch.from_numpy(x), model.schedule, noise)
         error_map, anomaly_map = maps(x)
         errors.append(_relative_rms(torch.from_numpy(error_map), expected))
-        scores.append(_score(model, error_map, anomaly_map))
-        expected_scores.append(_score(model, expected.numpy(), scoring.anomaly_map(expected).numpy()))
+        scores.append(score(error_map[0, 0], anomaly_map[0, 0]))
+        expected_scores.append(score(expected[0, 0].numpy(), scoring.anomaly_map(expected)[0, 0].numpy()))
     return (
         Row("images", "error_map, largest relative RMS error", float(np.max(errors)), limit),
         Row("images", "pred_score, largest relative error", _relative(scores, expected_scores), limit),
         _correlation_row(scores, expected_scores),
         _flips_row(model, scores, expected_scores, flips),
     )
-
-
-def _score(model: Model, errors: Map, anomaly_maps: Map) -> float:
-    """The pred_score of one image by the model's scoring mode."""
-    return model.scoring_mode.score(errors[0, 0], anomaly_maps[0, 0])
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -255,10 +249,8 @@ def _cases(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = _field(document, "cases", dict)
     if not cases:
         raise InputError("golden.json: cases is empty, expected at least one")
-    for name, case in cases.items():
-        where = f"cases.{name}"
-        if not isinstance(case, dict):
-            raise InputError(f"golden.json: {where} is {type(case).__name__}, expected an object")
+    for name in cases:
+        where, case = f"cases.{name}", _field(cases, name, dict, "cases")
         for field in ("batch", "height", "width", "iterations"):
             if _field(case, field, int, where) < 1:
                 raise InputError(f"golden.json: {where}.{field} is {case[field]}, expected at least 1")
@@ -322,16 +314,6 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
 
 
 @torch.inference_mode()
-def _score_rows(
-    name: str, create: Callable[[float, int], backends.Backend], times: Sequence[float], arrays: _Arrays
-) -> list[Row]:
-    rows = []
-    for index, t in enumerate(times):
-        error = _relative_rms(_scores(create(t, 1), t, arrays["x"]), arrays[f"score_t{index}"])
-        rows.append(Row(name, f"score at t = {t} (from error maps), relative RMS error", error, GOLDEN_RMS_TOLERANCE))
-    return rows
-
-
 def _scores(backend: backends.Backend, t: float, x: Tensor) -> Tensor:
     """s(x, t) of the network that a backend runs: (B, 3, H, W) float64.
 
@@ -356,21 +338,14 @@ def _scores(backend: backends.Backend, t: float, x: Tensor) -> Tensor:
 @torch.inference_mode()
 def _map_rows(name: str, backend: backends.Backend, arrays: _Arrays) -> list[Row]:
     errors, anomaly_maps = backend.maps(arrays["x"], [arrays["z"]])
-    scores = scoring.image_score(anomaly_maps)
+    differences = {
+        "anomaly_map": _largest_difference(anomaly_maps, arrays["heatmap"]),
+        "pred_score": _largest_difference(scoring.image_score(anomaly_maps), arrays["image_score"]),
+    }
+    error = _relative_rms(errors, arrays["error_map"])
     return [
-        Row(name, "error_map, relative RMS error", _relative_rms(errors, arrays["error_map"]), GOLDEN_RMS_TOLERANCE),
-        Row(
-            name,
-            "anomaly_map, largest difference",
-            _largest_difference(anomaly_maps, arrays["heatmap"]),
-            GOLDEN_MAP_TOLERANCE,
-        ),
-        Row(
-            name,
-            "pred_score, largest difference",
-            _largest_difference(scores, arrays["image_score"]),
-            GOLDEN_MAP_TOLERANCE,
-        ),
+        Row(name, "error_map, relative RMS error", error, GOLDEN_RMS_TOLERANCE),
+        *(Row(name, f"{key}, largest difference", value, GOLDEN_MAP_TOLERANCE) for key, value in differences.items()),
     ]
 
 
@@ -404,11 +379,9 @@ def _correlation_row(scores: Sequence[float], expected: Sequence[float]) -> Row:
 
 
 def _flips_row(model: Model, scores: Sequence[float], expected: Sequence[float], limit: float | None) -> Row:
-    quantity = "verdicts that flip"
-    if model.scoring_mode.threshold is None:
+    quantity, threshold = "verdicts that flip", model.scoring_mode.threshold
+    if threshold is None:
         return Row("images", quantity, None, None, "the model has no threshold")
-    flips = sum(
-        verdict(a, model.scoring_mode.threshold) is not verdict(b, model.scoring_mode.threshold)
-        for a, b in zip(scores, expected, strict=True)
-    )
+    pairs = zip(scores, expected, strict=True)
+    flips = sum(verdict(score, threshold) is not verdict(other, threshold) for score, other in pairs)
     return Row("images", quantity, float(flips), limit)

@@ -34,9 +34,11 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
     blocks = {}
     for name in BLOCKS:
         dense = getattr(network, "dense_in" if name == "inc" else f"dense_{name[0]}{name[-1]}")
-        blocks[name] = _block(getattr(network, name), None if name == "up4" else per_draw(dense))
-    weight, bias = (getattr(network.outc.conv, name) for name in ("weight", "bias"))
-    weight = weight.flatten(1)
+        embedding = None if name == "up4" else _array(per_draw(dense))
+        constants = [_array(value) for value in getattr(network, name).parameters()]  # in the order of a ConvNorm
+        blocks[name] = Block(ConvNorm(*constants[:4]), ConvNorm(*constants[4:]), embedding)
+    kernel, bias = network.outc.conv.parameters()
+    weight = kernel.flatten(1)
     std = [sde.std(level.t) for level in levels]
     scale = [
         share * s**2 / (3 * level.draws) for share, s, level in zip(model.schedule.weights, std, levels, strict=True)
@@ -50,16 +52,6 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
         _array(per_draw(network.dense_u4) @ weight.mT + bias),
         _array(torch.tensor(scale, dtype=dtype).repeat_interleave(counts)),
     )
-
-
-def _block(module: nn.Module, embedding: Tensor | None) -> Block[Array]:
-    double = next(part for part in module.modules() if isinstance(part, unet.DoubleConv)).double_conv
-    pairs = [ConvNorm(*(_array(getattr(double[i + j], name)) for j, name in _PARAMETERS)) for i in (0, 3)]
-    return Block(pairs[0], pairs[1], None if embedding is None else _array(embedding))
-
-
-# of a convolution and of the normalisation behind it
-_PARAMETERS = ((0, "weight"), (0, "bias"), (1, "weight"), (1, "bias"))
 
 
 def _array(value: Tensor) -> Array:

@@ -95,7 +95,7 @@ def onnx_model(
             f"quantized convolution; "
             f"got {len(given)}, see quantization.calibrate"
         )
-    return _Graph(folded, height, width, precision, normalization, quantization, given).model(batch)
+    return _Graph(folded, (height, width), precision, normalization, quantization, given).model(batch)
 
 
 def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
@@ -118,8 +118,7 @@ class _Graph:
     def __init__(
         self,
         folded: FoldedModel,
-        height: int,
-        width: int,
+        size: tuple[int, int],
         precision: Precision,
         normalization: Normalization,
         quantization: Quantization | None,
@@ -136,17 +135,17 @@ class _Graph:
         )
         self._opset, self._smallest = _OPSETS[precision], _SMALLEST[precision]
         self._quantization, self._scales = quantization, scales
-        self._folded, self._height, self._width, self._normalization = folded, height, width, normalization
+        self._folded, self._size, self._normalization = folded, size, normalization
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def model(self, batch: int | None) -> onnx.ModelProto:
         """All nodes, from the inputs to the outputs."""
         self._outputs(self._network(self._perturbed()))
-        images, draws, size = batch or "batch", self._folded.draws, (self._height, self._width)
+        images, size = batch or "batch", self._size
         shapes = {
             "image": (images, 3, *size),
-            "noise": (draws, 3, *size),
+            "noise": (self._folded.draws, 3, *size),
             "error_map": (images, 1, *size),
             "anomaly_map": (images, 1, MAP_SIZE, MAP_SIZE),
             "pred_score": (images,),
@@ -156,14 +155,9 @@ class _Graph:
                 f"graph: {size_in_bytes} bytes of weights, an ONNX file holds up to {MAX_BYTES}; train with a "
                 f"smaller --width"
             )
-        values = {name: self._helper.make_tensor_value_info(name, self._float, shape) for name, shape in shapes.items()}
-        graph = self._helper.make_graph(
-            self._nodes,
-            "sprfast",
-            [values[name] for name in INPUTS],
-            [values[name] for name in OUTPUTS],
-            list(self._constants.values()),
-        )
+        values = [self._helper.make_tensor_value_info(name, self._float, shape) for name, shape in shapes.items()]
+        inputs, outputs = values[: len(INPUTS)], values[len(INPUTS) :]
+        graph = self._helper.make_graph(self._nodes, "sprfast", inputs, outputs, list(self._constants.values()))
         opset = [self._helper.make_opsetid("", self._opset)]
         return self._helper.make_model(
             graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="sprfast", producer_version=__version__
@@ -171,15 +165,10 @@ class _Graph:
 
     def _perturbed(self) -> str:
         """x + std·z for every draw: (B·D, 3, H, W)."""
-        draws = self._folded.draws
         image = self._node("image.draws", "Unsqueeze", "image", self._ints("axis.1", 1))
-        noise = self._node(
-            "noise.scaled", "Mul", "noise", self._constant("std", self._folded.std.reshape(draws, 1, 1, 1))
-        )
-        added = self._node("perturbed", "Add", image, noise)
-        return self._node(
-            "perturbed.flat", "Reshape", added, self._ints("shape.image", -1, 3, self._height, self._width)
-        )
+        std = self._constant("std", self._folded.std.reshape(-1, 1, 1, 1))
+        added = self._node("perturbed", "Add", image, self._node("noise.scaled", "Mul", "noise", std))
+        return self._node("perturbed.flat", "Reshape", added, self._ints("shape.image", -1, 3, *self._size))
 
     def _network(self, x: str) -> str:
         """The last feature map, float32."""
@@ -241,9 +230,7 @@ class _Graph:
         grouped = self._node(f"{name}.groups", "Reshape", x, self._ints("shape.groups", 0, groups, -1))
         one, zero = self._constant("groups.one", np.ones(groups)), self._constant("groups.zero", np.zeros(groups))
         normed = self._node(f"{name}.norm", "InstanceNormalization", grouped, one, zero, epsilon=EPSILON)
-        shape = self._ints(
-            f"shape.{channels}.{halvings}", -1, channels, self._height >> halvings, self._width >> halvings
-        )
+        shape = self._ints(f"shape.{channels}.{halvings}", -1, channels, *self._halved(halvings))
         normed = self._node(f"{name}.norm.channels", "Reshape", normed, shape)
         scale, shift = (
             self._constant(f"{name}.{part}", getattr(layer, part).reshape(-1, 1, 1)) for part in ("gamma", "beta")
@@ -254,70 +241,47 @@ class _Graph:
         """Each draw's time embedding added, which is one vector for all where they are at the same
         time.
         """
-        draws, channels = embedding.shape
         if (embedding == embedding[0]).all():
-            return self._node(
-                f"{name}.embedded", "Add", x, self._constant(f"{name}.embedding", embedding[0].reshape(-1, 1, 1))
-            )
-        size = (self._height >> HALVINGS[name], self._width >> HALVINGS[name])
-        apart = self._node(f"{name}.draws", "Reshape", x, self._ints(f"shape.{name}.draws", -1, draws, channels, *size))
-        added = self._node(
-            f"{name}.embedded",
-            "Add",
-            apart,
-            self._constant(f"{name}.embedding", embedding.reshape(draws, channels, 1, 1)),
-        )
-        return self._node(f"{name}.flat", "Reshape", added, self._ints(f"shape.{name}.flat", -1, channels, *size))
+            shared = self._constant(f"{name}.embedding", embedding[0][:, None, None])
+            return self._node(f"{name}.embedded", "Add", x, shared)
+        shape = (*embedding.shape, *self._halved(HALVINGS[name]))
+        apart = self._node(f"{name}.draws", "Reshape", x, self._ints(f"shape.{name}.draws", -1, *shape))
+        vectors = self._constant(f"{name}.embedding", embedding[:, :, None, None])
+        added = self._node(f"{name}.embedded", "Add", apart, vectors)
+        return self._node(f"{name}.flat", "Reshape", added, self._ints(f"shape.{name}.flat", -1, *shape[1:]))
 
     def _concatenated(self, name: str, skip: str, x: str) -> str:
         """The skip, and `x` upsampled and padded to its size."""
-        up = self._node(
-            f"{name}.upsampled",
-            "Resize",
-            x,
-            "",
-            self._constant("scales", np.array([1, 1, 2, 2])),
-            mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )
-        halvings = HALVINGS[name]
-        rows, columns = ((size >> halvings) % 2 for size in (self._height, self._width))
+        mode = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+        scales = self._constant("scales", np.array([1, 1, 2, 2]))
+        up = self._node(f"{name}.upsampled", "Resize", x, "", scales, **mode)
+        rows, columns = (size % 2 for size in self._halved(HALVINGS[name]))
         if rows or columns:  # left and top get the floor of half of the difference, which is none of it
-            up = self._node(
-                f"{name}.padded", "Pad", up, self._ints(f"pads.{rows}.{columns}", 0, 0, 0, 0, 0, 0, rows, columns)
-            )
+            pads = self._ints(f"pads.{rows}.{columns}", 0, 0, 0, 0, 0, 0, rows, columns)
+            up = self._node(f"{name}.padded", "Pad", up, pads)
         return self._node(f"{name}.concatenated", "Concat", skip, up, axis=1)
 
     def _outputs(self, x: str) -> None:
         """Head, residual, maps and score from the last feature map."""
-        folded, size = self._folded, (self._height, self._width)
-        f = self._node(
-            "head.conv",
-            "Conv",
-            x,
-            self._constant("head_weight", folded.head_weight[:, :, None, None]),
-            kernel_shape=[1, 1],
-        )
-        f = self._node("head.draws", "Reshape", f, self._ints("shape.draws", -1, folded.draws, 3, *size))
+        folded, (height, width) = self._folded, self._size
+        weight = self._constant("head_weight", folded.head_weight[:, :, None, None])
+        f = self._node("head.conv", "Conv", x, weight, kernel_shape=[1, 1])
+        f = self._node("head.draws", "Reshape", f, self._ints("shape.draws", -1, folded.draws, 3, height, width))
         f = self._node("head.biased", "Add", f, self._constant("head_bias", folded.head_bias[:, :, None, None]))
         r = self._node("residual", "Add", f, "noise")
         squares = self._node("residual.squared", "Mul", r, r)
-        weighted = self._node(
-            "residual.weighted", "Mul", squares, self._constant("scale", folded.scale.reshape(-1, 1, 1, 1))
-        )
+        scale = self._constant("scale", folded.scale.reshape(-1, 1, 1, 1))
+        weighted = self._node("residual.weighted", "Mul", squares, scale)
         total = self._node("residual.total", "ReduceSum", weighted, self._ints("axes.1.2", 1, 2), keepdims=0)
         # 8-bit integers have no NaN, so that one in an image would get no further than the second
         # convolution
         if self._quantization:
-            nothing = self._node(
-                "image.nothing.pixels", "Unsqueeze", self._nothing("image"), self._ints("axes.1.2", 1, 2)
-            )
+            pixels = self._ints("axes.1.2", 1, 2)
+            nothing = self._node("image.nothing.pixels", "Unsqueeze", self._nothing("image"), pixels)
             total = self._node("residual.total.checked", "Add", total, nothing)
         self._node("error_map", "Unsqueeze", total, self._ints("axis.1", 1))
-        rows, columns = (
-            self._constant("rows", smoothing_matrix(size[0])),
-            self._constant("columns", smoothing_matrix(size[1]).T),
-        )
+        rows = self._constant("rows", smoothing_matrix(height))
+        columns = self._constant("columns", smoothing_matrix(width).T)
         self._node("anomaly_map", "MatMul", self._node("anomaly_map.rows", "MatMul", rows, "error_map"), columns)
         highest = self._node("map.highest", "ReduceMax", "anomaly_map", self._ints("axes.1.2.3", 1, 2, 3), keepdims=0)
         self._node("pred_score", "Add", highest, self._nothing("anomaly_map"))  # a maximum may lose a NaN
@@ -326,6 +290,10 @@ class _Graph:
         """0 for each image of `x`, or NaN where not all of it is finite: (B,) of (B, ., ., .)."""
         total = self._node(f"{x}.total", "ReduceSum", x, self._ints("axes.1.2.3", 1, 2, 3), keepdims=0)
         return self._node(f"{x}.nothing", "Mul", total, self._constant("zero", np.zeros(())))
+
+    def _halved(self, halvings: int) -> tuple[int, int]:
+        """Height and width after so many halvings."""
+        return self._size[0] >> halvings, self._size[1] >> halvings
 
     def _stored(self, name: str, x: str) -> str:
         """An array in the storage type."""

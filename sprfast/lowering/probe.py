@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 
-from sprfast.formats.export_metadata import Map, Probe, probe_image
+from sprfast.formats.export_metadata import Probe, probe_image
 from sprfast.formats.model import Model
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
@@ -22,7 +22,6 @@ def probe(model: Model, height: int, width: int, tolerance: float) -> Probe:
     """
     network = unet.from_weights(model.network, model.weights)
     noise = noise_bank(model.schedule, height, width, model.noise_seed)
-    error_map: Map = scoring.error_map(network, torch.from_numpy(probe_image(height, width)), model.schedule, noise)[
-        0, 0
-    ].numpy()
-    return Probe(error_map, tolerance)
+    image = torch.from_numpy(probe_image(height, width))
+    error_map = scoring.error_map(network, image, model.schedule, noise)[0, 0]
+    return Probe(error_map.numpy(), tolerance)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig, _Config
 from sprfast.errors import InputError
 from sprfast.formats import tensors as archive
 from sprfast.method.unet import ScoreUNet
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(_Config):
     """Everything that decides the weights; a checkpoint is resumed only under the same recipe."""
 
     network: NetworkConfig
@@ -25,10 +25,6 @@ class Recipe:
     schedule: Schedule
     training: TrainingConfig
     data_fingerprint: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, by field."""
-        return dataclasses.asdict(self)
 
 
 def checkpoint_path(output: Path) -> Path:
@@ -52,6 +48,12 @@ class TrainingState:
             weight_decay=recipe.training.weight_decay,
             fused=True,
         )
+        for value in self.trained.values():  # as the optimizer would make it in its first step
+            self.optimizer.state[value] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(value),
+                "exp_avg_sq": torch.zeros_like(value),
+            }
         self.step = 0
         self.seconds = 0.0
 
@@ -67,34 +69,32 @@ class TrainingState:
         if not path.exists():
             raise InputError(f"{path}: there is no checkpoint to resume from; start without --resume")
         arrays, document = archive.read(path, kind="checkpoint")
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        _require_same_recipe(path, _completed(document.get("recipe")), recipe.to_json())
+        # fields that its version did not know yet had their defaults
+        _require_same(path, Recipe.from_json(document.get("recipe")), recipe)
         state = cls(recipe, device)
-        state.network.load_state_dict(_part(tensors, "network."))
-        for name, value in _part(tensors, "average.").items():
-            state.average[name].copy_(value)
-        for name, value in state.trained.items():
-            moments = {moment: tensors[f"optimizer.{moment}.{name}"] for moment in ("step", "exp_avg", "exp_avg_sq")}
-            state.optimizer.state[value] = {moment: _like(held, value, moment) for moment, held in moments.items()}
+        for name, value in state.tensors().items():
+            value.copy_(torch.from_numpy(arrays[name]))
         state.step, state.seconds = int(document["step"]), float(document["seconds"])
         return state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers of the state by name, to be read or written in place."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for name, value in self.trained.items():
+            moments = self.optimizer.state[value].items()
+            tensors |= {f"optimizer.{moment}.{name}": held for moment, held in moments}
+        return tensors
 
     @property
     def finite(self) -> bool:
         """Whether every number of the state is finite; on a GPU this waits for the device."""
-        tensors = [*self.network.state_dict().values(), *self.average.values()]
-        tensors += [moment for moments in self.optimizer.state.values() for moment in moments.values()]
-        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        return all(bool(torch.isfinite(value).all()) for value in self.tensors().values())
 
     def save(self, output: Path, recipe: Recipe, seconds: float) -> None:
         """Write the checkpoint of `output`, replacing the one before in one step."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for name, value in self.trained.items():
-            held = self.optimizer.state.get(value) or _empty_moments(value)
-            tensors |= {f"optimizer.{moment}.{name}": moments for moment, moments in held.items()}
         document = {"recipe": recipe.to_json(), "step": self.step, "seconds": seconds}
-        arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+        arrays = {name: value.cpu().numpy() for name, value in self.tensors().items()}
         archive.write(checkpoint_path(output), arrays, document, kind="checkpoint")
 
     def update_average(self, decay: float) -> None:
@@ -106,51 +106,14 @@ class TrainingState:
         update(average, list(self.trained.values()), self.step)
 
 
-def _require_same_recipe(path: Path, held: Any, wanted: dict[str, Any], name: str = "") -> None:
-    if isinstance(wanted, dict) and isinstance(held, dict):
-        for key, value in wanted.items():
-            _require_same_recipe(path, held.get(key), value, f"{name}.{key}" if name else key)
-    elif held != _plain(wanted):
+def _require_same(path: Path, held: Any, wanted: Any, name: str = "") -> None:
+    """Raise InputError with the first field in which two recipes differ."""
+    if dataclasses.is_dataclass(wanted):
+        for field in dataclasses.fields(wanted):
+            inner = f"{name}.{field.name}" if name else field.name
+            _require_same(path, getattr(held, field.name), getattr(wanted, field.name), inner)
+    elif held != wanted:
         raise InputError(
             f"{path}: was made with {name} = {held!r}, this run asks for {wanted!r}; resume with the same settings "
             f"and images"
         )
-
-
-def _completed(held: Any) -> Any:
-    """A recipe as written, with the fields that its version did not know yet, which had their
-    defaults.
-    """
-    kinds: dict[str, Any] = {
-        "network": NetworkConfig,
-        "preprocessing": Preprocessing,
-        "schedule": Schedule,
-        "training": TrainingConfig,
-    }
-    if not isinstance(held, dict):
-        return held
-    return _plain(
-        {name: kinds[name].from_json(part).to_json() if name in kinds else part for name, part in held.items()}
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as the lists that JSON makes of them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _like(held: Tensor, parameter: Tensor, moment: str) -> Tensor:
-    """A moment as the optimizer had it: with the parameter's memory format; the step is a
-    scalar.
-    """
-    return held.to(parameter.device) if moment == "step" else torch.empty_like(parameter).copy_(held)
-
-
-def _empty_moments(parameter: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}

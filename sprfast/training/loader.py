@@ -15,11 +15,10 @@ import signal
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sprfast.config import Preprocessing
@@ -29,28 +28,17 @@ from sprfast.errors import InputError
 CACHE_BYTES = 4 * 2**30  # decoded images kept in memory
 
 
-class BatchOrder(Sampler[list[int]]):
+def batch_order(
+    images: int, batch_size: int, seed: int, *, start: int = 0, share: slice = slice(None)
+) -> Iterator[list[int]]:
     """Endless batches of image indices from step `start` on; every epoch is a fresh permutation.
 
     Epochs follow each other without a gap, so every batch is full: batch s holds positions
-    s·B to s·B + B - 1 of the endless sequence, of which process `rank` of `world_size` takes its
-    equal share.
+    s·B to s·B + B - 1 of the endless sequence, of which this process takes its `share`.
     """
-
-    def __init__(
-        self, images: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self._images, self._batch_size, self._seed, self._start = images, batch_size, seed, start
-        share = batch_size // world_size
-        self._share = slice(rank * share, (rank + 1) * share)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in itertools.count(self._start):
-            first = step * self._batch_size
-            yield [self._index(position) for position in range(first, first + self._batch_size)[self._share]]
-
-    def _index(self, position: int) -> int:
-        return int(_permutation(self._images, self._seed, position // self._images)[position % self._images])
+    for step in itertools.count(start):
+        positions = range(step * batch_size, (step + 1) * batch_size)[share]
+        yield [int(_permutation(images, seed, each // images)[each % images]) for each in positions]
 
 
 @functools.lru_cache(maxsize=8)
@@ -139,7 +127,7 @@ class ImageDataset(Dataset[torch.Tensor]):
 
 @contextlib.contextmanager
 def batches(
-    dataset: ImageDataset, order: BatchOrder, *, workers: int, pin_memory: bool
+    dataset: ImageDataset, order: Iterator[list[int]], *, workers: int, pin_memory: bool
 ) -> Iterator[Iterator[torch.Tensor]]:
     """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this
     one) that end with the context.
@@ -152,12 +140,12 @@ def batches(
     loader: DataLoader[torch.Tensor] = DataLoader(
         dataset,
         batch_sampler=order,
-        collate_fn=_whole,
+        collate_fn=lambda batch: batch,  # `ImageDataset.__getitems__` has put it together
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=_start_worker,
     )
     stream = iter(loader)
     try:
@@ -167,10 +155,6 @@ def batches(
         # them for ever, since they ignore SIGTERM; nothing public ends them
         if isinstance(stream, _MultiProcessingDataLoaderIter):
             stream._shutdown_workers()
-
-
-def _whole(batch: Any) -> Any:
-    return batch  # `ImageDataset.__getitems__` has put it together
 
 
 def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:

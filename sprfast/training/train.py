@@ -29,7 +29,7 @@ from sprfast.system import devices
 from sprfast.system.process_group import ProcessGroup
 from sprfast.system.signals import Stop, stop_signals
 from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
-from sprfast.training.loader import BatchOrder, ImageDataset, batches
+from sprfast.training.loader import ImageDataset, batch_order, batches
 
 _PUBLISHED = (NetworkConfig(), Preprocessing(), Schedule(), TrainingConfig())
 GPU_CHECK_EVERY = 20  # steps between looks at the loss on a GPU; each look waits for the device
@@ -96,32 +96,30 @@ def train(
     started = time.monotonic()
     device = devices.resolve(device)
     group = ProcessGroup(process_timeout)
-    group.share(training.batch_size)  # refused before anything is written
+    share = group.share(training.batch_size)  # refused before anything is written
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of this process run on the current device
     if not resume and checkpoint_path(output).exists():
         raise InputError(
             f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again"
         )
-    trained, held_back = datasets.split(paths, training.hold_back, training.seed)
+    _, held_back = datasets.split(paths, training.hold_back, training.seed)
     dataset = ImageDataset(paths, preprocessing, held_back)
     recipe = Recipe(network, preprocessing, schedule, training, datasets.fingerprint(paths))
     state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
-    run = _Run(recipe, state, group, device, images=len(trained), height_width=dataset.height_width, started=started)
-    order = BatchOrder(
-        len(trained), training.batch_size, training.seed, start=state.step, rank=group.rank, world_size=group.world_size
-    )
+    run = _Run(recipe, state, group, device, output, dataset, started)
+    order = batch_order(len(dataset), training.batch_size, training.seed, start=state.step, share=share)
     with stop_signals() as stop:
         if not resume:
-            run.save(output)
+            run.save()
         with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
-            stopped_by = run.loop(stream, stop, output, checkpoint_every, on_step)
-        run.require_finite(output)
+            stopped_by = run.loop(stream, stop, checkpoint_every, on_step)
+        run.require_finite()
         model = None
         if stopped_by:
-            run.save(output)
+            run.save()
         else:
-            model = run.model(len(trained), held_back)
+            model = run.model(held_back)
             if group.rank == 0:
                 model_file.save(output, model)
                 checkpoint_path(output).unlink(missing_ok=True)
@@ -184,19 +182,18 @@ class _Run:
         state: TrainingState,
         group: ProcessGroup,
         device: torch.device,
-        *,
-        images: int,
-        height_width: tuple[int, int],
+        output: Path,
+        dataset: ImageDataset,
         started: float,
     ) -> None:
         self.recipe, self.state, self.group, self.device = recipe, state, group, device
-        self.height_width = height_width
+        self.output, self.dataset = output, dataset
         self.losses: list[tuple[int, float]] = []
         config = recipe.training
         self._first_step = state.step
         self._started = started - state.seconds
         self._loop_started = time.monotonic()
-        self._last_step = config.steps or -(-config.epochs * images // config.batch_size)
+        self._last_step = config.steps or -(-config.epochs * len(dataset) // config.batch_size)
         self._network = group.wrap(_ScaledScore(state.network), device)
 
     @property
@@ -205,12 +202,7 @@ class _Run:
         return time.monotonic() - self._started
 
     def loop(
-        self,
-        stream: Iterator[Tensor],
-        stop: Stop,
-        output: Path,
-        checkpoint_every: float,
-        on_step: Callable[[Progress], None],
+        self, stream: Iterator[Tensor], stop: Stop, checkpoint_every: float, on_step: Callable[[Progress], None]
     ) -> signal.Signals | None:
         saved = time.monotonic()
         while True:
@@ -221,30 +213,30 @@ class _Run:
             # the processes look at the same steps, since each look is a collective; their clocks
             # differ
             if self.device.type == "cpu" or self.state.step % GPU_CHECK_EVERY == 0:
-                self._look(value, output, on_step)
+                on_step(self._progress(value))
                 if time.monotonic() - saved >= checkpoint_every:
-                    self.require_finite(output)
-                    self.save(output)
+                    self.require_finite()
+                    self.save()
                     saved = time.monotonic()
 
-    def save(self, output: Path) -> None:
+    def save(self) -> None:
         """Write the checkpoint, from the first process."""
         if self.group.rank == 0:
-            self.state.save(output, self.recipe, self.elapsed)
+            self.state.save(self.output, self.recipe, self.elapsed)
 
-    def require_finite(self, output: Path) -> None:
+    def require_finite(self) -> None:
         """Raise if the state has diverged, which the loss of a step cannot yet show of its own
         update.
         """
         if not self.state.finite:
-            raise _diverged("the weights or their gradients", self.state.step, output)
+            raise self._diverged("the weights or their gradients")
 
-    def model(self, images: int, held_back: list[Path]) -> model_file.Model:
+    def model(self, held_back: list[Path]) -> model_file.Model:
         """The trained model: averaged weights and where they come from."""
         recipe = self.recipe
         provenance = {
             "data_fingerprint": recipe.data_fingerprint,
-            "images": images,
+            "images": len(self.dataset),
             "held_back": [path.name for path in held_back],
             "steps": self.state.step,
             "seconds": round(self.elapsed, 1),
@@ -290,29 +282,24 @@ class _Run:
         digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
-        z = torch.randn((config.batch_size, 3, *self.height_width), generator=generator, device=self.device)
+        z = torch.randn((config.batch_size, 3, *self.dataset.height_width), generator=generator, device=self.device)
         mine = group.share(config.batch_size)
         return t[mine], z[mine].contiguous(memory_format=torch.channels_last)
 
-    def _look(self, value: Tensor, output: Path, on_step: Callable[[Progress], None]) -> None:
-        state = self.state
+    def _progress(self, value: Tensor) -> Progress:
+        """Look at the loss of the last step, which waits for the device."""
+        state, config = self.state, self.recipe.training
         number = self.group.mean(value)
         if not math.isfinite(number):
-            raise _diverged("the loss", state.step, output)
+            raise self._diverged("the loss")
         self.losses.append((state.step, number))
-        seconds = time.monotonic() - self._loop_started
-        pace = (state.step - self._first_step) / seconds
-        limit = self.recipe.training.time_limit
+        pace = (state.step - self._first_step) / (time.monotonic() - self._loop_started)
+        limit = config.time_limit
         left = limit - self.elapsed if limit else (self._last_step - state.step) / pace
-        on_step(
-            Progress(
-                state.step, min(1.0, self._fraction()), number, pace * self.recipe.training.batch_size, max(0.0, left)
-            )
+        return Progress(state.step, min(1.0, self._fraction()), number, pace * config.batch_size, max(0.0, left))
+
+    def _diverged(self, what: str) -> CheckFailedError:
+        return CheckFailedError(
+            f"{what} became NaN or infinite at step {self.state.step}; {checkpoint_path(self.output)} holds the last "
+            "good state: start again with a lower --learning-rate"
         )
-
-
-def _diverged(what: str, step: int, output: Path) -> CheckFailedError:
-    return CheckFailedError(
-        f"{what} became NaN or infinite at step {step}; {checkpoint_path(output)} holds the last good state: "
-        "start again with a lower --learning-rate"
-    )

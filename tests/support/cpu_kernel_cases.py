@@ -226,7 +226,7 @@ def of_image(shape: Shape, given: dict[str, Any], image: int) -> dict[str, Any]:
 
 def _double(value: Any) -> Any:
     if isinstance(value, operators.Source):
-        return reference.Source(_double(value.raw), _double(value.affine), _double(value.embedding), value.kind)
+        return operators.Source(_double(value.raw), _double(value.affine), _double(value.embedding), value.kind)
     if isinstance(value, list):
         return [_double(each) for each in value]
     return torch.from_numpy(value.astype(np.float64)) if isinstance(value, np.ndarray) else value

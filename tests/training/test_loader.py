@@ -9,7 +9,7 @@ import torch
 from sprfast.config import Preprocessing
 from sprfast.errors import InputError
 from sprfast.training import loader
-from sprfast.training.loader import BatchOrder, ImageDataset, batches
+from sprfast.training.loader import ImageDataset, batch_order, batches
 
 SIZE = 16
 IMAGE_BYTES = 3 * SIZE * SIZE * 4
@@ -35,32 +35,32 @@ def first(order, count):
 
 def taken(paths, count, workers):
     with batches(
-        ImageDataset(paths, PREPROCESSING), BatchOrder(len(paths), 3, seed=1), workers=workers, pin_memory=False
+        ImageDataset(paths, PREPROCESSING), batch_order(len(paths), 3, seed=1), workers=workers, pin_memory=False
     ) as stream:
         return [next(stream) for _ in range(count)]
 
 
 def test_order_is_a_function_of_seed_and_step():
-    assert first(BatchOrder(7, 3, seed=5), 20) == first(BatchOrder(7, 3, seed=5), 20)
-    assert first(BatchOrder(7, 3, seed=5), 20) != first(BatchOrder(7, 3, seed=6), 20)
+    assert first(batch_order(7, 3, seed=5), 20) == first(batch_order(7, 3, seed=5), 20)
+    assert first(batch_order(7, 3, seed=5), 20) != first(batch_order(7, 3, seed=6), 20)
 
 
 @pytest.mark.parametrize("start", [1, 2, 11])
 def test_order_from_a_later_step_continues(start):
-    assert first(BatchOrder(7, 3, seed=5, start=start), 9) == first(BatchOrder(7, 3, seed=5), start + 9)[start:]
+    assert first(batch_order(7, 3, seed=5, start=start), 9) == first(batch_order(7, 3, seed=5), start + 9)[start:]
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(7, 3), (4, 4), (3, 8), (1, 2)])
 def test_every_epoch_is_a_fresh_permutation(images, batch_size):
-    sequence = [index for indices in first(BatchOrder(images, batch_size, seed=0), 12 * images) for index in indices]
+    sequence = [index for indices in first(batch_order(images, batch_size, seed=0), 12 * images) for index in indices]
     epochs = [tuple(sequence[i : i + images]) for i in range(0, 12 * images, images)]
     assert all(sorted(epoch) == list(range(images)) for epoch in epochs)
     assert len(set(epochs)) > 1 or images == 1
 
 
 def test_shares_of_two_processes_make_the_global_batch():
-    shares = [first(BatchOrder(7, 4, seed=5, rank=rank, world_size=2), 10) for rank in range(2)]
-    assert [one + other for one, other in zip(*shares, strict=True)] == first(BatchOrder(7, 4, seed=5), 10)
+    shares = [first(batch_order(7, 4, seed=5, share=share), 10) for share in (slice(0, 2), slice(2, 4))]
+    assert [one + other for one, other in zip(*shares, strict=True)] == first(batch_order(7, 4, seed=5), 10)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -69,7 +69,7 @@ def test_batches_hold_the_images_of_the_order(paths, workers):
     got = taken(paths, 6, workers)
     assert got[0].shape == (3, 3, SIZE, SIZE)
     assert got[0].dtype == torch.float32
-    for batch, indices in zip(got, first(BatchOrder(5, 3, seed=1), 6), strict=True):
+    for batch, indices in zip(got, first(batch_order(5, 3, seed=1), 6), strict=True):
         assert torch.equal(batch, torch.stack([dataset[index] for index in indices]))
 
 
@@ -124,7 +124,7 @@ def test_unreadable_files_are_all_named(paths, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("change", [lambda path: path.write_bytes(path.read_bytes()[:40]), wide])
 def test_image_that_changes_is_an_input_error_in_one_line(paths, change, workers):
-    dataset, order = ImageDataset(paths, PREPROCESSING, cache_bytes=0), BatchOrder(5, 3, seed=1)
+    dataset, order = ImageDataset(paths, PREPROCESSING, cache_bytes=0), batch_order(5, 3, seed=1)
     change(paths[3])
     with (
         pytest.raises(InputError, match=r"3\.png") as caught,
@@ -157,7 +157,7 @@ def test_workers_end_with_the_context_although_an_exception_holds_the_stream(pat
 
 def run_into_an_error(paths):
     before = children()
-    with batches(ImageDataset(paths, PREPROCESSING), BatchOrder(5, 3, seed=1), workers=2, pin_memory=False) as stream:
+    with batches(ImageDataset(paths, PREPROCESSING), batch_order(5, 3, seed=1), workers=2, pin_memory=False) as stream:
         next(stream)
         raise RuntimeError(children() - before)
 

@@ -128,11 +128,11 @@ class CpuSession:
         rest = (self._groups, *outputs["inc.first"], space.scratch, threads)
         self._operators.perturb_conv3x3(x, z, self._std, *self._convs["inc.first"], *rest)
 
-        def convolve(name: str, *sources: Source) -> None:
+        def convolve(name: str, *sources: Source[Floats]) -> None:
             rest = (self._groups, self.draws, *outputs[name], space.scratch, threads)
             self._operators.conv3x3(sources, *self._convs[name], *rest)
 
-        def result(block: str, kind: Kind) -> Source:
+        def result(block: str, kind: Kind) -> Source[Floats]:
             return Source(*outputs[f"{block}.second"], self._embeddings[block], kind)
 
         before = ""
