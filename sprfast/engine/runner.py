@@ -5,12 +5,9 @@ What runs the network is imported when an export is opened.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from sprfast.backends.sessions.session import BACKENDS, Session, TensorRtOptions, default_threads
-from sprfast.data import images
-from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export import Export
@@ -65,12 +62,9 @@ class Runner(Predictor):
     def _probe(self) -> Probe:
         return self.metadata.probe
 
-    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
-        """The network's input, of the size that the export takes; see `Predictor.prepare`."""
-        image = super().prepare(source, channel_order)
-        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        self.metadata.require_size(image.pixels.shape[1:], name)
-        return image
+    def _require_size(self, size: tuple[int, ...], name: str) -> None:
+        super()._require_size(size, name)
+        self.metadata.require_size(size, name)
 
     def _opened(self, export: Export, threads: int | None, options: TensorRtOptions) -> Session:
         if threads is not None and threads < 1:
