@@ -79,9 +79,7 @@ def recorded(model: Model, images: int, height: int, width: int, precision: Prec
     meta = torch.device("meta")
     calls: list[Call] = []
     network = FusedUNet(fold(model), meta, STORAGE[precision], operators=_Recorder(calls))
-    x = torch.empty(images, 3, height, width, device=meta)
-    z = torch.empty(network.draws, 1, 3, height, width, device=meta)
-    network.maps(x, z, network.workspace(images, height, width))
+    network.maps(*network.blank(images, height, width))
     return calls
 
 

@@ -129,7 +129,7 @@ def library_convolutions(
     x = torch.rand(images, 3, height, width, device=device, generator=generator) * 2.0 - 1.0
     x, z = inputs(x, noise_bank(model.schedule, height, width, model.noise_seed), device)
     with _Recorded() as recorded:
-        network.error_map(x, z, network.workspace(images, height, width))
+        network.error_map(x, z)
     ours = [
         index for index, (_, weight) in enumerate(recorded.operands) if weight.shape[1] > 3 and weight.shape[2] == 3
     ]

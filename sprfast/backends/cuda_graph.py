@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from sprfast.backends import triton
+from sprfast.backends.sessions.session import CAPTURED, split
 from sprfast.backends.tensors import inputs
 from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.method import scoring
 from sprfast.method.anomaly_map import MAP_SIZE
 
-BUCKETS = (1, 2, 4, 8, 16, 32)  # images; beyond 32 a GPU gains nothing more
-MAX_GRAPHS = 3 * len(BUCKETS)  # kept, the least recently used is dropped; they share their memory
+MAX_GRAPHS = 3 * len(CAPTURED)  # kept, the least recently used is dropped; they share their memory
 
 
 class CudaGraphBackend:
@@ -40,7 +40,7 @@ class CudaGraphBackend:
         self._network = triton.network_on(model, device, precision, benchmark=True)
         self._graphs: collections.OrderedDict[tuple[int, ...], _Graph] = collections.OrderedDict()
         self._lock = threading.Lock()
-        with triton.on(device), triton.refusing():
+        with triton.running_on(device):
             self._network.self_test(model.preprocessing.size, model.preprocessing.size)
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
@@ -50,50 +50,45 @@ class CudaGraphBackend:
         """None where there are Triton and a CUDA device."""
         if not torch.cuda.is_available():
             return "no CUDA device here; install an NVIDIA driver and a CUDA build of torch"
-        return triton.missing()
+        return triton.TritonBackend.unavailable()
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Error maps and anomaly maps, in the caller's memory and ready on the caller's stream; see
-        `registry.Backend`.
-        """
+        """Maps in the caller's memory, ready on the caller's stream; see `registry.Backend`."""
         x, z = inputs(x, noise, self.device)
         images, _, height, width = x.shape
-        with self._lock, triton.refusing(), triton.on(self.device):
+        with self._lock, triton.running_on(self.device):
             errors = x.new_empty((images, 1, height, width))
             anomaly_maps = x.new_empty((images, 1, MAP_SIZE, MAP_SIZE))
             caller = torch.cuda.current_stream()
             self._stream.wait_stream(caller)
             with torch.cuda.stream(self._stream):
-                for part, bucket in split(images):
-                    graph = self._graph(height, width, bucket, shared_noise=z.shape[1] == 1)
-                    graph.run(x[part], z if z.shape[1] == 1 else z[:, part], errors[part], anomaly_maps[part])
+                shared = z.shape[1] == 1
+                for part, bucket in split(images, CAPTURED):
+                    graph = self._graph(height, width, bucket, 1 if shared else bucket)
+                    graph.run(x[part], z if shared else z[:, part], errors[part], anomaly_maps[part])
             caller.wait_stream(self._stream)
             return errors, anomaly_maps
 
-    def _graph(self, height: int, width: int, bucket: int, shared_noise: bool) -> _Graph:
-        key = (height, width, bucket, shared_noise)
+    def _graph(self, *key: int) -> _Graph:
         if key not in self._graphs:
             if len(self._graphs) == MAX_GRAPHS:
                 self._stream.synchronize()  # nothing is dropped while it runs
                 self._graphs.popitem(last=False)
-            self._graphs[key] = self._capture(height, width, bucket, 1 if shared_noise else bucket)
+            self._graphs[key] = self._capture(*key)
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
     def _capture(self, height: int, width: int, bucket: int, noises: int) -> _Graph:
-        """Test, warm up and capture on the current stream, which is ours; the workspace lies in the
-        graphs' shared pool.
-        """
+        """Test, warm up and capture on the current stream, which is ours, in the shared pool."""
         network = self._network
         network.self_test(height, width)
-        x = torch.zeros(bucket, 3, height, width, dtype=torch.float32, device=self.device)
-        z = torch.zeros(network.draws, noises, 3, height, width, dtype=torch.float32, device=self.device)
+        x, z = network.blank(bucket, height, width, noises)
         for _ in range(2):  # compiles kernels, times convolution algorithms
-            network.maps(x, z, network.workspace(bucket, height, width))
+            network.maps(x, z)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            errors, anomaly_maps = network.maps(x, z, network.workspace(bucket, height, width))
+            errors, anomaly_maps = network.maps(x, z)
         matrices = [scoring.smoothing_matrix(size, self.device) for size in (height, width)]
         return _Graph(graph, x, z, errors, anomaly_maps, matrices)
 
@@ -110,20 +105,10 @@ class _Graph:
     matrices: list[Tensor]  # read by address: kept here, since their cache may drop them
 
     def run(self, x: Tensor, z: Tensor, errors: Tensor, anomaly_maps: Tensor) -> None:
-        """Copy up to a bucket of images in, replay, copy their maps out; all on the current
-        stream.
-        """
+        """Copy up to a bucket of images in, replay, copy the maps out, on the current stream."""
         images = x.shape[0]
         self.x[:images].copy_(x)
         self.z[:, : z.shape[1]].copy_(z)
         self.graph.replay()
         errors.copy_(self.errors[:images])
         anomaly_maps.copy_(self.anomaly_maps[:images])
-
-
-def split(images: int) -> list[tuple[slice, int]]:
-    """Which images go together, each part with the smallest bucket that holds it: 70 in 32, 32 and
-    6 of 8.
-    """
-    parts = [slice(first, min(first + BUCKETS[-1], images)) for first in range(0, images, BUCKETS[-1])]
-    return [(part, next(bucket for bucket in BUCKETS if bucket >= part.stop - part.start)) for part in parts]

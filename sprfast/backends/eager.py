@@ -63,9 +63,7 @@ class EagerBackend:
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """float32 without TensorFloat-32, cuDNN's default and cuBLAS's by choice; the flags are the
-    process's, so as short as possible.
-    """
+    """No TensorFloat-32, cuDNN's default and cuBLAS's by choice; for the process, so kept short."""
     if device.type != "cuda":
         yield
         return

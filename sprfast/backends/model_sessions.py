@@ -7,11 +7,11 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
-from sprfast.backends.sessions.session import Floats, Session, TensorRtOptions
+from sprfast.backends.sessions.session import Flavour, Floats, Session, TensorRtOptions
 from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.formats.export_metadata import TOLERANCE
@@ -19,9 +19,6 @@ from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.lowering.probe import probe
 from sprfast.method import noise
-
-if TYPE_CHECKING:
-    from sprfast.backends.sessions.tensorrt import Flavour
 
 SIZES = 4  # whose sessions are kept, the last ones used
 
@@ -50,22 +47,22 @@ def open_session(
         return CpuSession(fold(model), torch.get_num_threads)
     if name != "onnxruntime" and device.type != "cuda":
         raise BackendError(f"backend {name}: cannot run on {device}; use --device cuda, or another backend")
-    from sprfast.lowering.onnx_graph import onnx_model
+    from sprfast.lowering.onnx_graph import Normalization, onnx_model
 
     folded = fold(model)
 
-    def with_onnxruntime(height: int, width: int) -> Session:
-        from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession
+    def open_size(height: int, width: int) -> Session:
+        normalization: Normalization = "instance" if name == "onnxruntime" else "group"
+        onnx = onnx_model(folded, height, width, precision=precision, normalization=normalization).SerializeToString()
+        if name == "onnxruntime":
+            from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession
 
-        graph = onnx_model(folded, height, width, precision=precision, normalization="instance").SerializeToString()
-        return OnnxRuntimeSession(graph, str(device), torch.get_num_threads(), None, precision)
-
-    def with_tensorrt(height: int, width: int) -> Session:
+            return OnnxRuntimeSession(onnx, str(device), torch.get_num_threads(), None, precision)
         from sprfast.backends.sessions import tensorrt
 
-        return tensorrt.open_session(
-            onnx_model(folded, height, width, precision=precision).SerializeToString(),
-            flavour=cast("Flavour", name),
+        return tensorrt.Graph(
+            onnx,
+            flavour=cast(Flavour, name),
             probe=probe(model, height, width, TOLERANCE[precision]),
             noise=noise.stacked(model.schedule, height, width, model.noise_seed),
             precision=precision,
@@ -73,9 +70,9 @@ def open_session(
             batch=None,
             device=device.index or 0,
             options=options or TensorRtOptions(),
-        )
+        ).open()
 
-    return SessionOfSizes(with_onnxruntime if name == "onnxruntime" else with_tensorrt)
+    return SessionOfSizes(open_size)
 
 
 class SessionOfSizes:
@@ -96,7 +93,7 @@ class SessionOfSizes:
         Raises:
             InputError: an image is smaller than 16 pixels on a side.
         """
-        return self._session(x.shape[2], x.shape[3]).maps(x, z)
+        return self._session((x.shape[2], x.shape[3])).maps(x, z)
 
     def close(self) -> None:
         """Release what the sessions hold on a device."""
@@ -106,12 +103,11 @@ class SessionOfSizes:
                     close()
             self._sessions.clear()
 
-    def _session(self, height: int, width: int) -> Session:
+    def _session(self, size: tuple[int, int]) -> Session:
         with self._lock:  # also while it opens: a second caller would open the same
-            size = (height, width)
             if size not in self._sessions:
-                self._sessions[size] = self._open(height, width)
-                while len(self._sessions) > SIZES:
+                self._sessions[size] = self._open(*size)
+                if len(self._sessions) > SIZES:
                     self._sessions.popitem(last=False)
             self._sessions.move_to_end(size)
             return self._sessions[size]

@@ -18,9 +18,7 @@ KEPT = 8  # sizes of images whose draws stay on the device
 
 
 def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), and the draws of all levels as one tensor (D, 1 or B, 3, H, W), as what
-    runs a folded model takes them.
-    """
+    """Images (B, 3, H, W), and all levels' draws as one tensor (D, 1 or B, 3, H, W); contiguous."""
     shared = all(z.shape[1] == 1 for z in noise)
     draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
     z = draws[0] if len(draws) == 1 else torch.cat(draws)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring
-from sprfast.method.folded import Array, Block, ConvNorm, FoldedModel
+from sprfast.method.folded import BLOCKS, HALVINGS, SKIPS, Array, Block, ConvNorm, FoldedModel
 
 if TYPE_CHECKING:
     from sprfast.kernels.triton.launch import Launch
@@ -47,22 +46,26 @@ class TritonBackend:
         self.device = device
         self._network = network_on(model, device, precision)
         if device.type == "cuda":
-            with refusing(), on(device):
+            with running_on(device):
                 self._network.self_test(model.preprocessing.size, model.preprocessing.size)
 
     @staticmethod
     def unavailable() -> str | None:
         """None where kernels can run: with Triton, on a CUDA device or in Triton's interpreter."""
-        return missing()
+        if not _installed():
+            return _NOT_INSTALLED
+        if not _interpreted() and not torch.cuda.is_available():
+            return "no CUDA device here; set TRITON_INTERPRET=1 to run the kernels on the CPU, slowly, for checks"
+        return None
 
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Error maps and anomaly maps; see `registry.Backend`."""
         x, z = inputs(x, noise, self.device)
-        with refusing(), on(self.device):
+        with running_on(self.device):
             if self.device.type == "cuda":
                 self._network.self_test(x.shape[2], x.shape[3])
-            return self._network.maps(x, z, self._network.workspace(x.shape[0], x.shape[2], x.shape[3]))
+            return self._network.maps(x, z)
 
 
 class FusedUNet:
@@ -100,57 +103,62 @@ class FusedUNet:
         # by resolution, H down to H // 16
         self._channels = tuple(folded.base_width * factor for factor in (1, 2, 4, 8, 8))
 
-    def workspace(self, images: int, height: int, width: int) -> Workspace:
-        """Uninitialised memory for this many images of this size.
+    def blank(self, images: int, height: int, width: int, noises: int = 1) -> tuple[Tensor, Tensor]:
+        """Zeros for the arguments of `maps`."""
 
-        From torch's allocator, which keeps it for the next call on the same stream, or puts it into
-        the graph's pool while one is captured.
-        """
-        samples = images * self.draws
+        def zeros(*counts: int) -> Tensor:
+            return torch.zeros(*counts, 3, height, width, dtype=torch.float32, device=self._device)
 
-        def empty(channels: int, level: int) -> Tensor:
-            shape = (samples, channels, height >> level, width >> level)
-            return torch.empty(shape, dtype=self._storage, device=self._device, memory_format=torch.channels_last)
+        return zeros(images), zeros(self.draws, noises)
 
-        c = self._channels
-        return Workspace(
-            empty(c[0], 0),
-            tuple(empty(c[level], level) for level in range(5)),
-            tuple(empty(2 * c[level], level) for level in range(4)),
-            tuple(empty(c[level], level + 1) for level in range(4)),
-        )
-
-    def maps(self, x: Tensor, z: Tensor, space: Workspace) -> tuple[Tensor, Tensor]:
+    def maps(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) in new memory.
 
         Args:
             x: (B, 3, H, W) float32, contiguous.
             z: (D, 1 or B, 3, H, W) float32, contiguous images.
-            space: for B images of this size.
         """
-        errors = self.error_map(x, z, space)
+        errors = self.error_map(x, z)
         rows, columns = (scoring.smoothing_matrix(size, self._device) for size in x.shape[2:])
         return errors, self._operators.anomaly_map(errors, rows, columns)
 
-    def error_map(self, x: Tensor, z: Tensor, space: Workspace) -> Tensor:
-        """(B, 1, H, W); args as in `maps`."""
+    def error_map(self, x: Tensor, z: Tensor) -> Tensor:
+        """(B, 1, H, W); args as in `maps`.
+
+        Memory comes from torch's allocator, which keeps it for the next call on the same stream, or
+        puts it into the graph's pool while one is captured. A skip connection and the upsampled map
+        beside it are the two halves of one tensor, each written in place: nothing is ever
+        concatenated or copied.
+        """
+        samples, (height, width) = x.shape[0] * self.draws, x.shape[2:]
+
+        def empty(channels: int, level: int) -> Tensor:
+            shape = (samples, channels, height >> level, width >> level)
+            return torch.empty(shape, dtype=self._storage, device=self._device, memory_format=torch.channels_last)
+
+        channels = self._channels
+        first = empty(channels[0], 0)
+        activations = [empty(channels[level], level) for level in range(5)]  # down and up use the same
+        joined = [empty(2 * channels[level], level) for level in range(4)]
+        halves = [each.chunk(2, dim=1) for each in joined]
+        pooled = [empty(channels[level], level + 1) for level in range(4)]
+
         operators, inc = self._operators, self._blocks["inc"]
         norm = inc.first
         affine = operators.perturb_conv3x3(
-            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, space.first
+            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, first
         )
-        operators.affine_swish(space.first, affine, space.activations[0])
-        raw, affine = self._second(inc, space.activations[0])
-        for level, (above, name) in enumerate(itertools.pairwise(("inc", "down1", "down2", "down3", "down4"))):
-            operators.affine_swish_pool(
-                raw, affine, self._blocks[above].embedding, space.skip(level), space.pooled[level]
-            )
-            raw, affine = self._double(self._blocks[name], space.pooled[level], space.activations[level + 1])
-        for level, (below, name) in zip(
-            (3, 2, 1, 0), itertools.pairwise(("down4", "up1", "up2", "up3", "up4")), strict=True
-        ):
-            operators.affine_swish_up2(raw, affine, self._blocks[below].embedding, space.upsampled(level))
-            raw, affine = self._double(self._blocks[name], space.joined[level], space.activations[level])
+        operators.affine_swish(first, affine, activations[0])
+        raw, affine = self._second(inc, activations[0])
+        for before, name in itertools.pairwise(BLOCKS):
+            level, embedding = HALVINGS[name], self._blocks[before].embedding
+            if name in SKIPS:
+                operators.affine_swish_up2(raw, affine, embedding, halves[level][1])
+                source = joined[level]
+            else:
+                operators.affine_swish_pool(raw, affine, embedding, halves[level - 1][0], pooled[level - 1])
+                source = pooled[level - 1]
+            raw, affine = self._double(self._blocks[name], source, activations[level])
         return operators.affine_swish_head(raw, affine, self._head_weight, self._head_bias, z, self._scale)  # type: ignore[no-any-return]
 
     def self_test(self, height: int, width: int) -> None:
@@ -168,15 +176,11 @@ class FusedUNet:
             return
         checking = copy.copy(self)
         checking._operators = SelfTest()
-        x = torch.zeros(1, 3, height, width, dtype=torch.float32, device=self._device)
-        z = torch.zeros(self.draws, 1, 3, height, width, dtype=torch.float32, device=self._device)
-        checking.maps(x, z, self.workspace(1, height, width))
+        checking.maps(*self.blank(1, height, width))
         self._tested.add((height, width))
 
     def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor) -> tuple[Tensor, Tensor]:
-        """Both convolutions of a block; the second one's raw output with the affine of its
-        normalisation.
-        """
+        """Both convolutions of a block: the second's raw output, and its normalisation's affine."""
         raw, norm = self._convolve(x, block.first.weight), block.first
         if raw.shape[2] * raw.shape[3] <= reference.ONE_PASS_PIXELS:
             self._operators.group_norm_swish(raw, norm.bias, norm.gamma, norm.beta, self._groups, activation)
@@ -188,28 +192,6 @@ class FusedUNet:
     def _second(self, block: Block[Tensor], activation: Tensor) -> tuple[Tensor, Tensor]:
         raw, norm = self._convolve(activation, block.second.weight), block.second
         return raw, self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Workspace:
-    """The feature maps that our kernels write; those of the convolutions come from the allocator.
-
-    A skip connection and the upsampled map beside it are the two halves of one tensor, each written
-    in place: nothing is ever concatenated or copied.
-    """
-
-    first: Tensor  # the first convolution's output
-    activations: tuple[Tensor, ...]  # between the convolutions of a block, by resolution; down and up use the same
-    joined: tuple[Tensor, ...]  # skip | upsampled, by resolution
-    pooled: tuple[Tensor, ...]  # input of the next resolution
-
-    def skip(self, level: int) -> Tensor:
-        """The first half of the channels."""
-        return self.joined[level].chunk(2, dim=1)[0]
-
-    def upsampled(self, level: int) -> Tensor:
-        """The second half of the channels."""
-        return self.joined[level].chunk(2, dim=1)[1]
 
 
 def network_on(model: Model, device: torch.device, precision: Precision, benchmark: bool = False) -> FusedUNet:
@@ -228,7 +210,7 @@ def network_on(model: Model, device: torch.device, precision: Precision, benchma
             f"on a CPU"
         )
     folded = fold(model)
-    with refusing():
+    with running_on(device):
         launches(folded, precision, 1, model.preprocessing.size, model.preprocessing.size, 90)
     return FusedUNet(folded, device, STORAGE[precision], benchmark=benchmark)
 
@@ -247,19 +229,8 @@ def launches(
     meta = torch.device("meta")
     network = FusedUNet(folded, meta, STORAGE[precision])
     with torch.inference_mode(), recorded(capability) as recording:
-        x = torch.empty(images, 3, height, width, dtype=torch.float32, device=meta)
-        z = torch.empty(network.draws, 1, 3, height, width, dtype=torch.float32, device=meta)
-        network.maps(x, z, network.workspace(images, height, width))
+        network.maps(*network.blank(images, height, width))
     return recording
-
-
-def missing() -> str | None:
-    """Why kernels cannot run on this machine, or None."""
-    if not _installed():
-        return _NOT_INSTALLED
-    if not _interpreted() and not torch.cuda.is_available():
-        return "no CUDA device here; set TRITON_INTERPRET=1 to run the kernels on the CPU, slowly, for checks"
-    return None
 
 
 def missing_compiler() -> str | None:
@@ -279,19 +250,17 @@ def _interpreted() -> bool:
     return INTERPRETED
 
 
-def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Make a CUDA device current, as Triton launches on the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
 @contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what kernels cannot take, or compute wrongly, into a `BackendError`."""
+def running_on(device: torch.device) -> Iterator[None]:
+    """Make a CUDA device current, as Triton launches on the current one, and turn what kernels
+    cannot take, or compute wrongly, into a `BackendError`.
+    """
     from sprfast.kernels.triton.launch import MissingConfigurationError, UnsupportedError
     from sprfast.kernels.triton.self_test import SelfTestError
 
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            yield
     except (UnsupportedError, MissingConfigurationError, SelfTestError) as error:
         raise BackendError(f"backend triton: {error}") from error
 

@@ -18,6 +18,7 @@ from sprfast._version import __version__
 from sprfast.backends.sessions import session
 from sprfast.config import Precision
 from sprfast.data.images import load_image
+from sprfast.engine.predictor import input_size
 from sprfast.engine.runner import Runner
 from sprfast.errors import BackendError, CheckFailedError, InputError
 from sprfast.evaluation import parity
@@ -28,7 +29,7 @@ from sprfast.formats.export_metadata import MAX_BATCH, ExportMetadata, Map, Quan
 from sprfast.formats.manifest import PathLike
 from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
-from sprfast.lowering.onnx_graph import Normalization, onnx_model
+from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
 from sprfast.method import noise
 from sprfast.method.folded import MIN_SIZE, FoldedModel
@@ -39,16 +40,13 @@ Target = Literal["onnx", "tensorrt", "plan"]
 
 IMAGES = 32  # that a certificate and the scales of a quantization are from, at most
 
-_NORMALIZATIONS: dict[Target, Normalization] = {"onnx": "instance", "tensorrt": "group"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What to export."""
 
     target: Target
-    # at the network's input; None: of the error field, else square, of the model's size. Not of a
-    # plan
+    # at the network's input; None: the error field's, else the model's, square. Not of a plan
     size: tuple[int, int] | None = None
     batch: int | None = None  # images a call that a graph is fixed to; None: any number
     precision: Precision = "float32"  # of stored feature maps and of the convolutions
@@ -68,12 +66,7 @@ class Request:
             raise InputError(f"--size {self.size[0]}x{self.size[1]}: expected at least {MIN_SIZE} pixels on each side")
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise InputError(f"--batch {self.batch}: expected 1 to {MAX_BATCH} images")
-        if self.target == "plan" and (self.size, self.batch, self.precision, self.quantization) != (
-            None,
-            None,
-            "float32",
-            None,
-        ):
+        if self.target == "plan" and (self.size or self.batch or self.quantization or self.precision != "float32"):
             raise InputError(
                 "--to plan: takes no size, batch, precision or quantization, since our CPU kernels run any size in "
                 "float32"
@@ -105,7 +98,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
     chosen = images[:: -(-len(images) // IMAGES)] if images else []
     folded = fold(model)
     field = model.scoring_mode.error_field
-    size = request.size or (field.size if field else (model.preprocessing.size,) * 2)
+    size = request.size or input_size(model.scoring_mode, model.preprocessing)
     if field:
         field.require_size(size, "export")
     metadata = ExportMetadata(
@@ -170,25 +163,22 @@ def _graph(
             raise InputError(
                 f"--quantize {request.quantization}: needs good images that were not trained on: give --images DIR"
             )
-        inputs = np.stack([_input(path, metadata) for path in images])
+        inputs = []
+        for path in images:
+            inputs.append(load_image(path, metadata.preprocessing).pixels)
+            metadata.require_size(inputs[-1].shape[1:], str(path))
         draws = noise.stacked(model.schedule, *metadata.size, model.noise_seed)
-        scales = quantization.calibrate(folded, inputs, draws, request.quantization)
+        scales = quantization.calibrate(folded, np.stack(inputs), draws, request.quantization)
     graph: bytes = onnx_model(
         folded,
         *metadata.size,
         batch=request.batch,
         precision=request.precision,
-        normalization=_NORMALIZATIONS[request.target],
+        normalization="group" if request.target == "tensorrt" else "instance",
         quantization=request.quantization,
         scales=scales,
     ).SerializeToString()
     return graph
-
-
-def _input(path: Path, metadata: ExportMetadata) -> Map:
-    pixels = load_image(path, metadata.preprocessing).pixels
-    metadata.require_size(pixels.shape[1:], str(path))
-    return pixels
 
 
 def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str, Any]:
@@ -198,14 +188,15 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
         CheckFailedError: not well enough.
     """
     metadata = made.metadata
-    library = "sprfast's CPU kernels" if made.graph is None else f"onnxruntime {environment.version('onnxruntime')}"
+    backend, library = "cpu", "sprfast's CPU kernels"
+    if made.graph is not None:
+        backend, library = "onnxruntime", f"onnxruntime {environment.version('onnxruntime')}"
     certificate: dict[str, Any] = {"by": library, "sprfast": __version__, "images": len(images)}
     if metadata.precision == "bfloat16":
         return certificate | {
             "images": 0,
             "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe",
         }
-    backend = "cpu" if made.graph is None else "onnxruntime"
     if reason := session.unavailable(backend):
         raise BackendError(f"export: the check by backend {backend} {reason}")
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sprfast.backends.sessions import onnxruntime as runtime
 from sprfast.backends.sessions import session as runtimes
-from sprfast.errors import BackendError, InputError
+from sprfast.errors import BackendError
 from sprfast.formats.export_metadata import Map, Quantization
 from sprfast.lowering.onnx_graph import LARGEST, QUANTIZED, onnx_model
 from sprfast.method.folded import FoldedModel
@@ -28,17 +28,14 @@ def calibrate(folded: FoldedModel, x: Map, noise: Map, quantization: Quantizatio
 
     Args:
         folded: in float32.
-        x: (N, 3, H, W) images of good parts in [-1, 1]; they go one by one, so that memory does not
-            grow with their number.
+        x: (N, 3, H, W) images of good parts in [-1, 1], at least one; they go one by one, so that
+            memory does not grow with their number.
         noise: (D, 3, H, W), all draws.
         quantization: what the scales are for.
 
     Raises:
-        InputError: there is no image.
         BackendError: onnxruntime is not installed.
     """
-    if not len(x):
-        raise InputError("quantization: the scales need at least one image of a good part, none was given")
     if reason := runtime.unavailable():
         raise BackendError(f"quantization: {reason}")
     largest = _largest(folded, x, noise)
@@ -49,9 +46,7 @@ def calibrate(folded: FoldedModel, x: Map, noise: Map, quantization: Quantizatio
 
 
 def _largest(folded: FoldedModel, x: Map, noise: Map) -> list[float]:
-    """Largest magnitude in the input of each convolution in `QUANTIZED`, over all images and
-    draws.
-    """
+    """Largest magnitude in each input of `QUANTIZED`, over all images and draws."""
     import onnxruntime
     from onnx import TensorProto, helper
 

@@ -76,7 +76,7 @@ class Engine(Predictor):
         """
         if isinstance(source, Tensor):
             image = self._image(source)
-            self.require_field_size(image, "tensor")
+            self._require_size(image.pixels.shape[1:], "tensor")
         else:
             image = super().prepare(source, channel_order)
         if self._copies is None:
@@ -105,18 +105,14 @@ class Engine(Predictor):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _OnDevice(images.Image):
-    """A network's input whose copy to a CUDA device was queued on a stream of its own, beside what
-    the device computes.
-    """
+    """A network's input whose copy to a CUDA device runs beside what the device computes."""
 
     tensor: Tensor  # (3, H, W) on the device
     done: torch.cuda.Event
 
     @classmethod
     def copied(cls, image: images.Image, device: torch.device, stream: torch.cuda.Stream) -> _OnDevice:
-        """Queue the copy, from page-locked memory, without which it would not run beside
-        anything.
-        """
+        """Queue the copy, from page-locked memory, so that it runs beside other work."""
         with torch.cuda.stream(stream):
             pinned = torch.from_numpy(image.pixels).pin_memory()
             tensor = pinned.to(device, non_blocking=True)

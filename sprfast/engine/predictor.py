@@ -36,9 +36,7 @@ _log = logging.getLogger("sprfast.engine.predictor")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What is said of one image. An image that could not be scored has the verdict ERROR and a
-    reason.
-    """
+    """What is said of one image; one that could not be scored is an ERROR with a reason."""
 
     verdict: Verdict  # PASS only if the score is finite and at most the threshold
     pred_score: float  # maximum of the anomaly map, or as the scoring mode has it; NaN where there is none
@@ -53,9 +51,7 @@ class Result:
     passes: int = 0  # of the network
 
     def to_json(self) -> dict[str, Any]:
-        """Score (null where it is not finite), verdict, threshold and milliseconds as plain values,
-        and the reason where there is one.
-        """
+        """Score (null where not finite), verdict, threshold, milliseconds, and a reason if any."""
         row = {
             "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
             "verdict": self.verdict.value,
@@ -71,13 +67,16 @@ class Result:
 
     @property
     def pred_mask(self) -> npt.NDArray[np.bool_] | None:
-        """(256, 256): where the anomaly map is above `map_threshold`; None without one of
-        the two.
-        """
+        """(256, 256): where the anomaly map is above `map_threshold`; None if either is missing."""
         if self.anomaly_map is None or self.map_threshold is None:
             return None
         # in float64 like the verdict: numpy would round the threshold to float32 first
         return ~(self.anomaly_map.astype(np.float64) <= self.map_threshold)
+
+
+def input_size(mode: ScoringMode, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width in pixels at the network's input: of the error field, else square."""
+    return mode.error_field.size if mode.error_field else (preprocessing.size, preprocessing.size)
 
 
 class Predictor(abc.ABC):
@@ -111,11 +110,8 @@ class Predictor(abc.ABC):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels at the network's input that it takes whatever the size
-        policy.
-        """
-        field = self.scoring_mode.error_field
-        return field.size if field else (self.preprocessing.size, self.preprocessing.size)
+        """Height and width in pixels at the network's input that any size policy takes."""
+        return input_size(self.scoring_mode, self.preprocessing)
 
     @property
     @abc.abstractmethod
@@ -158,6 +154,11 @@ class Predictor(abc.ABC):
         """Release what the backend holds on a device; nothing can be scored afterwards."""
         if close := getattr(self._session, "close", None):
             close()
+
+    def _require_size(self, size: tuple[int, ...], name: str) -> None:
+        """Raise InputError, which begins with `name`, for a (height, width) it does not take."""
+        if self.scoring_mode.error_field:
+            self.scoring_mode.error_field.require_size(size, name)
 
     def _draws(self, height: int, width: int) -> Map:
         return noise.stacked(self.scoring_mode.schedule, height, width, self._noise_seed)
@@ -202,9 +203,8 @@ class Predictor(abc.ABC):
             InputError: the image cannot be used.
         """
         image = images.load_image(source, self.preprocessing, channel_order=channel_order)
-        self.require_field_size(
-            image, images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        )
+        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
+        self._require_size(image.pixels.shape[1:], name)
         return image
 
     def score(self, prepared: Sequence[images.Image]) -> list[Result]:
@@ -258,17 +258,8 @@ class Predictor(abc.ABC):
         for count in sorted(batches, reverse=True):
             self.score([images.Image(blank, (height, width))] * count)
 
-    def require_field_size(self, image: images.Image, name: str) -> None:
-        """Raise InputError, which begins with `name`, where the error field of good parts is of
-        another size than this image.
-        """
-        if self.scoring_mode.error_field:
-            self.scoring_mode.error_field.require_size(image.pixels.shape[1:], name)
-
     def require_own_process(self) -> None:
-        """Raise BackendError in a fork of the process that made this: its threads and its device
-        were not copied.
-        """
+        """Raise BackendError in a fork of the process that made this: threads were not copied."""
         if os.getpid() != self._process:
             raise BackendError(
                 f"this engine was made in process {self._process} and cannot be used in a fork of it: "

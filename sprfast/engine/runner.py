@@ -5,20 +5,14 @@ What runs the network is imported when an export is opened.
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
-from sprfast.backends.sessions.session import BACKENDS, Session, TensorRtOptions, default_threads
-from sprfast.data import images
-from sprfast.data.images import ChannelOrder
+from sprfast.backends.sessions.session import BACKENDS, Flavour, Session, TensorRtOptions, default_threads
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export import Export
 from sprfast.formats.export_metadata import Probe
 from sprfast.system import torchrun as ranks
-
-if TYPE_CHECKING:
-    from sprfast.backends.sessions.tensorrt import Flavour, TensorRtSession
 
 
 class Runner(Predictor):
@@ -65,17 +59,14 @@ class Runner(Predictor):
     def _probe(self) -> Probe:
         return self.metadata.probe
 
-    def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
-        """The network's input, of the size that the export takes; see `Predictor.prepare`."""
-        image = super().prepare(source, channel_order)
-        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        self.metadata.require_size(image.pixels.shape[1:], name)
-        return image
+    def _require_size(self, size: tuple[int, ...], name: str) -> None:
+        super()._require_size(size, name)
+        self.metadata.require_size(size, name)
 
     def _opened(self, export: Export, threads: int | None, options: TensorRtOptions) -> Session:
         if threads is not None and threads < 1:
             raise InputError(f"threads: {threads} is not allowed, expected at least 1")
-        count = threads or default_threads()
+        count, metadata = threads or default_threads(), self.metadata
         if export.folded is not None:
             from sprfast.backends.sessions.cpu import CpuSession
 
@@ -86,19 +77,15 @@ class Runner(Predictor):
         if self.backend == "onnxruntime":
             from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession
 
-            return OnnxRuntimeSession(export.graph, self.device, count, self.metadata.batch, self.metadata.precision)
-        return self._tensorrt_session(export.graph, options)
-
-    def _tensorrt_session(self, graph: bytes, options: TensorRtOptions) -> TensorRtSession:
+            return OnnxRuntimeSession(export.graph, self.device, count, metadata.batch, metadata.precision)
         from sprfast.backends.sessions import tensorrt
 
-        metadata = self.metadata
         kind, _, index = self.device.partition(":")
         if kind != "cuda" or not (index or "0").isdecimal():
             raise BackendError(f"backend {self.backend}: cannot run on {self.device}; use device cuda or cuda:N")
-        return tensorrt.open_session(
-            graph,
-            flavour=cast("Flavour", self.backend),
+        return tensorrt.Graph(
+            export.graph,
+            flavour=cast(Flavour, self.backend),
             probe=metadata.probe,
             noise=self._noise(*metadata.probe.error_map.shape),
             precision=metadata.precision,
@@ -106,7 +93,7 @@ class Runner(Predictor):
             batch=metadata.batch,
             device=int(index or 0),
             options=options,
-        )
+        ).open()
 
 
 def chosen(export: Export, backend: str) -> str:

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sprfast.backends import cuda_graph
 from sprfast.backends import registry as backends
 from sprfast.backends import triton as triton_backend
 from sprfast.backends.eager import EagerBackend
+from sprfast.backends.sessions.session import CAPTURED, split
 from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
@@ -326,7 +326,7 @@ def test_kernels_without_a_cuda_device_and_without_the_interpreter_say_what_to_d
     ],
 )
 def test_images_are_split_into_buckets(count, expected):
-    parts = cuda_graph.split(count)
+    parts = split(count, CAPTURED)
     assert [(part.stop - part.start, bucket) for part, bucket in parts] == expected
     assert [i for part, _ in parts for i in range(part.start, part.stop)] == list(range(count))
 

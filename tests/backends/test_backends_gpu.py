@@ -8,6 +8,7 @@ import torch
 
 from sprfast.backends import cuda_graph
 from sprfast.backends import registry as backends
+from sprfast.backends.sessions.session import CAPTURED, split
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.evaluation import parity
@@ -71,10 +72,10 @@ def test_a_replay_equals_the_launches_bit_for_bit(model, precision, count):
     backend = cuda_graph.CudaGraphBackend(model, torch.device("cuda", 0), precision)
     x, noise = images(count), bank(model)
     errors, anomaly_maps = backend.maps(x, noise)
-    (_, bucket), network = cuda_graph.split(count)[0], backend._network
+    (_, bucket), network = split(count, CAPTURED)[0], backend._network
     padded = torch.cat([x, images(bucket - count, seed=9)]) if bucket > count else x
     with torch.inference_mode():
-        launched = network.maps(padded, noise[0], network.workspace(bucket, 64, 64))
+        launched = network.maps(padded, noise[0])
     assert torch.equal(errors, launched[0][:count])
     assert torch.equal(anomaly_maps, launched[1][:count])
 

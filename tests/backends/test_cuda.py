@@ -98,7 +98,7 @@ def test_the_calls_of_cuda_bindings_are_those_of_the_wheel():
         "cudaStreamDestroy": (None,),
         "cudaGetErrorString": (runtime.cudaError_t.cudaErrorInsufficientDriver,),
     }
-    called = set(re.findall(r"\b(cuda[A-Z]\w*)\(", inspect.getsource(cuda.BindingsDevice)))
+    called = set(re.findall(r"\b(cuda[A-Z]\w*)\(", inspect.getsource(cuda._BindingsDevice)))
     assert called == ours.keys()
     for name, arguments in ours.items():
         inspect.signature(getattr(runtime, name)).bind(*arguments)
@@ -112,7 +112,7 @@ def test_an_error_of_the_runtime_is_passed_on():
     with pytest.raises(
         BackendError, match=r"CUDA: CUDA driver version is insufficient .* \(cudaErrorInsufficientDriver\)"
     ):
-        cuda.BindingsDevice(0)
+        cuda._BindingsDevice(0)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def pycuda(monkeypatch):
 
 
 def test_through_pycuda_the_primary_context_is_current_only_within_a_call(pycuda):
-    device = cuda.PycudaDevice(0)
+    device = cuda._PycudaDevice(0)
     assert device.stream == 7
     assert pycuda.stack == []
     with device.current():
@@ -146,8 +146,8 @@ def test_through_pycuda_the_primary_context_is_current_only_within_a_call(pycuda
 
 def test_an_error_of_pycuda_is_passed_on_and_leaves_no_context(pycuda):
     with pytest.raises(BackendError, match="CUDA: cuDeviceGet failed: invalid device ordinal"):
-        cuda.PycudaDevice(1)
-    device = cuda.PycudaDevice(0)
+        cuda._PycudaDevice(1)
+    device = cuda._PycudaDevice(0)
     with pytest.raises(BackendError, match="CUDA: cuMemAlloc failed: out of memory"), device.current():
         raise simulated_cuda.Pycuda.Error("cuMemAlloc failed: out of memory")
     assert pycuda.stack == []
@@ -162,7 +162,7 @@ def test_errors_of_memory_and_device_have_their_types(pycuda):
     )
     kinds = dict.fromkeys(f"{lost} IllegalInstruction".split(), DeviceLostError)
     kinds |= {"MemoryAllocation": OutOfMemoryError, "InvalidValue": BackendError}
-    device = cuda.PycudaDevice(0)
+    device = cuda._PycudaDevice(0)
     for name, kind in kinds.items():
         text = runtime.cudaGetErrorString(getattr(runtime.cudaError_t, f"cudaError{name}"))[1].decode()
         with pytest.raises(BackendError, match=re.escape(text)) as raised, device.current():
@@ -185,7 +185,7 @@ def test_a_device_copies_and_captures():
         work()
         device.synchronise()
         np.testing.assert_array_equal(target, source)
-        if isinstance(device, cuda.BindingsDevice):
+        if isinstance(device, cuda._BindingsDevice):
             replay = device.captured(work)
             source += 1
             replay()

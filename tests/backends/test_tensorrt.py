@@ -6,13 +6,14 @@ would; on a GPU all of it is real.
 """
 
 import inspect
+import json
 
 import numpy as np
 import pytest
 
-from sprfast.backends.sessions import cuda, tensorrt, tensorrt_build, tensorrt_session
-from sprfast.backends.sessions.session import TensorRtOptions
-from sprfast.backends.sessions.tensorrt_session import TensorRtSession, chunks, lane_of
+from sprfast.backends.sessions import cuda, tensorrt, tensorrt_build
+from sprfast.backends.sessions.session import CAPTURED, TensorRtOptions, split
+from sprfast.backends.sessions.tensorrt_session import TensorRtSession
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export_metadata import Probe, probe_image
 from sprfast.lowering.fold import fold
@@ -54,10 +55,10 @@ def test_without_a_driver_the_process_lives_and_says_why(flavour):
         print(tensorrt.unavailable("{flavour}"))
         maps = np.ones((32, 32), np.float32)
         try:
-            tensorrt.open_session(
+            tensorrt.Graph(
                 b"", flavour="{flavour}", probe=Probe(maps, 1e-3), noise=maps,
                 precision="float32", quantization=None, batch=None,
-            )
+            ).open()
         except BackendError as error:
             print(error)
     """).splitlines()
@@ -71,45 +72,27 @@ def test_the_cuda_that_a_flavour_is_for_is_known_by_its_packages():
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "captured", "expected"),
+    ("count", "sizes", "expected"),
     [
-        (1, None, False, [(0, 1, 1)]),
-        (7, None, False, [(0, 7, 7)]),
-        (32, None, False, [(0, 32, 32)]),
-        (33, None, False, [(0, 32, 32), (32, 1, 1)]),
-        (70, None, True, [(0, 32, 32), (32, 32, 32), (64, 6, 8)]),
-        (3, None, True, [(0, 3, 4)]),
-        (3, 4, False, [(0, 3, 4)]),
-        (9, 4, True, [(0, 4, 4), (4, 4, 4), (8, 1, 4)]),
-        (70, 64, False, [(0, 64, 64), (64, 6, 64)]),
+        (1, range(1, 33), [(0, 1, 1)]),
+        (7, range(1, 33), [(0, 7, 7)]),
+        (32, range(1, 33), [(0, 32, 32)]),
+        (33, range(1, 33), [(0, 32, 32), (32, 33, 1)]),
+        (70, CAPTURED, [(0, 32, 32), (32, 64, 32), (64, 70, 8)]),
+        (3, CAPTURED, [(0, 3, 4)]),
+        (3, (4,), [(0, 3, 4)]),
+        (9, (4,), [(0, 4, 4), (4, 8, 4), (8, 9, 4)]),
+        (70, (64,), [(0, 64, 64), (64, 70, 64)]),
     ],
 )
-def test_batches_are_cut_and_padded(count, batch, captured, expected):
-    assert chunks(count, batch, captured) == expected
-
-
-@pytest.mark.parametrize(
-    ("run", "batch", "expected"),
-    [
-        (1, None, (0, 1)),
-        (2, None, (1, 8)),
-        (8, None, (1, 8)),
-        (9, None, (2, 32)),
-        (32, None, (2, 32)),
-        (64, 64, (0, 64)),
-        (1, 1, (0, 1)),
-    ],
-)
-def test_each_batch_has_its_profile(run, batch, expected):
-    assert lane_of(run, batch) == expected
+def test_batches_are_cut_and_padded(count, sizes, expected):
+    assert [(part.start, part.stop, run) for part, run in split(count, sizes)] == expected
 
 
 def test_every_batch_is_in_a_profile():
-    for run in range(1, 33):
-        profile, _ = lane_of(run, None)
-        smallest, _, largest = tensorrt_build.BUCKETS[profile]
-        assert smallest <= run <= largest
-    assert set(tensorrt_session.CAPTURED) <= set(range(1, 33))
+    covered = [run for smallest, _, largest in tensorrt_build.BUCKETS for run in range(smallest, largest + 1)]
+    assert covered == list(range(1, 33))
+    assert set(CAPTURED) <= set(covered)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +125,8 @@ def opened(small_model, noise):
         device = simulated_cuda.SimulatedDevice()
         profiles = tensorrt_build.BUCKETS if batch is None else ((batch, batch, batch),)
         engine = simulated_cuda.SimulatedEngine(graph(small_model, batch), device, noise.shape, profiles)
-        return TensorRtSession(None, engine, device, "tensorrt_rtx", noise.shape, batch, capture), device, engine
+        session = TensorRtSession(None, engine, device, "tensorrt_rtx", noise.shape, batch, capture, "built")
+        return session, device, engine
 
     return call
 
@@ -155,7 +139,7 @@ def close_to(maps, expected, count):
 @pytest.mark.parametrize(
     ("batch", "capture", "counts", "batches"),
     [
-        (None, False, (1, 3, 40, 9, 1), [1, 3, 32, 8, 9, 1]),
+        (None, False, (1, 3, 40, 9, 2, 1), [1, 3, 32, 8, 9, 2, 1]),
         (4, False, (1, 4, 9), [4, 4, 4, 4, 4]),
         (None, True, (1, 3, 3, 4, 40), [1, 1, 4, 4, 32, 32, 8, 8]),  # each once as it is and once captured
         (4, True, (1, 4, 9), [4, 4]),
@@ -256,7 +240,7 @@ def built(small_model):
 
 @pytest.fixture
 def simulated(monkeypatch, tmp_path, small_model, noise, built):
-    """`open_session` with a real plan and cache: plans that come to be loaded, graphs that are
+    """`Graph.open` with a real plan and cache: plans that come to be loaded, graphs that are
     built and devices that were opened.
     """
     monkeypatch.setenv("SPRFAST_CACHE_DIR", str(tmp_path / "cache"))
@@ -285,7 +269,7 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
     monkeypatch.setattr(tensorrt_build, "build", build)
 
     def call(onnx=None, wanted=None):
-        return tensorrt.open_session(
+        return tensorrt.Graph(
             onnx or graph(small_model),
             flavour="tensorrt_rtx",
             probe=wanted or probe(small_model, SIZE, SIZE, 1e-4),
@@ -293,7 +277,7 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
             precision="float32",
             quantization=None,
             batch=None,
-        )
+        ).open()
 
     call.loaded, call.devices, call.builds, call.folder = loaded, devices, builds, tmp_path / "cache"
     return call
@@ -308,12 +292,14 @@ def test_a_plan_is_built_once_and_certified(simulated, images, noise, expected):
     assert len(simulated.builds) == 1
     for session in (first, second):
         close_to(session.maps(images[:3], noise), expected, 3)
-        assert session.certificate["probe_relative_rms"] < 1e-5
-        assert session.certificate["tolerance"] == 1e-4
-        assert session.certificate["gpu"] == "Simulated GPU"
-        assert session.certificate["by"].startswith("tensorrt_rtx 1.")
         session.close()
-    assert first.certificate["network"]["layers"]["CONVOLUTION"] == 19
+    (document,) = simulated.folder.glob("*.json")
+    certificate = json.loads(document.read_text())["certificate"]
+    assert certificate["probe_relative_rms"] < 1e-5
+    assert certificate["tolerance"] == 1e-4
+    assert certificate["gpu"] == "Simulated GPU"
+    assert certificate["by"].startswith("tensorrt_rtx 1.")
+    assert certificate["network"]["layers"]["CONVOLUTION"] == 19
     assert all(device.closed for device in simulated.devices)
 
 
@@ -405,7 +391,7 @@ def test_a_real_session_has_the_definitions_maps(request, monkeypatch, flavour, 
     monkeypatch.setenv("SPRFAST_CACHE_DIR", str(folder / "cache"))
     onnx = onnx_model(fold(small_model), SIZE, SIZE, batch=batch).SerializeToString()
     for origin in ("built", "loaded"):
-        session = tensorrt.open_session(
+        session = tensorrt.Graph(
             onnx,
             flavour=flavour,
             probe=probe(small_model, SIZE, SIZE, 1e-4),
@@ -414,7 +400,7 @@ def test_a_real_session_has_the_definitions_maps(request, monkeypatch, flavour, 
             quantization=None,
             batch=batch,
             options=TensorRtOptions(capture=capture, shared_plan=stripped),
-        )
+        ).open()
         assert session.origin == origin
         for count in (1, 3, 3, 40):
             close_to(session.maps(images[:count], noise), expected, count)

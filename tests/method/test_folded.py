@@ -29,7 +29,7 @@ def through_references(model, x, noise):
     """The plan in float64 through the operators' references."""
     network = FusedUNet(fold(model, torch.float64), CPU, torch.float64, operators=reference)
     x, z = inputs(x, noise, CPU)
-    return network.error_map(x, z, network.workspace(x.shape[0], *x.shape[2:]))
+    return network.error_map(x, z)
 
 
 def definition(model, x, noise):

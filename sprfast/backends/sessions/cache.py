@@ -11,7 +11,6 @@ The hashes notice damage; that nobody else writes here is what the permissions a
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -40,19 +39,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Entry:
-    """What was stored."""
-
-    content: bytes
-    certificate: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Miss:
-    """There is no entry, or none that may be used."""
-
-    reason: str | None  # None: there is none
+class MissError(Exception):
+    """There is no entry, or with a reason none that may be used."""
 
 
 class PlanCache:
@@ -60,42 +48,41 @@ class PlanCache:
 
     Args:
         kind: of the entries, such as "plan"; the files' suffix.
-        folder: None: `default_folder()`.
 
     Raises:
         BackendError: the folder is not the user's own.
     """
 
-    def __init__(self, kind: str, folder: Path | None = None) -> None:
-        self.folder = default_folder() if folder is None else folder
+    def __init__(self, kind: str) -> None:
+        self.folder = default_folder()
         self._kind = kind
-        os.close(_opened(self.folder))
 
-    def load(self, key: Key) -> Entry | Miss:
+    def load(self, key: Key) -> bytes:
         """What is stored under this key, after every check.
 
         Raises:
+            MissError: there is nothing that may be used.
             BackendError: the folder is not the user's own any more.
         """
-        name = self._name(key)
-        path = self.folder / f"{name}.json"
+        stored, described = self._names(key)
+        path = self.folder / described
         with self._locked(fcntl.LOCK_SH) as folder:
-            if not any(os.path.lexists(path.with_suffix(f".{suffix}")) for suffix in ("json", self._kind)):
-                return Miss(None)
+            if not os.path.lexists(path) and not os.path.lexists(self.folder / stored):
+                raise MissError
             try:
-                text = _content(folder, f"{name}.json", MAX_DOCUMENT_BYTES).decode("ascii")
-                content = _content(folder, f"{name}.{self._kind}")
+                text = _content(folder, described, MAX_DOCUMENT_BYTES).decode("ascii")
+                content = _content(folder, stored)
             except (OSError, ValueError) as error:
-                return Miss(f"{path.with_suffix('')}: cannot be used ({error})")
+                raise MissError(f"{path}: cannot be used ({error})") from error
         try:
             document = verified(path, text, self._kind)
             if field(path, document, "key", dict) != _plain(key):
-                return Miss(f"{path}: was made for another key")
+                raise MissError(f"{path}: was made for another key")
             if field(path, document, "content_sha256", str) != hashlib.sha256(content).hexdigest():
-                return Miss(f"{path.with_suffix('.' + self._kind)}: does not match its sha256, the file is damaged")
-            return Entry(content, field(path, document, "certificate", dict))
+                raise MissError(f"{self.folder / stored}: does not match its sha256, the file is damaged")
         except ModelFileError as error:
-            return Miss(str(error))
+            raise MissError(str(error)) from error
+        return content
 
     def store(self, key: Key, content: bytes, certificate: Mapping[str, Any]) -> None:
         """Keep `content` for the next time; where that fails, such as on a full disk, there is a
@@ -104,7 +91,7 @@ class PlanCache:
         Raises:
             BackendError: the folder is not the user's own any more.
         """
-        name = self._name(key)
+        stored, described = self._names(key)
         document = signed(
             {
                 "format_version": FORMAT_VERSION,
@@ -114,20 +101,15 @@ class PlanCache:
                 "certificate": dict(certificate),
             }
         )
-        files = {f"{name}.{self._kind}": content, f"{name}.json": document.encode()}
-        written: dict[str, str] = {}
         try:
-            with self._locked(fcntl.LOCK_EX) as folder:  # so that the two files are of one writer
-                try:
-                    for final, data in files.items():
-                        written[final] = _written(folder, data)
-                    for final, temporary in written.items():
-                        os.replace(temporary, final, src_dir_fd=folder, dst_dir_fd=folder)
-                    os.fsync(folder)
-                finally:
-                    for temporary in written.values():
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(temporary, dir_fd=folder)
+            with (
+                self._locked(fcntl.LOCK_EX) as folder,  # so that the two files are of one writer
+                _temporary(folder, content) as first,
+                _temporary(folder, document.encode()) as second,
+            ):
+                os.replace(first, stored, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(second, described, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
         except OSError as error:
             warnings.warn(
                 f"{self.folder}: what was built could not be kept ({error.strerror}); it will be built again",
@@ -137,33 +119,28 @@ class PlanCache:
     def discard(self, key: Key) -> None:
         """Remove an entry that turned out to be bad."""
         with self._locked(fcntl.LOCK_EX) as folder:
-            for suffix in ("json", self._kind):
+            for name in self._names(key):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._name(key)}.{suffix}", dir_fd=folder)
+                    os.unlink(name, dir_fd=folder)
 
-    def _name(self, key: Key) -> str:
-        """Name of the files, without suffix."""
+    def _names(self, key: Key) -> tuple[str, str]:
+        """Of the files of what is stored, and of its document."""
         canonical = json.dumps({"kind": self._kind, "key": _plain(key)}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        name = hashlib.sha256(canonical.encode()).hexdigest()
+        return f"{name}.{self._kind}", f"{name}.json"
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[int]:
-        """The open folder; a file system without locks is left alone, since a mixed pair is only a
-        miss.
-        """
-        folder = _opened(self.folder)
-        try:
+        """The open folder, locked where the file system can: a mixed pair is only a miss."""
+        with _opened(self.folder) as folder:  # which ends the lock too
             with contextlib.suppress(OSError):
                 fcntl.flock(folder, kind)
             yield folder
-        finally:
-            os.close(folder)  # and with it the lock
 
 
-def graph_sha256(onnx: bytes, with_weights: bool) -> str:
-    """Hash of a serialised ONNX model, with or without the values of its float initializers.
-
-    Without them, models of one structure have one hash.
+def structure_sha256(onnx: bytes) -> str:
+    """Hash of a serialised ONNX model without the values of its float initializers, so that models
+    of one structure have one hash.
 
     Initializers of a few values count as structure: they may be parameters of an operator, such as
     the scales of a Resize, which become part of a plan.
@@ -171,8 +148,6 @@ def graph_sha256(onnx: bytes, with_weights: bool) -> str:
     Raises:
         BackendError: it is not an ONNX model.
     """
-    if with_weights:
-        return hashlib.sha256(onnx).hexdigest()
     digest = hashlib.sha256()
     try:
         for start, end in _without_weights(onnx):
@@ -231,32 +206,26 @@ def default_folder() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        opened = _opened(folder)
-        try:
-            os.unlink(_written(opened, b""), dir_fd=opened)
-        finally:
-            os.close(opened)
+        with _opened(folder) as opened, _temporary(opened, b""):
+            pass
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        return _temporary_folder(str(folder), str(error))
+        return Path(_temporary_folder(str(folder), str(error)).name)
     return folder
 
 
 @functools.cache
-def _temporary_folder(instead_of: str, reason: str) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="sprfast-")
-    _TEMPORARY.append(folder)
+def _temporary_folder(instead_of: str, reason: str) -> tempfile.TemporaryDirectory[str]:
+    """Removed when the process ends, and with it this function's cache."""
     warnings.warn(
         f"{instead_of}: cannot be written ({reason}), so that plans are built anew by each process; set {VARIABLE}",
         stacklevel=3,
     )
-    return Path(folder.name)
+    return tempfile.TemporaryDirectory(prefix="sprfast-")
 
 
-_TEMPORARY: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
-
-
-def _opened(folder: Path) -> int:
-    """The folder, which must be this user's and nobody else's to write."""
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """The open folder, which must be this user's and nobody else's to write."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError as error:
@@ -269,10 +238,9 @@ def _opened(folder: Path) -> int:
         if problem := _not_ours(os.fstat(descriptor)):
             remedy = f"run chmod 700 as its owner, or set {VARIABLE} to a folder of your own"
             raise BackendError(f"{folder}: {problem}, and plans are code; {remedy}")
-    except BackendError:
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _not_ours(status: os.stat_result) -> str | None:
@@ -284,9 +252,7 @@ def _not_ours(status: os.stat_result) -> str | None:
 
 
 def _content(folder: int, name: str, limit: int | None = None) -> bytes:
-    """A regular file of this user's, links not followed; OSError or ValueError says what is wrong
-    with it.
-    """
+    """A regular file of this user's, no link; OSError or ValueError says what is wrong."""
     descriptor = os.open(name, _READ, dir_fd=folder)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(stream.fileno())
@@ -299,19 +265,20 @@ def _content(folder: int, name: str, limit: int | None = None) -> bytes:
         return stream.read()
 
 
-def _written(folder: int, content: bytes) -> str:
-    """A new file with this content, on the disk; its name."""
+@contextlib.contextmanager
+def _temporary(folder: int, content: bytes) -> Iterator[str]:
+    """The name of a new file with this content, on the disk; removed unless it was renamed."""
     name = f".{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(name, _NEW, 0o600, dir_fd=folder)
     try:
-        with os.fdopen(os.open(name, _NEW, 0o600, dir_fd=folder), "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError:
+        yield name
+    finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
-        raise
-    return name
 
 
 def _plain(key: Key) -> Any:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -64,26 +64,24 @@ class CpuSession:
             raise BackendError(f"backend cpu: {reason}")
         self._operators, self._threads = operators, threads
         self._groups, self.draws = folded.groups, folded.draws
-        self._convs: dict[str, _Conv] = {}
+        self._convs: dict[str, list[Floats]] = {}  # packed weight, bias, gamma and beta
         self._channels: dict[str, tuple[int, int]] = {}  # in and out
         for name, block in folded.blocks.items():
             for place, norm in (("first", block.first), ("second", block.second)):
                 pack = operators.pack_perturb if (name, place) == ("inc", "first") else operators.pack_conv3x3
-                self._convs[f"{name}.{place}"] = _Conv(
-                    pack(_floats(norm.weight)), _floats(norm.bias), _floats(norm.gamma), _floats(norm.beta)
-                )
+                rest = map(_floats, (norm.bias, norm.gamma, norm.beta))
+                self._convs[f"{name}.{place}"] = [pack(_floats(norm.weight)), *rest]
                 self._channels[f"{name}.{place}"] = (norm.weight.shape[1], norm.weight.shape[0])
         self._embeddings = {
             name: None if block.embedding is None else _floats(block.embedding) for name, block in folded.blocks.items()
         }
         self._head_weight, self._head_bias = _floats(folded.head_weight), _floats(folded.head_bias)
         self._std, self._scale = _floats(folded.std), _floats(folded.scale)
-        self._pool = WorkspacePool()
+        self._lock = threading.Lock()
+        self._idle: tuple[tuple[int, ...], list[Workspace]] = ((), [])  # their size, and those that no call is using
 
     def layers(self, height: int, width: int) -> list[Layer]:
-        """The convolutions in the order in which they are called, for images of this size; the
-        first is `perturb_conv3x3`.
-        """
+        """The convolutions in the order of their calls; the first is `perturb_conv3x3`."""
         levels = {name: HALVINGS[name.split(".")[0]] for name in self._convs}
         return [Layer(name, *self._channels[name], height >> level, width >> level) for name, level in levels.items()]
 
@@ -102,17 +100,16 @@ class CpuSession:
         errors = np.empty((images, 1, height, width), np.float32)
         anomaly_maps = np.empty((images, 1, MAP_SIZE, MAP_SIZE), np.float32)
         together = max(1, SAMPLES // self.draws)
-        with self._pool.lend(self, together, height, width, threads) as space:
+        with self._lent(together, height, width, threads) as space:
             for first in range(0, images, together):
                 part = slice(first, first + together)
                 self._error_map(x[part], z[:, None], space, errors[part], threads)
-                self._anomaly_map(errors[part], space, anomaly_maps[part], threads)
+                smoothing = map(smoothing_matrix, (height, width))
+                self._operators.anomaly_map(errors[part], *smoothing, anomaly_maps[part], space.scratch, threads)
         return errors, anomaly_maps
 
     def workspace(self, images: int, height: int, width: int, threads: int) -> Workspace:
-        """Memory for up to `images` images of this size in one pass; pages that are never used take
-        up no memory.
-        """
+        """Memory for up to `images` images of this size; unused pages take up none."""
         samples, layers = images * self.draws, self.layers(height, width)
         first, convs, o = layers[0], layers[1:], self._operators
         scratch = [o.conv3x3_space(samples, c.height, c.width, c.channels_in, c.channels_out, threads) for c in convs]
@@ -121,6 +118,21 @@ class CpuSession:
         maps = max(start + layer.floats for start, layer in zip(_starts(layers), layers, strict=True))
         affines = sum(2 * layer.channels_out for layer in layers)
         return Workspace(layers, *(empty((count,)) for count in (samples * maps, samples * affines, max(scratch))))
+
+    @contextlib.contextmanager
+    def _lent(self, *size: int) -> Iterator[Workspace]:
+        """A `workspace` for the time of the context; idle ones of another size are dropped."""
+        with self._lock:
+            if self._idle[0] != size:
+                self._idle = (size, [])
+            idle = self._idle[1]
+            space = idle.pop() if idle else None
+        if space is None:
+            space = self.workspace(*size)
+        try:
+            yield space
+        finally:
+            idle.append(space)  # which nobody looks into any more where another size came meanwhile
 
     def _error_map(self, x: Floats, z: Floats, space: Workspace, errors: Floats, threads: int) -> None:
         """One pass: the error maps of images (B, 3, H, W) into `errors` (B, 1, H, W)."""
@@ -147,10 +159,6 @@ class CpuSession:
             *outputs[f"{before}.second"], self._head_weight, self._head_bias, z, self._scale, errors, threads
         )
 
-    def _anomaly_map(self, errors: Floats, space: Workspace, anomaly_maps: Floats, threads: int) -> None:
-        rows, columns = map(smoothing_matrix, errors.shape[2:])
-        self._operators.anomaly_map(errors, rows, columns, anomaly_maps, space.scratch, threads)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Workspace:
@@ -173,9 +181,7 @@ class Workspace:
     scratch: Floats  # of the operators
 
     def outputs(self, samples: int) -> dict[str, tuple[Floats, Floats]]:
-        """Where each layer writes its raw map (samples, height, width, channels) and its affine
-        (samples, 2, channels).
-        """
+        """Where each layer writes its raw map (samples, H, W, C) and affine (samples, 2, C)."""
         outputs = {}
         affine = 0
         for layer, start in zip(self.layers, _starts(self.layers), strict=True):
@@ -185,43 +191,6 @@ class Workspace:
             outputs[layer.name] = (raw, self.affines[affine:end].reshape(samples, 2, layer.channels_out))
             affine = end
         return outputs
-
-
-class WorkspacePool:
-    """Workspaces of one size that no call is using; those of another size are dropped when this one
-    is asked for.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._size: tuple[int, ...] = ()
-        self._idle: list[Workspace] = []
-
-    @contextlib.contextmanager
-    def lend(self, session: CpuSession, *size: int) -> Iterator[Workspace]:
-        """A workspace for the time of the context; `size` as `CpuSession.workspace` takes it."""
-        with self._lock:
-            if self._size != size:
-                self._size = size
-                self._idle.clear()
-            space = self._idle.pop() if self._idle else None
-        if space is None:
-            space = session.workspace(*size)
-        try:
-            yield space
-        finally:
-            with self._lock:
-                if self._size == size:
-                    self._idle.append(space)
-
-
-class _Conv(NamedTuple):
-    """A convolution's constants as the operators take them."""
-
-    weight: Floats
-    bias: Floats
-    gamma: Floats
-    beta: Floats
 
 
 def _floats(value: Array) -> Floats:

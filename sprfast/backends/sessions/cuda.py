@@ -42,11 +42,6 @@ class Facts:
     compute_capability: str  # such as "8.9"
     driver: str  # newest CUDA that it runs, and its release where the system tells: "13.0 (580.95.05)"
 
-    @property
-    def driver_major(self) -> int:
-        """Major version of the newest CUDA that the driver runs."""
-        return int(self.driver.partition(".")[0])
-
 
 def unavailable() -> str | None:
     """None where a driver, a device and a library to reach them are here, else the reason and what
@@ -91,6 +86,7 @@ class Device(abc.ABC):
     """
 
     stream: int  # its handle
+    _owned: contextlib.ExitStack  # what releases memory, graphs and the stream, the last one first
 
     @abc.abstractmethod
     def __init__(self, index: int) -> None: ...
@@ -128,9 +124,10 @@ class Device(abc.ABC):
             BackendError: the library cannot capture, or something in `work` cannot be captured.
         """
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Release all memory, graphs, the stream and the context."""
+        with self.current():
+            self._owned.close()
 
 
 def open_device(index: int) -> Device:
@@ -141,7 +138,7 @@ def open_device(index: int) -> Device:
     """
     if reason := unavailable():
         raise BackendError(f"CUDA: {reason}")
-    library: type[Device] = PycudaDevice if _installed("pycuda") else BindingsDevice
+    library: type[Device] = _PycudaDevice if _installed("pycuda") else _BindingsDevice
     try:
         return library(index)
     except ImportError as error:
@@ -150,15 +147,13 @@ def open_device(index: int) -> Device:
         ) from error
 
 
-class PycudaDevice(Device):
+class _PycudaDevice(Device):
     """A device through pycuda, which wraps the driver."""
 
     def __init__(self, index: int) -> None:
         import pycuda.driver
 
-        self._cuda = pycuda.driver
-        self._buffers: dict[int, Any] = {}
-        self._pinned: list[Floats] = []
+        self._cuda, self._owned = pycuda.driver, contextlib.ExitStack()
         with self._errors():
             self._cuda.init()
             self._context = self._cuda.Device(index).retain_primary_context()
@@ -172,7 +167,6 @@ class PycudaDevice(Device):
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device the thread's own; see `Device.current`."""
         with self._errors():
             self._context.push()
         try:
@@ -182,51 +176,37 @@ class PycudaDevice(Device):
             self._cuda.Context.pop()
 
     def pinned(self, shape: tuple[int, ...]) -> Floats:
-        """A float32 array in page-locked memory; see `Device.pinned`."""
-        array: Floats = self._cuda.pagelocked_empty(shape, np.float32)
-        self._pinned.append(array)
-        return array
+        array: Any = self._cuda.pagelocked_empty(shape, np.float32)
+        self._owned.callback(array.base.free)
+        return array  # type: ignore[no-any-return]
 
     def allocate(self, size: int) -> int:
-        """The address of memory on the device; see `Device.allocate`."""
         buffer = self._cuda.mem_alloc(size)
-        self._buffers[int(buffer)] = buffer
+        self._owned.callback(buffer.free)
         return int(buffer)
 
     def upload(self, address: int, source: Floats) -> None:
-        """Queue a copy to the device."""
         self._cuda.memcpy_htod_async(address, source, self._stream)
 
     def download(self, target: Floats, address: int) -> None:
-        """Queue a copy from the device."""
         self._cuda.memcpy_dtoh_async(target, address, self._stream)
 
     def synchronise(self) -> None:
-        """Wait for all that was queued."""
         self._stream.synchronize()
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Not possible: pycuda has no graphs."""
         raise BackendError(
             "CUDA: pycuda cannot capture a graph; remove it and run pip install cuda-bindings, or do without capture"
         )
 
     def close(self) -> None:
-        """Release all memory, the stream and the context."""
+        super().close()
         with self.current():
-            for buffer in self._buffers.values():
-                buffer.free()
-            for array in self._pinned:
-                allocation: Any = array.base
-                allocation.free()
-            self._buffers, self._pinned = {}, []
             del self._stream
         self._release()
 
     def _release(self) -> None:
-        """Give the primary context back; pycuda does so only for the current one, and leaves it on
-        the driver's stack.
-        """
+        """Give the context back; pycuda wants it current, and leaves it on the driver's stack."""
         alone = self._cuda.Context.get_current() is None
         self._context.push()
         self._context.detach()
@@ -242,23 +222,20 @@ class PycudaDevice(Device):
             raise _failure(str(error)) from error
 
 
-class BindingsDevice(Device):
+class _BindingsDevice(Device):
     """A device through cuda-bindings, which wraps the CUDA runtime."""
 
     def __init__(self, index: int) -> None:
         from cuda.bindings import runtime
 
-        self._cuda, self._index = runtime, index
-        self._buffers: list[int] = []
-        self._pinned: list[int] = []
-        self._graphs: list[Any] = []
+        self._cuda, self._index, self._owned = runtime, index, contextlib.ExitStack()
         with self.current():
             self._stream = self._done(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking))
+        self._owned.callback(lambda: self._done(runtime.cudaStreamDestroy(self._stream)))
         self.stream = int(self._stream)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device the thread's own; see `Device.current`."""
         before = self._done(self._cuda.cudaGetDevice())
         self._done(self._cuda.cudaSetDevice(self._index))
         try:
@@ -267,59 +244,41 @@ class BindingsDevice(Device):
             self._done(self._cuda.cudaSetDevice(before))
 
     def pinned(self, shape: tuple[int, ...]) -> Floats:
-        """A float32 array in page-locked memory; see `Device.pinned`."""
         count = math.prod(shape)
         address = int(self._done(self._cuda.cudaHostAlloc(4 * count, self._cuda.cudaHostAllocDefault)))
-        self._pinned.append(address)
+        self._owned.callback(lambda: self._done(self._cuda.cudaFreeHost(address)))
         return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
 
     def allocate(self, size: int) -> int:
-        """The address of memory on the device; see `Device.allocate`."""
         address = int(self._done(self._cuda.cudaMalloc(size)))
-        self._buffers.append(address)
+        self._owned.callback(lambda: self._done(self._cuda.cudaFree(address)))
         return address
 
     def upload(self, address: int, source: Floats) -> None:
-        """Queue a copy to the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._done(self._cuda.cudaMemcpyAsync(address, source.ctypes.data, source.nbytes, kind, self._stream))
 
     def download(self, target: Floats, address: int) -> None:
-        """Queue a copy from the device."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._done(self._cuda.cudaMemcpyAsync(target.ctypes.data, address, target.nbytes, kind, self._stream))
 
     def synchronise(self) -> None:
-        """Wait for all that was queued."""
         self._done(self._cuda.cudaStreamSynchronize(self._stream))
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The graph of what `work` queues; other threads may use the device meanwhile."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._done(self._cuda.cudaStreamBeginCapture(self._stream, mode))
+        cuda, stream, done = self._cuda, self._stream, self._done
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads may use the device meanwhile
+        done(cuda.cudaStreamBeginCapture(stream, mode))
         try:
             work()
         except BaseException:
-            self._cuda.cudaStreamEndCapture(self._stream)  # which fails too, and leaves the stream usable
+            cuda.cudaStreamEndCapture(stream)  # which fails too, and leaves the stream usable
             raise
-        graph = self._done(self._cuda.cudaStreamEndCapture(self._stream))
-        executable = self._done(self._cuda.cudaGraphInstantiate(graph, 0))
-        self._graphs.append(executable)
-        self._done(self._cuda.cudaGraphDestroy(graph))
-        cuda, stream, done = self._cuda, self._stream, self._done
+        graph = done(cuda.cudaStreamEndCapture(stream))
+        executable = done(cuda.cudaGraphInstantiate(graph, 0))
+        self._owned.callback(lambda: done(cuda.cudaGraphExecDestroy(executable)))
+        done(cuda.cudaGraphDestroy(graph))
         return lambda: done(cuda.cudaGraphLaunch(executable, stream))
-
-    def close(self) -> None:
-        """Release all memory, the stream and the context."""
-        with self.current():
-            for graph in self._graphs:
-                self._done(self._cuda.cudaGraphExecDestroy(graph))
-            for address in self._buffers:
-                self._done(self._cuda.cudaFree(address))
-            for address in self._pinned:
-                self._done(self._cuda.cudaFreeHost(address))
-            self._buffers, self._pinned, self._graphs = [], [], []
-            self._done(self._cuda.cudaStreamDestroy(self._stream))
 
     def _done(self, result: tuple[Any, ...]) -> Any:
         """What a call returned beside its error, which is raised."""
@@ -331,9 +290,7 @@ class BindingsDevice(Device):
 
 
 def _failure(text: str) -> BackendError:
-    """The error of a call, by CUDA's text: after some, nothing in this process can use the device
-    any more.
-    """
+    """The error of a call, by CUDA's text, which says whether the device is lost."""
     if "out of memory" in text:
         return OutOfMemoryError(f"CUDA: {text}")
     if _LOST.search(text):

@@ -70,18 +70,16 @@ class OnnxRuntimeSession:
 
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
         """Error maps and anomaly maps of images of the graph's size; see `session.Session`."""
-        step = self._batch or 1
-        parts = [self._part(x[first : first + step], z, step) for first in range(0, len(x), step)]
-        errors, anomaly_maps = (np.concatenate(maps) for maps in zip(*parts, strict=True))
-        return errors, anomaly_maps
+        count, step = len(x), self._batch or 1
+        if missing := -count % step:
+            x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), np.float32)])
 
-    def _part(self, x: Floats, z: Floats, step: int) -> tuple[Floats, Floats]:
-        """Maps of up to `step` images; zeros stand for those that are missing."""
-        count = len(x)
-        if count < step:
-            x = np.concatenate([x, np.zeros((step - count, *x.shape[1:]), np.float32)])
-        errors, anomaly_maps = _named(lambda: self._session.run(OUTPUTS, {"image": x, "noise": z}))
-        return errors[:count], anomaly_maps[:count]
+        def part(images: Floats) -> Any:
+            return _named(lambda: self._session.run(OUTPUTS, {"image": images, "noise": z}))
+
+        parts = [part(x[first : first + step]) for first in range(0, count, step)]
+        errors, anomaly_maps = (np.concatenate(maps)[:count] for maps in zip(*parts, strict=True))
+        return errors, anomaly_maps
 
 
 _REMEDY = {

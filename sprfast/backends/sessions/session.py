@@ -6,17 +6,22 @@ a session of it is opened.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-BACKENDS = ("cpu", "onnxruntime", "tensorrt", "tensorrt_rtx")  # which are sessions
+Flavour = Literal["tensorrt", "tensorrt_rtx"]  # of TensorRT; which are the modules' names too
+Progress = Callable[[str, int, int], None]  # what is done, steps done, their number
+BACKENDS = ("cpu", "onnxruntime", *get_args(Flavour))  # which are sessions
+
+CAPTURED = (1, 2, 4, 8, 16, 32)  # images in a CUDA graph; beyond 32 a GPU gains nothing more
 
 
 class Session(Protocol):
@@ -45,17 +50,28 @@ class TensorRtOptions:
     capture: bool = False  # replay each batch as a CUDA graph; needs cuda-bindings
     shared_plan: bool = False  # without the weights, so that all models of one structure share it
     workspace_bytes: int | None = None  # that a layer may use on the device; None: all there is
-    # while a plan is built: what is done, steps done, their number
-    on_progress: Callable[[str, int, int], None] | None = None
+    on_progress: Progress | None = None  # while a plan is built
 
 
 def unavailable(backend: str) -> str | None:
     """None where one of `BACKENDS` can run on this machine, else the reason and what to install."""
-    if backend in ("tensorrt", "tensorrt_rtx"):
+    if backend in get_args(Flavour):
         from sprfast.backends.sessions import tensorrt
 
-        return tensorrt.unavailable("tensorrt" if backend == "tensorrt" else "tensorrt_rtx")
+        return tensorrt.unavailable(cast(Flavour, backend))
     return importlib.import_module(f"sprfast.backends.sessions.{backend}").unavailable()  # type: ignore[no-any-return]
+
+
+def split(count: int, sizes: Sequence[int]) -> list[tuple[slice, int]]:
+    """Which images go together, each part with the smallest batch that holds it: 70 in 32, 32 and 6
+    of 8.
+
+    Args:
+        count: of all images.
+        sizes: that a batch may have, rising.
+    """
+    parts = [slice(first, min(first + sizes[-1], count)) for first in range(0, count, sizes[-1])]
+    return [(part, sizes[bisect.bisect_left(sizes, part.stop - part.start)]) for part in parts]
 
 
 def default_threads() -> int:

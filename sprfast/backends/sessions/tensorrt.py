@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -14,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from sprfast._version import __version__
 from sprfast.backends.sessions import cuda, tensorrt_build
-from sprfast.backends.sessions.cache import Entry, PlanCache, graph_sha256
-from sprfast.backends.sessions.session import Floats, TensorRtOptions
-from sprfast.backends.sessions.tensorrt_build import BUCKETS, Flavour, Options, Progress, imported, logger, optional
+from sprfast.backends.sessions.cache import MissError, PlanCache, structure_sha256
+from sprfast.backends.sessions.session import Flavour, Floats, TensorRtOptions
+from sprfast.backends.sessions.tensorrt_build import BUCKETS, Options, imported, logger
 from sprfast.backends.sessions.tensorrt_session import TensorRtSession
 from sprfast.config import Precision
 from sprfast.errors import BackendError
@@ -24,11 +26,6 @@ from sprfast.formats.export_metadata import Probe, Quantization, probe_image
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-__all__ = ["Flavour", "TensorRtSession", "open_session", "unavailable"]
-
-_DEFAULT = TensorRtOptions()
-EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 def unavailable(flavour: Flavour) -> str | None:
@@ -41,166 +38,129 @@ def unavailable(flavour: Flavour) -> str | None:
     if reason := cuda.unavailable():
         return reason
     try:
-        driver = cuda.facts(0)
+        driver = cuda.facts(0).driver
     except BackendError as error:
         return str(error)
     if importlib.util.find_spec(flavour) is None:
-        return f"needs {flavour}, not installed here: run pip install 'sprfast[{EXTRAS[flavour]}]'"
+        return f"needs {flavour}, not installed here: run pip install 'sprfast[{flavour.replace('_', '-')}]'"
     needed = _cuda_major(flavour)
-    if needed is not None and driver.driver_major < needed:
-        return f"{flavour} is for CUDA {needed}, the driver here runs up to {driver.driver}: install a newer driver"
+    if needed is not None and int(driver.partition(".")[0]) < needed:
+        return f"{flavour} is for CUDA {needed}, the driver here runs up to {driver}: install a newer driver"
     return None
 
 
-def open_session(
-    onnx: bytes,
-    *,
-    flavour: Flavour,
-    probe: Probe,
-    noise: Floats,
-    precision: Precision,
-    quantization: Quantization | None,
-    batch: int | None,
-    device: int = 0,
-    options: TensorRtOptions = _DEFAULT,
-) -> TensorRtSession:
-    """A session for one graph, from the cache or newly built, which gave the right error map of the
-    probe image.
-
-    Args:
-        onnx: a serialised model as `graph.onnx_model` makes it.
-        flavour: of TensorRT.
-        probe: of the graph's size.
-        noise: (D, 3, H, W), that the probe's error map is of.
-        precision, quantization: of the graph.
-        batch: images that the graph is fixed to; None: any number.
-        device: number of the CUDA device.
-        options: how to build, which takes minutes, and to run. Batches that are captured are padded
-            to 1, 2, 4, 8, 16 or 32 images; a quantized plan is never shared.
-
-    Raises:
-        BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
-            wrong error map.
-    """
-    if reason := unavailable(flavour):
-        raise BackendError(f"backend {flavour}: {reason}")
-    height, width = probe.error_map.shape
-    built_with = Options(
-        profiles=BUCKETS if batch is None else (),
-        workspace_bytes=options.workspace_bytes,
-        stripped=options.shared_plan and quantization is None,
-    )
-    machine = {
-        "flavour": flavour,
-        "tensorrt": tensorrt_build.version(flavour),
-        **dataclasses.asdict(cuda.facts(device)),
-    }
-    key = {
-        **machine,
-        "sprfast": __version__,
-        "graph_sha256": graph_sha256(onnx, with_weights=not built_with.stripped),
-        "precision": precision,
-        "quantization": quantization,
-        "batch": batch,
-        "size": [height, width],
-        "options": built_with.to_json(),
-    }
-    opening = _Opening(
-        onnx, flavour, probe, noise, batch, options.on_progress, device, options.capture, built_with, machine, key
-    )
-    return opening.session()
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Opening:
-    """What a session is opened with."""
+class Graph:
+    """A graph, and all that it takes to build and run it."""
 
-    onnx: bytes
+    onnx: bytes  # a serialised model as `onnx_graph.onnx_model` makes it
     flavour: Flavour
-    probe: Probe
-    noise: Floats
-    batch: int | None
-    on_progress: Progress | None
-    device: int
-    capture: bool
-    options: Options
-    machine: dict[str, Any]
-    key: dict[str, Any]
+    probe: Probe  # of the graph's size
+    noise: Floats  # (D, 3, H, W), that the probe's error map is of
+    precision: Precision
+    quantization: Quantization | None
+    batch: int | None  # images that the graph is fixed to; None: any number
+    device: int = 0  # number of the CUDA device
+    # captured batches are padded to 1, 2, 4, 8, 16 or 32 images; a quantized plan is never shared
+    options: TensorRtOptions = dataclasses.field(default_factory=TensorRtOptions)
 
-    def session(self) -> TensorRtSession:
+    def open(self) -> TensorRtSession:
+        """A session from the cache or newly built, which takes minutes; it gave the right error map
+        of the probe image.
+
+        Raises:
+            BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
+                wrong error map.
+        """
+        if reason := unavailable(self.flavour):
+            raise BackendError(f"backend {self.flavour}: {reason}")
         cache = PlanCache("plan")
-        found = cache.load(self.key)
-        if isinstance(found, Entry):
-            try:
-                return self._checked(cache, found.content, "loaded", {})
-            except _UnreadableError as error:
-                reason: str | None = str(error)
-        else:
-            reason = found.reason
+        try:
+            return self._checked(cache, cache.load(self._key), "loaded")[0]
+        except (MissError, _UnreadableError) as error:
+            reason = str(error)
         built = self._built()
-        session = self._checked(
-            cache, built.plan, f"rebuilt: {reason}" if reason else "built", {"network": built.summary}
-        )
-        cache.store(self.key, built.plan, session.certificate)
+        session, error_of_probe = self._checked(cache, built.plan, f"rebuilt: {reason}" if reason else "built")
+        certificate = {
+            "by": f"{self.flavour} {self._machine['tensorrt']}",
+            "gpu": self._machine["name"],
+            "compute_capability": self._machine["compute_capability"],
+            "driver": self._machine["driver"],
+            "sprfast": __version__,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "probe_relative_rms": error_of_probe,
+            "tolerance": self.probe.tolerance,
+            "network": built.summary,
+        }
+        cache.store(self._key, built.plan, certificate)
         return session
+
+    @property
+    def _build_options(self) -> Options:
+        return Options(
+            profiles=BUCKETS if self.batch is None else (),
+            workspace_bytes=self.options.workspace_bytes,
+            stripped=self.options.shared_plan and self.quantization is None,
+        )
+
+    @functools.cached_property
+    def _machine(self) -> dict[str, Any]:
+        """What timings depend on."""
+        version = imported(self.flavour).__version__
+        return {"flavour": self.flavour, "tensorrt": version, **dataclasses.asdict(cuda.facts(self.device))}
+
+    @functools.cached_property
+    def _key(self) -> dict[str, Any]:
+        """What the plan depends on."""
+        options = self._build_options
+        return {
+            **self._machine,
+            "sprfast": __version__,
+            "graph_sha256": structure_sha256(self.onnx) if options.stripped else hashlib.sha256(self.onnx).hexdigest(),
+            "precision": self.precision,
+            "quantization": self.quantization,
+            "batch": self.batch,
+            "size": list(self.probe.error_map.shape),
+            "options": dataclasses.asdict(options),
+        }
 
     def _built(self) -> tensorrt_build.Built:
         """A new plan; what was timed is kept for the next one."""
         timings = PlanCache("timings")
-        known = timings.load(self.machine)
-        device = cuda.open_device(self.device)
         try:
-            with device.current():
-                built = tensorrt_build.build(
-                    self.onnx,
-                    self.flavour,
-                    self.options,
-                    timing_cache=known.content if isinstance(known, Entry) else b"",
-                    on_progress=self.on_progress,
-                )
-        finally:
-            device.close()
+            known = timings.load(self._machine)
+        except MissError:
+            known = b""
+        on_progress = self.options.on_progress
+        with contextlib.closing(cuda.open_device(self.device)) as device, device.current():
+            built = tensorrt_build.build(
+                self.onnx, self.flavour, self._build_options, timing_cache=known, on_progress=on_progress
+            )
         if built.timing_cache:
-            timings.store(self.machine, built.timing_cache, {})
+            timings.store(self._machine, built.timing_cache, {})
         return built
 
-    def _checked(self, cache: PlanCache, plan: bytes, origin: str, more: dict[str, Any]) -> TensorRtSession:
-        """A session of the plan, which gives the definition's error map of the probe image."""
-        height, width = self.probe.error_map.shape
+    def _checked(self, cache: PlanCache, plan: bytes, origin: str) -> tuple[TensorRtSession, float]:
+        """A session whose map of the probe image is right, and that map's relative RMS error."""
+        weights = self.onnx if self._build_options.stripped else None
         with contextlib.ExitStack() as stack:
             device = cuda.open_device(self.device)
             stack.callback(device.close)
             with device.current():
-                engine = _engine(plan, self.flavour, self.onnx if self.options.stripped else None)
-            session = TensorRtSession(*engine, device, self.flavour, self.noise.shape, self.batch, self.capture)
+                engine = _engine(plan, self.flavour, weights)
+            capture = self.options.capture
+            session = TensorRtSession(*engine, device, self.flavour, self.noise.shape, self.batch, capture, origin)
             stack.pop_all()
         try:
-            errors, _ = session.maps(probe_image(height, width), self.noise)
-            error = self._probe_error(cache, errors[0, 0])
+            errors, _ = session.maps(probe_image(*self.probe.error_map.shape), self.noise)
+            try:
+                return session, self.probe.check(errors[0, 0], f"backend {self.flavour}")
+            except BackendError:
+                cache.discard(self._key)
+                raise
         except BackendError:
             with contextlib.suppress(BackendError):  # of a device that does not answer any more
                 session.close()
-            raise
-        session.origin = origin
-        session.certificate = {
-            "by": f"{self.flavour} {self.machine['tensorrt']}",
-            "gpu": self.machine["name"],
-            "compute_capability": self.machine["compute_capability"],
-            "driver": self.machine["driver"],
-            "sprfast": __version__,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "probe_relative_rms": error,
-            "tolerance": self.probe.tolerance,
-            **more,
-        }
-        return session
-
-    def _probe_error(self, cache: PlanCache, error_map: Floats) -> float:
-        """Check a session's error map; a plan that computes a wrong one is not kept."""
-        try:
-            return self.probe.check(error_map, f"backend {self.flavour}")
-        except BackendError:
-            cache.discard(self.key)
             raise
 
 
@@ -209,17 +169,13 @@ class _UnreadableError(BackendError):
 
 
 def _engine(plan: bytes, flavour: Flavour, weights: bytes | None) -> tuple[trt.Runtime, trt.ICudaEngine]:
-    """A runtime, and the engine of a plan that was built here or came out of the cache checked;
-    `weights` is a model that has them.
-    """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    """A runtime, and the engine of a plan that is known; `weights`: a model that has them."""
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     log, messages = logger(flavour)
     messages.clear()
     runtime = trt.Runtime(log)
-    engine = optional(runtime.deserialize_cuda_engine(plan))
+    engine: Any = runtime.deserialize_cuda_engine(plan)  # None where it failed, which its signature leaves out
     if engine is None:
         raise _UnreadableError(f"backend {flavour}: the plan could not be loaded: {messages.reason()}")
     if weights is not None:

@@ -16,16 +16,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, SupportsInt, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsInt
 
+from sprfast.backends.sessions.session import Flavour, Progress
 from sprfast.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]  # which are the modules' names too
-Progress = Callable[[str, int, int], None]  # what is done, steps done, their number
-_T = TypeVar("_T")
 
 IMAGE = "image"  # the input whose first dimension is the batch
 BUCKETS = ((1, 1, 1), (2, 8, 8), (9, 32, 32))  # smallest, optimal and largest batch of each profile
@@ -41,14 +39,6 @@ class Options:
     profiles: tuple[tuple[int, int, int], ...] = BUCKETS  # none where the graph fixes the batch
     workspace_bytes: int | None = None  # that a layer may use on the device; None: all there is
     stripped: bool = False  # without the weights, which `refitted` puts in; building such a plan needs a GPU
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "profiles": [list(sizes) for sizes in self.profiles],
-            "workspace_bytes": self.workspace_bytes,
-            "stripped": self.stripped,
-        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,11 +64,6 @@ def imported(flavour: Flavour) -> ModuleType:
         ) from error
 
 
-def version(flavour: Flavour) -> str:
-    """Version of the module."""
-    return str(imported(flavour).__version__)
-
-
 def build(
     onnx: bytes,
     flavour: Flavour,
@@ -86,7 +71,6 @@ def build(
     *,
     timing_cache: bytes = b"",
     on_progress: Progress | None = None,
-    name: str = "graph",
 ) -> Built:
     """Parse, check and build.
 
@@ -100,51 +84,48 @@ def build(
         timing_cache: of an earlier build with this version on this device, which the caller has
             checked; empty: none.
         on_progress: called after every step of every phase; phases are nested.
-        name: of the graph, in messages.
 
     Raises:
         BackendError: TensorRT cannot parse or build it, or the graph leaves to fewer than 32 bits
             what needs them.
     """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     log, messages = logger(flavour)
     messages.clear()
     builder = trt.Builder(log)
-    network = parsed(onnx, builder, flavour, name)
+    network = parsed(onnx, builder, flavour)
     check_pins(network)
     config = configured(builder, network, options, flavour)
-    cache = _attached(config, timing_cache) if flavour == "tensorrt" else None
-    stop = _Stop()
+    cache: trt.ITimingCache | None = None
+    if flavour == "tensorrt":
+        cache = config.create_timing_cache(timing_cache)  # an empty one where it cannot read the bytes
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    stop: list[BaseException] = []  # why the build is to end early, if it is
     config.progress_monitor = _monitor(flavour, on_progress, stop)
     with _interrupts_stop(stop):
-        plan = optional(builder.build_serialized_network(network, config))
-    if stop.reason is not None:
-        raise stop.reason
+        plan: Any = builder.build_serialized_network(network, config)  # None where it failed
+    if stop:
+        raise stop[-1]
     if plan is None:
-        raise BackendError(f"backend {flavour}: {name} could not be built: {messages.reason()}")
+        raise BackendError(f"backend {flavour}: graph could not be built: {messages.reason()}")
     return Built(bytes(plan), summary(network, options.profiles), bytes(cache.serialize()) if cache else b"")
 
 
-def parsed(onnx: bytes, builder: trt.Builder, flavour: Flavour, name: str = "graph") -> trt.INetworkDefinition:
+def parsed(onnx: bytes, builder: trt.Builder, flavour: Flavour) -> trt.INetworkDefinition:
     """The graph as a strongly typed network.
 
     Raises:
         BackendError: TensorRT cannot parse it; the message names the node.
     """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    if not TYPE_CHECKING:
         trt = imported(flavour)
-    # 10 makes weakly typed networks unless it is told; 11 and RTX know no others, and ignore the
-    # flag while they have it
+    # 10 makes weakly typed networks unless told; 11 and RTX know no others and ignore the flag
     known = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if known else 0)
     parser = trt.OnnxParser(network, logger(flavour)[0])
     if not parser.parse(onnx):
-        raise BackendError(f"backend {flavour}: {name} could not be parsed: {_parser_errors(parser)}")
+        raise BackendError(f"backend {flavour}: graph could not be parsed: {_parser_errors(parser)}")
     return network
 
 
@@ -190,7 +171,7 @@ def summary(network: trt.INetworkDefinition, profiles: tuple[tuple[int, int, int
         "types": dict(collections.Counter(tensor.dtype.name for layer in layers for tensor in _results(layer))),
         "inputs": {tensor.name: _description(tensor) for tensor in inputs},
         "outputs": {tensor.name: _description(tensor) for tensor in outputs},
-        "profiles": [[[batch, *_shape(_image(network))[1:]] for batch in sizes] for sizes in profiles],
+        "profiles": [[[batch, *_image_shape(network)] for batch in sizes] for sizes in profiles],
     }
 
 
@@ -202,9 +183,7 @@ def configured(
     Raises:
         BackendError: a profile is not one for this network.
     """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is what the definition computes in
@@ -214,10 +193,10 @@ def configured(
         config.set_flag(trt.BuilderFlag.REFIT)  # REFIT_IDENTICAL would take the weights of this model only
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    size = _shape(_image(network))[1:]
+    shape = _image_shape(network)
     for sizes in options.profiles:
         profile = builder.create_optimization_profile()
-        smallest, optimal, largest = (trt.Dims([batch, *size]) for batch in sizes)
+        smallest, optimal, largest = (trt.Dims([batch, *shape]) for batch in sizes)
         profile.set_shape(IMAGE, smallest, optimal, largest)
         if config.add_optimization_profile(profile) < 0:
             reason = logger(flavour)[1].reason()
@@ -231,9 +210,7 @@ def refitted(engine: trt.ICudaEngine, onnx: bytes, flavour: Flavour) -> None:
     Raises:
         BackendError: a weight is missing or does not fit.
     """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     log, messages = logger(flavour)
     messages.clear()
@@ -249,85 +226,42 @@ def refitted(engine: trt.ICudaEngine, onnx: bytes, flavour: Flavour) -> None:
         raise BackendError(f"backend {flavour}: the weights could not be put into the plan: {messages.reason()}")
 
 
-class Messages:
-    """The last warnings and errors of TensorRT."""
+class Messages(collections.deque[tuple[bool, str]]):
+    """The last warnings and errors of TensorRT: whether it is an error, and its text.
 
-    def __init__(self) -> None:
-        self._kept: collections.deque[tuple[bool, str]] = collections.deque(maxlen=KEPT_MESSAGES)
-
-    def add(self, text: str, is_error: bool) -> None:
-        """Keep one more."""
-        self._kept.append((is_error, " ".join(text.split())))
-
-    def clear(self) -> None:
-        """Forget all: before something of which `reason` may be asked."""
-        self._kept.clear()
+    They are cleared before something of which `reason` may be asked.
+    """
 
     def reason(self) -> str:
         """The last errors, or where there are none the last warnings, in one line."""
-        kept = list(self._kept)
+        kept = list(self)
         texts = [text for is_error, text in kept if is_error] or [text for _, text in kept]
         return "; ".join(texts[-2:]) or "it gave no reason"
 
 
 @functools.cache
 def logger(flavour: Flavour) -> tuple[trt.ILogger, Messages]:
-    """The one logger of the process, since TensorRT stays with the first that it is given, and what
-    it keeps.
-    """
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    """The process's one logger, since TensorRT stays with the first, and what it keeps."""
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     errors = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
-    messages = Messages()
+    messages = Messages(maxlen=KEPT_MESSAGES)
 
     class _Log(trt.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             if severity in errors or severity == trt.ILogger.Severity.WARNING:
-                messages.add(msg, severity in errors)
+                messages.append((severity in errors, " ".join(msg.split())))
 
     return _Log(), messages
 
 
-def optional(value: _T) -> _T | None:
-    """What TensorRT returns, with what its signatures leave out: None is how it says that it
-    failed.
-    """
-    return value
-
-
-@dataclasses.dataclass
-class _Stop:
-    """Why a build is to end early, if it is."""
-
-    reason: BaseException | None = None
-
-
-def _attached(config: trt.IBuilderConfig, timing_cache: bytes) -> trt.ITimingCache:
-    """The builder's timing cache: TensorRT takes an empty one for what it cannot read, so that the
-    bytes must have been checked.
-    """
-    cache = config.create_timing_cache(timing_cache)
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
-
-
-def _monitor(flavour: Flavour, on_progress: Progress | None, stop: _Stop) -> trt.IProgressMonitor:
+def _monitor(flavour: Flavour, on_progress: Progress | None, stop: list[BaseException]) -> trt.IProgressMonitor:
     """Tells how far a build is, and ends it at its next step once there is a reason."""
-    if TYPE_CHECKING:
-        import tensorrt as trt
-    else:
+    if not TYPE_CHECKING:
         trt = imported(flavour)
     steps: dict[str, int] = {}
 
     class _Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            super().__init__()
-
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: SupportsInt) -> None:
             steps[phase_name] = int(num_steps)
 
@@ -339,26 +273,24 @@ def _monitor(flavour: Flavour, on_progress: Progress | None, stop: _Stop) -> trt
             done = int(step) + 1
             if done < steps.get(phase_name, 0):  # the last one is told when the phase ends
                 told(phase_name, done, steps[phase_name])
-            return stop.reason is None
+            return not stop
 
     def told(phase: str, done: int, count: int) -> None:
-        if stop.reason is None and on_progress is not None:
+        if on_progress is not None and not stop:
             try:
                 on_progress(phase, done, count)
             except BaseException as error:  # may not pass through the builder, which is C++
-                stop.reason = error
+                stop.append(error)
 
     return _Monitor()
 
 
 @contextlib.contextmanager
-def _interrupts_stop(stop: _Stop) -> Iterator[None]:
-    """Ctrl-C, where it would raise KeyboardInterrupt, which may not pass through the builder, asks
-    it to stop.
-    """
+def _interrupts_stop(stop: list[BaseException]) -> Iterator[None]:
+    """Ctrl-C asks the builder to stop: no KeyboardInterrupt may pass through its C++."""
 
     def interrupt(number: int, frame: object) -> None:
-        stop.reason = KeyboardInterrupt()
+        stop.append(KeyboardInterrupt())
 
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not raises or threading.current_thread() is not threading.main_thread():
@@ -412,7 +344,7 @@ def _shape(tensor: trt.ITensor) -> list[int]:
     return [tensor.shape[index] for index in range(len(tensor.shape))]
 
 
-def _image(network: trt.INetworkDefinition) -> trt.ITensor:
-    return next(
-        tensor for tensor in (network.get_input(index) for index in range(network.num_inputs)) if tensor.name == IMAGE
-    )
+def _image_shape(network: trt.INetworkDefinition) -> list[int]:
+    """Channels, height and width."""
+    inputs = (network.get_input(index) for index in range(network.num_inputs))
+    return next(_shape(tensor)[1:] for tensor in inputs if tensor.name == IMAGE)

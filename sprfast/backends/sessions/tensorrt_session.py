@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import bisect
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sprfast.backends.sessions import cuda
-from sprfast.backends.sessions.session import Floats
-from sprfast.backends.sessions.tensorrt_build import BUCKETS, Flavour, imported, logger, optional
+from sprfast.backends.sessions.session import CAPTURED, Flavour, Floats, split
+from sprfast.backends.sessions.tensorrt_build import BUCKETS, imported, logger
 from sprfast.errors import BackendError, InputError
 from sprfast.method.anomaly_map import MAP_SIZE
 
 if TYPE_CHECKING:
     import tensorrt as trt
-
-CAPTURED = (1, 2, 4, 8, 16, 32)  # batches that a graph is captured of
 
 
 class TensorRtSession:
@@ -36,10 +34,9 @@ class TensorRtSession:
         noise_shape: (D, 3, H, W), of the graph.
         batch: images that the graph is fixed to; None: any number, in the profiles `BUCKETS`.
         capture: replay batches as CUDA graphs.
+        origin: of the plan: "built", "loaded" from the cache, or "rebuilt: " and why what was in
+            the cache could not be used.
     """
-
-    origin: str = ""  # "built", "loaded" from the cache, or "rebuilt: " and why what was in the cache could not be used
-    certificate: dict[str, Any]  # the probe's error and all that it depends on
 
     def __init__(
         self,
@@ -50,21 +47,21 @@ class TensorRtSession:
         noise_shape: tuple[int, ...],
         batch: int | None,
         capture: bool,
+        origin: str,
     ) -> None:
-        self._device, self._flavour, self._noise_shape, self._batch, self._capture = (
-            device,
-            flavour,
-            noise_shape,
-            batch,
-            capture,
-        )
+        self._device, self._flavour, self._capture, self.origin = device, flavour, capture, origin
+        self._noise_shape = noise_shape
+        self._profiles = [batch] if batch else [largest for *_, largest in BUCKETS]  # the largest batch of each
+        any_size = CAPTURED if capture else range(1, BUCKETS[-1][-1] + 1)
+        self._sizes: Sequence[int] = (batch,) if batch else any_size  # of batches that run
         self._lock = threading.Lock()
         self._draws: Floats | None = None  # on the device
         with device.current():
             self._noise = device.pinned(noise_shape)
             self._noise_address = device.allocate(self._noise.nbytes)
-        self._owned = _Owned(runtime, engine)
-        self._release = weakref.finalize(self, _released, self._owned, device)
+        self._lanes: dict[int, _Lane] = {}  # by profile
+        self._loaded: list[Any] = [runtime, engine]  # until they are released
+        self._release = weakref.finalize(self, _released, self._lanes, self._loaded, device)
 
     def maps(self, x: Floats, z: Floats) -> tuple[Floats, Floats]:
         """Error maps and anomaly maps of images of the graph's size; see `session.Session`.
@@ -80,8 +77,7 @@ class TensorRtSession:
         if x.shape[1:] != size or z.shape != self._noise_shape or not len(x):
             raise InputError(
                 f"backend {self._flavour}: expected images (B, {', '.join(map(str, size))}) and draws "
-                f"{self._noise_shape}, "
-                f"got {x.shape} and {z.shape}"
+                f"{self._noise_shape}, got {x.shape} and {z.shape}"
             )
         errors = np.empty((len(x), 1, *size[1:]), np.float32)
         anomaly_maps = np.empty((len(x), 1, MAP_SIZE, MAP_SIZE), np.float32)
@@ -90,8 +86,7 @@ class TensorRtSession:
                 raise BackendError(f"backend {self._flavour}: the session is closed; open another one")
             with self._device.current():
                 self._upload_draws(z)
-                for first, count, run in chunks(len(x), self._batch, self._capture):
-                    part = slice(first, first + count)
+                for part, run in split(len(x), self._sizes):
                     self._lane(run).maps(x[part], run, errors[part], anomaly_maps[part])
         return errors, anomaly_maps
 
@@ -110,40 +105,27 @@ class TensorRtSession:
 
     def _lane(self, run: int) -> _Lane:
         """The lane for batches of `run` images."""
-        profile, capacity = lane_of(run, self._batch)
-        lanes = self._owned.lanes
-        if profile not in lanes:
-            assert self._owned.engine is not None  # until it is released
-            shape = (capacity, *self._noise_shape[2:])
-            lanes[profile] = _Lane(
-                self._owned.engine, self._device, self._flavour, profile, shape, self._noise_address, self._capture
+        profile = bisect.bisect_left(self._profiles, run)
+        if profile not in self._lanes:
+            shape = (self._profiles[profile], *self._noise_shape[2:])
+            self._lanes[profile] = _Lane(
+                self._loaded[-1], self._device, self._flavour, profile, shape, self._noise_address, self._capture
             )
-        return lanes[profile]
+        return self._lanes[profile]
 
 
-@dataclasses.dataclass(eq=False)
-class _Owned:
-    """What has to go before the device does."""
-
-    runtime: trt.Runtime | None
-    engine: trt.ICudaEngine | None
-    lanes: dict[int, _Lane] = dataclasses.field(default_factory=dict)
-
-
-def _released(owned: _Owned, device: cuda.Device) -> None:
+def _released(lanes: dict[int, _Lane], loaded: list[Any], device: cuda.Device) -> None:
     """Contexts, engine and runtime in this order, then the memory that they used."""
     with device.current():
         device.synchronise()
-        owned.lanes.clear()
-        owned.engine = None
-        owned.runtime = None
+        lanes.clear()
+        while loaded:
+            loaded.pop()
     device.close()
 
 
 class _Lane:
-    """An execution context of one profile with its memory; `shape` is the largest batch, height and
-    width.
-    """
+    """A profile's execution context and memory; `shape`: its largest batch, height, width."""
 
     def __init__(
         self,
@@ -155,9 +137,7 @@ class _Lane:
         noise_address: int,
         capture: bool,
     ) -> None:
-        if TYPE_CHECKING:
-            import tensorrt as trt
-        else:
+        if not TYPE_CHECKING:
             trt = imported(flavour)
         capacity, height, width = shape
         self._device, self._flavour, self._capture = device, flavour, capture
@@ -172,15 +152,14 @@ class _Lane:
             "pred_score": device.allocate(4 * capacity),
         }
         self._graphs: dict[int, Callable[[], None]] = {}
-        # memory of this profile alone; the other strategy takes that of the largest one for each
-        # context
-        context = optional(engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE))
-        if context is None:
-            raise self._failure("the plan does not run")
-        self._context = context
-        self._require(context.set_optimization_profile_async(profile, device.stream), f"profile {profile} was refused")
+        # memory of this profile alone; the other strategy takes the largest one's for each context
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        self._context = engine.create_execution_context(strategy)
+        self._require(self._context is not None, "the plan does not run")  # which its signature leaves out
+        done = self._context.set_optimization_profile_async(profile, device.stream)
+        self._require(done, f"profile {profile} was refused")
         for name, address in self._addresses.items():
-            self._require(context.set_tensor_address(name, address), f"the memory of {name} was refused")
+            self._require(self._context.set_tensor_address(name, address), f"the memory of {name} was refused")
         device.synchronise()
 
     def maps(self, x: Floats, run: int, errors: Floats, anomaly_maps: Floats) -> None:
@@ -208,29 +187,4 @@ class _Lane:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise self._failure(what)
-
-    def _failure(self, what: str) -> BackendError:
-        return BackendError(f"backend {self._flavour}: {what}: {logger(self._flavour)[1].reason()}")
-
-
-def chunks(count: int, batch: int | None, captured: bool) -> list[tuple[int, int, int]]:
-    """First image, number of images, and size of the batch that they run in, for `count` images.
-
-    Args:
-        count: at least 1.
-        batch: that the graph is fixed to; None: up to the largest bucket.
-        captured: a batch has one of the sizes in `CAPTURED`.
-    """
-    step = batch or BUCKETS[-1][-1]
-    parts = [(first, min(step, count - first)) for first in range(0, count, step)]
-    if batch is not None:
-        return [(first, size, batch) for first, size in parts]
-    return [(first, size, next(run for run in CAPTURED if run >= size) if captured else size) for first, size in parts]
-
-
-def lane_of(run: int, batch: int | None) -> tuple[int, int]:
-    """The profile of a batch of this size, and the largest batch of that profile."""
-    if batch is not None:
-        return 0, batch
-    return next((index, largest) for index, (_, _, largest) in enumerate(BUCKETS) if run <= largest)
+            raise BackendError(f"backend {self._flavour}: {what}: {logger(self._flavour)[1].reason()}")

@@ -6,9 +6,9 @@ counts only when it has reached the one process that writes, for the first time.
 score bit for bit that it has in a single process where neither batch nor threads change it: by
 `cpu`, and by `eager` on a CPU. In a pipeline of one's own:
 
-    images = ray.data.read_binary_files("s3://archive/", include_paths=True)             # columns
-    bytes and path answers = images.map_batches(Scorer,
-    fn_constructor_args=(Model("screw.safetensors"),), batch_size=16, num_cpus=1, concurrency=4)
+    images = ray.data.read_binary_files("s3://archive/", include_paths=True)  # `bytes` and `path`
+    answers = images.map_batches(Scorer, fn_constructor_args=(Model("screw.safetensors"),),
+                                 batch_size=16, num_cpus=1, concurrency=4)
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from sprfast import errors
 from sprfast.config import PUBLISHED, Precision
 from sprfast.data import datasets as data
 from sprfast.data import images
-from sprfast.deploy import libraries
 from sprfast.deploy.ray.device import device_under_ray
+from sprfast.deploy.ray.libraries import require
 from sprfast.deploy.ray.results import COLUMNS, Results
 from sprfast.engine.load import load
 from sprfast.engine.predictor import MAX_BATCH
@@ -51,8 +51,6 @@ OBJECT_STORE = 512 * 2**20  # bytes that Ray started here may share among its pr
 
 _OURS = re.compile(r"^sprfast\.errors\.(\w+): (.+)$", re.MULTILINE)
 _log = logging.getLogger("sprfast.scale")
-
-OnImages = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +140,7 @@ def score(
     pool: Pool = Pool(),
     *,
     address: str = "local",
-    on_images: OnImages = lambda done, total: None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score the images of `sources` that have no answer in `folder` yet, and write the answers
     there.
@@ -168,13 +166,14 @@ def score(
         BackendError: Ray is not installed, there is no cluster at `address`, a worker cannot run
             the model, or dies again and again.
     """
-    libraries.require("ray.data", "ray")
+    require("ray.data")
+    compute = require("pyarrow.compute")
     settled = _settled(model, pool)
     computed_by = {"model_file_sha256": _sha256(settled.path), **dataclasses.asdict(settled)}
     del computed_by["path"]
     with Results(folder, computed_by) as results:
         listed = _listed(sources)
-        waiting = _without(listed, results.answered())
+        waiting = listed.filter(compute.invert(compute.is_in(listed.column("path"), value_set=results.answered())))
         already = listed.num_rows - waiting.num_rows
         interrupted = False
         on_images(already, listed.num_rows)
@@ -189,9 +188,7 @@ def score(
 
 
 def _settled(model: Model, pool: Pool) -> Model:
-    """The model with all that workers would otherwise choose each for itself: where the file is,
-    the device, the backend.
-    """
+    """The model with what workers would otherwise choose each for itself."""
     device = device_under_ray(model.device, pool.gpus)
     backend = model.backend
     if backend == "auto" and export_file.kind(model.path) == "model":  # an export says itself what auto is
@@ -208,7 +205,7 @@ def _run(
     ray: Any, waiting: Any, results: Results, scorer: dict[str, Any], pool: Pool, on_done: Callable[[int], None]
 ) -> None:
     """Score all that wait; whatever ends it, the answers so far are written."""
-    arrow = libraries.require("pyarrow", "ray")
+    arrow = require("pyarrow")
     rows = waiting.append_column("row", arrow.array(np.arange(waiting.num_rows)))
     answers = ray.data.from_arrow([rows.slice(first, BLOCK) for first in range(0, rows.num_rows, BLOCK)]).map_batches(
         Scorer,
@@ -229,10 +226,10 @@ def _run(
             answered[row] = True
             on_done(int(answered.sum()))
             if sum(each.num_rows for each in kept) >= PART or time.monotonic() - last >= PART_SECONDS:
-                _write(results, kept)
+                results.append(kept)
                 kept, last = [], time.monotonic()
     finally:
-        _write(results, kept)
+        results.append(kept)
     if not answered.all():
         raise BackendError(
             f"ray: {np.count_nonzero(~answered)} of {answered.size} images have no answer; run it again for them"
@@ -241,7 +238,7 @@ def _run(
 
 def _answers(dataset: Any) -> Iterable[Any]:
     """Tables of answers as they come; an error of a worker as what it was there."""
-    exceptions = libraries.require("ray.exceptions", "ray")
+    exceptions = require("ray.exceptions")
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except Exception as error:
@@ -261,14 +258,9 @@ def _line(error: Exception, index: int) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[index][:500]
 
 
-def _write(results: Results, tables: list[Any]) -> None:
-    if tables:
-        results.append(libraries.require("pyarrow", "ray").concat_tables(tables))
-
-
 def _listed(sources: Sequence[Path]) -> Any:
     """A table of `path` and `file`, each file once, in the order given."""
-    arrow = libraries.require("pyarrow", "ray")
+    arrow = require("pyarrow")
     files: dict[str, bytes] = {}  # by printable name
     for source in sources:
         for path in _in_parquet(source) if source.suffix == ".parquet" else data.image_files([source]):
@@ -282,7 +274,7 @@ def _listed(sources: Sequence[Path]) -> Any:
 
 
 def _in_parquet(source: Path) -> list[str]:
-    parquet = libraries.require("pyarrow.parquet", "ray")
+    parquet = require("pyarrow.parquet")
     try:
         column = parquet.read_table(source, columns=["path"], partitioning=None).column("path").to_pylist()
     except (OSError, ValueError, KeyError) as error:
@@ -290,11 +282,6 @@ def _in_parquet(source: Path) -> list[str]:
     if not all(isinstance(each, str) for each in column):
         raise InputError(f"{source}: the column `path` must hold text, without nulls")
     return column  # type: ignore[no-any-return]
-
-
-def _without(listed: Any, answered: Any) -> Any:
-    compute = libraries.require("pyarrow.compute", "ray")
-    return listed.filter(compute.invert(compute.is_in(listed.column("path"), value_set=answered)))
 
 
 def _sha256(path: str) -> str:
@@ -314,9 +301,7 @@ def _require_listener(address: str) -> None:
 
 @contextlib.contextmanager
 def _one_try() -> Iterator[None]:
-    """Let Ray ask an address once, for 40 seconds, instead of ten minutes: something else may
-    listen there.
-    """
+    """Let Ray try an address once, 40 seconds instead of ten minutes: it may be no cluster."""
     tries = "RAY_gcs_server_port_wait_time_s"
     if tries in os.environ:
         yield
@@ -330,13 +315,11 @@ def _one_try() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cluster(address: str, pool: Pool) -> Iterator[Any]:
-    """Ray, connected to a cluster; one that is started here must have room for a worker, another
-    one may grow.
-    """
+    """Ray, connected to a cluster; its own must have room for a worker, another may grow."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # without which Ray prints a warning; workers get their device by name
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray = libraries.require("ray", "ray")
+    ray = require("ray")
     own: dict[str, Any] = {}
     if address == "local":
         own = {"num_cpus": pool.workers * pool.cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}

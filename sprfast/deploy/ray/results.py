@@ -1,9 +1,8 @@
 """Answers in a folder of Parquet files, one more at a time, so that a run that was stopped goes on
 where it was.
 
-    results.json            what computed them
-    part-000000.parquet     path, pred_score, verdict, threshold, milliseconds, reason: a row an
-    image
+    results.json          what computed them
+    part-000000.parquet   a row an image: path, pred_score, verdict, threshold, milliseconds, reason
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from sprfast.deploy import libraries
+from sprfast.deploy.ray.libraries import require
 from sprfast.errors import InputError
 from sprfast.system import files
 
@@ -40,8 +38,8 @@ class Results:
     """
 
     def __init__(self, folder: Path, computed_by: Mapping[str, str]) -> None:
-        self._arrow = libraries.require("pyarrow", "ray")
-        self._parquet = libraries.require("pyarrow.parquet", "ray")
+        self._arrow = require("pyarrow")
+        self._parquet = require("pyarrow.parquet")
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,16 +56,12 @@ class Results:
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._lock.close()
 
     @property
     def schema(self) -> Any:
-        """Schema of every part; `pred_score` and `threshold` are null where there is none, `reason`
-        where all went well.
-        """
+        """Schema of every part; a score or threshold that is none, and no reason, are null."""
         arrow = self._arrow
         text, number = arrow.string(), arrow.float64()
         return arrow.schema(list(zip(COLUMNS, (text, number, text, number, number, text), strict=True)))
@@ -93,11 +87,13 @@ class Results:
                 found[row["values"]] += row["counts"]
         return found
 
-    def append(self, table: Any) -> None:
-        """Write answers, a pyarrow table of `schema`, as the next part: whole, or not at all."""
+    def append(self, tables: Sequence[Any]) -> None:
+        """Write answers, pyarrow tables of `schema`, as the next part: whole, or not at all."""
+        if not tables:
+            return
         numbers = [int(_PART.fullmatch(part.name)[1]) for part in self.parts()]  # type: ignore[index]
         with files.atomic_write(self.folder / f"part-{max(numbers, default=-1) + 1:06}.parquet") as stream:
-            self._parquet.write_table(table, stream)
+            self._parquet.write_table(self._arrow.concat_tables(tables), stream)
 
     def _read(self, part: Path, columns: list[str]) -> Any:
         try:

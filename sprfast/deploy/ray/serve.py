@@ -1,11 +1,12 @@
-"""Verdicts over HTTP by Ray Serve: `serve run sprfast.deploy.ray.serve:app model=screw.safetensors
-max_replicas=4`.
+"""Verdicts over HTTP by Ray Serve.
 
-POST the bytes of an image file; the answer is JSON:
+`serve run sprfast.deploy.ray.serve:app model=screw.safetensors max_replicas=4`
 
-    200  {"pred_score": 0.41, "verdict": "PASS", "threshold": 0.5, "milliseconds": 3.1, "model":
-    SHA-256 of the weights} 413  the same with the verdict ERROR and a reason: more bytes than
-    `max_bytes` 422  likewise: the image cannot be read or scored
+POST the bytes of an image file; the answer is JSON, with the SHA-256 of the weights as `model`:
+
+    200  {"pred_score": 0.41, "verdict": "PASS", "threshold": 0.5, "milliseconds": 3.1, "model": ..}
+    413  the same with the verdict ERROR and a reason: more bytes than `max_bytes`
+    422  likewise: the image cannot be read or scored
     500  likewise: the backend failed
     503  Ray's own answer: as many requests wait as may; nothing was scored
 
@@ -23,9 +24,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+<<<<<<< HEAD
 from sprfast.config import PUBLISHED, Precision
 from sprfast.deploy import libraries
+=======
+from sprfast.config import Precision
+>>>>>>> b9f9353ce4a31fa6ce20d13153fd668dd3bb73c6
 from sprfast.deploy.ray.device import device_under_ray
+from sprfast.deploy.ray.libraries import require
 from sprfast.engine.load import load
 from sprfast.engine.predictor import MAX_BATCH, Result
 from sprfast.errors import InputError, SprfastError
@@ -60,8 +66,7 @@ class Options:
     setting: str = PUBLISHED
     max_batch: int = MAX_BATCH  # images that are scored together
     batch_wait: float = 0.005  # seconds that an image waits for others; those that come meanwhile are scored with it
-    # requests that may wait at each proxy beyond the 2 max_batch of a replica; in a burst up to as
-    # many more
+    # requests that may wait at each proxy beyond a replica's 2 max_batch; in a burst up to twice
     max_queued: int = 64
     max_bytes: int = 64 * 2**20  # of an image file
     min_replicas: int = 1
@@ -85,8 +90,7 @@ class Options:
             InputError: a name is not known, `model` is missing, or a value is not allowed.
         """
         kinds: dict[str, type] = {each.name: type(each.default) for each in dataclasses.fields(cls)}
-        unknown = sorted(set(given) - set(kinds))
-        if unknown:
+        if unknown := sorted(given.keys() - kinds.keys()):
             raise InputError(f"{unknown[0]}: not known, choose from {', '.join(kinds)}")
         if not given.get("model"):
             raise InputError("model: name a model file or an export, as model=PATH")
@@ -107,8 +111,8 @@ class Inspector:
     """
 
     def __init__(self, options: Options) -> None:
-        serve = libraries.require("ray.serve", "ray")
-        self._json = libraries.require("starlette.responses", "ray").JSONResponse
+        serve = require("ray.serve")
+        self._json = require("starlette.responses").JSONResponse
         threads = max(1, int(options.cpus))
         self._predictor = load(
             options.model, options.backend, options.device, options.precision, options.setting, threads
@@ -123,7 +127,10 @@ class Inspector:
     async def __call__(self, request: Any) -> Any:
         """Answer a Starlette request."""
         if request.method == "GET" and request.url.path.endswith("/healthz"):
-            return self._json(self._served())
+            scored = {"images": self._images, "batches": self._batches}
+            predictor = self._predictor
+            names = {"model": predictor.model_sha256, "backend": predictor.backend, "precision": predictor.precision}
+            return self._json({"status": "OK", **names, **scored})
         if request.method != "POST":
             return self._json({"detail": "POST the bytes of an image file, or GET /healthz"}, 405)
         body = await request.body()
@@ -138,9 +145,7 @@ class Inspector:
         return self._answer(result, 422 if result.verdict is Verdict.ERROR else 200)
 
     async def check_health(self) -> None:
-        """Raise where the model computes wrong maps or the backend fails; Ray calls it every
-        `health_period` seconds.
-        """
+        """Raise where maps are wrong or the backend fails; Ray asks each `health_period`."""
         # beside a batch: it must not wait for one, or Ray takes the replica for dead
         await asyncio.to_thread(self._predictor.self_test)
 
@@ -150,11 +155,6 @@ class Inspector:
         self._images += len(results)
         self._batches += 1
         return results
-
-    def _served(self) -> dict[str, Any]:
-        predictor = self._predictor
-        names = {"model": predictor.model_sha256, "backend": predictor.backend, "precision": predictor.precision}
-        return {"status": "OK", **names, "images": self._images, "batches": self._batches}
 
     def _answer(self, result: Result, status: int) -> Any:
         return self._json({**result.to_json(), "model": self._predictor.model_sha256}, status)
@@ -172,7 +172,7 @@ def app(given: dict[str, Any]) -> Any:
         BackendError: Ray Serve is not installed.
     """
     options = Options.parse(given)
-    serve = libraries.require("ray.serve", "ray")
+    serve = require("ray.serve")
     export_file.kind(options.model)
     device = device_under_ray(options.device, options.gpus)
     options = dataclasses.replace(options, model=os.path.abspath(options.model), device=device)

@@ -100,9 +100,7 @@ def _tensor(server: Any, name: str, value: npt.NDArray[Any]) -> Any:
 
 
 def _texts(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """(B, N): UTF-8, with zeros up to the longest one; at least one byte, since the server takes no
-    empty tensor.
-    """
+    """(B, N): UTF-8, zeros up to the longest; the server takes no empty tensor, so N is not 0."""
     encoded = [text.encode() for text in texts]
     longest = max(1, *map(len, encoded))
     return np.stack([np.frombuffer(each.ljust(longest, b"\0"), np.uint8) for each in encoded])

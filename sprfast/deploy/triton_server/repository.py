@@ -1,12 +1,12 @@
 """A model repository for NVIDIA's Triton Inference Server: configuration, and the model or export
 that `triton_model` serves.
 
-    NAME/config.pbtxt            the python backend: an image file in, score, verdict, reason and
-    anomaly map out NAME/1/model.py              names `triton_model.TritonPythonModel`
-    NAME/1/model.sprfast         the model file or export, as it was given
-    NAME/warmup/image            an image file that the server scores before it is ready
-    NAME-onnx/config.pbtxt       of an ONNX export also: the onnxruntime backend, network input in,
-    maps out NAME-onnx/1/model.onnx       the graph with its frozen noise in it
+    NAME/config.pbtxt        the python backend: image file in; score, verdict, reason and map out
+    NAME/1/model.py          names `triton_server.model.TritonPythonModel`
+    NAME/1/model.sprfast     the model file or export, as it was given
+    NAME/warmup/image        an image file that the server scores before it is ready
+    NAME-onnx/config.pbtxt   of an ONNX export also: the onnxruntime backend, input in, maps out
+    NAME-onnx/1/model.onnx   the graph with its frozen noise in it
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any, get_args
 import numpy as np
 import PIL.Image
 
-from sprfast.config import PUBLISHED, Precision, Preprocessing
+from sprfast.config import PUBLISHED, Precision
 from sprfast.engine import runner
+from sprfast.engine.predictor import input_size
 from sprfast.errors import BackendError, InputError
 from sprfast.formats import export as export_file
 from sprfast.formats.export import Export
@@ -31,7 +32,6 @@ from sprfast.formats.manifest import PathLike, file_bytes
 from sprfast.lowering import onnx_graph as graph
 from sprfast.method import noise
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system.files import atomic_folder, write_bytes
 
 FILE = "model.sprfast"  # in the folder of a version
@@ -121,13 +121,9 @@ def write(folder: PathLike, path: PathLike, serving: Serving) -> list[str]:
 class Name(str):
     """A name of the configuration's language, which is written without quotes."""
 
-    __slots__ = ()
-
 
 def text(message: Mapping[str, Any], indent: str = "") -> str:
-    """A protobuf message in the text format: a mapping is a message, a list or tuple a repeated
-    field.
-    """
+    """A protobuf message as text: a mapping is a message, a list or tuple a repeated field."""
     lines = []
     for name, value in message.items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -219,7 +215,7 @@ def _model_size(path: PathLike, serving: Serving) -> tuple[int, int]:
         # raises where there is none of this name; whether it can run is for the server to see
         backends.unavailable(serving.backend)
     model = model_file.load(path)
-    return _input_size(model.using(serving.setting).scoring_mode, model.preprocessing)
+    return input_size(model.using(serving.setting).scoring_mode, model.preprocessing)
 
 
 def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
@@ -228,11 +224,7 @@ def _export_size(export: Export, serving: Serving) -> tuple[int, int]:
         raise InputError("--precision, --setting: an export has those that it was exported with")
     runner.chosen(export, serving.backend)
     metadata = export.metadata
-    return metadata.size or _input_size(metadata.scoring_mode, metadata.preprocessing)
-
-
-def _input_size(mode: ScoringMode, preprocessing: Preprocessing) -> tuple[int, int]:
-    return mode.error_field.size if mode.error_field else (preprocessing.size, preprocessing.size)
+    return metadata.size or input_size(metadata.scoring_mode, metadata.preprocessing)
 
 
 def _image(size: tuple[int, int]) -> bytes:

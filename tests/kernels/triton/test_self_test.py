@@ -56,7 +56,7 @@ def test_a_network_with_a_wrong_operator_is_refused_by_kernel_shape_and_configur
     network = FusedUNet(fold(small_model), CPU, torch.float32, operators=SelfTest(operators_but(affine_swish=wrong)))
     x, z = torch.zeros(1, 3, 32, 32), torch.zeros(2, 1, 3, 32, 32)
     with pytest.raises(SelfTestError) as raised, torch.inference_mode():
-        network.maps(x, z, network.workspace(1, 32, 32))
+        network.maps(x, z)
     tile = launch.TABLE["affine_swish"][32]
     message = str(raised.value)
     assert message.startswith(f"affine_swish(p_raw float32({1 if wrong is half_written else 2}, 32, 32, 32), ")

@@ -1,4 +1,4 @@
-"""Libraries that are not part of the core install, imported where they are needed."""
+"""Ray and what comes with it, which are not part of the core install."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sprfast.errors import BackendError
 
 
-def require(name: str, extra: str) -> Any:
+def require(name: str) -> Any:
     """The module `name`.
 
     Raises:
@@ -17,4 +17,4 @@ def require(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BackendError(f"{name} cannot be imported ({error}): pip install 'sprfast[{extra}]'") from error
+        raise BackendError(f"{name} cannot be imported ({error}): pip install 'sprfast[ray]'") from error
