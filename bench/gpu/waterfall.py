@@ -5,6 +5,7 @@ those in a CUDA graph.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sprfast.bench.core import hardware, peers, scenarios, timing
 from sprfast.bench.core.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.bench.gpu.operators import Save
 from sprfast.formats.model import Model
+from sprfast.kernels.triton import trials
 from sprfast.method import scoring
 from sprfast.method.noise import noise_bank
 from sprfast.system import environment
@@ -106,8 +108,8 @@ def measure(
         passed = _build(
             model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report)
         )
-        _measure(passed, x.to(device), min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share), minimum, entries)
-        _add_figures(entries, images, floor)
+        budget = min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share)
+        _measure(passed, x.to(device), budget, minimum, entries, floor)
         save(report)
     return report
 
@@ -176,16 +178,31 @@ def _build(
 
 
 def _measure(
-    passed: dict[str, Maps], x: Tensor, seconds: float, minimum: int, entries: dict[str, dict[str, Any]]
+    passed: dict[str, Maps],
+    x: Tensor,
+    budget: float,
+    minimum: int,
+    entries: dict[str, dict[str, Any]],
+    floor: float | None,
 ) -> None:
-    """Interleaved rounds; their times into `entries`."""
+    """Interleaved rounds; their figures into `entries`."""
 
     def answering(maps: Maps) -> Callable[[int], object]:
         return lambda index: maps(x)
 
-    measured = list(timing.rounds({name: answering(maps) for name, maps in passed.items()}, x.device, seconds, minimum))
+    calls = {name: answering(maps) for name, maps in passed.items()}
+    measured = list(timing.rounds(calls, x.device, budget, minimum))
+    images = x.shape[0]
     for name in passed:
-        entries[name] |= {"status": "measured", "reason": None, "rounds": measured}
+        seconds, entry = [times[name] for times in measured], entries[name]
+        entry |= {"status": "measured", "reason": None}
+        entry["images_per_s"] = scenarios.OFFLINE.figures(seconds, images)
+        entry["us_per_image"] = timing.spread([1e6 * value / images for value in seconds])
+        entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
+        if images == 1:
+            entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
+        if floor is not None:
+            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]
 
 
 def _built(
@@ -222,24 +239,7 @@ def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance
     }
     found: dict[str, float | None] = {}
     for name, (got, expected) in pairs.items():
-        sound = got.shape == expected.shape and bool(got.isfinite().all())
-        difference = got.cpu().double() - expected.double() if sound else None
-        found[name] = None if difference is None else float(difference.norm() / expected.double().norm())
+        error = trials.relative_rms(got.cpu(), expected) if got.shape == expected.shape else math.nan
+        found[name] = error if math.isfinite(error) else None
     passed = all(error is not None and error <= tolerance for error in found.values())
     return {"relative_rms": found, "tolerance": tolerance, "passed": passed}
-
-
-def _add_figures(entries: dict[str, dict[str, Any]], images: int, floor: float | None) -> None:
-    """Replace the rounds of the measured entries by figures."""
-    for name, entry in entries.items():
-        measured = entry.pop("rounds", None)
-        if measured is None:
-            continue
-        seconds = [times[name] for times in measured]
-        entry["images_per_s"] = scenarios.OFFLINE.figures(seconds, images)
-        entry["us_per_image"] = timing.spread([1e6 * value / images for value in seconds])
-        entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
-        if images == 1:
-            entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
-        if floor is not None:
-            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]

@@ -55,7 +55,7 @@ TABLE: dict[str, dict[int, Tile]] = {
 }
 # Where an architecture wants another tile than TABLE has: (kernel, compute capability as 80, 90,
 # ...).
-ARCHITECTURES: dict[tuple[str, int | None], dict[int, Tile]] = {}
+ARCHITECTURES: dict[tuple[str, int], dict[int, Tile]] = {}
 
 MAX_CHANNELS = max(TABLE["affine_swish"])
 MAX_SAMPLES = 65535  # of a CUDA grid's second axis
@@ -161,17 +161,19 @@ def recorded(capability: int) -> Iterator[list[Launch]]:
         _recorder.launches, _recorder.capability = outer
 
 
+def capability(device: torch.device) -> int:
+    """Compute capability of a CUDA device as 80, 90, ...; 90 for another device."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    return 10 * major + minor
+
+
 def tile(kernel: str, channels: int, device: torch.device) -> Tile:
     """The tile for this many channels on this device.
 
     Raises:
         UnsupportedError: the table has no row for so many channels.
     """
-    capability = _recorder.capability
-    if capability is None and device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        capability = 10 * major + minor
-    table = ARCHITECTURES.get((kernel, capability), TABLE[kernel])
+    table = ARCHITECTURES.get((kernel, _recorder.capability or capability(device)), TABLE[kernel])
     for limit, chosen in table.items():
         if channels <= limit:
             return chosen

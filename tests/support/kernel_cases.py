@@ -22,7 +22,7 @@ from torch import Tensor
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import reference
 from sprfast.kernels.triton.launch import INTERPRETED
-from sprfast.kernels.triton.self_test import OUTPUTS, relative_rms
+from sprfast.kernels.triton.trials import OUTPUTS, relative_rms
 
 SEED = int(os.environ.get("SPRFAST_TEST_SEED", secrets.randbelow(2**31)))
 DEVICE = "cpu" if INTERPRETED else "cuda"  # where kernels run here

@@ -19,7 +19,7 @@ from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
 from sprfast.kernels import triton as kernels
-from sprfast.kernels.triton import launch, reference
+from sprfast.kernels.triton import launch, reference, trials
 from sprfast.method.noise import noise_bank
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
@@ -105,7 +105,7 @@ def test_the_plain_way_of_every_pass_is_what_our_operators_compute(model, size):
         plain_arguments = each.plain_arguments(given)
         with torch.inference_mode():
             got = each.plain(each.plain_function, *plain_arguments)
-            expected = each.ours(reference, *[calls.widened(arguments) for arguments in given])
+            expected = each.ours(reference, *[trials.widened(arguments) for arguments in given])
         assert list(got) == list(expected)
         for name, truth in expected.items():
             error = (got[name].double() - truth).norm() / truth.norm()
