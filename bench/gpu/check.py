@@ -167,7 +167,7 @@ def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str
         return [*pytest, f"--junitxml={folder / 'tests.xml'}", "tests"]
     if name == "memcheck":
         sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "1"]
-        return [*sanitizer, *pytest, "-k", SANITIZED, "tests/test_kernels_gpu.py"]
+        return [*sanitizer, *pytest, "-k", SANITIZED, "tests/kernels/triton/test_kernels_gpu.py"]
     command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(folder), "--step", name, "--seconds", str(seconds)]
     return [*command, "--dry-run"] if dry_run else command
 
