@@ -25,9 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sprfast.bench.core import report_file
 from sprfast.bench.gpu import report as gpu_report
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, SprfastError
+from sprfast.evaluation import parity
+from sprfast.formats.model import Model
+from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import devices, environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,8 +132,6 @@ def check(folder: Path, dry_run: bool, minutes: float) -> int:
 
 def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
     """One measurement in this process; its report goes to `folder`/`name`.json."""
-    import torch
-
     module = importlib.import_module(f"sprfast.bench.gpu.{name}")
     save = functools.partial(report_file.write, path=folder / f"{name}.json")
     given = {"height": scale.size, "width": scale.size, "save": save, **scale.given[name]}
@@ -135,30 +140,23 @@ def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
     if name == "waterfall":
         ceilings = gpu_report.read(folder, "roofline")
         given["floor"] = ceilings["floor"]["us_per_image"] if ceilings and "floor" in ceilings else None
-    document = module.measure(_model(scale), torch.device(scale.device), **given)
+    document = module.measure(model(scale), torch.device(scale.device), **given)
     problems = [] if name == "roofline" else module.problems(document)
     for problem in problems:
         print(problem, file=sys.stderr)
     return int(bool(problems))
 
 
-def _model(scale: Scale) -> Any:
+def model(scale: Scale) -> Model:
     """The network of the golden outputs; a narrow random one for a dry run."""
-    import torch
-
-    from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
-    from sprfast.evaluation import parity
-    from sprfast.formats.model import Model
-    from sprfast.method import unet
-    from sprfast.method.scoring_mode import ScoringMode
-
+    preprocessing = Preprocessing(size=scale.size)
     if scale.device != "cpu":
         weights = parity.golden_weights(json.loads(GOLDEN.read_text()))
-        return Model(NetworkConfig(), ScoringMode(), Preprocessing(size=scale.size), weights)
+        return Model(NetworkConfig(), ScoringMode(), preprocessing, weights)
     torch.manual_seed(0)
     network = NetworkConfig(base_width=32, embedding_dim=8)
     weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(network, ScoringMode(Schedule((Level(draws=1),))), Preprocessing(size=scale.size), weights)
+    return Model(network, ScoringMode(Schedule((Level(draws=1),))), preprocessing, weights)
 
 
 def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str]:
