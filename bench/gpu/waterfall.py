@@ -128,24 +128,14 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
-    fields = (
-        "build_s",
-        "first_call_s",
-        "parity",
-        "memory",
-        "images_per_s",
-        "us_per_image",
-        "latency",
-        "ratio_to",
-        "percent_of_floor",
-    )
-    head = {
+    figures = ("images_per_s", "us_per_image", "latency", "ratio_to", "percent_of_floor")
+    return {
         "description": candidate.description,
         "precision": candidate.precision,
         "status": "not measured",
         "reason": "out of time",
+        **dict.fromkeys(("build_s", "first_call_s", "parity", "memory", *figures)),
     }
-    return head | dict.fromkeys(fields)
 
 
 def _build(
@@ -162,15 +152,27 @@ def _build(
     deadline = time.monotonic() + seconds
     ends = sorted({0, x.shape[0] - 1})  # a truth for every image would take longer than the measurement
     truth = peers.Definition(model).maps(x[ends], noise)
-    device_noise, device_x = [z.to(device) for z in noise], x.to(device)
+    x, noise = x.to(device), [z.to(device) for z in noise]
     passed: dict[str, Maps] = {}
+
+    def build(candidate: Candidate, entry: dict[str, Any]) -> None:
+        before = hardware.held(device)
+        entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, device), device)
+        entry["first_call_s"], given = timing.timed(functools.partial(maps, x), device)
+        entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
+        if not entry["parity"]["passed"]:
+            entry |= {"status": "failed", "reason": "its maps are not the definition's"}
+            return
+        maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
+        peak = hardware.peak_memory(functools.partial(maps, x), device, before)
+        entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
+        passed[candidate.name] = maps
+
     # last: it gets the time that the others leave
     for each in sorted(candidates, key=lambda each: each.name == COMPILED):
         try:
             with timing.limited(deadline - time.monotonic()):
-                maps = _built(each, model, device_noise, device_x, truth, ends, entries[each.name])
-                if maps:
-                    passed[each.name] = maps
+                build(each, entries[each.name])
         except Exception as error:  # listed with its reason
             entries[each.name] |= {"status": "unavailable", "reason": timing.failure(error)}
         save()
@@ -203,29 +205,6 @@ def _measure(
             entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
         if floor is not None:
             entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]
-
-
-def _built(
-    candidate: Candidate,
-    model: Model,
-    noise: Sequence[Tensor],
-    x: Tensor,
-    truth: tuple[Tensor, Tensor],
-    ends: list[int],
-    entry: dict[str, Any],
-) -> Maps | None:
-    """The candidate, warmed up and checked; None if its maps are wrong."""
-    before = hardware.held(x.device)
-    entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, x.device), x.device)
-    entry["first_call_s"], given = timing.timed(functools.partial(maps, x), x.device)
-    entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
-    if not entry["parity"]["passed"]:
-        entry |= {"status": "failed", "reason": "its maps are not the definition's"}
-        return None
-    maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
-    peak = hardware.peak_memory(functools.partial(maps, x), x.device, before)
-    entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
-    return maps
 
 
 def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
