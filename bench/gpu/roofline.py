@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from sprfast.backends.tensors import inputs
 from sprfast.backends.triton import STORAGE, FusedUNet
@@ -95,6 +94,8 @@ def flops(config: NetworkConfig, height: int, width: int) -> int:
     """Floating-point operations of one pass of one image through the network, two a multiplication
     and addition.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
     return int(counter.get_total_flops())
