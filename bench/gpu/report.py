@@ -76,27 +76,24 @@ def _ceilings(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _waterfall(report: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for batch in report["batches"]:
-        for name, entry in batch["candidates"].items():
-            rows.append(
-                {
-                    "images": batch["images"],
-                    "candidate": name,
-                    "status": entry["status"],
-                    "reason": entry["reason"],
-                    "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
-                    "us_per_image": entry["us_per_image"],
-                    "latency_ms": entry["latency"]
-                    and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
-                    "ratio_to": entry["ratio_to"]
-                    and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
-                    "percent_of_floor": entry["percent_of_floor"],
-                    "memory": entry["memory"],
-                    "relative_rms": entry["parity"] and entry["parity"]["relative_rms"],
-                }
-            )
-    return rows
+    return [
+        {
+            "images": batch["images"],
+            "candidate": name,
+            "status": entry["status"],
+            "reason": entry["reason"],
+            "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
+            "us_per_image": entry["us_per_image"],
+            "latency_ms": entry["latency"] and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
+            "ratio_to": entry["ratio_to"]
+            and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
+            "percent_of_floor": entry["percent_of_floor"],
+            "memory": entry["memory"],
+            "relative_rms": entry["parity"] and entry["parity"]["relative_rms"],
+        }
+        for batch in report["batches"]
+        for name, entry in batch["candidates"].items()
+    ]
 
 
 def _operators(report: dict[str, Any]) -> list[dict[str, Any]]:
