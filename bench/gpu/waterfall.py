@@ -27,6 +27,7 @@ COMPILED = "compile_bfloat16"
 PEERS = (BASELINE, "eager_bfloat16", COMPILED)
 BUILD_SHARE = 0.75  # of a batch's time
 ROUNDS_SECONDS = 12.0  # at most, a batch
+Entries = dict[str, dict[str, Any]]  # of a batch's candidates, by name
 
 CANDIDATES = (
     Candidate(
@@ -109,7 +110,7 @@ def measure(
             model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report)
         )
         budget = min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share)
-        _measure(passed, x.to(device), budget, minimum, entries, floor)
+        _measure(passed, x.to(device), budget, minimum, floor, entries)
         save(report)
     return report
 
@@ -144,7 +145,7 @@ def _build(
     x: Tensor,
     noise: Sequence[Tensor],
     seconds: float,
-    entries: dict[str, dict[str, Any]],
+    entries: Entries,
     candidates: Sequence[Candidate],
     save: Callable[[], None],
 ) -> dict[str, Maps]:
@@ -180,12 +181,7 @@ def _build(
 
 
 def _measure(
-    passed: dict[str, Maps],
-    x: Tensor,
-    budget: float,
-    minimum: int,
-    entries: dict[str, dict[str, Any]],
-    floor: float | None,
+    passed: dict[str, Maps], x: Tensor, budget: float, minimum: int, floor: float | None, entries: Entries
 ) -> None:
     """Interleaved rounds; their figures into `entries`."""
 
