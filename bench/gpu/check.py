@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
+import importlib
 import json
 import os
 import shutil
@@ -23,9 +25,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sprfast.bench.core import report_file
 from sprfast.bench.gpu import report as gpu_report
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, SprfastError
+from sprfast.evaluation import parity
+from sprfast.formats.model import Model
+from sprfast.method import unet
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import devices, environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,17 +53,27 @@ class Scale:
 
     device: str
     size: int  # pixels, both sides
-    images: int  # of the operators
-    convolutions: tuple[int, ...]  # images of the convolutions alone
-    batches: tuple[int, ...]  # images of the waterfall, the most wanted first
-    matrix: int
-    copied: int  # bytes
-    repeats: int
-    rounds: int
+    given: dict[str, dict[str, Any]]  # what else `measure` is given, by step
 
 
-FULL = Scale("cuda", 192, 16, (1, 8, 16, 32), (32, 1, 8), 8192, 2**31, 5, 10)
-DRY = Scale("cpu", 16, 1, (1, 2), (1, 2), 64, 2**20, 1, 1)
+FULL = Scale(
+    "cuda",
+    192,
+    {
+        "operators": {"images": 16},
+        "roofline": {"batches": (1, 8, 16, 32)},
+        "waterfall": {"batches": (32, 1, 8)},  # the most wanted first
+    },
+)
+DRY = Scale(
+    "cpu",
+    16,
+    {
+        "operators": {"images": 1, "repeats": 1},
+        "roofline": {"batches": (1, 2), "matrix": 64, "copied": 2**20, "repeats": 1},
+        "waterfall": {"batches": (1, 2), "minimum": 1},
+    },
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the results, new or empty")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at a tiny size")
     parser.add_argument("--minutes", type=float, default=15.0, help="time for everything")
-    parser.add_argument("--step", choices=("operators", "roofline", "waterfall"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=FULL.given, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.step:
@@ -113,63 +132,31 @@ def check(folder: Path, dry_run: bool, minutes: float) -> int:
 
 def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
     """One measurement in this process; its report goes to `folder`/`name`.json."""
-    import torch
-
-    from sprfast.bench.gpu import operators, roofline, waterfall
-
-    device = torch.device(scale.device)
-    model = _model(scale)
-    size = (scale.size, scale.size)
-
-    def save(document: dict[str, Any]) -> None:
-        report_file.write(document, folder / f"{name}.json")
-
-    problems: list[str] = []
-    if name == "operators":
-        document = operators.measure(
-            model, device, scale.images, *size, seconds=seconds, repeats=scale.repeats, save=save
-        )
-        problems = operators.problems(document)
-    elif name == "roofline":
-        roofline.measure(
-            model,
-            device,
-            scale.convolutions,
-            *size,
-            matrix=scale.matrix,
-            copied=scale.copied,
-            repeats=scale.repeats,
-            save=save,
-        )
-    else:
+    module = importlib.import_module(f"sprfast.bench.gpu.{name}")
+    save = functools.partial(report_file.write, path=folder / f"{name}.json")
+    given = {"height": scale.size, "width": scale.size, "save": save, **scale.given[name]}
+    if name != "roofline":
+        given["seconds"] = seconds
+    if name == "waterfall":
         ceilings = gpu_report.read(folder, "roofline")
-        floor = ceilings["floor"]["us_per_image"] if ceilings and "floor" in ceilings else None
-        document = waterfall.measure(
-            model, device, scale.batches, *size, seconds=seconds, floor=floor, minimum=scale.rounds, save=save
-        )
-        problems = waterfall.problems(document)
+        given["floor"] = ceilings["floor"]["us_per_image"] if ceilings and "floor" in ceilings else None
+    document = module.measure(model(scale), torch.device(scale.device), **given)
+    problems = [] if name == "roofline" else module.problems(document)
     for problem in problems:
         print(problem, file=sys.stderr)
     return int(bool(problems))
 
 
-def _model(scale: Scale) -> Any:
+def model(scale: Scale) -> Model:
     """The network of the golden outputs; a narrow random one for a dry run."""
-    import torch
-
-    from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
-    from sprfast.evaluation import parity
-    from sprfast.formats.model import Model
-    from sprfast.method import unet
-    from sprfast.method.scoring_mode import ScoringMode
-
+    preprocessing = Preprocessing(size=scale.size)
     if scale.device != "cpu":
         weights = parity.golden_weights(json.loads(GOLDEN.read_text()))
-        return Model(NetworkConfig(), ScoringMode(), Preprocessing(size=scale.size), weights)
+        return Model(NetworkConfig(), ScoringMode(), preprocessing, weights)
     torch.manual_seed(0)
     network = NetworkConfig(base_width=32, embedding_dim=8)
     weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(network, ScoringMode(Schedule((Level(draws=1),))), Preprocessing(size=scale.size), weights)
+    return Model(network, ScoringMode(Schedule((Level(draws=1),))), preprocessing, weights)
 
 
 def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str]:
@@ -178,7 +165,7 @@ def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str
         return [*pytest, f"--junitxml={folder / 'tests.xml'}", "tests"]
     if name == "memcheck":
         sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "1"]
-        return [*sanitizer, *pytest, "-k", SANITIZED, "tests/test_kernels_gpu.py"]
+        return [*sanitizer, *pytest, "-k", SANITIZED, "tests/kernels/triton/test_kernels_gpu.py"]
     command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(folder), "--step", name, "--seconds", str(seconds)]
     return [*command, "--dry-run"] if dry_run else command
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from sprfast.bench.core import timing
-from sprfast.bench.gpu.calls import Call, recorded, results, widened
+from sprfast.bench.gpu.calls import Call, recorded
 from sprfast.bench.gpu.passes import Pass, distinct
 from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.kernels import triton as kernels
-from sprfast.kernels.triton import reference
+from sprfast.kernels.triton import reference, trials
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
@@ -79,26 +79,14 @@ def measure(
         "passes": [],
     }
     for call in {call.key: call for call in calls}.values():
-        row = {
-            "operator": call.operator,
-            "shape": call.shape,
-            "calls": sum(each.key == call.key for each in calls),
-            "bytes": call.bytes,
-        }
-        report["operators"].append(
-            row | _guarded(functools.partial(_operator, call, device, operators, repeats), deadline)
-        )
+        count = sum(each.key == call.key for each in calls)
+        row = {"operator": call.operator, "shape": call.shape, "calls": count, "bytes": call.bytes}
+        report["operators"].append(row | _guarded(deadline, _operator, call, device, operators, repeats))
         save(report)
     for each in distinct(calls):
-        row = {
-            "pass": each.name,
-            "operators": [call.operator for call in each.calls],
-            "shape": each.calls[0].shape,
-            "bytes": each.bytes,
-        }
-        report["passes"].append(
-            row | _guarded(functools.partial(_pass, each, device, operators, repeats, deadline), deadline)
-        )
+        names = [call.operator for call in each.calls]
+        row = {"pass": each.name, "operators": names, "shape": each.calls[0].shape, "bytes": each.bytes}
+        report["passes"].append(row | _guarded(deadline, _pass, each, device, operators, repeats, deadline))
         save(report)
     return report
 
@@ -112,11 +100,11 @@ def problems(report: dict[str, Any]) -> list[str]:
     return [f"{name}: {row['status']}, {row['reason']}" for name, row in rows if row["status"] != "measured"]
 
 
-def _guarded(row: Callable[[], dict[str, Any]], deadline: float) -> dict[str, Any]:
+def _guarded(deadline: float, row: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     if time.monotonic() > deadline:
         return {"status": "not measured", "reason": "out of time"}
     try:
-        return row()
+        return row(*given)
     except Exception as error:  # the other rows are still worth having
         return {"status": "failed", "reason": timing.failure(error)}
 
@@ -124,13 +112,8 @@ def _guarded(row: Callable[[], dict[str, Any]], deadline: float) -> dict[str, An
 def _operator(call: Call, device: torch.device, operators: Any, repeats: int) -> dict[str, Any]:
     operator = getattr(operators, call.operator)
     given = call.fresh(device)
-    wide = widened(given)
-    returned, expected = operator(*given.values()), getattr(reference, call.operator)(*wide.values())
-    if call.operator == "perturb_conv3x3":  # its affine is that of the values as stored
-        expected = reference.group_norm_affine(
-            given["out"].double(), *(wide[name] for name in ("bias", "gamma", "beta", "groups"))
-        )
-    parity = _compared(results(given, returned), results(wide, expected), 1)
+    got = trials.results(given, operator(*given.values()))
+    parity = _compared(got, trials.truth(call.operator, given), 1)
     if not _passed(parity):
         return _wrong(parity)
     seeds = range(timing.working_sets(call.bytes, device))
@@ -142,7 +125,7 @@ def _operator(call: Call, device: torch.device, operators: Any, repeats: int) ->
 def _pass(each: Pass, device: torch.device, operators: Any, repeats: int, deadline: float) -> dict[str, Any]:
     inputs = [each.inputs(device, seed) for seed in range(timing.working_sets(each.bytes, device))]
     plain = [each.plain_arguments(given) for given in inputs]
-    expected = each.ours(reference, *[widened(arguments) for arguments in inputs[0]])
+    expected = each.ours(reference, *[trials.widened(arguments) for arguments in inputs[0]])
     ways: dict[str, tuple[Callable[..., dict[str, Tensor]], Sequence[Sequence[Any]], int | None]] = {
         "ours": (functools.partial(each.ours, operators), inputs, len(each.calls)),
         "eager": (functools.partial(each.plain, each.plain_function), plain, None),
@@ -186,11 +169,11 @@ def _compared(got: dict[str, Tensor], expected: dict[str, Tensor], roundings: in
     Allowed is the self-test's tolerance for each of so many `roundings` to the storage type; for
     None, `PLAIN_TOLERANCE`.
     """
-    from sprfast.kernels.triton.self_test import TOLERANCE, relative_rms
+    from sprfast.kernels.triton.self_test import TOLERANCE  # needs Triton
 
     checks = []
     for name, truth in expected.items():
-        error = relative_rms(got[name], truth)
+        error = trials.relative_rms(got[name], truth)
         tolerance = PLAIN_TOLERANCE if roundings is None else roundings * TOLERANCE[got[name].dtype]
         finite = error if math.isfinite(error) else None
         checks.append({"result": name, "relative_rms": finite, "tolerance": tolerance, "passed": error <= tolerance})

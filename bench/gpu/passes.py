@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast.bench.gpu.calls import Arguments, Call, results, size
+from sprfast.bench.gpu.calls import Call
 from sprfast.kernels.triton import reference
+from sprfast.kernels.triton.trials import Arguments, results
 from sprfast.method import scoring
 from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
@@ -40,10 +41,10 @@ class Pass:
         """The algorithmic minimum as if one kernel did it: the convolution's output read once,
         every result written once.
         """
-        last = self.calls[-1]
+        first, last = self.calls[0], self.calls[-1]
         # the map between convolution and activation is none of the results
-        if self.calls[0].operator == "perturb_conv3x3":
-            return self.calls[0].bytes - size(self.calls[0].arguments["out"]) + size(last.arguments["out"])
+        if first.operator == "perturb_conv3x3":
+            return first.bytes - int(first.arguments["out"].nbytes) + int(last.arguments["out"].nbytes)
         return last.bytes
 
     def inputs(self, device: torch.device, seed: int) -> list[Arguments]:
@@ -51,10 +52,8 @@ class Pass:
         given = [call.fresh(device, seed + index) for index, call in enumerate(self.calls)]
         if self.plain_function is anomaly_map:  # interpolation knows only these matrices
             height, width = given[0]["errors"].shape[2:]
-            given[0] |= {
-                "rows": scoring.smoothing_matrix(height, device),
-                "columns": scoring.smoothing_matrix(width, device),
-            }
+            given[0]["rows"] = scoring.smoothing_matrix(height, device)
+            given[0]["columns"] = scoring.smoothing_matrix(width, device)
         return given
 
     def ours(self, operators: Any, *given: Arguments) -> dict[str, Tensor]:
@@ -81,47 +80,32 @@ class Pass:
     @property
     def plain_function(self) -> Callable[..., tuple[Tensor, ...]]:
         """The plain way."""
-        return (
-            perturb_conv_norm_swish if self.calls[0].operator == "perturb_conv3x3" else PLAIN[self.calls[-1].operator]
-        )
+        first = self.calls[0].operator
+        return perturb_conv_norm_swish if first == "perturb_conv3x3" else PLAIN[self.calls[-1].operator]
 
     def plain_arguments(self, given: Sequence[Arguments]) -> tuple[Any, ...]:
         """What the plain way takes, from the arguments of our operators."""
         first, last = given[0], given[-1]
         if self.plain_function is anomaly_map:
             return (first["errors"],)
+        raw: Tensor = first["raw" if "raw" in first else "out"]
+        storage, channels_last = raw.dtype, torch.channels_last
+        norm = (first["gamma"].to(storage), first["beta"].to(storage), first["groups"])
         if self.plain_function is perturb_conv_norm_swish:
-            return _first_arguments(first)
-        raw, storage = first["raw"], first["raw"].dtype
-        x = (raw.float() + first["bias"][:, None, None]).to(storage, memory_format=torch.channels_last)
-        norm = (x, first["gamma"].to(storage), first["beta"].to(storage), first["groups"])
+            weight = first["weight"][: reference.TAPS].mT.reshape(-1, 3, 3, 3).to(storage, memory_format=channels_last)
+            return (first["x"], first["z"], first["std"], weight, first["bias"].to(storage), *norm)
+        x = (raw.float() + first["bias"][:, None, None]).to(storage, memory_format=channels_last)
         if self.plain_function is norm_swish:
-            return norm
+            return (x, *norm)
         if self.plain_function is norm_swish_head:
-            # our operator has it in its bias
-            embedding = torch.zeros(1, raw.shape[1], 1, 1, dtype=storage, device=raw.device)
-            return (
-                *norm,
-                embedding,
-                last["weight"].to(storage)[:, :, None, None],
-                last["bias"],
-                last["z"],
-                last["scale"],
-            )
-        embedding = (
-            last["embedding"].to(storage).repeat(raw.shape[0] // last["embedding"].shape[0], 1)[:, :, None, None]
-        )
+            embedding = raw.new_zeros(1, raw.shape[1], 1, 1)  # our operator has it in its bias
+            weight = last["weight"].to(storage)[:, :, None, None]
+            return (x, *norm, embedding, weight, last["bias"], last["z"], last["scale"])
+        rows: Tensor = last["embedding"].to(storage)
+        embedding = rows.repeat(raw.shape[0] // rows.shape[0], 1)[:, :, None, None]
         if self.plain_function is norm_swish_pool:
-            return (*norm, embedding)
-        skip = torch.ones(last["out"].shape, dtype=storage, device=raw.device).to(memory_format=torch.channels_last)
-        return (*norm, embedding, skip)
-
-
-def _first_arguments(first: Arguments) -> tuple[Any, ...]:
-    storage = first["out"].dtype
-    weight = first["weight"][: reference.TAPS].mT.reshape(-1, 3, 3, 3).to(storage, memory_format=torch.channels_last)
-    norm = (first["gamma"].to(storage), first["beta"].to(storage), first["groups"])
-    return (first["x"], first["z"], first["std"], weight, first["bias"].to(storage), *norm)
+            return (x, *norm, embedding)
+        return (x, *norm, embedding, torch.ones_like(last["out"], memory_format=channels_last))
 
 
 def distinct(calls: Sequence[Call]) -> list[Pass]:

@@ -43,31 +43,22 @@ def show(document: dict[str, Any]) -> None:
         if document[name]:
             console.print(_table(document[name], name))
     if document["ceilings"]:
-        ceilings = document["ceilings"]
-        console.print(
-            *(f"{name}: {_text(value)}" for name, value in ceilings.items() if name != "convolutions"), sep="\n"
-        )
-        console.print(_table(ceilings["convolutions"], "all convolutions alone"))
+        rates = dict(document["ceilings"])
+        convolutions = rates.pop("convolutions")
+        console.print(*(f"{name}: {_text(value)}" for name, value in rates.items()), sep="\n")
+        console.print(_table(convolutions, "all convolutions alone"))
     if document["waterfall"]:
         console.print(_table([_flat(row) for row in document["waterfall"]], "end to end"))
-    for row in document["waterfall"] or ():
+    named = [(f"{row['candidate']}, {row['images']} images", row) for row in document["waterfall"] or ()]
+    for name, row in (*named, *((row["step"], row) for row in document["steps"])):
         if row["reason"]:
-            console.print(
-                f"{row['candidate']}, {row['images']} images: {row['status']}, {row['reason']}", soft_wrap=True
-            )
-    for row in document["steps"]:
-        if row["reason"]:
-            console.print(f"{row['step']}: {row['status']}, {row['reason']}", soft_wrap=True)
+            console.print(f"{name}: {row['status']}, {row['reason']}", soft_wrap=True)
     title = "dry run: no time here means anything" if document["dry_run"] else "steps"
-    console.print(
-        _table(
-            [{key: row[key] for key in ("step", "status", "seconds", "limit_s")} for row in document["steps"]], title
-        )
-    )
+    steps = [{key: row[key] for key in ("step", "status", "seconds", "limit_s")} for row in document["steps"]]
+    console.print(_table(steps, title))
 
 
 def _ceilings(report: dict[str, Any]) -> dict[str, Any]:
-    rows = report["convolutions"]
     return {
         "gflop_per_forward": report["gflop_per_forward"],
         "matmul_tflop_per_s": report["matmul"]["tflop_per_s"]["median"],
@@ -79,33 +70,30 @@ def _ceilings(report: dict[str, Any]) -> dict[str, Any]:
                 "us_per_image": row["us_per_image"]["median"],
                 "percent_of_floor": row["percent_of_floor"],
             }
-            for row in rows
+            for row in report["convolutions"]
         ],
     }
 
 
 def _waterfall(report: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for batch in report["batches"]:
-        for name, entry in batch["candidates"].items():
-            rows.append(
-                {
-                    "images": batch["images"],
-                    "candidate": name,
-                    "status": entry["status"],
-                    "reason": entry["reason"],
-                    "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
-                    "us_per_image": entry["us_per_image"],
-                    "latency_ms": entry["latency"]
-                    and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
-                    "ratio_to": entry["ratio_to"]
-                    and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
-                    "percent_of_floor": entry["percent_of_floor"],
-                    "memory": entry["memory"],
-                    "relative_rms": entry["parity"] and entry["parity"]["relative_rms"],
-                }
-            )
-    return rows
+    return [
+        {
+            "images": batch["images"],
+            "candidate": name,
+            "status": entry["status"],
+            "reason": entry["reason"],
+            "images_per_s": entry["images_per_s"] and entry["images_per_s"]["images_per_s"],
+            "us_per_image": entry["us_per_image"],
+            "latency_ms": entry["latency"] and {key: entry["latency"][f"{key}_ms"] for key in ("p50", "p90", "p99")},
+            "ratio_to": entry["ratio_to"]
+            and {peer: ratio and ratio["median"] for peer, ratio in entry["ratio_to"].items()},
+            "percent_of_floor": entry["percent_of_floor"],
+            "memory": entry["memory"],
+            "relative_rms": entry["parity"] and entry["parity"]["relative_rms"],
+        }
+        for batch in report["batches"]
+        for name, entry in batch["candidates"].items()
+    ]
 
 
 def _operators(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -165,10 +153,6 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and value < 1000
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return str(value)

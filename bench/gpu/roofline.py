@@ -5,13 +5,12 @@ nothing between them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from sprfast.backends.tensors import inputs
 from sprfast.backends.triton import STORAGE, FusedUNet
@@ -95,6 +94,8 @@ def flops(config: NetworkConfig, height: int, width: int) -> int:
     """Floating-point operations of one pass of one image through the network, two a multiplication
     and addition.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
     return int(counter.get_total_flops())
@@ -105,24 +106,23 @@ class _Recorded(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Callable[[], Tensor]] = []
-        self.operands: list[tuple[Tensor, Tensor]] = []
+        self.calls: list[functools.partial[Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in CONVOLUTIONS:
             self.calls.append(functools.partial(func, *args, **(kwargs or {})))
-            self.operands.append((args[0], args[1]))
         return func(*args, **(kwargs or {}))
 
 
 def library_convolutions(
     model: Model, device: torch.device, images: int, height: int, width: int, precision: Precision
-) -> tuple[list[Callable[[], Tensor]], list[tuple[Tensor, Tensor]]]:
+) -> list[functools.partial[Tensor]]:
     """The convolutions that the fused network leaves to the library, on the maps of random images.
 
     Returns:
-        The calls in order, and input and weight of each. All of the network's convolutions but the
-        first, which our kernel computes, and the 1x1, which is fused into the head.
+        The calls in order; the first arguments of each are input and weight. All of the network's
+        convolutions but the first, which our kernel computes, and the 1x1, which is fused into the
+        head.
     """
     network = FusedUNet(fold(model), device, STORAGE[precision], operators=reference, benchmark=True)
     generator = torch.Generator(device).manual_seed(0)
@@ -130,10 +130,7 @@ def library_convolutions(
     x, z = inputs(x, noise_bank(model.schedule, height, width, model.noise_seed), device)
     with _Recorded() as recorded:
         network.error_map(x, z)
-    ours = [
-        index for index, (_, weight) in enumerate(recorded.operands) if weight.shape[1] > 3 and weight.shape[2] == 3
-    ]
-    return [recorded.calls[index] for index in ours], [recorded.operands[index] for index in ours]
+    return [call for call in recorded.calls if call.args[1].shape[1] > 3 and call.args[1].shape[2] == 3]
 
 
 def _convolutions(
@@ -147,23 +144,18 @@ def _convolutions(
     repeats: int,
 ) -> dict[str, Any]:
     """All of them in one graph, and each alone."""
-    calls, operands = library_convolutions(model, device, images, height, width, precision)
+    calls = library_convolutions(model, device, images, height, width, precision)
     clocks = {"all": timing.captured(calls, device)}
     clocks |= {str(index): timing.captured([call] * 2, device) for index, call in enumerate(calls)}
     times = timing.spreads(clocks, repeats)
     per_image = {key: 1e6 * len(calls) * seconds / images for key, seconds in times["all"].items()}
     layers = []
-    for index, (x, weight) in enumerate(operands):
+    for index, call in enumerate(calls):
+        x, weight = call.args[:2]
         work = 2 * weight.numel() * x.shape[0] * x.shape[2] * x.shape[3]
         median = times[str(index)]["median"]
-        layers.append(
-            {
-                "input": list(x.shape),
-                "weight": list(weight.shape),
-                "us": 1e6 * median,
-                "tflop_per_s": 1e-12 * work / median,
-            }
-        )
+        shapes = {"input": list(x.shape), "weight": list(weight.shape)}
+        layers.append({**shapes, "us": 1e6 * median, "tflop_per_s": 1e-12 * work / median})
     return {
         "images": images,
         "us_per_image": per_image,

@@ -5,6 +5,7 @@ those in a CUDA graph.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sprfast.bench.core import hardware, peers, scenarios, timing
 from sprfast.bench.core.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.bench.gpu.operators import Save
 from sprfast.formats.model import Model
+from sprfast.kernels.triton import trials
 from sprfast.method import scoring
 from sprfast.method.noise import noise_bank
 from sprfast.system import environment
@@ -25,6 +27,7 @@ COMPILED = "compile_bfloat16"
 PEERS = (BASELINE, "eager_bfloat16", COMPILED)
 BUILD_SHARE = 0.75  # of a batch's time
 ROUNDS_SECONDS = 12.0  # at most, a batch
+Entries = dict[str, dict[str, Any]]  # of a batch's candidates, by name
 
 CANDIDATES = (
     Candidate(
@@ -106,8 +109,8 @@ def measure(
         passed = _build(
             model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report)
         )
-        _measure(passed, x.to(device), min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share), minimum, entries)
-        _add_figures(entries, images, floor)
+        budget = min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share)
+        _measure(passed, x.to(device), budget, minimum, floor, entries)
         save(report)
     return report
 
@@ -126,24 +129,14 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
-    fields = (
-        "build_s",
-        "first_call_s",
-        "parity",
-        "memory",
-        "images_per_s",
-        "us_per_image",
-        "latency",
-        "ratio_to",
-        "percent_of_floor",
-    )
-    head = {
+    figures = ("images_per_s", "us_per_image", "latency", "ratio_to", "percent_of_floor")
+    return {
         "description": candidate.description,
         "precision": candidate.precision,
         "status": "not measured",
         "reason": "out of time",
+        **dict.fromkeys(("build_s", "first_call_s", "parity", "memory", *figures)),
     }
-    return head | dict.fromkeys(fields)
 
 
 def _build(
@@ -152,7 +145,7 @@ def _build(
     x: Tensor,
     noise: Sequence[Tensor],
     seconds: float,
-    entries: dict[str, dict[str, Any]],
+    entries: Entries,
     candidates: Sequence[Candidate],
     save: Callable[[], None],
 ) -> dict[str, Maps]:
@@ -160,15 +153,27 @@ def _build(
     deadline = time.monotonic() + seconds
     ends = sorted({0, x.shape[0] - 1})  # a truth for every image would take longer than the measurement
     truth = peers.Definition(model).maps(x[ends], noise)
-    device_noise, device_x = [z.to(device) for z in noise], x.to(device)
+    x, noise = x.to(device), [z.to(device) for z in noise]
     passed: dict[str, Maps] = {}
+
+    def build(candidate: Candidate, entry: dict[str, Any]) -> None:
+        before = hardware.held(device)
+        entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, device), device)
+        entry["first_call_s"], given = timing.timed(functools.partial(maps, x), device)
+        entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
+        if not entry["parity"]["passed"]:
+            entry |= {"status": "failed", "reason": "its maps are not the definition's"}
+            return
+        maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
+        peak = hardware.peak_memory(functools.partial(maps, x), device, before)
+        entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
+        passed[candidate.name] = maps
+
     # last: it gets the time that the others leave
     for each in sorted(candidates, key=lambda each: each.name == COMPILED):
         try:
             with timing.limited(deadline - time.monotonic()):
-                maps = _built(each, model, device_noise, device_x, truth, ends, entries[each.name])
-                if maps:
-                    passed[each.name] = maps
+                build(each, entries[each.name])
         except Exception as error:  # listed with its reason
             entries[each.name] |= {"status": "unavailable", "reason": timing.failure(error)}
         save()
@@ -176,39 +181,26 @@ def _build(
 
 
 def _measure(
-    passed: dict[str, Maps], x: Tensor, seconds: float, minimum: int, entries: dict[str, dict[str, Any]]
+    passed: dict[str, Maps], x: Tensor, budget: float, minimum: int, floor: float | None, entries: Entries
 ) -> None:
-    """Interleaved rounds; their times into `entries`."""
+    """Interleaved rounds; their figures into `entries`."""
 
     def answering(maps: Maps) -> Callable[[int], object]:
         return lambda index: maps(x)
 
-    measured = list(timing.rounds({name: answering(maps) for name, maps in passed.items()}, x.device, seconds, minimum))
+    calls = {name: answering(maps) for name, maps in passed.items()}
+    measured = list(timing.rounds(calls, x.device, budget, minimum))
+    images = x.shape[0]
     for name in passed:
-        entries[name] |= {"status": "measured", "reason": None, "rounds": measured}
-
-
-def _built(
-    candidate: Candidate,
-    model: Model,
-    noise: Sequence[Tensor],
-    x: Tensor,
-    truth: tuple[Tensor, Tensor],
-    ends: list[int],
-    entry: dict[str, Any],
-) -> Maps | None:
-    """The candidate, warmed up and checked; None if its maps are wrong."""
-    before = hardware.held(x.device)
-    entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, x.device), x.device)
-    entry["first_call_s"], given = timing.timed(functools.partial(maps, x), x.device)
-    entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
-    if not entry["parity"]["passed"]:
-        entry |= {"status": "failed", "reason": "its maps are not the definition's"}
-        return None
-    maps(x)  # a compiled function captures its graph on the second call, and replays it from the third on
-    peak = hardware.peak_memory(functools.partial(maps, x), x.device, before)
-    entry["memory"] = peak and {f"{name}_mib": mib for name, mib in peak.items()}
-    return maps
+        seconds, entry = [times[name] for times in measured], entries[name]
+        entry |= {"status": "measured", "reason": None}
+        entry["images_per_s"] = scenarios.OFFLINE.figures(seconds, images)
+        entry["us_per_image"] = timing.spread([1e6 * value / images for value in seconds])
+        entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
+        if images == 1:
+            entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
+        if floor is not None:
+            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]
 
 
 def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
@@ -222,24 +214,7 @@ def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance
     }
     found: dict[str, float | None] = {}
     for name, (got, expected) in pairs.items():
-        sound = got.shape == expected.shape and bool(got.isfinite().all())
-        difference = got.cpu().double() - expected.double() if sound else None
-        found[name] = None if difference is None else float(difference.norm() / expected.double().norm())
+        error = trials.relative_rms(got.cpu(), expected) if got.shape == expected.shape else math.nan
+        found[name] = error if math.isfinite(error) else None
     passed = all(error is not None and error <= tolerance for error in found.values())
     return {"relative_rms": found, "tolerance": tolerance, "passed": passed}
-
-
-def _add_figures(entries: dict[str, dict[str, Any]], images: int, floor: float | None) -> None:
-    """Replace the rounds of the measured entries by figures."""
-    for name, entry in entries.items():
-        measured = entry.pop("rounds", None)
-        if measured is None:
-            continue
-        seconds = [times[name] for times in measured]
-        entry["images_per_s"] = scenarios.OFFLINE.figures(seconds, images)
-        entry["us_per_image"] = timing.spread([1e6 * value / images for value in seconds])
-        entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
-        if images == 1:
-            entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
-        if floor is not None:
-            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]

@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.formats.model import Model
-from sprfast.method import unet
-from sprfast.method.scoring_mode import ScoringMode
 
 CUDA = torch.cuda.is_available()
 
@@ -29,19 +26,10 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def model() -> Model:
-    """Random weights: the published network at 192x192 on CUDA, a narrow one at 16x16 in the
-    interpreter.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = NetworkConfig() if CUDA else NetworkConfig(base_width=32, embedding_dim=8)
-        weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(
-        network,
-        ScoringMode(Schedule((Level(draws=3 if CUDA else 1),))),
-        Preprocessing(size=192 if CUDA else 16),
-        weights,
-    )
+    """The published network at 192x192 on CUDA, a narrow one at 16x16 in the interpreter."""
+    from sprfast.bench.gpu import check
+
+    return check.model(check.FULL if CUDA else check.DRY)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sprfast.bench.gpu import calls
 from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.kernels import triton as kernels
-from sprfast.kernels.triton import reference
+from sprfast.kernels.triton import trials
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -21,7 +21,7 @@ def test_operator(
     operator: str, precision: Precision, model: Model, device: torch.device, measured: Callable[..., Any]
 ) -> None:
     """Time one operator, then hold its result against the reference in float64."""
-    from sprfast.kernels.triton.self_test import TOLERANCE, relative_rms
+    from sprfast.kernels.triton.self_test import TOLERANCE
 
     size = model.preprocessing.size
     call = max(
@@ -31,12 +31,7 @@ def test_operator(
     given = call.fresh(device)
     with torch.inference_mode():
         returned = measured(lambda: getattr(kernels, operator)(*given.values()))
-        wide = calls.widened(given)
-        expected = getattr(reference, operator)(*wide.values())
-        if operator == "perturb_conv3x3":  # its affine is that of the values as stored
-            expected = reference.group_norm_affine(
-                given["out"].double(), *(wide[name] for name in ("bias", "gamma", "beta", "groups"))
-            )
-    results = calls.results(given, returned)
-    for name, truth in calls.results(wide, expected).items():
-        assert relative_rms(results[name], truth) <= TOLERANCE[results[name].dtype], name
+        expected = trials.truth(operator, given)
+    results = trials.results(given, returned)
+    for name, truth in expected.items():
+        assert trials.relative_rms(results[name], truth) <= TOLERANCE[results[name].dtype], name

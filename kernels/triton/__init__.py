@@ -3,7 +3,7 @@
 Needs torch and triton only. Feature maps are channels-last: (N, C, H, W) tensors whose channels lie
 side by side. Storage is float32, bfloat16 or float16; statistics, embeddings, residual and maps are
 float32 throughout. Every operator has the signature of the function of its name in `reference`;
-what an operator cannot take, `supports_<operator>` says in words.
+what it cannot take, it refuses in words, as a `launch.UnsupportedError`.
 """
 
 from __future__ import annotations

@@ -47,18 +47,17 @@ DEFAULT_RESIDENT_WARPS = 12
 class Architecture:
     """Limits of a multiprocessor, from the CUDA programming guide."""
 
-    block_bytes: int  # shared memory, at most for one block
     shared_bytes: int  # shared memory
     warps: int
     blocks: int
 
 
 ARCHITECTURES: dict[int, Architecture] = {
-    80: Architecture(163 << 10, 164 << 10, 64, 32),
-    86: Architecture(99 << 10, 100 << 10, 48, 16),
-    89: Architecture(99 << 10, 100 << 10, 48, 24),
-    90: Architecture(227 << 10, 228 << 10, 64, 32),
-    100: Architecture(227 << 10, 228 << 10, 64, 32),
+    80: Architecture(164 << 10, 64, 32),
+    86: Architecture(100 << 10, 48, 16),
+    89: Architecture(100 << 10, 48, 24),
+    90: Architecture(228 << 10, 64, 32),
+    100: Architecture(228 << 10, 64, 32),
 }
 
 
@@ -278,7 +277,7 @@ def _resident_warps(limits: Architecture, warps: int, registers: int, shared_byt
 def _problems(each: Compiled) -> Iterator[str]:
     if each.stack_bytes or each.local_accesses:
         yield f"{each.stack_bytes} bytes of stack and {each.local_accesses} accesses to local memory, none are allowed"
-    limit = ARCHITECTURES[each.capability].block_bytes
+    limit = ARCHITECTURES[each.capability].shared_bytes - RESERVED_BYTES
     if each.shared_bytes > limit:
         yield f"{each.shared_bytes} bytes of shared memory, at most {limit} are allowed"
     wanted = RESIDENT_WARPS.get(each.kernel, DEFAULT_RESIDENT_WARPS)
@@ -289,10 +288,8 @@ def _problems(each: Compiled) -> Iterator[str]:
         )
     for verb, kernels, accesses in (("loaded", MAP_LOADS, each.map_loads), ("stored", MAP_STORES, each.map_stores)):
         if each.kernel in kernels and min(accesses, default=0) < 128:
-            yield (
-                f"feature maps are {verb} in accesses of {_listed(accesses) or 'unknown'} bits, only 128 or more "
-                f"are allowed"
-            )
+            listed = " ".join(f"{count}x{bits}" for bits, count in accesses.items()) or "unknown"
+            yield f"feature maps are {verb} in accesses of {listed} bits, only 128 or more are allowed"
     if (each.kernel == "perturb_conv3x3" and each.storage != "float32") != bool(each.matrix):
         yield (
             f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and "
@@ -301,10 +298,7 @@ def _problems(each: Compiled) -> Iterator[str]:
 
 
 def _row(each: Compiled) -> tuple[str, ...]:
-    accesses = {
-        bits: (each.map_loads.get(bits, 0), each.map_stores.get(bits, 0))
-        for bits in sorted({*each.map_loads, *each.map_stores})
-    }
+    widths = sorted({*each.map_loads, *each.map_stores})
     return (
         each.kernel,
         {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[each.storage],
@@ -313,11 +307,6 @@ def _row(each: Compiled) -> tuple[str, ...]:
         str(each.local_accesses),
         str(each.shared_bytes),
         str(each.resident_warps),
-        " ".join(f"{loads}+{stores}x{bits}" for bits, (loads, stores) in accesses.items()),
+        " ".join(f"{each.map_loads.get(bits, 0)}+{each.map_stores.get(bits, 0)}x{bits}" for bits in widths),
         " ".join(f"{count} {name}" for name, count in each.matrix.items()),
     )
-
-
-def _listed(accesses: dict[int, int]) -> str:
-    """8x128 2x32."""
-    return " ".join(f"{count}x{bits}" for bits, count in accesses.items())

@@ -158,67 +158,42 @@ def _spread(b_group, C: tl.constexpr, GROUPS: tl.constexpr):
     return tl.reshape(tl.broadcast_to(b_group[:, None], [GROUPS, C // GROUPS]), [C])
 
 
-def supports_group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> str | None:
-    """None if `group_norm_affine` takes these arguments, else the reason."""
-    if reason := launch.unsupported_map("raw", raw) or launch.unsupported_groups(raw.shape[1], groups):
-        return reason
-    return _unsupported_dense(raw) or launch.unsupported_parameters((raw.shape[1],), bias=bias, gamma=gamma, beta=beta)
-
-
 def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
     """`reference.group_norm_affine` in two launches: statistics of chunks of pixels, then their
     merge.
 
     Raises:
-        launch.UnsupportedError: see `supports_group_norm_affine`.
+        launch.UnsupportedError: the kernels do not take these arguments.
     """
-    launch.require(supports_group_norm_affine(raw, bias, gamma, beta, groups))
+    launch.require_normalised("raw", raw, bias, gamma, beta, groups)
     samples, channels, height, width = raw.shape
     tile = launch.tile("group_statistics", channels, raw.device)
     chunks = triton.cdiv(height * width, tile.pixels * tile.blocks)
     partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=raw.device)
-    launch.Launch(
+    launch.run(
         _group_statistics_kernel,
         (chunks, samples),
-        {"p_raw": raw, "p_bias": bias, "p_partial": partial, "pixels": height * width, "chunks": chunks},
+        (raw, bias, partial, height * width, chunks),
         {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels, "BLOCKS": tile.blocks},
         tile.warps,
-    ).run()
+    )
     return merge_partials(partial, bias, gamma, beta)
 
 
 def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """(N, chunks, 3, groups) means, M2 and counts to (N, 2, C): a and b of every channel."""
     samples, chunks, _, groups = partial.shape
-    affine = torch.empty((samples, 2, gamma.shape[0]), dtype=torch.float32, device=partial.device)
-    tile = launch.tile("group_affine", gamma.shape[0], partial.device)
-    launch.Launch(
+    channels = gamma.shape[0]
+    affine = torch.empty((samples, 2, channels), dtype=torch.float32, device=partial.device)
+    tile = launch.tile("group_affine", channels, partial.device)
+    launch.run(
         _group_affine_kernel,
         (samples,),
-        {
-            "p_partial": partial,
-            "p_bias": bias,
-            "p_gamma": gamma,
-            "p_beta": beta,
-            "p_affine": affine,
-            "chunks": chunks,
-            "eps": EPS,
-        },
-        {"C": gamma.shape[0], "GROUPS": groups, "BLOCK": tile.pixels},
+        (partial, bias, gamma, beta, affine, chunks, EPS),
+        {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels},
         tile.warps,
-    ).run()
+    )
     return affine
-
-
-def supports_group_norm_swish(
-    raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor
-) -> str | None:
-    """None if `group_norm_swish` takes these arguments, else the reason."""
-    if reason := supports_group_norm_affine(raw, bias, gamma, beta, groups):
-        return reason
-    if raw.shape != out.shape or raw.dtype != out.dtype:
-        return f"out: {out.dtype} {tuple(out.shape)}, expected the like of raw, {raw.dtype} {tuple(raw.shape)}"
-    return launch.unsupported_map("out", out)
 
 
 def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> None:
@@ -226,34 +201,17 @@ def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gro
     pixels.
 
     Raises:
-        launch.UnsupportedError: see `supports_group_norm_swish`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_group_norm_swish(raw, bias, gamma, beta, groups, out))
+    launch.require_normalised("raw", raw, bias, gamma, beta, groups)
+    launch.require_output("out", out, raw, tuple(raw.shape))
     samples, channels, height, width = raw.shape
     tile = launch.tile("group_norm_swish", channels, raw.device)
     here = max(channels // groups, min(channels, 32))  # 32 channels: 64 bytes side by side in 16-bit storage
-    launch.Launch(
+    launch.run(
         _group_norm_swish_kernel,
         (channels // here, samples),
-        {
-            "p_raw": raw,
-            "p_bias": bias,
-            "p_gamma": gamma,
-            "p_beta": beta,
-            "p_out": out,
-            "pixels": height * width,
-            "out_stride": launch.pixel_stride(out),
-            "eps": EPS,
-        },
+        (raw, bias, gamma, beta, out, height * width, launch.pixel_stride(out), EPS),
         {"CHANNELS": channels, "C": here, "GROUPS": here * groups // channels, "BLOCK": tile.pixels},
         tile.warps,
-    ).run()
-
-
-def _unsupported_dense(raw: Tensor) -> str | None:
-    if launch.pixel_stride(raw) != raw.shape[1]:
-        return (
-            f"raw: pixels {launch.pixel_stride(raw)} elements apart, expected {raw.shape[1]}: a whole tensor, not "
-            f"a slice of one"
-        )
-    return None
+    )

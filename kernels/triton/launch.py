@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ class Tile:
     blocks: int = 1  # that one program goes through; for the up-sampling kernel, input rows
 
 
+def _tiles(values: int, blocks: int = 1, channels: int = 1024) -> dict[int, Tile]:
+    """Blocks of so many values a thread, for each power of two from 32 up to `channels`."""
+    widths = (32, 64, 128, 256, 512, 1024)
+    return {width: Tile(values * 128 // width, 4, blocks) for width in widths if width <= channels}
+
+
 # Channels up to ... : tile. Chosen from what the compiler reports for sm_80 to sm_100
 # (`compile_report`), by these rules: blocks of [pixels, channels] of 64 values a thread for the
 # plain pass, 32 for the head, 16 for statistics, for the 2x2 windows, which come four at a time,
@@ -38,46 +44,18 @@ class Tile:
 # multiprocessor, 8 of the first convolution.
 TABLE: dict[str, dict[int, Tile]] = {
     "perturb_conv3x3": {32: Tile(128, 4), 64: Tile(128, 4), 128: Tile(32, 4)},
-    "group_statistics": {
-        32: Tile(64, 4, 8),
-        64: Tile(32, 4, 8),
-        128: Tile(16, 4, 8),
-        256: Tile(8, 4, 8),
-        512: Tile(4, 4, 8),
-        1024: Tile(2, 4, 8),
-    },
+    "group_statistics": _tiles(16, blocks=8),
     "group_affine": {1024: Tile(32, 4)},  # pixels: chunks a block
     "group_norm_swish": {1024: Tile(64, 4)},  # of 32 channels or one group, whichever is more
-    "affine_swish": {
-        32: Tile(256, 4),
-        64: Tile(128, 4),
-        128: Tile(64, 4),
-        256: Tile(32, 4),
-        512: Tile(16, 4),
-        1024: Tile(8, 4),
-    },
-    "affine_swish_pool": {
-        32: Tile(64, 4),
-        64: Tile(32, 4),
-        128: Tile(16, 4),
-        256: Tile(8, 4),
-        512: Tile(4, 4),
-        1024: Tile(2, 4),
-    },
-    "affine_swish_up2": {
-        32: Tile(32, 4, 8),
-        64: Tile(16, 4, 8),
-        128: Tile(8, 4, 8),
-        256: Tile(4, 4, 8),
-        512: Tile(2, 4, 8),
-        1024: Tile(1, 4, 8),
-    },
-    "affine_swish_head": {32: Tile(128, 4), 64: Tile(64, 4), 128: Tile(32, 4)},
+    "affine_swish": _tiles(64),
+    "affine_swish_pool": _tiles(16),
+    "affine_swish_up2": _tiles(8, blocks=8),
+    "affine_swish_head": _tiles(32, channels=128),
     "matmul": {1024: Tile(32, 4)},  # a square block of the map; channels do not matter
 }
 # Where an architecture wants another tile than TABLE has: (kernel, compute capability as 80, 90,
 # ...).
-ARCHITECTURES: dict[tuple[str, int | None], dict[int, Tile]] = {}
+ARCHITECTURES: dict[tuple[str, int], dict[int, Tile]] = {}
 
 MAX_CHANNELS = max(TABLE["affine_swish"])
 MAX_SAMPLES = 65535  # of a CUDA grid's second axis
@@ -112,8 +90,9 @@ class Launch:
         """What a compiled kernel depends on (and no less): types, and every number with its
         divisibility.
         """
+        device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
         kinds = [(v.dtype, v.data_ptr() % 16 == 0) if isinstance(v, Tensor) else v for v in self.arguments.values()]
-        return (self.name, _device(self.arguments), *kinds, *self.constants.values(), self.warps)
+        return (self.name, device, *kinds, *self.constants.values(), self.warps)
 
     def run(self) -> None:
         """Launch on the current stream.
@@ -143,6 +122,19 @@ class Launch:
         return f"{self.name}({', '.join(shapes)}; {constants}, warps={self.warps})"
 
 
+def run(
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: Sequence[Tensor | int | float],
+    constants: dict[str, Any],
+    warps: int,
+) -> None:
+    """Launch a kernel on the current stream: `Launch.run` of arguments in the order of its
+    parameters.
+    """
+    Launch(kernel, grid, dict(zip(kernel.arg_names, arguments, strict=False)), constants, warps).run()
+
+
 class _Recorder(threading.local):
     launches: list[Launch] | None = None
     capability: int | None = None
@@ -169,66 +161,128 @@ def recorded(capability: int) -> Iterator[list[Launch]]:
         _recorder.launches, _recorder.capability = outer
 
 
+def capability(device: torch.device) -> int:
+    """Compute capability of a CUDA device as 80, 90, ...; 90 for another device."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    return 10 * major + minor
+
+
 def tile(kernel: str, channels: int, device: torch.device) -> Tile:
     """The tile for this many channels on this device.
 
     Raises:
         UnsupportedError: the table has no row for so many channels.
     """
-    capability = _recorder.capability
-    if capability is None and device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        capability = 10 * major + minor
-    table = ARCHITECTURES.get((kernel, capability), TABLE[kernel])
+    table = ARCHITECTURES.get((kernel, _recorder.capability or capability(device)), TABLE[kernel])
     for limit, chosen in table.items():
         if channels <= limit:
             return chosen
     raise UnsupportedError(f"{kernel}: {channels} channels, at most {max(table)} are supported")
 
 
-def unsupported_map(name: str, x: Tensor) -> str | None:
-    """None if kernels take `x` as a feature map, else the reason.
+def require_map(name: str, x: Tensor) -> None:
+    """Raise `UnsupportedError` unless kernels take `x` as a feature map.
 
     Its pixels must lie one after another at a fixed distance, each with its channels side by side:
     a channels-last tensor, or a slice of the channels of one.
     """
     if x.dim() != 4 or x.dtype not in STORAGE:
-        return f"{name}: {x.dtype} with {x.dim()} dimensions, expected (N, C, H, W) in float32, bfloat16 or float16"
+        raise UnsupportedError(
+            f"{name}: {x.dtype} with {x.dim()} dimensions, expected (N, C, H, W) in float32, bfloat16 or float16"
+        )
     samples, channels, height, width = x.shape
     if min(x.shape) < 1 or samples > MAX_SAMPLES:
-        return f"{name}: shape {tuple(x.shape)}, expected 1 to {MAX_SAMPLES} samples of at least one pixel"
+        raise UnsupportedError(
+            f"{name}: shape {tuple(x.shape)}, expected 1 to {MAX_SAMPLES} samples of at least one pixel"
+        )
     if channels & (channels - 1) or not 16 <= channels <= MAX_CHANNELS:
-        return f"{name}: {channels} channels, expected a power of two from 16 to {MAX_CHANNELS}"
+        raise UnsupportedError(f"{name}: {channels} channels, expected a power of two from 16 to {MAX_CHANNELS}")
     pixel = pixel_stride(x)
     expected = (height * width * pixel, 1, width * pixel, pixel)
     if any(size > 1 and got != want for size, got, want in zip(x.shape, x.stride(), expected, strict=True)):
-        return (
+        raise UnsupportedError(
             f"{name}: strides {x.stride()}, expected channels-last ({expected}), or a slice of the channels of "
             f"such a tensor"
         )
     if pixel % 8 or x.storage_offset() % 8:
-        return f"{name}: pixels {pixel} elements apart from {x.storage_offset()} on, expected multiples of 8"
+        raise UnsupportedError(
+            f"{name}: pixels {pixel} elements apart from {x.storage_offset()} on, expected multiples of 8"
+        )
     if height * width * pixel >= 2**31 or max(height, width) >= 2**15:
-        return (
+        raise UnsupportedError(
             f"{name}: {height}x{width} pixels, {pixel} elements apart, are more than 32-bit offsets within a "
             f"sample reach"
         )
-    return None
 
 
-def unsupported_groups(channels: int, groups: int) -> str | None:
-    """None if the normalisation kernels take this many groups, else the reason."""
+def require_normalised(name: str, x: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> None:
+    """Raise `UnsupportedError` unless `x` is a feature map, no slice of one, and these normalise
+    its channels.
+    """
+    require_map(name, x)
+    channels, pixel = x.shape[1], pixel_stride(x)
     if groups < 1 or channels % groups or groups & (groups - 1):
-        return f"{groups} groups of {channels} channels, expected a power of two that divides them"
-    return None
+        raise UnsupportedError(f"{groups} groups of {channels} channels, expected a power of two that divides them")
+    if pixel != channels:
+        raise UnsupportedError(
+            f"{name}: pixels {pixel} elements apart, expected {channels}: a whole tensor, not a slice of one"
+        )
+    require_parameters((channels,), bias=bias, gamma=gamma, beta=beta)
 
 
-def unsupported_parameters(shape: tuple[int, ...], **parameters: Tensor) -> str | None:
-    """None if all of these are contiguous float32 of this shape, else the reason."""
+def require_output(name: str, out: Tensor, raw: Tensor, *shapes: tuple[int, ...]) -> None:
+    """Raise `UnsupportedError` unless `out` is a map like `raw` of one of these shapes; an empty
+    one may lie anyhow.
+    """
+    if out.dtype != raw.dtype or tuple(out.shape) not in shapes:
+        raise UnsupportedError(
+            f"{name}: {out.dtype} {tuple(out.shape)}, expected {raw.dtype} {' or '.join(map(str, shapes))}"
+        )
+    if out.numel():
+        require_map(name, out)
+
+
+def require_parameters(shape: tuple[int, ...], **parameters: Tensor) -> None:
+    """Raise `UnsupportedError` unless all of these are contiguous float32 of this shape."""
     for name, x in parameters.items():
         if x.dtype != torch.float32 or tuple(x.shape) != shape or not x.is_contiguous():
-            return f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous float32 {shape}"
-    return None
+            raise UnsupportedError(
+                f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous float32 {shape}"
+            )
+
+
+def require_draws(name: str, x: Tensor, samples: int, *row: int) -> int:
+    """Raise `UnsupportedError` unless `x` is contiguous float32 (D, *row), D a divisor of the
+    samples; D.
+    """
+    draws = x.shape[0] if x.dim() else 0
+    if draws < 1 or samples % draws:
+        raise UnsupportedError(
+            f"{name}: shape {tuple(x.shape)}, expected a row for each draw, a divisor of the {samples} samples"
+        )
+    require_parameters((draws, *row), **{name: x})
+    return draws
+
+
+def require_noise(z: Tensor, draws: int, images: int, height: int, width: int) -> None:
+    """Raise `UnsupportedError` unless `z` is float32 (draws, 1 or images, 3, height, width), each
+    image contiguous, and offsets between draws stay within 32 bits.
+    """
+    if z.shape not in ((draws, 1, 3, height, width), (draws, images, 3, height, width)):
+        raise UnsupportedError(f"z: shape {tuple(z.shape)}, expected ({draws}, 1 or {images}, 3, {height}, {width})")
+    if z.dtype != torch.float32 or z.stride()[-3:] != (height * width, width, 1):
+        raise UnsupportedError(
+            f"z: {z.dtype} with strides {z.stride()}, expected float32 with contiguous (3, {height}, {width}) images"
+        )
+    if draws * z.stride(0) >= 2**31:
+        raise UnsupportedError(f"z: {draws} draws, {z.stride(0)} elements apart, are more than 32-bit offsets reach")
+
+
+def noise_strides(z: Tensor) -> tuple[int, int]:
+    """Elements from one draw to the next, and from one image to the next: 0 where they share
+    their noise.
+    """
+    return z.stride(0), z.stride(1) if z.shape[1] > 1 else 0
 
 
 def pixel_stride(x: Tensor) -> int:
@@ -238,14 +292,3 @@ def pixel_stride(x: Tensor) -> int:
     if x.shape[2] > 1:
         return x.stride(2)
     return x.stride(0) if x.shape[0] > 1 else x.shape[1]
-
-
-def require(*reasons: str | None) -> None:
-    """Raise `UnsupportedError` with the first reason there is."""
-    for reason in reasons:
-        if reason is not None:
-            raise UnsupportedError(reason)
-
-
-def _device(arguments: dict[str, Tensor | int | float]) -> torch.device:
-    return next(value.device for value in arguments.values() if isinstance(value, Tensor))

@@ -185,135 +185,67 @@ def _affine_swish_head_kernel(
     tl.store(p_errors + sample_offset(i_b, pixels) + o_p, b_errors, mask=m_p)
 
 
-def supports_affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> str | None:
-    """None if `affine_swish` takes these arguments, else the reason."""
-    return _unsupported_input(raw, affine) or _unsupported_output("out", out, raw, tuple(raw.shape))
-
-
 def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
     """`reference.affine_swish` in one launch.
 
     Raises:
-        launch.UnsupportedError: see `supports_affine_swish`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_affine_swish(raw, affine, out))
+    _require_input(raw, affine)
+    launch.require_output("out", out, raw, tuple(raw.shape))
     samples, channels, height, width = raw.shape
     tile = launch.tile("affine_swish", channels, raw.device)
-    launch.Launch(
+    launch.run(
         _affine_swish_kernel,
         (triton.cdiv(height * width, tile.pixels), samples),
-        {
-            "p_raw": raw,
-            "p_affine": affine,
-            "p_out": out,
-            "pixels": height * width,
-            "raw_stride": launch.pixel_stride(raw),
-            "out_stride": launch.pixel_stride(out),
-        },
+        (raw, affine, out, height * width, launch.pixel_stride(raw), launch.pixel_stride(out)),
         {"C": channels, "BLOCK": tile.pixels},
         tile.warps,
-    ).run()
-
-
-def supports_affine_swish_pool(
-    raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor, pooled: Tensor
-) -> str | None:
-    """None if `affine_swish_pool` takes these arguments, else the reason."""
-    if reason := _unsupported_input(raw, affine, embedding) or _unsupported_output("out", out, raw, tuple(raw.shape)):
-        return reason
-    samples, channels, height, width = raw.shape
-    return _unsupported_output("pooled", pooled, raw, (samples, channels, height // 2, width // 2))
+    )
 
 
 def affine_swish_pool(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor, pooled: Tensor) -> None:
     """`reference.affine_swish_pool` in one launch.
 
     Raises:
-        launch.UnsupportedError: see `supports_affine_swish_pool`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_affine_swish_pool(raw, affine, embedding, out, pooled))
+    _require_input(raw, affine)
     samples, channels, height, width = raw.shape
+    draws = launch.require_draws("embedding", embedding, samples, channels)
+    launch.require_output("out", out, raw, tuple(raw.shape))
+    launch.require_output("pooled", pooled, raw, (samples, channels, height // 2, width // 2))
     tile = launch.tile("affine_swish_pool", channels, raw.device)
     windows = triton.cdiv(height, 2) * triton.cdiv(width, 2)
-    launch.Launch(
+    strides = [launch.pixel_stride(x) for x in (raw, out, pooled)]
+    launch.run(
         _affine_swish_pool_kernel,
         (triton.cdiv(windows, tile.pixels), samples),
-        {
-            "p_raw": raw,
-            "p_affine": affine,
-            "p_embedding": embedding,
-            "p_out": out,
-            "p_pooled": pooled,
-            "height": height,
-            "width": width,
-            "raw_stride": launch.pixel_stride(raw),
-            "out_stride": launch.pixel_stride(out),
-            "pooled_stride": launch.pixel_stride(pooled),
-            "draws": embedding.shape[0],
-        },
+        (raw, affine, embedding, out, pooled, height, width, *strides, draws),
         {"C": channels, "BLOCK": tile.pixels},
         tile.warps,
-    ).run()
-
-
-def supports_affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor) -> str | None:
-    """None if `affine_swish_up2` takes these arguments, else the reason."""
-    if reason := _unsupported_input(raw, affine, embedding):
-        return reason
-    samples, channels, height, width = raw.shape
-    shapes = [(samples, channels, 2 * height + rows, 2 * width + columns) for rows in (0, 1) for columns in (0, 1)]
-    return _unsupported_output("out", out, raw, *shapes)
+    )
 
 
 def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor) -> None:
     """`reference.affine_swish_up2` in one launch.
 
     Raises:
-        launch.UnsupportedError: see `supports_affine_swish_up2`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_affine_swish_up2(raw, affine, embedding, out))
+    _require_input(raw, affine)
     samples, channels, height, width = raw.shape
+    draws = launch.require_draws("embedding", embedding, samples, channels)
+    shapes = [(samples, channels, 2 * height + rows, 2 * width + columns) for rows in (0, 1) for columns in (0, 1)]
+    launch.require_output("out", out, raw, *shapes)
     tile = launch.tile("affine_swish_up2", channels, raw.device)
-    launch.Launch(
+    sizes = (height, width, *out.shape[2:])
+    launch.run(
         _affine_swish_up2_kernel,
         (triton.cdiv(out.shape[3], tile.pixels), triton.cdiv(height, tile.blocks), samples),
-        {
-            "p_raw": raw,
-            "p_affine": affine,
-            "p_embedding": embedding,
-            "p_out": out,
-            "height": height,
-            "width": width,
-            "out_height": out.shape[2],
-            "out_width": out.shape[3],
-            "raw_stride": launch.pixel_stride(raw),
-            "out_stride": launch.pixel_stride(out),
-            "draws": embedding.shape[0],
-        },
+        (raw, affine, embedding, out, *sizes, launch.pixel_stride(raw), launch.pixel_stride(out), draws),
         {"C": channels, "BLOCK": tile.pixels, "ROWS": tile.blocks},
         tile.warps,
-    ).run()
-
-
-def supports_affine_swish_head(
-    raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor
-) -> str | None:
-    """None if `affine_swish_head` takes these arguments, else the reason."""
-    if reason := _unsupported_input(raw, affine):
-        return reason
-    samples, channels, height, width = raw.shape
-    draws = scale.numel()
-    if channels > max(launch.TABLE["affine_swish_head"]):
-        return f"raw: {channels} channels, at most {max(launch.TABLE['affine_swish_head'])} go through the head"
-    if scale.dim() != 1 or draws < 1 or samples % draws:
-        return f"scale: shape {tuple(scale.shape)}, expected (D,), D a divisor of the {samples} samples of raw"
-    if z.shape not in ((draws, 1, 3, height, width), (draws, samples // draws, 3, height, width)):
-        return f"z: shape {tuple(z.shape)}, expected ({draws}, 1 or {samples // draws}, 3, {height}, {width})"
-    return (
-        launch.unsupported_parameters((3, channels), weight=weight)
-        or launch.unsupported_parameters((draws, 3), bias=bias)
-        or launch.unsupported_parameters((draws,), scale=scale)
-        or unsupported_planes("z", z)
     )
 
 
@@ -321,69 +253,28 @@ def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor,
     """`reference.affine_swish_head` in one launch; draws are added up in their order.
 
     Raises:
-        launch.UnsupportedError: see `supports_affine_swish_head`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_affine_swish_head(raw, affine, weight, bias, z, scale))
+    _require_input(raw, affine)
     samples, channels, height, width = raw.shape
-    draws = bias.shape[0]
-    errors = torch.empty((samples // draws, 1, height, width), dtype=torch.float32, device=raw.device)
     tile = launch.tile("affine_swish_head", channels, raw.device)
-    launch.Launch(
+    draws = launch.require_draws("scale", scale, samples)
+    images = samples // draws
+    launch.require_noise(z, draws, images, height, width)
+    launch.require_parameters((3, channels), weight=weight)
+    launch.require_parameters((draws, 3), bias=bias)
+    errors = torch.empty((images, 1, height, width), dtype=torch.float32, device=raw.device)
+    numbers = (height * width, launch.pixel_stride(raw), *launch.noise_strides(z), draws)
+    launch.run(
         _affine_swish_head_kernel,
-        (triton.cdiv(height * width, tile.pixels), samples // draws),
-        {
-            "p_raw": raw,
-            "p_affine": affine,
-            "p_weight": weight,
-            "p_bias": bias,
-            "p_z": z,
-            "p_scale": scale,
-            "p_errors": errors,
-            "pixels": height * width,
-            "raw_stride": launch.pixel_stride(raw),
-            "z_draw_stride": z.stride(0),
-            "z_image_stride": z.stride(1) if z.shape[1] > 1 else 0,
-            "draws": draws,
-        },
+        (triton.cdiv(height * width, tile.pixels), images),
+        (raw, affine, weight, bias, z, scale, errors, *numbers),
         {"C": channels, "BLOCK": tile.pixels},
         tile.warps,
-    ).run()
+    )
     return errors
 
 
-def unsupported_planes(name: str, x: Tensor) -> str | None:
-    """None if every image of `x` (..., 3, H, W) is float32 and contiguous, and no offset between
-    draws passes 32 bits.
-    """
-    height, width = x.shape[-2:]
-    if x.dtype != torch.float32 or x.stride()[-3:] != (height * width, width, 1):
-        return (
-            f"{name}: {x.dtype} with strides {x.stride()}, expected float32 with contiguous (3, {height}, "
-            f"{width}) images"
-        )
-    if x.dim() == 5 and x.shape[0] * x.stride(0) >= 2**31:
-        return f"{name}: {x.shape[0]} draws, {x.stride(0)} elements apart, are more than 32-bit offsets reach"
-    return None
-
-
-def _unsupported_input(raw: Tensor, affine: Tensor, embedding: Tensor | None = None) -> str | None:
-    if reason := launch.unsupported_map("raw", raw):
-        return reason
-    samples, channels = raw.shape[:2]
-    if reason := launch.unsupported_parameters((samples, 2, channels), affine=affine):
-        return reason
-    if embedding is None:
-        return None
-    draws = embedding.shape[0] if embedding.dim() else 0
-    if draws < 1 or samples % draws:
-        return f"embedding: shape {tuple(embedding.shape)}, expected a divisor of {samples} rows of {channels}"
-    return launch.unsupported_parameters((draws, channels), embedding=embedding)
-
-
-def _unsupported_output(name: str, out: Tensor, raw: Tensor, *shapes: tuple[int, ...]) -> str | None:
-    """The reason why `out` is no map like `raw` of one of these shapes, or None; an empty map may
-    lie anyhow.
-    """
-    if out.dtype != raw.dtype or tuple(out.shape) not in shapes:
-        return f"{name}: {out.dtype} {tuple(out.shape)}, expected {raw.dtype} {' or '.join(map(str, shapes))}"
-    return launch.unsupported_map(name, out) if out.numel() else None
+def _require_input(raw: Tensor, affine: Tensor) -> None:
+    launch.require_map("raw", raw)
+    launch.require_parameters((raw.shape[0], 2, raw.shape[1]), affine=affine)

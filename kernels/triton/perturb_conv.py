@@ -12,7 +12,6 @@ from torch import Tensor
 from sprfast.kernels.triton import launch
 from sprfast.kernels.triton.common import merge_channels, sample_offset, store_partial
 from sprfast.kernels.triton.group_norm import merge_partials
-from sprfast.kernels.triton.norm_swish import unsupported_planes
 from sprfast.kernels.triton.reference import TAPS_PADDED
 
 
@@ -67,43 +66,6 @@ def _perturb_conv3x3_kernel(
     store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
 
 
-def supports_perturb_conv3x3(
-    x: Tensor,
-    z: Tensor,
-    std: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    groups: int,
-    out: Tensor,
-) -> str | None:
-    """None if `perturb_conv3x3` takes these arguments, else the reason."""
-    if reason := launch.unsupported_map("out", out) or launch.unsupported_groups(out.shape[1], groups):
-        return reason
-    samples, channels, height, width = out.shape
-    draws = std.numel()
-    if channels > max(launch.TABLE["perturb_conv3x3"]):
-        return (
-            f"out: {channels} channels, at most {max(launch.TABLE['perturb_conv3x3'])} come out of the first "
-            f"convolution"
-        )
-    if std.dim() != 1 or draws < 1 or samples % draws:
-        return f"std: shape {tuple(std.shape)}, expected (D,), D a divisor of the {samples} samples of out"
-    images = samples // draws
-    if launch.pixel_stride(out) != channels:
-        return f"out: pixels {launch.pixel_stride(out)} elements apart, expected {channels}: a whole tensor"
-    if z.shape not in ((draws, 1, 3, height, width), (draws, images, 3, height, width)):
-        return f"z: shape {tuple(z.shape)}, expected ({draws}, 1 or {images}, 3, {height}, {width})"
-    return (
-        launch.unsupported_parameters((images, 3, height, width), x=x)
-        or launch.unsupported_parameters((draws,), std=std)
-        or launch.unsupported_parameters((TAPS_PADDED, channels), weight=weight)
-        or launch.unsupported_parameters((channels,), bias=bias, gamma=gamma, beta=beta)
-        or unsupported_planes("z", z)
-    )
-
-
 def perturb_conv3x3(
     x: Tensor,
     z: Tensor,
@@ -123,31 +85,22 @@ def perturb_conv3x3(
     per cent of the image and would be lost in its rounding.
 
     Raises:
-        launch.UnsupportedError: see `supports_perturb_conv3x3`.
+        launch.UnsupportedError: the kernels do not take these arguments.
     """
-    launch.require(supports_perturb_conv3x3(x, z, std, weight, bias, gamma, beta, groups, out))
+    launch.require_normalised("out", out, bias, gamma, beta, groups)
     samples, channels, height, width = out.shape
     tile = launch.tile("perturb_conv3x3", channels, out.device)
+    draws = launch.require_draws("std", std, samples)
+    images = samples // draws
+    launch.require_noise(z, draws, images, height, width)
+    launch.require_parameters((images, 3, height, width), x=x)
+    launch.require_parameters((TAPS_PADDED, channels), weight=weight)
     chunks = triton.cdiv(height * width, tile.pixels)
     partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=out.device)
-    launch.Launch(
+    launch.run(
         _perturb_conv3x3_kernel,
         (chunks, samples),
-        {
-            "p_x": x,
-            "p_z": z,
-            "p_std": std,
-            "p_weight": weight,
-            "p_bias": bias,
-            "p_raw": out,
-            "p_partial": partial,
-            "height": height,
-            "width": width,
-            "z_draw_stride": z.stride(0),
-            "z_image_stride": z.stride(1) if z.shape[1] > 1 else 0,
-            "draws": std.shape[0],
-            "chunks": chunks,
-        },
+        (x, z, std, weight, bias, out, partial, height, width, *launch.noise_strides(z), draws, chunks),
         {
             "C": channels,
             "GROUPS": groups,
@@ -156,5 +109,5 @@ def perturb_conv3x3(
             "PRECISION": "ieee" if out.dtype == torch.float32 else "tf32x3",
         },
         tile.warps,
-    ).run()
+    )
     return merge_partials(partial, bias, gamma, beta)

@@ -52,27 +52,22 @@ def _matmul_kernel(
     tl.store(p_out + sample_offset(i_b, M * N) + o_row[:, None] * N + o_column[None, :], b_out, mask=m_out)
 
 
-def supports_anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> str | None:
-    """None if `anomaly_map` takes these arguments, else the reason."""
-    if errors.dim() != 4 or rows.dim() != 2 or min(*errors.shape, *rows.shape) < 1:
-        return f"errors, rows: shapes {tuple(errors.shape)}, {tuple(rows.shape)}, expected (B, 1, H, W) and (S, H)"
-    images, _, height, width = errors.shape
-    if images > launch.MAX_SAMPLES:
-        return f"errors: {images} maps, at most {launch.MAX_SAMPLES}"
-    return (
-        launch.unsupported_parameters((images, 1, height, width), errors=errors)
-        or launch.unsupported_parameters((rows.shape[0], height), rows=rows)
-        or launch.unsupported_parameters((rows.shape[0], width), columns=columns)
-    )
-
-
 def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """`reference.anomaly_map` in two launches. A NaN spreads over its row and column.
 
     Raises:
-        launch.UnsupportedError: see `supports_anomaly_map`.
+        launch.UnsupportedError: the kernel does not take these arguments.
     """
-    launch.require(supports_anomaly_map(errors, rows, columns))
+    if errors.dim() != 4 or rows.dim() != 2 or min(*errors.shape, *rows.shape) < 1:
+        raise launch.UnsupportedError(
+            f"errors, rows: shapes {tuple(errors.shape)}, {tuple(rows.shape)}, expected (B, 1, H, W) and (S, H)"
+        )
+    images, _, height, width = errors.shape
+    if images > launch.MAX_SAMPLES:
+        raise launch.UnsupportedError(f"errors: {images} maps, at most {launch.MAX_SAMPLES}")
+    launch.require_parameters((images, 1, height, width), errors=errors)
+    launch.require_parameters((rows.shape[0], height), rows=rows)
+    launch.require_parameters((rows.shape[0], width), columns=columns)
     return _matmul(_matmul(rows[None], errors[:, 0]), columns.mT[None])[:, None]
 
 
@@ -81,24 +76,13 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
     batch, m, n = max(left.shape[0], right.shape[0]), left.shape[1], right.shape[2]
     out = torch.empty((batch, m, n), dtype=torch.float32, device=left.device)
     tile = launch.tile("matmul", 1, left.device)
-    launch.Launch(
+    # one matrix serves every map
+    strides = [(x.stride(0) if x.shape[0] > 1 else 0, *x.stride()[1:]) for x in (left, right)]
+    launch.run(
         _matmul_kernel,
         (triton.cdiv(n, tile.pixels), triton.cdiv(m, tile.pixels), batch),
-        {
-            "p_left": left,
-            "p_right": right,
-            "p_out": out,
-            "M": m,
-            "N": n,
-            "K": left.shape[2],
-            "left_batch": left.stride(0) if left.shape[0] > 1 else 0,
-            "left_row": left.stride(1),
-            "left_column": left.stride(2),
-            "right_batch": right.stride(0) if right.shape[0] > 1 else 0,
-            "right_row": right.stride(1),
-            "right_column": right.stride(2),
-        },
+        (left, right, out, m, n, left.shape[2], *strides[0], *strides[1]),
         {"BLOCK": tile.pixels, "STEP": 16},
         tile.warps,
-    ).run()
+    )
     return out

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from sprfast.kernels import triton as kernels
-from sprfast.kernels.triton import reference
+from sprfast.kernels.triton import reference, trials
 from sprfast.kernels.triton.launch import INTERPRETED
-from sprfast.kernels.triton.self_test import OUTPUTS, relative_rms
+from sprfast.kernels.triton.trials import OUTPUTS, relative_rms
 
 SEED = int(os.environ.get("SPRFAST_TEST_SEED", secrets.randbelow(2**31)))
 DEVICE = "cpu" if INTERPRETED else "cuda"  # where kernels run here
@@ -128,21 +128,12 @@ def run(operator: str, given: dict[str, Any]) -> dict[str, Tensor]:
     """What the operator writes and, as "result", returns."""
     with poisoned():
         returned = getattr(kernels, operator)(*given.values())
-    return _outputs(given, returned)
-
-
-def truth(operator: str, given: dict[str, Any]) -> dict[str, Tensor]:
-    """As `run`, by the reference in float64."""
-    wide = {name: value.double() if isinstance(value, Tensor) else value for name, value in given.items()}
-    return _outputs(wide, getattr(reference, operator)(*wide.values()))
+    return trials.results(given, returned)
 
 
 def assert_correct(operator: str, given: dict[str, Any], got: dict[str, Tensor]) -> None:
     """Compare with the reference; nothing outside the outputs may be written."""
-    expected = truth(operator, given)
-    if operator == "perturb_conv3x3":  # its statistics are those of the values as stored
-        norm = (given[name].double() for name in ("bias", "gamma", "beta"))
-        expected["result"] = reference.group_norm_affine(got["out"].double(), *norm, given["groups"])
+    expected = trials.truth(operator, given)
     assert got.keys() == expected.keys()
     for name, value in got.items():
         error = relative_rms(value, expected[name])
@@ -176,11 +167,6 @@ def rows_of(name: str, value: Tensor, images: list[int], shape: Shape) -> Tensor
     if name in ("x", "errors"):
         return value[images]
     return value[:, images] if name == "z" and shape.noise_per_image else value
-
-
-def _outputs(given: dict[str, Any], returned: Tensor | None) -> dict[str, Tensor]:
-    written = {name: given[name] for name in OUTPUTS if name in given}
-    return written if returned is None else {**written, "result": returned}
 
 
 def _device(given: dict[str, Any]) -> str:

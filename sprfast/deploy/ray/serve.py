@@ -24,12 +24,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-<<<<<<< HEAD
 from sprfast.config import PUBLISHED, Precision
-from sprfast.deploy import libraries
-=======
-from sprfast.config import Precision
->>>>>>> b9f9353ce4a31fa6ce20d13153fd668dd3bb73c6
 from sprfast.deploy.ray.device import device_under_ray
 from sprfast.deploy.ray.libraries import require
 from sprfast.engine.load import load

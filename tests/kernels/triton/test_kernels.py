@@ -7,7 +7,7 @@ import torch
 
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch, reference
-from sprfast.kernels.triton.self_test import relative_rms
+from sprfast.kernels.triton.trials import relative_rms
 from support.kernel_cases import DEVICE, OPERATORS, SEED, Shape, arguments, assert_correct, of_images, rows_of, run
 
 RAGGED = Shape(32, 33, 37, more_columns=1)

@@ -8,7 +8,8 @@ import torch
 from sprfast.backends.triton import FusedUNet, network_on
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.self_test import SelfTest, SelfTestError, relative_rms
+from sprfast.kernels.triton.self_test import SelfTest, SelfTestError
+from sprfast.kernels.triton.trials import relative_rms
 from sprfast.lowering.fold import fold
 from support.kernel_cases import OPERATORS, Shape, arguments
 
