@@ -9,50 +9,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import arrivals, sweeps, timing
+from sprfast.bench.core import arrivals, sweeps, tables, timing
 from sprfast.bench.core.peers import Candidate
 from sprfast.bench.core.sweeps import Tell, plural
-from sprfast.bench.core.work import Images, Work
+from sprfast.bench.core.work import Work
 from sprfast.data.datasets import Category
-from sprfast.formats.model import Model
 
 AUROC_TIE = 1e-3  # a smaller difference on one set of test images says nothing
 LEAST_QUERIES = 10  # of a check on the line
 _NOTE = (
     "draws are at every sigma level, and the model's own number stands for its schedule; p99 by nearest rank, below "
-    "100 rounds the "
-    "slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that it was "
-    "calibrated in"
+    "100 rounds the slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that "
+    "it was calibrated in"
 )
-_UNDECIDED = (
-    "candidate",
-    "batch",
-    "draws",
-    "p99_ms",
-    "images_per_s",
-    "latency_ms",
-    "image_AUROC",
-    "AUROC_cost",
-    "line",
-)
+_SPEED = ("p50 ms", "p99 ms", "images/s")
+_OF_POINT = ("candidate", "batch", "draws", "p99_ms")
+_UNDECIDED = (*_OF_POINT, "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line")
 
 Point = Mapping[str, Any]  # as `sweeps.measure` gives it
 
 
 def section(
-    model: Model,
-    given: Images,
-    kind: type[Work],
+    work: Work,
     candidates: Sequence[Candidate],
-    device: torch.device,
     *,
-    batch: int,
     seconds: float,
     labelled: Category | None,
     period: float | None,
@@ -64,9 +48,8 @@ def section(
     is known.
 
     Args:
-        model, given, kind, device: as in `sweeps.measure`.
+        work: what is timed; the largest batch has all its samples.
         candidates: ours, of those that compute the definition.
-        batch: the largest, at most the number of samples.
         seconds: for all rounds together, and again for the check on the line.
         labelled: test images for the accuracy; None leaves it out.
         period: seconds from part to part; None recommends nothing and measures `sweeps.cross`
@@ -78,6 +61,7 @@ def section(
     Raises:
         InputError: a labelled image cannot be scored.
     """
+    model = work.model
     own = sweeps.own_draws(model.schedule)
     parts = 1 + (labelled is not None) + (period is not None)
 
@@ -86,14 +70,14 @@ def section(
 
     found: dict[str, Any] = {"points": [], "failed": [], "accuracy": None, "draws": own, "note": _NOTE}
     into["settings"] = found
-    points = sweeps.cross(batch, own) if period is None else sweeps.grid(batch, own)
+    points = sweeps.cross(len(work), own) if period is None else sweeps.grid(len(work), own)
     points = [(size, draws) for size, draws in points if sweeps.allowed(model.schedule, draws)]
-    sweeps.measure(model, given, kind, candidates, device, points, seconds, functools.partial(tell, 0), found)
+    sweeps.measure(work, candidates, points, seconds, functools.partial(tell, 0), found)
     if labelled is not None:
         rows = found["accuracy"] = []
         counts = sorted({draws for _, draws in points})
         for row in sweeps.accuracy(
-            model, labelled, device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
+            model, labelled, work.device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
         ):
             rows.append(row)
     if period is None:
@@ -106,8 +90,7 @@ def section(
     if chosen["candidate"] is not None:
         tell(parts - 1, 0.0, "recommendation: check on the line")
         candidate = next(each for each in candidates if each.name == chosen["candidate"])
-        work = kind(sweeps.variant(model, chosen["draws"]), given, device)
-        chosen["line"] = _line(work, candidate, chosen["batch"], period, seconds)
+        chosen["line"] = _line(sweeps.varied(work, chosen["draws"]), candidate, chosen["batch"], period, seconds)
     tell(parts - 1, 1.0, "recommendation: done")
 
 
@@ -158,7 +141,7 @@ def recommend(
     auroc, own = known.get(chosen["draws"]), known.get(draws)
     cost = None if auroc is None or own is None else own - auroc
     return result | {
-        **{key: chosen[key] for key in ("candidate", "batch", "draws", "p99_ms")},
+        **{key: chosen[key] for key in _OF_POINT},
         "images_per_s": chosen["images_per_s"]["median"],
         "latency_ms": _latency_ms(chosen, period),
         "image_AUROC": auroc,
@@ -196,10 +179,9 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     if found and found["points"]:
         parts += [_batch_sweep(found), _draws_sweep(found)]
-    if found:
-        parts += [Text(left_out(row)) for row in found["failed"]]
-        parts.append(Text(f"settings: {found['note']}"))
-    return Group(*parts, *(Text(line) for line in (_words(chosen) if chosen else ())))
+    lines = [*map(left_out, found["failed"]), f"settings: {found['note']}"] if found else []
+    lines += _words(chosen) if chosen else []
+    return Group(*parts, *map(Text, lines))
 
 
 def _line(work: Work, candidate: Candidate, batch: int, period: float, seconds: float) -> dict[str, Any]:
@@ -256,54 +238,39 @@ def _reason(draws: int, own: int, period: float, cost: float | None) -> str:
 def _unknown(auroc: float | None, accuracy: object) -> str:
     if auroc is not None:
         return ""
-    return (
-        "; image_AUROC is unknown, give --data to know"
-        if accuracy is None
-        else "; image_AUROC is not defined on the labelled images"
-    )
+    why = "unknown, give --data to know" if accuracy is None else "not defined on the labelled images"
+    return f"; image_AUROC is {why}"
 
 
 def _batch_sweep(found: Mapping[str, Any]) -> Table:
-    points = [point for point in found["points"] if point["draws"] == found["draws"]]
-    result = _empty("images of a call", ("images\na call", "p50 ms", "p99 ms", "images/s", "min-max"))
-
     def cells(point: Point) -> list[str]:
         spread = point["images_per_s"]
         return [str(point["batch"]), *_speed(point), f"{spread['min']:.4g}-{spread['max']:.4g}"]
 
-    return _filled(result, points, cells)
+    points = [point for point in found["points"] if point["draws"] == found["draws"]]
+    return _filled("images of a call", ("images\na call", *_SPEED, "min-max"), points, cells)
 
 
 def _draws_sweep(found: Mapping[str, Any]) -> Table:
     points = sorted((point for point in found["points"] if point["batch"] == 1), key=lambda point: point["draws"])
     rows = {row["draws"]: row for row in found["accuracy"] or ()}
-    metrics = ("image_AUROC", "pixel_AUROC") if rows else ()
-    headings = ("draws", "p50 ms", "p99 ms", "images/s", *(key.replace("_", "\n") for key in metrics))
-    result = _empty("draws, one image a call", headings)
+    metrics = sweeps.METRICS if rows else ()
 
     def cells(point: Point) -> list[str]:
         values = [rows.get(point["draws"], {}).get(key) for key in metrics]
+        percents = ["-" if value is None else f"{100 * value:.1f}" for value in values]
         mark = "*" if point["draws"] == found["draws"] else ""
-        return [
-            f"{mark}{point['draws']}",
-            *_speed(point),
-            *("-" if value is None else f"{100 * value:.1f}" for value in values),
-        ]
+        return [f"{mark}{point['draws']}", *_speed(point), *percents]
 
+    headings = ("draws", *_SPEED, *(key.replace("_", "\n") for key in metrics))
+    result = _filled("draws, one image a call", headings, points, cells)
     result.caption = "* the model's own"
-    return _filled(result, points, cells)
-
-
-def _empty(title: str, headings: Sequence[str]) -> Table:
-    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("candidate", no_wrap=True)
-    for heading in headings:
-        result.add_column(heading, justify="right", no_wrap=True)
     return result
 
 
-def _filled(result: Table, points: Sequence[Point], cells: Callable[[Point], list[str]]) -> Table:
+def _filled(title: str, headings: Sequence[str], points: Sequence[Point], cells: Callable[[Point], list[str]]) -> Table:
     """A row a point, those of a candidate together."""
+    result = tables.empty(headings, title)
     for name in dict.fromkeys(point["candidate"] for point in points):
         for index, point in enumerate(each for each in points if each["candidate"] == name):
             result.add_row("" if index else name, *cells(point))
@@ -311,7 +278,7 @@ def _filled(result: Table, points: Sequence[Point], cells: Callable[[Point], lis
 
 
 def _speed(point: Point) -> list[str]:
-    return [f"{point['p50_ms']:.4g}", f"{point['p99_ms']:.4g}", f"{point['images_per_s']['median']:.4g}"]
+    return [f"{value:.4g}" for value in (point["p50_ms"], point["p99_ms"], point["images_per_s"]["median"])]
 
 
 def left_out(row: Mapping[str, Any]) -> str:
@@ -327,10 +294,9 @@ def _words(chosen: Mapping[str, Any]) -> list[str]:
     auroc = "" if chosen["image_AUROC"] is None else f", image_AUROC {100 * chosen['image_AUROC']:.1f}"
     setting = f"{chosen['candidate']}, {plural(chosen['draws'], 'draw')}, {plural(chosen['batch'], 'image')} a call"
     times = f"p99 {_ms(chosen['p99_ms'])}, answer {_ms(chosen['latency_ms'])} after the trigger"
-    figures = f"{times}, {chosen['images_per_s']:.4g} images/s{auroc}"
     return [
         f"Recommended for {target}: {setting}",
-        f"  {figures}",
+        f"  {times}, {chosen['images_per_s']:.4g} images/s{auroc}",
         f"  {chosen['reason']}",
         f"  {_checked(chosen['line'])}",
     ]
