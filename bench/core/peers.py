@@ -30,6 +30,8 @@ Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
 # (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network
 # alone.
 Network = Callable[[Tensor], Tensor]
+# model and its noise (one (K, 1, 3, H, W) a level), on the device
+Build = Callable[[Model, Sequence[Tensor], torch.device], Maps]
 BASELINE = "published"
 TRUTH = "the plain definition in float64 on the CPU"  # `Definition`
 T = TypeVar("T")
@@ -43,8 +45,7 @@ class Candidate:
 
     name: str
     description: str
-    # model and its noise (one (K, 1, 3, H, W) a level), on the device
-    build: Callable[[Model, Sequence[Tensor], torch.device], Maps]
+    build: Build
     precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
     # model, times (D,) of the draws, device; None where the network cannot be run apart from what
     # surrounds it
@@ -101,9 +102,9 @@ def draw_times(schedule: Schedule) -> Tensor:
     return torch.tensor([level.t for level in schedule.levels for _ in range(level.draws)])
 
 
-def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
-    """The definition as it is written, with the network in `memory_format`."""
-    network = network_of(model, device, memory_format)
+def plain(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """The definition as it is written, with the network in channels-last."""
+    network = network_of(model, device, torch.channels_last)
 
     @torch.inference_mode()
     def maps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,9 +139,9 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
     return maps
 
 
-def plain_network(model: Model, times: Tensor, device: torch.device, memory_format: torch.memory_format) -> Network:
+def plain_network(model: Model, times: Tensor, device: torch.device) -> Network:
     """The network of `plain`: all draws of all images in one batch."""
-    network, times = network_of(model, device, memory_format), times.to(device)
+    network, times = network_of(model, device, torch.channels_last), times.to(device)
 
     @torch.inference_mode()
     def scores(x: Tensor) -> Tensor:
@@ -170,13 +171,8 @@ def _with_tf32(build: Callable[..., Callable[[Tensor], T]]) -> Callable[..., Cal
     """
 
     def built(*given: Any) -> Callable[[Tensor], T]:
-        inner = build(*given)
-
-        def run(x: Tensor) -> T:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-                return inner(x)
-
-        return run
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+        return flags(build(*given))
 
     return built
 
@@ -223,9 +219,8 @@ def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.devic
     if device.type != "cuda":
         raise BackendError("torch.compile is measured on CUDA devices only")
     torch.compiler.reset()
-    return bfloat16(
-        model, noise, device, functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
-    )
+    compiler = functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
+    return bfloat16(model, noise, device, compiler)
 
 
 class _Bfloat16Network:
@@ -240,13 +235,11 @@ class _Bfloat16Network:
         return self._network.scaled_score(x, t).float()
 
 
-def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Sequence[Tensor], torch.device], Maps]:
+def backend(name: str, precision: Precision = "float32") -> Build:
     """A builder for our backend `name`."""
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-        ours = registry.create(name, model, device, precision)
-
-        return lambda x: ours.maps(x, noise)
+        return functools.partial(registry.create(name, model, device, precision).maps, noise=noise)
 
     return build
 
@@ -296,8 +289,8 @@ CANDIDATES = (
     Candidate(
         "channels_last",
         "the plain definition: network in channels-last, all draws in one batch",
-        functools.partial(plain, memory_format=torch.channels_last),
-        network=functools.partial(plain_network, memory_format=torch.channels_last),
+        plain,
+        network=plain_network,
     ),
     Candidate("eager", "sprfast, backend eager", backend("eager"), network=eager_network, ours=True),
 )

@@ -64,10 +64,8 @@ def compiler_missing() -> str | None:
     """None where TorchInductor can compile for the CPU, else what to install."""
     compiler = os.environ.get("CXX", "g++")  # its own choice on Linux
     if shutil.which(compiler) is None:
-        return (
-            f"torch_compile needs the C++ compiler {compiler}, not installed here: install it, or name another "
-            f"one in CXX"
-        )
+        advice = "install it, or name another one in CXX"
+        return f"torch_compile needs the C++ compiler {compiler}, not installed here: {advice}"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "torch_compile needs Python.h, not installed here: install the development files of this Python"
     return None
