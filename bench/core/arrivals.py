@@ -11,7 +11,7 @@ import collections
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,18 +26,6 @@ LEAST_BOUNDS = 10.0  # latency bounds that a Server trial lasts: in a shorter on
 TRIALS = 10  # of a Server search, about
 
 
-class Clock(Protocol):
-    """Where time comes from."""
-
-    def now(self) -> float:
-        """Seconds, monotonic."""
-        ...
-
-    def sleep_until(self, moment: float) -> None:
-        """Return at `moment`, or at once if it has passed."""
-        ...
-
-
 class WallClock:
     """The machine's monotonic clock."""
 
@@ -46,14 +34,14 @@ class WallClock:
         return time.perf_counter()
 
     def sleep_until(self, moment: float) -> None:
-        """Sleep, then watch the clock for the last millisecond."""
+        """Return at `moment`, or at once if it has passed; the clock is watched for `SPIN`."""
         time.sleep(max(0.0, moment - time.perf_counter() - SPIN))
         while time.perf_counter() < moment:
             pass
 
 
 def serve(
-    answer: Answer, due: Sequence[float], clock: Clock, *, most: int = 1, waiting: float = math.inf
+    answer: Answer, due: Sequence[float], clock: WallClock, *, most: int = 1, waiting: float = math.inf
 ) -> list[float | None]:
     """Answer queries in the order in which they come.
 
@@ -87,7 +75,7 @@ def serve(
     return latencies
 
 
-def line(answer: Answer, clock: Clock, *, period: float, frames: int, waiting: int = 8) -> dict[str, Any]:
+def line(answer: Answer, clock: WallClock, *, period: float, frames: int, waiting: int = 8) -> dict[str, Any]:
     """A camera that triggers every `period` seconds, whatever the system does.
 
     Args:
@@ -112,7 +100,9 @@ def line(answer: Answer, clock: Clock, *, period: float, frames: int, waiting: i
     }
 
 
-def server(answer: Answer, clock: Clock, *, bound: float, start: float, seconds: float, most: int) -> dict[str, Any]:
+def server(
+    answer: Answer, clock: WallClock, *, bound: float, start: float, seconds: float, most: int
+) -> dict[str, Any]:
     """The highest rate of Poisson arrivals at which 99 % of the queries are answered within
     `bound`.
 

@@ -33,16 +33,11 @@ ENERGY_SECONDS = 2.0  # of calls: drivers update the counter every 20 to 100 ms
 
 
 def ceilings(
-    model: Model,
-    device: torch.device,
-    precisions: Collection[str],
-    height: int,
-    width: int,
+    model: Model, device: torch.device, precisions: Collection[str], height: int, width: int
 ) -> dict[str, Any]:
     """The rates of this device, measured now, and what an image asks of it.
 
     Args:
-        model: its network and schedule.
         device: CUDA or a CPU; a CPU's rates are those of the threads that torch has.
         precisions: names in `STORAGE`; "float32" is without TensorFloat-32.
         height, width: of an image, in pixels.
@@ -108,7 +103,6 @@ def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> di
     Args:
         ceilings: as `ceilings` returns them.
         precision: of the convolutions, one that was measured.
-        images_per_s: images a second.
     """
     of_matmul = ceilings["gflop_per_image"] / ceilings["matmul_gflop_per_s"][precision]
     of_copy = 1e-3 * ceilings["least_mb_per_image"][precision] / ceilings["copy_gb_per_s"]
@@ -121,7 +115,6 @@ def usage(call: Callable[[], object], device: torch.device, images: int, before:
     Args:
         call: the candidate's; to be measured before another candidate is built, whose memory would
             count too.
-        device: that it runs on.
         images: of one call.
         before: `held` before the candidate was built.
 
@@ -132,13 +125,10 @@ def usage(call: Callable[[], object], device: torch.device, images: int, before:
     """
     peak = peak_memory(call, device, before)
     joules = reason = None
-    if device.type != "cuda":
-        reason = "energy is measured on CUDA devices only"
-    else:
-        try:
-            joules = _joules(call, device) / images
-        except BackendError as error:
-            reason = str(error)
+    try:
+        joules = _joules(call, device) / images
+    except BackendError as error:
+        reason = str(error)
     return {"peak_memory_mib": peak, "joules_per_image": joules, "energy_reason": reason}
 
 
@@ -173,7 +163,6 @@ def peak_memory(call: Callable[[], object], device: torch.device, before: tuple[
 
 
 def _multiplying(size: int, precision: str, device: torch.device) -> timing.Clock:
-    """A clock of products of two square matrices."""
     generator = torch.Generator(device).manual_seed(0)
     a, b, out = torch.randn(3, size, size, device=device, generator=generator).to(STORAGE[precision])
 
@@ -201,6 +190,8 @@ def _joules(call: Callable[[], object], device: torch.device) -> float:
     Raises:
         BackendError: the energy cannot be measured here; the message says why.
     """
+    if device.type != "cuda":
+        raise BackendError("energy is measured on CUDA devices only")
     with environment.nvml(device) as (library, handle):
         millijoules = functools.partial(library.nvmlDeviceGetTotalEnergyConsumption, handle)
         torch.cuda.synchronize(device)
