@@ -68,10 +68,9 @@ class Service:
         """
         if len(measured) < 2:
             raise InputError(f"fleet: times at two batch sizes are needed, the report has {len(measured)}")
-        sizes, seconds = np.array(sorted(measured), float), np.array([measured[size] for size in sorted(measured)])
-        (fixed, each), *_ = np.linalg.lstsq(
-            np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(sizes)), rcond=None
-        )
+        sizes, seconds = np.array(sorted(measured.items()), float).T
+        relative = np.stack([1.0 / seconds, sizes / seconds], axis=1)
+        (fixed, each), *_ = np.linalg.lstsq(relative, np.ones(len(sizes)), rcond=None)
         if fixed < 0:
             fixed, each = 0.0, float(np.mean(seconds / sizes))
         return cls(float(fixed), float(each), float(seconds.min()), int(sizes[-1]))
@@ -95,8 +94,8 @@ class Assumptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        network = {"image_kib": (0.0, 1e6), "link_gbit": (1e-3, 1e5), "latency": (0.0, 10.0)}
-        limits = {"load": (0.01, 10.0), "host": (1, 1e5), "queue": (0, 1e6), "images": (100, 1e7), **network}
+        limits = {"load": (0.01, 10.0), "host": (1, 1e5), "queue": (0, 1e6), "images": (100, 1e7)}
+        limits |= {"image_kib": (0.0, 1e6), "link_gbit": (1e-3, 1e5), "latency": (0.0, 10.0)}
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not allowed, expected {least:g} to {most:g}")
@@ -113,11 +112,8 @@ def read(path: Path, candidate: str) -> dict[int, float]:
     try:
         if "batches" in report:
             entries = {batch["images"]: batch["candidates"].get(candidate) for batch in report["batches"]}
-            found = {
-                size: 1e-6 * size * each["us_per_image"]["median"]
-                for size, each in entries.items()
-                if each and each["us_per_image"]
-            }
+            timed = {size: each["us_per_image"] for size, each in entries.items() if each and each["us_per_image"]}
+            found = {size: 1e-6 * size * each["median"] for size, each in timed.items()}
         else:
             own = max(level["draws"] for level in report["model"]["schedule"]["levels"])  # as `settings.own_draws`
             found = {

@@ -36,12 +36,7 @@ FIGURES = ("built_mib", "build_peak_mib", "calls_peak_mib")
 
 
 def fresh(model: Model, name: str, images: int) -> dict[str, Any]:
-    """`measure` in a process of its own.
-
-    Args:
-        model: its size is that of the images.
-        name: of a candidate that `libraries.chosen` knows.
-        images: of a call.
+    """`measure` in a process of its own, for a candidate by its name.
 
     Returns:
         `images`, the figures of `measure`, and the `reason` why they are null.

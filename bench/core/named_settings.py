@@ -29,10 +29,7 @@ INPUTS = 2 * MAX_BATCH  # random images
 
 def measure(model: Model, backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Times of the published setting and of all that the model file holds beside it, by one
-    backend, on random images.
-
-    Args:
-        seconds: for calls of one image; as much again for calls of `MAX_BATCH`.
+    backend, on random images; `seconds` as in `times`.
 
     Returns:
         The report, plain values: `settings` as `times` has them, each with `error`, the relative

@@ -44,8 +44,8 @@ def section(
     on_progress: Tell,
     into: dict[str, Any],
 ) -> None:
-    """Fill `into["settings"]`, and with a period `into["recommendation"]`, each part as soon as it
-    is known.
+    """Fill `settings` of the report `into`, and with a period `recommendation`, each part as soon
+    as it is known.
 
     Args:
         work: what is timed; the largest batch has all its samples.
@@ -55,8 +55,6 @@ def section(
         period: seconds from part to part; None recommends nothing and measures `sweeps.cross`
             instead of `sweeps.grid`.
         margin: as in `recommend`.
-        on_progress: as in `sweeps.measure`, over all parts.
-        into: the report.
 
     Raises:
         InputError: a labelled image cannot be scored.
@@ -76,9 +74,7 @@ def section(
     if labelled is not None:
         rows = found["accuracy"] = []
         counts = sorted({draws for _, draws in points})
-        for row in sweeps.accuracy(
-            model, labelled, work.device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
-        ):
+        for row in sweeps.accuracy(model, labelled, work.device, counts, functools.partial(tell, 1)):
             rows.append(row)
     if period is None:
         return
@@ -129,21 +125,24 @@ def recommend(
     """
     known = {row["draws"]: row["image_AUROC"] for row in accuracy or () if row["image_AUROC"] is not None}
     result = {"period_ms": 1e3 * period, "margin": margin, **dict.fromkeys(_UNDECIDED)}
+
+    def latency_ms(point: Point) -> float:
+        return float((point["batch"] - 1) * 1e3 * period + point["p99_ms"])
+
+    def rank(point: Point) -> tuple[bool, float, float]:
+        return precisions[point["candidate"]] != "float32", latency_ms(point), point["p99_ms"] / point["batch"]
+
     held = [point for point in points if _least_period_ms(point, margin) <= 1e3 * period]
     if not held:
         return result | {"reason": _nothing_holds(points, period, margin)}
     preferred = _preferred_draws({point["draws"] for point in held}, known, draws)
-
-    def rank(point: Point) -> tuple[bool, float, float]:
-        return precisions[point["candidate"]] != "float32", _latency_ms(point, period), point["p99_ms"] / point["batch"]
-
     chosen = min((point for point in held if point["draws"] in preferred), key=rank)
     auroc, own = known.get(chosen["draws"]), known.get(draws)
     cost = None if auroc is None or own is None else own - auroc
     return result | {
         **{key: chosen[key] for key in _OF_POINT},
         "images_per_s": chosen["images_per_s"]["median"],
-        "latency_ms": _latency_ms(chosen, period),
+        "latency_ms": latency_ms(chosen),
         "image_AUROC": auroc,
         "AUROC_cost": cost,
         "reason": _reason(chosen["draws"], draws, period, cost) + _unknown(auroc, accuracy),
@@ -151,10 +150,10 @@ def recommend(
 
 
 def verify(
-    answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.Clock
+    answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.WallClock
 ) -> dict[str, Any]:
     """The figures of a line on which `batch` images are due every batch·period, and must be
-    answered before the next are.
+    answered before the next are; the promise was kept if none is late or dropped.
 
     Args:
         answer: given the number of a query of `batch` images; returns when it is answered.
@@ -164,13 +163,11 @@ def verify(
         clock: passes the time.
 
     Returns:
-        As `arrivals.line`: a `frame` is a query here. The promise was kept if none is late or
-        dropped.
+        As `arrivals.line`: a `frame` is a query here.
     """
     due = batch * period
-    return arrivals.line(
-        lambda queries: answer(queries[0]), clock, period=due, frames=max(LEAST_QUERIES, int(seconds / due))
-    )
+    frames = max(LEAST_QUERIES, int(seconds / due))
+    return arrivals.line(lambda queries: answer(queries[0]), clock, period=due, frames=frames)
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -199,10 +196,6 @@ def _least_period_ms(point: Point, margin: float) -> float:
     return float(point["p99_ms"] / ((1.0 - margin) * point["batch"]))
 
 
-def _latency_ms(point: Point, period: float) -> float:
-    return float((point["batch"] - 1) * 1e3 * period + point["p99_ms"])
-
-
 def _preferred_draws(held: set[int], known: Mapping[int, float], own: int) -> set[int]:
     if own in held:
         return {own}
@@ -225,11 +218,11 @@ def _nothing_holds(points: Sequence[Point], period: float, margin: float) -> str
 
 
 def _reason(draws: int, own: int, period: float, cost: float | None) -> str:
-    target = _ms(1e3 * period)
+    target, of_model = _ms(1e3 * period), f"the model's own {plural(own, 'draw')}"
     if draws == own:
-        return f"the model's own {plural(own, 'draw')} {'holds' if own == 1 else 'hold'} {target}"
+        return f"{of_model} {'holds' if own == 1 else 'hold'} {target}"
     does = "does" if draws == 1 else "do"
-    reason = f"no setting with the model's own {plural(own, 'draw')} holds {target}, but {plural(draws, 'draw')} {does}"
+    reason = f"no setting with {of_model} holds {target}, but {plural(draws, 'draw')} {does}"
     if cost is None:
         return reason
     return f"{reason}, with image_AUROC {100 * abs(cost):.1f} points {'higher' if cost < 0 else 'lower'}"

@@ -129,14 +129,11 @@ def measure(
 
 
 def accuracy(
-    model: Model, category: Category, device: torch.device, draws: Sequence[int], on_image: Callable[[int, int], None]
+    model: Model, category: Category, device: torch.device, draws: Sequence[int], on_progress: Tell
 ) -> Iterator[dict[str, Any]]:
     """`METRICS` of the labelled test images at each number of draws, by backend auto in float32.
 
     Each is given as soon as it is known; one that is not defined on these images is null.
-
-    Args:
-        on_image: called with the number of images done and their total, over all `draws`.
 
     Raises:
         InputError: there are no test images, or one of them cannot be scored.
@@ -144,7 +141,7 @@ def accuracy(
     for index, count in enumerate(draws):
 
         def done(images: int, total: int, before: int = index) -> None:
-            on_image(before * total + images, len(draws) * total)
+            on_progress((before * total + images) / (len(draws) * total), "settings: accuracy")
 
         found = evaluate(Engine(variant(model, count), "auto", device), category, done)
         yield {"draws": count, "images": found.images, **{key: found.metrics[key].value for key in METRICS}}

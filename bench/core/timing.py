@@ -87,7 +87,7 @@ def captured(calls: Sequence[Callable[[], object]], device: torch.device) -> Clo
     Args:
         calls: the same work on memory of their own, see `working_sets`. The memory that they use
             must stay alive as long as the clock, which keeps the calls themselves.
-        device: where they run, the current device if it is a CUDA device.
+        device: the current device if it is a CUDA device.
     """
     if device.type != "cuda":
         return lambda: timed(lambda: [call() for call in calls], device)[0] / len(calls)
@@ -192,10 +192,8 @@ def upper_percentile(samples: Sequence[float], q: float) -> float | None:
 
 
 def ratio(measured: Sequence[Round], over: str, name: str) -> dict[str, float] | None:
-    """How many times faster `name` is than `over`: median, min and max of the ratios within each
-    round.
-
-    None where `over` was not measured.
+    """How many times faster `name` is than `over`: `spread` of the ratios within each round; None
+    where `over` was not measured.
     """
     if over not in measured[0]:
         return None
