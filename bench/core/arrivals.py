@@ -11,7 +11,7 @@ import collections
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,18 +26,6 @@ LEAST_BOUNDS = 10.0  # latency bounds that a Server trial lasts: in a shorter on
 TRIALS = 10  # of a Server search, about
 
 
-class Clock(Protocol):
-    """Where time comes from."""
-
-    def now(self) -> float:
-        """Seconds, monotonic."""
-        ...
-
-    def sleep_until(self, moment: float) -> None:
-        """Return at `moment`, or at once if it has passed."""
-        ...
-
-
 class WallClock:
     """The machine's monotonic clock."""
 
@@ -46,14 +34,14 @@ class WallClock:
         return time.perf_counter()
 
     def sleep_until(self, moment: float) -> None:
-        """Sleep, then watch the clock for the last millisecond."""
+        """Return at `moment`, or at once if it has passed; the clock is watched for `SPIN`."""
         time.sleep(max(0.0, moment - time.perf_counter() - SPIN))
         while time.perf_counter() < moment:
             pass
 
 
 def serve(
-    answer: Answer, due: Sequence[float], clock: Clock, *, most: int = 1, waiting: float = math.inf
+    answer: Answer, due: Sequence[float], clock: WallClock, *, most: int = 1, waiting: float = math.inf
 ) -> list[float | None]:
     """Answer queries in the order in which they come.
 
@@ -87,39 +75,33 @@ def serve(
     return latencies
 
 
-def line(
-    answer: Answer, clock: Clock, *, period: float, frames: int, deadline: float | None = None, waiting: int = 8
-) -> dict[str, Any]:
+def line(answer: Answer, clock: WallClock, *, period: float, frames: int, waiting: int = 8) -> dict[str, Any]:
     """A camera that triggers every `period` seconds, whatever the system does.
 
     Args:
-        deadline: seconds from the trigger; None means the period.
         waiting: frames that may wait, as in a camera driver's buffer.
 
     Returns:
-        Plain figures; `late` counts the frames answered after the deadline, `jitter_ms` is p99 -
-        p50.
+        Plain figures; `late` counts the frames answered after the deadline, which is the next
+        trigger, `jitter_ms` is p99 - p50.
     """
-    deadline = period if deadline is None else deadline
     latencies = serve(answer, [index * period for index in range(frames)], clock, waiting=waiting)
     answered = [1e3 * latency for latency in latencies if latency is not None]
-    p50, p90, p99 = (timing.percentile(answered, q) for q in (50, 90, 99))
+    percentiles = {f"p{q}_ms": timing.percentile(answered, q) for q in (50, 90, 99)}
     return {
         "period_ms": 1e3 * period,
-        "deadline_ms": 1e3 * deadline,
+        "deadline_ms": 1e3 * period,
         "frames": frames,
-        "late": sum(latency > 1e3 * deadline for latency in answered),
+        "late": sum(latency > 1e3 * period for latency in answered),
         "dropped": frames - len(answered),
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
+        **percentiles,
         "max_ms": max(answered),
-        "jitter_ms": p99 - p50,
+        "jitter_ms": percentiles["p99_ms"] - percentiles["p50_ms"],
     }
 
 
 def server(
-    answer: Answer, clock: Clock, *, bound: float, start: float, seconds: float, most: int, seed: int = 0
+    answer: Answer, clock: WallClock, *, bound: float, start: float, seconds: float, most: int
 ) -> dict[str, Any]:
     """The highest rate of Poisson arrivals at which 99 % of the queries are answered within
     `bound`.
@@ -142,11 +124,9 @@ def server(
 
     def holds(rate: float) -> bool:
         queries = max(LEAST_QUERIES, math.ceil(rate * seconds))
-        gaps = np.random.default_rng(seed).exponential(1.0 / rate, queries)
-        latencies = [
-            latency for latency in serve(answer, np.cumsum(gaps).tolist(), clock, most=most) if latency is not None
-        ]
-        p99 = timing.percentile(latencies, 99)
+        gaps = np.random.default_rng(0).exponential(1.0 / rate, queries)
+        latencies = serve(answer, np.cumsum(gaps).tolist(), clock, most=most)
+        p99 = timing.percentile([latency for latency in latencies if latency is not None], 99)
         trials.append({"queries_per_s": rate, "queries": queries, "p99_ms": 1e3 * p99, "valid": p99 <= bound})
         return p99 <= bound
 

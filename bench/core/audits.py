@@ -25,17 +25,11 @@ ROUNDS = 7  # of the second audit, at least
 
 
 class Outputs:
-    """Compares outputs of timed queries with untimed ones, for one candidate over all scenarios.
+    """Compares outputs of timed queries with untimed ones, for one candidate over all scenarios."""
 
-    Args:
-        work: what the candidate does.
-        answer: the candidate.
-        seed: chooses the queries.
-    """
-
-    def __init__(self, work: Work, answer: Answer, seed: int = 0) -> None:
+    def __init__(self, work: Work, answer: Answer) -> None:
         self._work, self._answer = work, answer
-        self._random = random.Random(seed)
+        self._random = random.Random(0)
         self._last: tuple[Sequence[int], Any] | None = None
         self._compared: dict[str, int] = {}
         self._equal = True
@@ -66,13 +60,8 @@ class Outputs:
 
 
 def repeated(work: Work, answer: Answer, seconds: float) -> dict[str, Any] | None:
-    """Time of distinct images over that of one image repeated, the two taking turns; None for fewer
-    than two images.
-
-    Args:
-        work: what the candidate does.
-        answer: the candidate.
-        seconds: for both; `ROUNDS` rounds are made whatever they cost.
+    """Time of distinct images over that of one image repeated, the two taking turns for `seconds`,
+    `ROUNDS` times at least; None for fewer than two images.
     """
     if len(work) < 2:
         return None

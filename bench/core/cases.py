@@ -105,65 +105,57 @@ def run(
     candidates = [*chosen, *(exports.candidate(*each) for each in runners.items())]
     size = options.size or model.preprocessing.size
     model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
-    count = options.batch
-    given = (
-        random_images(count, size) if options.paths is None else file_images(options.paths, count, model.preprocessing)
-    )
+    if options.paths is None:
+        given = random_images(options.batch, size)
+    else:
+        given = file_images(options.paths, options.batch, model.preprocessing)
     work = WORKS[options.timed](model, given, device)
     report = _header(work, options, candidates)
     entries = report["candidates"]
-    progress = _Progress(on_progress, math.ceil(options.seconds))
+    share, sweeps = math.ceil(options.seconds), len(drivers.KEYS)  # the sweeps come after the scenarios
+
+    def progress(scenario: int, fraction: float, what: str) -> None:
+        if on_progress:
+            on_progress(int((scenario + min(1.0, fraction)) * share), (sweeps + 1) * share, what)
+
     with contextlib.suppress(KeyboardInterrupt):
-        report["ceilings"] = hardware.ceilings(
-            model, device, {each.precision for each in candidates}, *given.pixels.shape[2:]
-        )
+        precisions = {each.precision for each in candidates}
+        report["ceilings"] = hardware.ceilings(model, device, precisions, *given.pixels.shape[2:])
         answers = _prepare(work, candidates, entries, progress)
         audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
         try:
             drivers.in_turns(work, audited, options.seconds, entries, progress)
         finally:
-            _add_shares(report)
-        _audit(work, answers, audited, options.seconds, entries)
+            for entry in entries.values():
+                if entry["offline"]:
+                    rate = entry["offline"]["images_per_s"]
+                    entry["hardware"] |= hardware.percent(report["ceilings"], entry["precision"], rate)
+        for name, answer in answers.items():
+            again = audits.repeated(work, answer, AUDIT_SHARE * options.seconds / len(answers))
+            entries[name]["audits"] = {"outputs": audited[name].result(), "repeated_image": again}
         if answers:
             drivers.by_the_clock(work, audited, options.seconds, options.period, options.bound, entries, progress)
         ours = [each for each in candidates if each.ours and each.name in answers]
         if ours:
             recommend.section(
-                model,
-                given,
-                type(work),
+                work,
                 ours,
-                device,
-                batch=len(work),
                 seconds=options.seconds,
                 labelled=options.labelled,
                 period=None if options.margin is None else options.period,
                 margin=options.margin or 0.0,
-                on_progress=functools.partial(progress, len(drivers.KEYS)),
+                on_progress=functools.partial(progress, sweeps),
                 into=report,
             )
         if runners:
-            tell = functools.partial(progress, len(drivers.KEYS), 1.0)
+            tell = functools.partial(progress, sweeps, 1.0)
             report["exports"] = []
             exports.accuracy(model, runners, options.paths or (), options.labelled, tell, report["exports"])
-        if options.memory:
-            _measure_memory(model, [each.name for each in chosen if each.name in answers], len(work), entries, progress)
+        for name in (each.name for each in chosen if options.memory and each.name in answers):
+            progress(sweeps, 1.0, f"memory of {name}")
+            entries[name]["memory"] = footprint.fresh(model, name, len(work))
         report["complete"] = True
     return report
-
-
-class _Progress:
-    """Tells how far the measuring is: in `share` seconds for each of the scenarios, and for the
-    sweeps after them.
-    """
-
-    def __init__(self, tell: Progress | None, share: int) -> None:
-        self._tell, self.share = tell, share
-
-    def __call__(self, scenario: int, fraction: float, what: str) -> None:
-        """`fraction` of the scenario with this number is done."""
-        if self._tell:
-            self._tell(int((scenario + min(1.0, fraction)) * self.share), (len(drivers.KEYS) + 1) * self.share, what)
 
 
 def _header(work: Work, options: BenchOptions, candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -201,24 +193,19 @@ def _header(work: Work, options: BenchOptions, candidates: Sequence[Candidate]) 
 
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
-    given = {
-        "description": candidate.description,
-        "ours": candidate.ours,
-        "precision": candidate.precision,
-        "tolerance": candidate.tolerance,
-    }
+    given = {key: getattr(candidate, key) for key in ("description", "ours", "precision", "tolerance")}
     figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware", "memory")
     return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
 
 
 def _prepare(
-    work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: _Progress
+    work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: drivers.Tell
 ) -> dict[str, Answer]:
     """Build each candidate, run both shapes of query once and check the results; those that passed,
     by name.
     """
     ends = sorted({0, len(work) - 1})  # a truth for every image would cost as much as a round
-    truth = work.truth(ends)
+    truth, everything = work.truth(ends), work.take(range(len(work)))
     passed = {}
     for candidate in candidates:
         progress(0, 0.0, f"building {candidate.name}")
@@ -232,7 +219,8 @@ def _prepare(
             continue
         # the next call may write into them
         one_image = {name: value.clone() for name, value in work.results(single).items()}
-        entry["first_batch_s"], many = timing.timed(functools.partial(answer, work.take(range(len(work)))), work.device)
+        call = functools.partial(answer, everything)
+        entry["first_batch_s"], many = timing.timed(call, work.device)
         batch = {name: value[ends] for name, value in work.results(many).items()}
         entry["parity"] = {
             "one_image": parity(one_image, {name: value[:1] for name, value in truth.items()}, entry["tolerance"]),
@@ -240,33 +228,8 @@ def _prepare(
         }
         if all(check["passed"] for check in entry["parity"].values()):
             passed[candidate.name] = answer
-            call = functools.partial(answer, work.take(range(len(work))))
-            shares = dict.fromkeys(("percent_of_matmul", "percent_of_copy"))
+            shares = dict.fromkeys(hardware.SHARES)
             entry["hardware"] = {**shares, **hardware.usage(call, work.device, len(work), before)}
         else:
             entry["status"] = "failed"
     return passed
-
-
-def _measure_memory(
-    model: Model, names: Sequence[str], images: int, entries: dict[str, Any], progress: _Progress
-) -> None:
-    for name in names:
-        progress(len(drivers.KEYS), 1.0, f"memory of {name}")
-        entries[name]["memory"] = footprint.fresh(model, name, images)
-
-
-def _audit(
-    work: Work, answers: dict[str, Answer], audited: dict[str, audits.Outputs], seconds: float, entries: dict[str, Any]
-) -> None:
-    for name, answer in answers.items():
-        again = audits.repeated(work, answer, AUDIT_SHARE * seconds / len(answers))
-        entries[name]["audits"] = {"outputs": audited[name].result(), "repeated_image": again}
-
-
-def _add_shares(report: dict[str, Any]) -> None:
-    """Percent of the ceilings, for what was measured in Offline."""
-    for entry in report["candidates"].values():
-        if entry["offline"]:
-            shares = hardware.percent(report["ceilings"], entry["precision"], entry["offline"]["images_per_s"])
-            entry["hardware"] |= dict(zip(("percent_of_matmul", "percent_of_copy"), shares, strict=True))

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sprfast.bench.core import scenarios
@@ -79,7 +79,12 @@ class Comparison:
         if any(row.basis == "absolute" for row in self.rows):
             notes.append("baseline, absolute: by the times themselves, with any drift of the machine between the runs")
         verdict = self.regressions or [f"No regression beyond {self.regression:.3g}."]
+        figures = ("speed", f"{CONFIDENCE:.0%}\ninterval", "rounds\nold/new")
         result = Table(
+            Column("candidate", overflow="fold"),
+            Column("scenario", no_wrap=True),
+            *(Column(heading, justify="right", no_wrap=True) for heading in figures),
+            "remark",
             title="speed of the new report relative to the old one",
             caption=Text("\n".join([*notes, *verdict])),
             caption_justify="left",
@@ -87,16 +92,13 @@ class Comparison:
             padding=(0, 1, 0, 0),
             show_edge=False,
         )
-        result.add_column("candidate", overflow="fold")
-        result.add_column("scenario", no_wrap=True)
-        for heading in ("speed", f"{CONFIDENCE:.0%}\ninterval", "rounds\nold/new"):
-            result.add_column(heading, justify="right", no_wrap=True)
-        result.add_column("remark")
         for row in self.rows:
             limits = "unknown" if row.low is None or row.high is None else f"{_short(row.low)}-{_short(row.high)}"
             interval = limits if row.interval == "bootstrap" else f"({limits})"
-            counts = f"{row.rounds_old}/{row.rounds_new}"
-            remark = _remark(row, self.regression)
+            words = ["REGRESSION"] if _regressed(row, self.regression) else []
+            if row.basis == "absolute":
+                words.append("baseline" if row.baseline else "absolute")
+            counts, remark = f"{row.rounds_old}/{row.rounds_new}", "\n".join(words)
             result.add_row(Text(row.candidate), _SCENARIOS[row.scenario], _short(row.speed), interval, counts, remark)
         return result
 
@@ -105,8 +107,7 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
     """Compare all that both reports measured.
 
     Args:
-        old: a report as `cases.run` returns and `load` reads.
-        new: another one, of the same work.
+        old, new: reports of the same work as `cases.run` returns and `report_file.load` reads.
         regression: the loss of speed that is allowed, at least 0 and below 1. A candidate is a
             regression where the whole interval lies below 1 - regression.
         seed: of the bootstrap.
@@ -202,13 +203,6 @@ def _regressed(row: ComparisonRow, regression: float) -> bool:
     return not row.baseline and row.high is not None and row.high < 1 - regression
 
 
-def _remark(row: ComparisonRow, regression: float) -> str:
-    words = ["REGRESSION"] if _regressed(row, regression) else []
-    if row.basis == "absolute":
-        words.append("baseline" if row.baseline else "absolute")
-    return "\n".join(words)
-
-
 def _short(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.3g}"
 
@@ -224,12 +218,10 @@ def _lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Sentences on what the old report has and the new one has not, and on reports that are
     incomplete.
     """
-    reports = (("old", old), ("new", new))
-    found = [
-        f"The {which} report is incomplete: its run was interrupted."
-        for which, report in reports
-        if not report["complete"]
-    ]
+    found = []
+    for which, report in (("old", old), ("new", new)):
+        if not report["complete"]:
+            found.append(f"The {which} report is incomplete: its run was interrupted.")
     for name, before in old["candidates"].items():
         after = new["candidates"].get(name)
         if after is None:
@@ -262,35 +254,33 @@ def _check_same_work(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _work(report: dict[str, Any]) -> dict[str, Any]:
-    given = report["input"]
-    size = f"{given['height']}x{given['width']}"
-    model = {name: report["model"][name] for name in ("network", "schedule")}
+    given, model = report["input"], report["model"]
     return {
-        "size": size,
+        "size": f"{given['height']}x{given['width']}",
         "batch": given["samples"],
-        **model,
+        "network": model["network"],
+        "schedule": model["schedule"],
         "timed": repr(report["timed"]),
         "baseline": report["baseline"],
     }
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    before, after = (dict(_leaves(_circumstances(report))) for report in (old, new))
-    names = [name for name in before | after if before.get(name) != after.get(name)]
+    before, after = (
+        dict(_circumstances(report, old["candidates"].keys() & new["candidates"])) for report in (old, new)
+    )
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
     added = [f"{name}: only in the new report" for name in new["candidates"] if name not in old["candidates"]]
-    common = [name for name in old["candidates"] if name in new["candidates"]]
-    settings = [
-        f"{name}, {key}: {old['candidates'][name][key]} -> {new['candidates'][name][key]}"
-        for name in common
-        for key in ("precision", "tolerance")
-        if old["candidates"][name][key] != new["candidates"][name][key]
-    ]
-    return [*(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names), *settings, *added]
+    return [*(f"{name}: {before.get(name)} -> {after.get(name)}" for name in changed), *added]
 
 
-def _circumstances(report: dict[str, Any]) -> dict[str, Any]:
-    given = {name: report[name] for name in ("device", "input")}
-    return {**report["environment"], **given, "model sha256": report["model"]["sha256"][:12]}
+def _circumstances(report: dict[str, Any], candidates: Collection[str]) -> Iterator[tuple[str, Any]]:
+    yield from _leaves(report["environment"])
+    yield from _leaves({name: report[name] for name in ("device", "input")})
+    yield "model sha256", report["model"]["sha256"][:12]
+    for name, entry in report["candidates"].items():
+        if name in candidates:
+            yield from ((f"{name}, {key}", entry[key]) for key in ("precision", "tolerance"))
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,15 +23,10 @@ Tell = Callable[[int, float, str], None]  # number of the scenario, the share of
 
 
 def in_turns(work: Work, answers: Mapping[str, Outputs], seconds: float, entries: Entries, tell: Tell) -> None:
-    """SingleStream, MultiStream and Offline in interleaved rounds; figures are of the rounds that
-    are whole, also after Ctrl-C.
+    """SingleStream, MultiStream and Offline in interleaved rounds, `seconds` for each scenario;
+    `entries` get figures of the rounds that are whole, also after Ctrl-C.
 
-    Args:
-        work: what the candidates do.
-        answers: the candidates by name; sampled outputs are audited between the rounds.
-        seconds: for each scenario.
-        entries: get the figures.
-        tell: is called with every round.
+    Sampled outputs are audited between the rounds.
     """
     for index, scenario in enumerate(scenarios.ALL):
         measured: list[timing.Round] = []
@@ -58,28 +53,24 @@ def by_the_clock(
     entries: Entries,
     tell: Tell,
 ) -> None:
-    """Line and Server, one candidate after another.
+    """Line and Server, one candidate after another, `seconds` for each scenario.
 
     Args:
-        work: what the candidates do.
         answers: the candidates by name, each given the indices of samples.
-        seconds: for each scenario.
         period: of Line, in seconds; None takes `LINE_MARGIN` times the slowest candidate's p90.
         bound: of Server, in seconds; None takes `SERVER_MARGIN` times that p90.
         entries: have the figures of SingleStream, and get those of Line and, where a search fits
             the time, Server.
-        tell: is called with every candidate.
     """
     slowest = 1e-3 * max(entries[name]["single_stream"]["p90_ms"] for name in answers)
     period, bound = period or LINE_MARGIN * slowest, bound or SERVER_MARGIN * slowest
     share, clock = seconds / len(answers), arrivals.WallClock()
+    frames = max(LEAST_FRAMES, int(share / period))
     for index, (name, answer) in enumerate(answers.items()):
         first = len(scenarios.ALL) + 2.0 * index / len(answers)
         tell(int(first), first % 1.0, f"Line and Server, {name}")
         served = _blocking(work, answer)
-        entries[name]["line"] = arrivals.line(
-            served, clock, period=period, frames=max(LEAST_FRAMES, int(share / period))
-        )
+        entries[name]["line"] = arrivals.line(served, clock, period=period, frames=frames)
         rate = 5e2 / entries[name]["single_stream"]["p50_ms"]  # half of what one query after another takes
         trial = share / arrivals.TRIALS
         if arrivals.search_seconds(bound, rate, trial) > SEARCH_SHARE * seconds:

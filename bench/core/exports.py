@@ -5,17 +5,19 @@ verdicts and, on labelled images, in AUROC.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
+from sprfast.bench.core import tables
 from sprfast.bench.core.peers import Candidate, Maps
+from sprfast.bench.core.sweeps import METRICS
 from sprfast.data.datasets import Category
 from sprfast.data.images import display_name
 from sprfast.deploy import export
@@ -29,7 +31,6 @@ from sprfast.formats.export_metadata import tolerance
 from sprfast.formats.model import Model
 
 IMAGES = 8  # whose verdicts are compared with the definition's, at most
-METRICS = ("image_AUROC", "pixel_AUROC")
 OWN = "the model itself"  # name of the first row
 HEADINGS = (
     "score\nerror",
@@ -101,7 +102,7 @@ def accuracy(
         InputError: an image cannot be used, or an export takes images of another size.
         BackendError: a backend failed.
     """
-    chosen = paths[:: -(-len(paths) // IMAGES)] if paths else []
+    chosen = paths[:: math.ceil(len(paths) / IMAGES)] if paths else []
     predictors: dict[str, Predictor] = {OWN: Engine(model), **runners}
     first: Evaluation | None = None
     for name, predictor in predictors.items():
@@ -110,13 +111,9 @@ def accuracy(
         first = first or found
         compared: dict[str, Any] = {"score_relative_error": None, "flips": None, "passed": True}
         if chosen and isinstance(predictor, Runner):
-            checked = export.check(model, predictor, chosen).rows
-            _, score, _, flips = (row.to_json() for row in checked)
-            compared = {
-                "score_relative_error": score["value"],
-                "flips": flips["value"],
-                "passed": all(row.passed for row in checked),
-            }
+            checked = export.check(model, predictor, chosen).to_json()
+            _, score, _, flips = (row["value"] for row in checked["rows"])
+            compared = {"score_relative_error": score, "flips": flips, "passed": checked["passed"]}
         into.append({"name": name, **compared, **_changes(found, first)})
 
 
@@ -129,10 +126,7 @@ def cells(row: Mapping[str, Any]) -> list[str | None]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows for a terminal."""
-    result = Table(title="exports", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("candidate", overflow="fold")
-    for heading in HEADINGS:
-        result.add_column(heading, justify="right", no_wrap=True)
+    result = tables.empty(HEADINGS, "exports", first=Column("candidate", overflow="fold"))
     for row in rows:
         result.add_row(Text(row["name"]), *(cell or "-" for cell in cells(row)))
     return result

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,21 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from sprfast.bench.core import report_file
 from sprfast.errors import InputError
 
 SCHEMA_VERSION = 1
-FLEETS = (1, 10, 100, 1000)
-_ARRIVE, _DONE = 0, 1
+# figures of a fleet and their headings
+_COLUMNS = {
+    "offered": "offered/s",
+    "answered": "answered/s",
+    "linear": "of one x engines",
+    "refused": "refused",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "mean_batch": "batch",
+    "busy": "busy",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +68,9 @@ class Service:
         """
         if len(measured) < 2:
             raise InputError(f"fleet: times at two batch sizes are needed, the report has {len(measured)}")
-        sizes, seconds = np.array(sorted(measured), float), np.array([measured[size] for size in sorted(measured)])
-        (fixed, each), *_ = np.linalg.lstsq(
-            np.stack([1.0 / seconds, sizes / seconds], axis=1), np.ones(len(sizes)), rcond=None
-        )
+        sizes, seconds = np.array(sorted(measured.items()), float).T
+        relative = np.stack([1.0 / seconds, sizes / seconds], axis=1)
+        (fixed, each), *_ = np.linalg.lstsq(relative, np.ones(len(sizes)), rcond=None)
         if fixed < 0:
             fixed, each = 0.0, float(np.mean(seconds / sizes))
         return cls(float(fixed), float(each), float(seconds.min()), int(sizes[-1]))
@@ -86,8 +94,8 @@ class Assumptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        network = {"image_kib": (0.0, 1e6), "link_gbit": (1e-3, 1e5), "latency": (0.0, 10.0)}
-        limits = {"load": (0.01, 10.0), "host": (1, 1e5), "queue": (0, 1e6), "images": (100, 1e7), **network}
+        limits = {"load": (0.01, 10.0), "host": (1, 1e5), "queue": (0, 1e6), "images": (100, 1e7)}
+        limits |= {"image_kib": (0.0, 1e6), "link_gbit": (1e-3, 1e5), "latency": (0.0, 10.0)}
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not allowed, expected {least:g} to {most:g}")
@@ -100,26 +108,19 @@ def read(path: Path, candidate: str) -> dict[int, float]:
     Raises:
         InputError: the file is neither, or has no times of the candidate.
     """
-    try:
-        report = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
+    report = report_file.parsed(path)
     try:
         if "batches" in report:
             entries = {batch["images"]: batch["candidates"].get(candidate) for batch in report["batches"]}
-            found = {
-                size: 1e-6 * size * each["us_per_image"]["median"]
-                for size, each in entries.items()
-                if each and each["us_per_image"]
-            }
+            timed = {size: each["us_per_image"] for size, each in entries.items() if each and each["us_per_image"]}
+            found = {size: 1e-6 * size * each["median"] for size, each in timed.items()}
         else:
             own = max(level["draws"] for level in report["model"]["schedule"]["levels"])  # as `settings.own_draws`
-            points = [
-                each for each in report["settings"]["points"] if each["candidate"] == candidate and each["draws"] == own
-            ]
-            found = {each["batch"]: 1e-3 * each["p50_ms"] for each in points}
+            found = {
+                each["batch"]: 1e-3 * each["p50_ms"]
+                for each in report["settings"]["points"]
+                if each["candidate"] == candidate and each["draws"] == own
+            }
         if not all(size >= 1 and 0 < seconds < math.inf for size, seconds in found.items()):
             raise ValueError(f"seconds by batch size: {found}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -154,15 +155,15 @@ def simulate(service: Service, engines: int, assumed: Assumptions) -> dict[str, 
     counted = np.arange(count) >= count - assumed.images
     latency = answered[counted] + 0.5 * assumed.latency - sent[counted]
     done = ~np.isnan(latency)
-    whole = np.nanmax(answered)
+    whole, served = np.nanmax(answered), np.count_nonzero(~np.isnan(answered))
     return {
         "engines": engines,
         "offered": offered,
-        "answered": float(np.count_nonzero(~np.isnan(answered)) / whole),
+        "answered": float(served / whole),
         "refused": float(1.0 - done.mean()),
         "p50_ms": 1e3 * float(np.nanquantile(latency, 0.5)),
         "p99_ms": 1e3 * float(np.nanquantile(latency, 0.99)),
-        "mean_batch": float(np.count_nonzero(~np.isnan(answered)) / batches),
+        "mean_batch": float(served / batches),
         "busy": float(busy / (engines * whole)),
     }
 
@@ -193,33 +194,15 @@ def measure(path: Path, candidate: str, fleets: tuple[int, ...], assumed: Assump
 def table(report: dict[str, Any]) -> RenderableType:
     """The same for a person, with what is assumed."""
     service, assumed = report["service"], report["assumed"]
-    columns = ("engines", "offered/s", "answered/s", "of one x engines", "refused", "p50 ms", "p99 ms", "batch", "busy")
-    rows = Table(
-        *(Column(name, justify="right") for name in columns),
-        box=box.SIMPLE_HEAD,
-        title=f"simulated: {report['candidate']}",
-    )
+    columns = (Column(name, justify="right") for name in ("engines", *_COLUMNS.values()))
+    rows = Table(*columns, box=box.SIMPLE_HEAD, title=f"simulated: {report['candidate']}")
     for row in report["fleets"]:
-        linear = row["answered"] / (row["engines"] * service["rate"])
-        figures = (
-            row["offered"],
-            row["answered"],
-            linear,
-            row["refused"],
-            row["p50_ms"],
-            row["p99_ms"],
-            row["mean_batch"],
-            row["busy"],
-        )
-        rows.add_row(f"{row['engines']}", *(f"{figure:.4g}" for figure in figures))
-    fit = (
-        f"a call of b images: {1e3 * service['fixed']:.3g} + {1e3 * service['each']:.3g} b ms, b up to "
-        f"{service['batch']}"
-    )
-    link = (
-        f"{assumed['link_gbit']:g} Gbit/s for up to {assumed['host']} engines, {1e3 * assumed['latency']:g} ms "
-        f"there and back"
-    )
+        figures = {**row, "linear": row["answered"] / (row["engines"] * service["rate"])}
+        rows.add_row(f"{row['engines']}", *(f"{figures[key]:.4g}" for key in _COLUMNS))
+    line = f"{1e3 * service['fixed']:.3g} + {1e3 * service['each']:.3g} b ms"
+    fit = f"a call of b images: {line}, b up to {service['batch']}"
+    hosts = f"up to {assumed['host']} engines, {1e3 * assumed['latency']:g} ms there and back"
+    link = f"{assumed['link_gbit']:g} Gbit/s for {hosts}"
     load = f"load {assumed['load']:g}; {assumed['image_kib']:g} KiB an image over {link}; queues of {assumed['queue']}"
     return Group(rows, Text(f"{fit} (from {report['report']}); {load}"))
 

@@ -36,15 +36,10 @@ FIGURES = ("built_mib", "build_peak_mib", "calls_peak_mib")
 
 
 def fresh(model: Model, name: str, images: int) -> dict[str, Any]:
-    """`measure` in a process of its own.
-
-    Args:
-        model: its size is that of the images.
-        name: of a candidate that `libraries.chosen` knows.
-        images: of a call.
+    """`measure` in a process of its own, for a candidate by its name.
 
     Returns:
-        The images, the figures of `measure`, and the reason why they are null.
+        `images`, the figures of `measure`, and the `reason` why they are null.
     """
     row: dict[str, Any] = {"images": images, **dict.fromkeys(FIGURES), "reason": None}
     with tempfile.TemporaryDirectory(prefix="sprfast-") as folder:
@@ -98,10 +93,8 @@ def measure(model: Model, candidate: Candidate, images: int) -> dict[str, float]
 
 def _rehearsed(candidate: Candidate) -> Maps:
     """The candidate for a tiny model, after a call."""
-    config, size = NetworkConfig(base_width=32, embedding_dim=8), 32
-    model = Model(
-        config, ScoringMode(Schedule((Level(1e-3, 2),))), Preprocessing(size=size), unet.ScoreUNet(config).state_dict()
-    )
+    config, mode, size = NetworkConfig(base_width=32, embedding_dim=8), ScoringMode(Schedule((Level(1e-3, 2),))), 32
+    model = Model(config, mode, Preprocessing(size=size), unet.ScoreUNet(config).state_dict())
     maps = candidate.build(model, noise_bank(model.schedule, size, size, 0), CPU)
     maps(torch.zeros(1, 3, size, size))
     return maps

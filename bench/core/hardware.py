@@ -27,29 +27,20 @@ from sprfast.system import environment
 STORAGE = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MATRIX = {"cuda": 8192, "cpu": 1024}  # rows and columns of the matrices
 COPIED = {"cuda": 2**31, "cpu": 2**28}  # bytes of a copy, read and written together
+SHARES = ("percent_of_matmul", "percent_of_copy")  # of the matrix product's rate, and of the copy's
 REPEATS = 5  # samples behind each median
 ENERGY_SECONDS = 2.0  # of calls: drivers update the counter every 20 to 100 ms
 
 
 def ceilings(
-    model: Model,
-    device: torch.device,
-    precisions: Collection[str],
-    height: int,
-    width: int,
-    *,
-    matrix: int | None = None,
-    copied: int | None = None,
+    model: Model, device: torch.device, precisions: Collection[str], height: int, width: int
 ) -> dict[str, Any]:
     """The rates of this device, measured now, and what an image asks of it.
 
     Args:
-        model: its network and schedule.
         device: CUDA or a CPU; a CPU's rates are those of the threads that torch has.
         precisions: names in `STORAGE`; "float32" is without TensorFloat-32.
         height, width: of an image, in pixels.
-        matrix: rows and columns of the matrices; None takes `MATRIX`.
-        copied: bytes of a copy, read and written together; None takes `COPIED`.
 
     Returns:
         Plain JSON values: `matmul_gflop_per_s` of a square matrix product, by precision;
@@ -65,13 +56,11 @@ def ceilings(
     unknown = [name for name in precisions if name not in allowed]
     if unknown:
         raise InputError(f"precision: {unknown[0]!r} is not allowed on {device}, choose from {', '.join(allowed)}")
-    size, moved = matrix or MATRIX[device.type], copied or COPIED[device.type]
+    size, moved = MATRIX[device.type], COPIED[device.type]
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         clocks = {name: _multiplying(size, name, device) for name in precisions}
-        seconds = {
-            name: spread["median"]
-            for name, spread in timing.spreads({**clocks, "copy": copying(moved, device)}, REPEATS).items()
-        }
+        spreads = timing.spreads({**clocks, "copy": copying(moved, device)}, REPEATS)
+    seconds = {name: spread["median"] for name, spread in spreads.items()}
     draws = model.schedule.draws
     values = draws * convolution_values(model.network, height, width)
     return {
@@ -104,8 +93,8 @@ def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
     return values
 
 
-def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> tuple[float, float]:
-    """How much of the ceilings a speed is: percent of the matrix product's rate, and of the copy's.
+def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> dict[str, float]:
+    """How much of the ceilings a speed is, by `SHARES`.
 
     More than 100 percent of the copy's is possible where maps stay in a cache between two
     convolutions, and of the matrix product's where convolutions multiply less than direct ones, as
@@ -114,46 +103,33 @@ def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> tu
     Args:
         ceilings: as `ceilings` returns them.
         precision: of the convolutions, one that was measured.
-        images_per_s: images a second.
     """
     of_matmul = ceilings["gflop_per_image"] / ceilings["matmul_gflop_per_s"][precision]
     of_copy = 1e-3 * ceilings["least_mb_per_image"][precision] / ceilings["copy_gb_per_s"]
-    return 100 * images_per_s * of_matmul, 100 * images_per_s * of_copy
+    return {name: 100 * images_per_s * share for name, share in zip(SHARES, (of_matmul, of_copy), strict=True)}
 
 
-def usage(
-    call: Callable[[], object],
-    device: torch.device,
-    images: int,
-    before: tuple[int, int],
-    seconds: float = ENERGY_SECONDS,
-) -> dict[str, Any]:
+def usage(call: Callable[[], object], device: torch.device, images: int, before: tuple[int, int]) -> dict[str, Any]:
     """Memory and energy of a warm call.
 
     Args:
         call: the candidate's; to be measured before another candidate is built, whose memory would
             count too.
-        device: that it runs on.
         images: of one call.
         before: `held` before the candidate was built.
-        seconds: of calls whose energy is measured, one call at least. The counter has all that the
-            device does in this time, idling between calls and other processes included.
 
     Returns:
         Plain JSON values: `peak_memory_mib` as `peak_memory`, `joules_per_image`, and
-        `energy_reason`, why that is null.
+        `energy_reason`, why that is null. The counter has all that the device does in the time of
+        the calls, idling between them and other processes included.
     """
-    figures: dict[str, Any] = {
-        "peak_memory_mib": peak_memory(call, device, before),
-        "joules_per_image": None,
-        "energy_reason": None,
-    }
-    if device.type != "cuda":
-        return figures | {"energy_reason": "energy is measured on CUDA devices only"}
+    peak = peak_memory(call, device, before)
+    joules = reason = None
     try:
-        return figures | {"joules_per_image": _joules(call, device, seconds) / images}
+        joules = _joules(call, device) / images
     except BackendError as error:
-        return figures | {"energy_reason": str(error)}
+        reason = str(error)
+    return {"peak_memory_mib": peak, "joules_per_image": joules, "energy_reason": reason}
 
 
 def held(device: torch.device) -> tuple[int, int]:
@@ -182,14 +158,11 @@ def peak_memory(call: Callable[[], object], device: torch.device, before: tuple[
     torch.cuda.reset_peak_memory_stats(device)
     call()
     torch.cuda.synchronize(device)
-    peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    return {
-        name: (peak - least) / 2**20 for name, peak, least in zip(("allocated", "reserved"), peaks, before, strict=True)
-    }
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return {"allocated": (allocated - before[0]) / 2**20, "reserved": (reserved - before[1]) / 2**20}
 
 
 def _multiplying(size: int, precision: str, device: torch.device) -> timing.Clock:
-    """A clock of products of two square matrices."""
     generator = torch.Generator(device).manual_seed(0)
     a, b, out = torch.randn(3, size, size, device=device, generator=generator).to(STORAGE[precision])
 
@@ -211,17 +184,19 @@ def _tf32(allowed: bool) -> Iterator[None]:
         matmul.allow_tf32 = before
 
 
-def _joules(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Energy of one call on a CUDA device, the mean of as many as fit into `seconds`.
+def _joules(call: Callable[[], object], device: torch.device) -> float:
+    """Energy of one call on a CUDA device, the mean of as many as fit into `ENERGY_SECONDS`.
 
     Raises:
         BackendError: the energy cannot be measured here; the message says why.
     """
+    if device.type != "cuda":
+        raise BackendError("energy is measured on CUDA devices only")
     with environment.nvml(device) as (library, handle):
         millijoules = functools.partial(library.nvmlDeviceGetTotalEnergyConsumption, handle)
         torch.cuda.synchronize(device)
         first, started, calls = millijoules(), time.perf_counter(), 0
-        while not calls or time.perf_counter() - started < seconds:
+        while not calls or time.perf_counter() - started < ENERGY_SECONDS:
             call()
             torch.cuda.synchronize(device)
             calls += 1

@@ -8,17 +8,17 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column
 from torch import Tensor
 
 from sprfast.backends.sessions.cpu import CpuSession, Layer
+from sprfast.bench.core import tables
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
 from sprfast.errors import BackendError
@@ -28,12 +28,15 @@ from sprfast.kernels.cpu.operators import Floats
 from sprfast.lowering.fold import fold
 from sprfast.method import noise
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.folded import Array, ConvNorm, FoldedModel
+from sprfast.method.folded import Array, ConvNorm
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
 CALLS = 5  # at least
 CPU = torch.device("cpu")
+
+_WRITTEN = {"head": -2, "anomaly_map": -3}  # what an operator writes, among its arguments; those before are read
+_WATCHED = ("perturb_conv3x3", "conv3x3", *_WRITTEN)
 
 Operator = Callable[..., None]
 Exact = dict[int, tuple[Tensor, Tensor]]  # raw output and affine in float64, by the address of the float32 output
@@ -72,19 +75,15 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     convolutions = network.layers(size, size)
     head = Layer("head", model.network.base_width, 3, size, size)
     layers = [*convolutions, head, Layer("anomaly map", 1, 1, MAP_SIZE, MAP_SIZE)]
-    errors = _errors(network, watched, _norms(plan, convolutions), x[:1], z)
+    norms = [getattr(plan.blocks[block], place) for block, place in (layer.name.split(".") for layer in convolutions)]
+    errors = _errors(network, watched, norms, x[:1], z)
     calls, wholes = _times(network, watched, len(layers), x, z, seconds)
     samples = images * plan.draws
     gflop = [*(_gflop(layer, 9, samples) for layer in convolutions), _gflop(head, 1, samples), None]
     call = statistics.median(wholes)
     rows = [
-        {
-            **dataclasses.asdict(layer),
-            **_speed(median, count, call),
-            "relative_rms": alone,
-            "accumulated_rms": accumulated,
-        }
-        for layer, median, count, (alone, accumulated) in zip(
+        {**dataclasses.asdict(layer), **_speed(median, count, call), "relative_rms": alone, "accumulated_rms": so_far}
+        for layer, median, count, (alone, so_far) in zip(
             layers, np.median(calls, axis=0).tolist(), gflop, errors, strict=True
         )
     ]
@@ -103,31 +102,25 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal; fits 80 columns."""
     given, machine, total = report["input"], report["environment"], report["total"]
-    title = (
-        f"{given['height']}x{given['width']}, {plural(given['draws'], 'draw')}, "
-        f"{plural(given['images'], 'image')} a call"
-    )
-    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("layer", no_wrap=True)
-    for heading in ("size", "channels", "ms", "%", "GFLOP/s", "error\nalone", "error\nso far"):
-        result.add_column(heading, justify="right", no_wrap=True)
+    work = f"{plural(given['draws'], 'draw')}, {plural(given['images'], 'image')} a call"
+    headings = ("size", "channels", "ms", "%", "GFLOP/s", "error\nalone", "error\nso far")
+    title = f"{given['height']}x{given['width']}, {work}"
+    result = tables.empty(headings, title, first=Column("layer", no_wrap=True))
     for row in report["rows"]:
         shape = (f"{row['height']}x{row['width']}", f"{row['channels_in']}>{row['channels_out']}")
-        result.add_row(
-            row["name"], *shape, *_cells(row), *(_error_cell(row[key]) for key in ("relative_rms", "accumulated_rms"))
-        )
+        errors = (tables.cell(row[key], ".1e") for key in ("relative_rms", "accumulated_rms"))
+        result.add_row(row["name"], *shape, *_cells(row), *errors)
     result.add_section()
     result.add_row("total", "", "", *_cells(total), "", "")
-    instructions = machine["cpu_kernels"]["instruction_set"]
-    notes = (
-        f"{machine['cpu']}, {instructions}, {plural(machine['torch_threads'], 'thread')}, load "
-        f"{machine['load_average']} at the end",
-        f"ms: median of {report['calls']} calls; one takes {report['call_ms']:.4g} ms, of which the layers are "
-        f"{total['percent']:.1f} %",
+    instructions, threads = machine["cpu_kernels"]["instruction_set"], plural(machine["torch_threads"], "thread")
+    one = f"one takes {report['call_ms']:.4g} ms, of which the layers are {total['percent']:.1f} %"
+    return Group(
+        result,
+        f"{machine['cpu']}, {instructions}, {threads}, load {machine['load_average']} at the end",
+        f"ms: median of {report['calls']} calls; {one}",
         "GFLOP/s: of direct convolutions, which the kernels do not need in full",
         "errors: relative RMS against float64, on the layer's own inputs, and from the image on",
     )
-    return Group(result, *notes)
 
 
 class _Watched:
@@ -178,8 +171,10 @@ def _errors(
 
     def compared(name: str, operator: Operator, *given: Any) -> None:
         operator(*given)
-        if name in _CHECKS:
-            found.append((_relative_rms(*_CHECKS[name](*given)), None))
+        if name in _WRITTEN:
+            place = _WRITTEN[name]
+            expected = getattr(reference, name)(*map(_double, given[:place]))
+            found.append((_relative_rms(given[place], expected), None))
             return
         norm, raw = norms[len(found)], given[-4]
         if name == "perturb_conv3x3":
@@ -213,27 +208,8 @@ def _conv3x3(norm: ConvNorm[Array], exact: Exact, sources: Any, *rest: Any) -> t
     return reference.conv3x3(inputs, _double(norm.weight), *_double_norm(norm), groups, *raw.shape[1:3])
 
 
-def _head(*given: Any) -> tuple[Floats, Tensor]:
-    *read, errors, _ = given
-    return errors, reference.head(*map(_double, read))
-
-
-def _anomaly_map(*given: Any) -> tuple[Floats, Tensor]:
-    *read, maps, _, _ = given
-    return maps, reference.anomaly_map(*map(_double, read))
-
-
-# What an operator wrote when called with these arguments, and what it should have.
-_CHECKS: dict[str, Callable[..., tuple[Floats, Tensor]]] = {"head": _head, "anomaly_map": _anomaly_map}
-_WATCHED = ("perturb_conv3x3", "conv3x3", *_CHECKS)
-
-
 def _relative_rms(got: Floats, expected: Tensor) -> float:
     return float((_double(got) - expected).norm() / expected.norm())
-
-
-def _error_cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
 
 
 def _double(values: Floats) -> Tensor:
@@ -242,11 +218,6 @@ def _double(values: Floats) -> Tensor:
 
 def _double_norm(norm: ConvNorm[Array]) -> tuple[Tensor, Tensor, Tensor]:
     return _double(norm.bias), _double(norm.gamma), _double(norm.beta)
-
-
-def _norms(plan: FoldedModel, convolutions: Sequence[Layer]) -> list[ConvNorm[Array]]:
-    places = (layer.name.split(".") for layer in convolutions)
-    return [getattr(plan.blocks[block], place) for block, place in places]
 
 
 def _gflop(layer: Layer, taps: int, samples: int) -> float:
@@ -259,5 +230,4 @@ def _speed(seconds: float, gflop: float | None, call: float) -> dict[str, float 
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    figures = [(row["ms"], ".3g"), (row["percent"], ".1f"), (row["gflop_per_s"], ".4g")]
-    return ["-" if value is None else format(value, spec) for value, spec in figures]
+    return [tables.cell(row[key], spec) for key, spec in (("ms", ".3g"), ("percent", ".1f"), ("gflop_per_s", ".4g"))]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sprfast.bench.core import timing
@@ -29,10 +29,7 @@ INPUTS = 2 * MAX_BATCH  # random images
 
 def measure(model: Model, backend: str, device: torch.device, seconds: float) -> dict[str, Any]:
     """Times of the published setting and of all that the model file holds beside it, by one
-    backend, on random images.
-
-    Args:
-        seconds: for calls of one image; as much again for calls of `MAX_BATCH`.
+    backend, on random images; `seconds` as in `times`.
 
     Returns:
         The report, plain values: `settings` as `times` has them, each with `error`, the relative
@@ -75,14 +72,11 @@ def times(
         calls of `MAX_BATCH`.
     """
     prepared = [images.Image(each, (each.shape[1], each.shape[2])) for each in inputs]
-    passes = {
-        name: float(np.mean([each.passes for each in predictor.score(prepared)]))
-        for name, predictor in predictors.items()
-    }
+    passes = {name: [each.passes for each in predictor.score(prepared)] for name, predictor in predictors.items()}
     alone, together = (_rounds(predictors, prepared, count, device, seconds) for count in (1, MAX_BATCH))
     return {
         name: {
-            "passes": passes[name],
+            "passes": float(np.mean(passes[name])),
             "ms": timing.spread([1e3 * each[name] for each in alone]),
             "images_per_s": timing.spread([MAX_BATCH / each[name] for each in together]),
             "speedup": timing.ratio(together, base, name),
@@ -95,19 +89,13 @@ def table(report: Mapping[str, Any]) -> Table:
     """The report for a terminal; fits 80 columns."""
     size = "{height}x{width}".format(**report["input"])
     title = f"{size}, {report['backend']}, {report['threads']} threads: from network input to verdict"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    headings = ("setting", "passes", "ms", "images/s", "x published (min-max)", "relative error")
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+    headings = ("passes", "ms", "images/s", "x published (min-max)", "relative error")
+    figures = (Column(heading, justify="right") for heading in headings)
+    table = Table("setting", *figures, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name, found in report["settings"].items():
-        ratio = found["speedup"]
         cells = (f"{found['passes']:.2f}", f"{found['ms']['median']:.1f}", f"{found['images_per_s']['median']:.1f}")
-        table.add_row(
-            Text(name),
-            *cells,
-            f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})",
-            f"{found['error']:.1e}",
-        )
+        ratio = "{median:.2f} ({min:.2f}-{max:.2f})".format(**found["speedup"])
+        table.add_row(Text(name), *cells, ratio, f"{found['error']:.1e}")
     return table
 
 
@@ -123,8 +111,7 @@ def _rounds(
     """
 
     def call(predictor: Predictor, turn: int) -> object:
-        first = turn * count
-        return predictor.score([prepared[(first + index) % len(prepared)] for index in range(count)])
+        return predictor.score([prepared[(turn * count + index) % len(prepared)] for index in range(count)])
 
     calls = {name: functools.partial(call, predictor) for name, predictor in predictors.items()}
     settle = {name: functools.partial(call, predictor, 0) for name, predictor in predictors.items()}

@@ -30,6 +30,8 @@ Maps = Callable[[Tensor], tuple[Tensor, Tensor]]
 # (B, D, 3, H, W) float32 perturbed images, D draws each, to std(t)·s of the same shape: the network
 # alone.
 Network = Callable[[Tensor], Tensor]
+# model and its noise (one (K, 1, 3, H, W) a level), on the device
+Build = Callable[[Model, Sequence[Tensor], torch.device], Maps]
 BASELINE = "published"
 TRUTH = "the plain definition in float64 on the CPU"  # `Definition`
 T = TypeVar("T")
@@ -43,8 +45,7 @@ class Candidate:
 
     name: str
     description: str
-    # model and its noise (one (K, 1, 3, H, W) a level), on the device
-    build: Callable[[Model, Sequence[Tensor], torch.device], Maps]
+    build: Build
     precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
     # model, times (D,) of the draws, device; None where the network cannot be run apart from what
     # surrounds it
@@ -88,14 +89,22 @@ class Definition:
         return errors, rows @ errors @ columns.mT
 
 
+def network_of(
+    model: Model, device: torch.device, memory_format: torch.memory_format = torch.preserve_format
+) -> unet.ScoreUNet:
+    """The model's network with its weights on `device`."""
+    network = unet.from_weights(model.network, {name: value.to(device) for name, value in model.weights.items()})
+    return network.to(memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+
+
 def draw_times(schedule: Schedule) -> Tensor:
     """(D,) float32: the time of every draw, those of the first level first."""
     return torch.tensor([level.t for level in schedule.levels for _ in range(level.draws)])
 
 
-def plain(model: Model, noise: Sequence[Tensor], device: torch.device, memory_format: torch.memory_format) -> Maps:
-    """The definition as it is written, with the network in `memory_format`."""
-    network = _network(model, device).to(memory_format=memory_format)  # type: ignore[call-overload]
+def plain(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """The definition as it is written, with the network in channels-last."""
+    network = network_of(model, device, torch.channels_last)
 
     @torch.inference_mode()
     def maps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,8 +121,7 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
     and averaged on images. Where the script's cost depends on details (zero-width padding, copies
     to the host, drawing of noise), this peer has the cheaper form.
     """
-    network = _network(model, device)
-    _split_swish(network)
+    network = _with_split_swish(network_of(model, device))
 
     @torch.no_grad()
     def maps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,14 +139,13 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
     return maps
 
 
-def plain_network(model: Model, times: Tensor, device: torch.device, memory_format: torch.memory_format) -> Network:
+def plain_network(model: Model, times: Tensor, device: torch.device) -> Network:
     """The network of `plain`: all draws of all images in one batch."""
-    network = _network(model, device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    times = times.to(device)
+    network, times = network_of(model, device, torch.channels_last), times.to(device)
 
     @torch.inference_mode()
     def scores(x: Tensor) -> Tensor:
-        return network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0])).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+        return _in_one_batch(network, x, times)
 
     return scores
 
@@ -147,8 +154,7 @@ def published_network(model: Model, times: Tensor, device: torch.device) -> Netw
     """The network of `published`: one pass a draw. Its output, divided by std, is multiplied again
     for comparison.
     """
-    network = _network(model, device)
-    _split_swish(network)
+    network = _with_split_swish(network_of(model, device))
     levels = [(torch.full((1,), float(t), device=device), sde.std(float(t))) for t in times]
 
     @torch.no_grad()
@@ -165,13 +171,8 @@ def _with_tf32(build: Callable[..., Callable[[Tensor], T]]) -> Callable[..., Cal
     """
 
     def built(*given: Any) -> Callable[[Tensor], T]:
-        inner = build(*given)
-
-        def run(x: Tensor) -> T:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-                return inner(x)
-
-        return run
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True)
+        return flags(build(*given))
 
     return built
 
@@ -190,7 +191,7 @@ def bfloat16(
     first call. `compiler`, such as `torch.compile`, is given the whole function from images to both
     maps.
     """
-    network = _Bfloat16Network(_network(model, device))
+    network = _Bfloat16Network(network_of(model, device, torch.channels_last))
 
     def compute(x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         errors = scoring.error_map(network, x, model.schedule, noise)
@@ -218,9 +219,8 @@ def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.devic
     if device.type != "cuda":
         raise BackendError("torch.compile is measured on CUDA devices only")
     torch.compiler.reset()
-    return bfloat16(
-        model, noise, device, functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
-    )
+    compiler = functools.partial(torch.compile, mode="max-autotune", dynamic=False, fullgraph=True)
+    return bfloat16(model, noise, device, compiler)
 
 
 class _Bfloat16Network:
@@ -228,20 +228,18 @@ class _Bfloat16Network:
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.GroupNorm)):
                 module.to(torch.bfloat16)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network
 
     def scaled_score(self, x: Tensor, t: Tensor) -> Tensor:
         x = x.to(torch.bfloat16, memory_format=torch.channels_last)
-        return self._network.scaled_score(x, t).float()  # type: ignore[no-any-return]
+        return self._network.scaled_score(x, t).float()
 
 
-def backend(name: str, precision: Precision = "float32") -> Callable[[Model, Sequence[Tensor], torch.device], Maps]:
+def backend(name: str, precision: Precision = "float32") -> Build:
     """A builder for our backend `name`."""
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
-        ours = registry.create(name, model, device, precision)
-
-        return lambda x: ours.maps(x, noise)
+        return functools.partial(registry.create(name, model, device, precision).maps, noise=noise)
 
     return build
 
@@ -250,15 +248,14 @@ def eager_network(model: Model, times: Tensor, device: torch.device) -> Network:
     """The network of our backend eager: on a CPU image by image, on CUDA all at once and without
     TensorFloat-32.
     """
-    network = EagerBackend(model, device).network
-    times = times.to(device)
+    network, times = EagerBackend(model, device).network, times.to(device)
 
     @torch.inference_mode()
     def scores(x: Tensor) -> Tensor:
         if device.type == "cpu":
             return torch.stack([network.scaled_score(draws, times) for draws in x])
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0])).unflatten(0, x.shape[:2])  # type: ignore[no-any-return]
+            return _in_one_batch(network, x, times)
 
     return scores
 
@@ -268,31 +265,32 @@ class _Swish(nn.Module):
         return x * torch.sigmoid(x)
 
 
-def _split_swish(network: nn.Module) -> None:
+def _with_split_swish(network: unet.ScoreUNet) -> unet.ScoreUNet:
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.SiLU):
                 setattr(module, name, _Swish())
+    return network
 
 
-def _network(model: Model, device: torch.device) -> unet.ScoreUNet:
-    return unet.from_weights(model.network, {name: value.to(device) for name, value in model.weights.items()})
+def _in_one_batch(network: unet.ScoreUNet, x: Tensor, times: Tensor) -> Tensor:
+    scores = network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0]))
+    return scores.unflatten(0, x.shape[:2])  # type: ignore[no-any-return,no-untyped-call]
 
 
 CANDIDATES = (
     Candidate(
         BASELINE,
         "the published pipeline: float32, contiguous, one pass a draw, x * sigmoid(x), division and multiplication "
-        "by std, "
-        "upsampling and 31x31 average pooling",
+        "by std, upsampling and 31x31 average pooling",
         published,
         network=published_network,
     ),
     Candidate(
         "channels_last",
         "the plain definition: network in channels-last, all draws in one batch",
-        functools.partial(plain, memory_format=torch.channels_last),
-        network=functools.partial(plain_network, memory_format=torch.channels_last),
+        plain,
+        network=plain_network,
     ),
     Candidate("eager", "sprfast, backend eager", backend("eager"), network=eager_network, ours=True),
 )
@@ -320,22 +318,15 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
     """
     if device.type != "cuda":
         return (*CANDIDATES, cpu(), ONNX_PLAN)
-    defaults = [
+    found = [
         dataclasses.replace(CANDIDATES[0], build=published_tf32, network=published_tf32_network, precision="tf32"),
         dataclasses.replace(CANDIDATES[1], precision="tf32"),
         CANDIDATES[2],
     ]
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    names = [name for name in ("triton", "cuda_graph") if registry.unavailable(name) is None]
-    kernels = [
-        Candidate(
-            f"{name}_{precision}",
-            f"sprfast, backend {name}, {precision}",
-            backend(name, precision),
-            precision,
-            ours=True,
-        )
-        for name in names
-        for precision in precisions
-    ]
-    return (*defaults, *kernels)
+    for name in ("triton", "cuda_graph"):
+        for precision in precisions if registry.unavailable(name) is None else ():
+            description = f"sprfast, backend {name}, {precision}"
+            build = backend(name, precision)
+            found.append(Candidate(f"{name}_{precision}", description, build, precision, ours=True))
+    return tuple(found)

@@ -9,50 +9,34 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import arrivals, sweeps, timing
+from sprfast.bench.core import arrivals, sweeps, tables, timing
 from sprfast.bench.core.peers import Candidate
 from sprfast.bench.core.sweeps import Tell, plural
-from sprfast.bench.core.work import Images, Work
+from sprfast.bench.core.work import Work
 from sprfast.data.datasets import Category
-from sprfast.formats.model import Model
 
 AUROC_TIE = 1e-3  # a smaller difference on one set of test images says nothing
 LEAST_QUERIES = 10  # of a check on the line
 _NOTE = (
     "draws are at every sigma level, and the model's own number stands for its schedule; p99 by nearest rank, below "
-    "100 rounds the "
-    "slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that it was "
-    "calibrated in"
+    "100 rounds the slowest; AUROC by backend auto in float32; a threshold holds for the draws and the precision that "
+    "it was calibrated in"
 )
-_UNDECIDED = (
-    "candidate",
-    "batch",
-    "draws",
-    "p99_ms",
-    "images_per_s",
-    "latency_ms",
-    "image_AUROC",
-    "AUROC_cost",
-    "line",
-)
+_SPEED = ("p50 ms", "p99 ms", "images/s")
+_OF_POINT = ("candidate", "batch", "draws", "p99_ms")
+_UNDECIDED = (*_OF_POINT, "images_per_s", "latency_ms", "image_AUROC", "AUROC_cost", "line")
 
 Point = Mapping[str, Any]  # as `sweeps.measure` gives it
 
 
 def section(
-    model: Model,
-    given: Images,
-    kind: type[Work],
+    work: Work,
     candidates: Sequence[Candidate],
-    device: torch.device,
     *,
-    batch: int,
     seconds: float,
     labelled: Category | None,
     period: float | None,
@@ -60,24 +44,22 @@ def section(
     on_progress: Tell,
     into: dict[str, Any],
 ) -> None:
-    """Fill `into["settings"]`, and with a period `into["recommendation"]`, each part as soon as it
-    is known.
+    """Fill `settings` of the report `into`, and with a period `recommendation`, each part as soon
+    as it is known.
 
     Args:
-        model, given, kind, device: as in `sweeps.measure`.
+        work: what is timed; the largest batch has all its samples.
         candidates: ours, of those that compute the definition.
-        batch: the largest, at most the number of samples.
         seconds: for all rounds together, and again for the check on the line.
         labelled: test images for the accuracy; None leaves it out.
         period: seconds from part to part; None recommends nothing and measures `sweeps.cross`
             instead of `sweeps.grid`.
         margin: as in `recommend`.
-        on_progress: as in `sweeps.measure`, over all parts.
-        into: the report.
 
     Raises:
         InputError: a labelled image cannot be scored.
     """
+    model = work.model
     own = sweeps.own_draws(model.schedule)
     parts = 1 + (labelled is not None) + (period is not None)
 
@@ -86,15 +68,13 @@ def section(
 
     found: dict[str, Any] = {"points": [], "failed": [], "accuracy": None, "draws": own, "note": _NOTE}
     into["settings"] = found
-    points = sweeps.cross(batch, own) if period is None else sweeps.grid(batch, own)
+    points = sweeps.cross(len(work), own) if period is None else sweeps.grid(len(work), own)
     points = [(size, draws) for size, draws in points if sweeps.allowed(model.schedule, draws)]
-    sweeps.measure(model, given, kind, candidates, device, points, seconds, functools.partial(tell, 0), found)
+    sweeps.measure(work, candidates, points, seconds, functools.partial(tell, 0), found)
     if labelled is not None:
         rows = found["accuracy"] = []
         counts = sorted({draws for _, draws in points})
-        for row in sweeps.accuracy(
-            model, labelled, device, counts, lambda done, total: tell(1, done / total, "settings: accuracy")
-        ):
+        for row in sweeps.accuracy(model, labelled, work.device, counts, functools.partial(tell, 1)):
             rows.append(row)
     if period is None:
         return
@@ -106,8 +86,7 @@ def section(
     if chosen["candidate"] is not None:
         tell(parts - 1, 0.0, "recommendation: check on the line")
         candidate = next(each for each in candidates if each.name == chosen["candidate"])
-        work = kind(sweeps.variant(model, chosen["draws"]), given, device)
-        chosen["line"] = _line(work, candidate, chosen["batch"], period, seconds)
+        chosen["line"] = _line(sweeps.varied(work, chosen["draws"]), candidate, chosen["batch"], period, seconds)
     tell(parts - 1, 1.0, "recommendation: done")
 
 
@@ -146,21 +125,24 @@ def recommend(
     """
     known = {row["draws"]: row["image_AUROC"] for row in accuracy or () if row["image_AUROC"] is not None}
     result = {"period_ms": 1e3 * period, "margin": margin, **dict.fromkeys(_UNDECIDED)}
+
+    def latency_ms(point: Point) -> float:
+        return float((point["batch"] - 1) * 1e3 * period + point["p99_ms"])
+
+    def rank(point: Point) -> tuple[bool, float, float]:
+        return precisions[point["candidate"]] != "float32", latency_ms(point), point["p99_ms"] / point["batch"]
+
     held = [point for point in points if _least_period_ms(point, margin) <= 1e3 * period]
     if not held:
         return result | {"reason": _nothing_holds(points, period, margin)}
     preferred = _preferred_draws({point["draws"] for point in held}, known, draws)
-
-    def rank(point: Point) -> tuple[bool, float, float]:
-        return precisions[point["candidate"]] != "float32", _latency_ms(point, period), point["p99_ms"] / point["batch"]
-
     chosen = min((point for point in held if point["draws"] in preferred), key=rank)
     auroc, own = known.get(chosen["draws"]), known.get(draws)
     cost = None if auroc is None or own is None else own - auroc
     return result | {
-        **{key: chosen[key] for key in ("candidate", "batch", "draws", "p99_ms")},
+        **{key: chosen[key] for key in _OF_POINT},
         "images_per_s": chosen["images_per_s"]["median"],
-        "latency_ms": _latency_ms(chosen, period),
+        "latency_ms": latency_ms(chosen),
         "image_AUROC": auroc,
         "AUROC_cost": cost,
         "reason": _reason(chosen["draws"], draws, period, cost) + _unknown(auroc, accuracy),
@@ -168,10 +150,10 @@ def recommend(
 
 
 def verify(
-    answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.Clock
+    answer: Callable[[int], object], batch: int, *, period: float, seconds: float, clock: arrivals.WallClock
 ) -> dict[str, Any]:
     """The figures of a line on which `batch` images are due every batch·period, and must be
-    answered before the next are.
+    answered before the next are; the promise was kept if none is late or dropped.
 
     Args:
         answer: given the number of a query of `batch` images; returns when it is answered.
@@ -181,13 +163,11 @@ def verify(
         clock: passes the time.
 
     Returns:
-        As `arrivals.line`: a `frame` is a query here. The promise was kept if none is late or
-        dropped.
+        As `arrivals.line`: a `frame` is a query here.
     """
     due = batch * period
-    return arrivals.line(
-        lambda queries: answer(queries[0]), clock, period=due, frames=max(LEAST_QUERIES, int(seconds / due))
-    )
+    frames = max(LEAST_QUERIES, int(seconds / due))
+    return arrivals.line(lambda queries: answer(queries[0]), clock, period=due, frames=frames)
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -196,10 +176,9 @@ def table(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     if found and found["points"]:
         parts += [_batch_sweep(found), _draws_sweep(found)]
-    if found:
-        parts += [Text(left_out(row)) for row in found["failed"]]
-        parts.append(Text(f"settings: {found['note']}"))
-    return Group(*parts, *(Text(line) for line in (_words(chosen) if chosen else ())))
+    lines = [*map(left_out, found["failed"]), f"settings: {found['note']}"] if found else []
+    lines += _words(chosen) if chosen else []
+    return Group(*parts, *map(Text, lines))
 
 
 def _line(work: Work, candidate: Candidate, batch: int, period: float, seconds: float) -> dict[str, Any]:
@@ -215,10 +194,6 @@ def _line(work: Work, candidate: Candidate, batch: int, period: float, seconds: 
 def _least_period_ms(point: Point, margin: float) -> float:
     """The shortest period at which the point holds."""
     return float(point["p99_ms"] / ((1.0 - margin) * point["batch"]))
-
-
-def _latency_ms(point: Point, period: float) -> float:
-    return float((point["batch"] - 1) * 1e3 * period + point["p99_ms"])
 
 
 def _preferred_draws(held: set[int], known: Mapping[int, float], own: int) -> set[int]:
@@ -243,11 +218,11 @@ def _nothing_holds(points: Sequence[Point], period: float, margin: float) -> str
 
 
 def _reason(draws: int, own: int, period: float, cost: float | None) -> str:
-    target = _ms(1e3 * period)
+    target, of_model = _ms(1e3 * period), f"the model's own {plural(own, 'draw')}"
     if draws == own:
-        return f"the model's own {plural(own, 'draw')} {'holds' if own == 1 else 'hold'} {target}"
+        return f"{of_model} {'holds' if own == 1 else 'hold'} {target}"
     does = "does" if draws == 1 else "do"
-    reason = f"no setting with the model's own {plural(own, 'draw')} holds {target}, but {plural(draws, 'draw')} {does}"
+    reason = f"no setting with {of_model} holds {target}, but {plural(draws, 'draw')} {does}"
     if cost is None:
         return reason
     return f"{reason}, with image_AUROC {100 * abs(cost):.1f} points {'higher' if cost < 0 else 'lower'}"
@@ -256,54 +231,39 @@ def _reason(draws: int, own: int, period: float, cost: float | None) -> str:
 def _unknown(auroc: float | None, accuracy: object) -> str:
     if auroc is not None:
         return ""
-    return (
-        "; image_AUROC is unknown, give --data to know"
-        if accuracy is None
-        else "; image_AUROC is not defined on the labelled images"
-    )
+    why = "unknown, give --data to know" if accuracy is None else "not defined on the labelled images"
+    return f"; image_AUROC is {why}"
 
 
 def _batch_sweep(found: Mapping[str, Any]) -> Table:
-    points = [point for point in found["points"] if point["draws"] == found["draws"]]
-    result = _empty("images of a call", ("images\na call", "p50 ms", "p99 ms", "images/s", "min-max"))
-
     def cells(point: Point) -> list[str]:
         spread = point["images_per_s"]
         return [str(point["batch"]), *_speed(point), f"{spread['min']:.4g}-{spread['max']:.4g}"]
 
-    return _filled(result, points, cells)
+    points = [point for point in found["points"] if point["draws"] == found["draws"]]
+    return _filled("images of a call", ("images\na call", *_SPEED, "min-max"), points, cells)
 
 
 def _draws_sweep(found: Mapping[str, Any]) -> Table:
     points = sorted((point for point in found["points"] if point["batch"] == 1), key=lambda point: point["draws"])
     rows = {row["draws"]: row for row in found["accuracy"] or ()}
-    metrics = ("image_AUROC", "pixel_AUROC") if rows else ()
-    headings = ("draws", "p50 ms", "p99 ms", "images/s", *(key.replace("_", "\n") for key in metrics))
-    result = _empty("draws, one image a call", headings)
+    metrics = sweeps.METRICS if rows else ()
 
     def cells(point: Point) -> list[str]:
         values = [rows.get(point["draws"], {}).get(key) for key in metrics]
+        percents = ["-" if value is None else f"{100 * value:.1f}" for value in values]
         mark = "*" if point["draws"] == found["draws"] else ""
-        return [
-            f"{mark}{point['draws']}",
-            *_speed(point),
-            *("-" if value is None else f"{100 * value:.1f}" for value in values),
-        ]
+        return [f"{mark}{point['draws']}", *_speed(point), *percents]
 
+    headings = ("draws", *_SPEED, *(key.replace("_", "\n") for key in metrics))
+    result = _filled("draws, one image a call", headings, points, cells)
     result.caption = "* the model's own"
-    return _filled(result, points, cells)
-
-
-def _empty(title: str, headings: Sequence[str]) -> Table:
-    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("candidate", no_wrap=True)
-    for heading in headings:
-        result.add_column(heading, justify="right", no_wrap=True)
     return result
 
 
-def _filled(result: Table, points: Sequence[Point], cells: Callable[[Point], list[str]]) -> Table:
+def _filled(title: str, headings: Sequence[str], points: Sequence[Point], cells: Callable[[Point], list[str]]) -> Table:
     """A row a point, those of a candidate together."""
+    result = tables.empty(headings, title)
     for name in dict.fromkeys(point["candidate"] for point in points):
         for index, point in enumerate(each for each in points if each["candidate"] == name):
             result.add_row("" if index else name, *cells(point))
@@ -311,7 +271,7 @@ def _filled(result: Table, points: Sequence[Point], cells: Callable[[Point], lis
 
 
 def _speed(point: Point) -> list[str]:
-    return [f"{point['p50_ms']:.4g}", f"{point['p99_ms']:.4g}", f"{point['images_per_s']['median']:.4g}"]
+    return [f"{value:.4g}" for value in (point["p50_ms"], point["p99_ms"], point["images_per_s"]["median"])]
 
 
 def left_out(row: Mapping[str, Any]) -> str:
@@ -327,10 +287,9 @@ def _words(chosen: Mapping[str, Any]) -> list[str]:
     auroc = "" if chosen["image_AUROC"] is None else f", image_AUROC {100 * chosen['image_AUROC']:.1f}"
     setting = f"{chosen['candidate']}, {plural(chosen['draws'], 'draw')}, {plural(chosen['batch'], 'image')} a call"
     times = f"p99 {_ms(chosen['p99_ms'])}, answer {_ms(chosen['latency_ms'])} after the trigger"
-    figures = f"{times}, {chosen['images_per_s']:.4g} images/s{auroc}"
     return [
         f"Recommended for {target}: {setting}",
-        f"  {figures}",
+        f"  {times}, {chosen['images_per_s']:.4g} images/s{auroc}",
         f"  {chosen['reason']}",
         f"  {_checked(chosen['line'])}",
     ]

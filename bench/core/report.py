@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import drivers, exports, footprint, recommend
+from sprfast.bench.core import exports, footprint, recommend, tables
 
-_SCENARIOS = ("offline", "single_stream", "multi_stream", "line", "server")  # in the order of the notes
+_CLOCK = (
+    *("MultiStr.\np99 ms", "Server\nqueries/s"),
+    *("Line\nlate", "\ndropped", "\nframes", "\np99 ms", "\njitter ms"),
+)
+_HARDWARE = ("build\ns", "first\nimage s", "\nbatch s", "% of\nmatmul", "\ncopy", "memory\nMiB", "energy\nJ/image")
+_MEMORY = ("images\na call", "built\nMiB", "peak of\nbuilding", "peak of\ncalls")
 _SETUP = ("build_s", "first_image_s", "first_batch_s")
 
 
 def table(report: dict[str, Any]) -> RenderableType:
     """The report for a terminal, in tables of one line a candidate; fits 80 columns."""
-    parts: list[RenderableType] = [_streams(report), _by_the_clock(report), _hardware(report)]
+    parts: list[RenderableType] = [
+        _streams(report),
+        _filled(report, _CLOCK, _clock_cells),
+        _filled(report, _HARDWARE, _hardware_cells),
+    ]
     if any(entry["memory"] for entry in report["candidates"].values()):
-        parts.append(_memory(report))
+        parts.append(_filled(report, _MEMORY, _memory_cells))
     if report["exports"]:
         parts.append(exports.table(report["exports"]))
     return Group(*parts, recommend.table(report), *_notes(report))
@@ -59,82 +68,55 @@ def largest_error(parity: dict[str, Any]) -> float | None:
 
 def _streams(report: dict[str, Any]) -> Table:
     given, baseline = report["input"], report["baseline"]
-    schedule = report["model"]["schedule"]["levels"]
+    draws = sum(level["draws"] for level in report["model"]["schedule"]["levels"])
     unfinished = "" if report["complete"] else "  INTERRUPTED"
-    title = (
-        f"{given['height']}x{given['width']}, {sum(level['draws'] for level in schedule)} draws, "
-        f"{report['device']}{unfinished}"
-    )
-    headings = (
-        "Offline\nimages/s",
-        f"x {baseline}\n(min-max)",
-        "Single\np50 ms",
-        "Stream\np90 ms",
-        "\np99 ms",
-        "relative\nerror",
-    )
-    result = _empty(headings, title)
+    title = f"{given['height']}x{given['width']}, {draws} draws, {report['device']}{unfinished}"
+    speed = ("Offline\nimages/s", f"x {baseline}\n(min-max)")
+    latency = ("Single\np50 ms", "Stream\np90 ms", "\np99 ms")
+
+    def cells(entry: dict[str, Any]) -> list[str]:
+        single = entry["single_stream"] or {}
+        percentiles = [tables.cell(single.get(f"p{q}_ms"), ".4g") for q in (50, 90, 99)]
+        return [*_offline(entry, baseline), *percentiles, _error(entry)]
+
+    return _filled(report, (*speed, *latency, "relative\nerror"), cells, title)
+
+
+def _clock_cells(entry: dict[str, Any]) -> list[str]:
+    multi_stream, server, line = (entry[key] or {} for key in ("multi_stream", "server", "line"))
+    nothing = "none" if server else "-"  # of the rates that were tried, or not measured
+    rate = server.get("queries_per_s")
+    return [
+        tables.cell(multi_stream.get("p99_ms"), ".4g"),
+        nothing if rate is None else f"{rate:.4g}",
+        *(str(line.get(key, "-")) for key in ("late", "dropped", "frames")),
+        *(tables.cell(line.get(key), ".4g") for key in ("p99_ms", "jitter_ms")),
+    ]
+
+
+def _hardware_cells(entry: dict[str, Any]) -> list[str]:
+    found = entry["hardware"] or {}
+    figures = [entry[key] for key in _SETUP] + [found.get(key) for key in ("percent_of_matmul", "percent_of_copy")]
+    figures += [(found.get("peak_memory_mib") or {}).get("allocated"), found.get("joules_per_image")]
+    return [tables.cell(value, ".3g") for value in figures]
+
+
+def _memory_cells(entry: dict[str, Any]) -> list[str]:
+    found = entry["memory"] or {}
+    return [str(found.get("images", "-")), *(tables.cell(found.get(key), ".1f") for key in footprint.FIGURES)]
+
+
+def _filled(
+    report: dict[str, Any],
+    headings: Sequence[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+    title: str | None = None,
+) -> Table:
+    """A row a candidate."""
+    result = tables.empty(headings, title)
     for name, entry in report["candidates"].items():
-        result.add_row(_name(name, entry), *_offline(entry, baseline), *_single_stream(entry), _error(entry))
-    return result
-
-
-def _by_the_clock(report: dict[str, Any]) -> Table:
-    headings = (
-        "MultiStr.\np99 ms",
-        "Server\nqueries/s",
-        "Line\nlate",
-        "\ndropped",
-        "\nframes",
-        "\np99 ms",
-        "\njitter ms",
-    )
-    result = _empty(headings, None)
-    for name, entry in report["candidates"].items():
-        multi_stream, server, line = (entry[key] for key in ("multi_stream", "server", "line"))
-        cells = [f"{multi_stream['p99_ms']:.4g}" if multi_stream else "-"]
-        cells.append(
-            "-" if server is None else "none" if server["queries_per_s"] is None else f"{server['queries_per_s']:.4g}"
-        )
-        cells += [str(line[key]) for key in ("late", "dropped", "frames")] if line else ["-"] * 3
-        cells += [f"{line[key]:.4g}" for key in ("p99_ms", "jitter_ms")] if line else ["-"] * 2
-        result.add_row(_name(name, entry), *cells)
-    return result
-
-
-def _hardware(report: dict[str, Any]) -> Table:
-    headings = ("build\ns", "first\nimage s", "\nbatch s", "% of\nmatmul", "\ncopy", "memory\nMiB", "energy\nJ/image")
-    result = _empty(headings, None)
-    for name, entry in report["candidates"].items():
-        found = entry["hardware"] or {}
-        figures = [entry[key] for key in _SETUP] + [found.get(key) for key in ("percent_of_matmul", "percent_of_copy")]
-        figures += [(found.get("peak_memory_mib") or {}).get("allocated"), found.get("joules_per_image")]
-        result.add_row(_name(name, entry), *("-" if value is None else f"{value:.3g}" for value in figures))
-    return result
-
-
-def _memory(report: dict[str, Any]) -> Table:
-    result = _empty(("images\na call", "built\nMiB", "peak of\nbuilding", "peak of\ncalls"), None)
-    for name, entry in report["candidates"].items():
-        found = entry["memory"] or {}
-        figures = (found.get(key) for key in footprint.FIGURES)
-        result.add_row(
-            _name(name, entry),
-            str(found.get("images", "-")),
-            *("-" if value is None else f"{value:.1f}" for value in figures),
-        )
-    return result
-
-
-def _name(name: str, entry: dict[str, Any]) -> Text:
-    return Text(name, style={"failed": "strike", "unavailable": "dim"}.get(entry["status"], ""))
-
-
-def _empty(headings: tuple[str, ...], title: str | None) -> Table:
-    result = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    result.add_column("candidate", no_wrap=True)
-    for heading in headings:
-        result.add_column(heading, justify="right", no_wrap=True)
+        style = {"failed": "strike", "unavailable": "dim"}.get(entry["status"], "")
+        result.add_row(Text(name, style=style), *cells(entry))
     return result
 
 
@@ -152,13 +134,6 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 9.995 else f"{ratio:.1f}"
 
 
-def _single_stream(entry: dict[str, Any]) -> tuple[str, str, str]:
-    figures = entry["single_stream"]
-    if figures is None:
-        return "-", "-", "-"
-    return f"{figures['p50_ms']:.4g}", f"{figures['p90_ms']:.4g}", f"{figures['p99_ms']:.4g}"
-
-
 def _error(entry: dict[str, Any]) -> str:
     if entry["parity"] is None:
         return "-"
@@ -167,42 +142,40 @@ def _error(entry: dict[str, Any]) -> str:
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    machine, entries = report["environment"], report["candidates"].values()
+    machine, entries = report["environment"], report["candidates"].items()
     device = machine["devices"][report["device"]]["name"]
-    notes = [f"{device}, {machine['torch_threads']} threads, load {machine['load_average']} at the start"]
-    notes += [
+    notes = [
+        f"{device}, {machine['torch_threads']} threads, load {machine['load_average']} at the start",
         f"timed: {report['timed']}",
         f"images: {report['input']['images']}",
         f"errors: relative to {report['truth']}",
+        *failures(report),
     ]
-    notes += failures(report)
-    notes += [
-        f"{name}: {entry['status']}, {entry['reason']}"
-        for name, entry in report["candidates"].items()
-        if entry["reason"]
-    ]
+    notes += [f"{name}: {entry['status']}, {entry['reason']}" for name, entry in entries if entry["reason"]]
     notes += [
         f"{name}: memory not known, {entry['memory']['reason']}"
-        for name, entry in report["candidates"].items()
+        for name, entry in entries
         if entry["memory"] and entry["memory"]["reason"]
     ]
-    first = {key: next((entry[key] for entry in entries if entry[key]), None) for key in drivers.KEYS}
-    offline, single_stream, multi_stream, line, server = (first[scenario] for scenario in _SCENARIOS)
+    return [*notes, *_scenario_notes(report), report["note"]]
+
+
+def _scenario_notes(report: dict[str, Any]) -> Iterator[str]:
+    """By the figures of the first candidate that has them."""
+    offline, single_stream, multi_stream, line, server = (
+        next((entry[key] for entry in report["candidates"].values() if entry[key]), None)
+        for key in ("offline", "single_stream", "multi_stream", "line", "server")
+    )
     if offline:
-        notes.append(f"Offline: median of {offline['queries']} queries of {offline['samples_per_query']} images")
+        yield f"Offline: median of {offline['queries']} queries of {offline['samples_per_query']} images"
     if single_stream:
-        notes.append(f"SingleStream: {single_stream['note']}")
+        yield f"SingleStream: {single_stream['note']}"
     if multi_stream:
-        notes.append(f"MultiStream, 8 images a query: {multi_stream['note']}")
+        yield f"MultiStream, 8 images a query: {multi_stream['note']}"
     if line:
-        notes.append(
-            f"Line: a frame every {line['period_ms']:.4g} ms, late after {line['deadline_ms']:.4g} ms from its trigger"
-        )
-        notes.append(_server_note(server))
-    return [*notes, report["note"]]
-
-
-def _server_note(server: dict[str, Any] | None) -> str:
-    if server is None:
-        return "Server: not measured, a search takes longer than the time for a scenario"
-    return f"Server: highest Poisson rate with p99 within {server['bound_ms']:.4g} ms; {server['note']}"
+        period, deadline = (f"{line[key]:.4g} ms" for key in ("period_ms", "deadline_ms"))
+        yield f"Line: a frame every {period}, late after {deadline} from its trigger"
+        if server:
+            yield f"Server: highest Poisson rate with p99 within {server['bound_ms']:.4g} ms; {server['note']}"
+        else:
+            yield "Server: not measured, a search takes longer than the time for a scenario"

@@ -15,21 +15,11 @@ from sprfast.system import files
 
 BEFORE = 6  # a version that is still read; what it has beside is not looked at
 READABLE = (BEFORE, cases.SCHEMA_VERSION)
-_KEYS = tuple(scenario.key for scenario in scenarios.ALL)
-_FIELDS: dict[tuple[str, ...], type] = {
-    ("complete",): bool,
-    ("environment",): dict,
-    ("model", "sha256"): str,
-    ("model", "network"): dict,
-    ("model", "schedule"): dict,
-    ("input", "height"): int,
-    ("input", "width"): int,
-    ("input", "samples"): int,
-    ("device",): str,
-    ("timed",): str,
-    ("truth",): str,
-    ("baseline",): str,
-    ("candidates",): dict,
+_FIELDS = {
+    bool: ("complete",),
+    str: ("model.sha256", "device", "timed", "truth", "baseline"),
+    dict: ("environment", "model.network", "model.schedule", "candidates"),
+    int: ("input.height", "input.width", "input.samples"),
 }
 _KINDS = {
     bool: "true or false",
@@ -59,12 +49,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file is missing, is not JSON, has a schema version that is not among
             `READABLE`, or a field of it is missing or no good; the message names file and field.
     """
-    try:
-        report = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}); {_WANTED}") from error
+    report = parsed(path)
     try:
         _validate(report)
     except InputError as error:
@@ -76,61 +61,70 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     return report  # type: ignore[no-any-return]
 
 
+def parsed(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error}); {_WANTED}") from error
+
+
 def _validate(report: Any) -> None:
-    version = _field(report, ("schema_version",), int)
+    version = _field(report, "schema_version", int)
     if version not in READABLE:
         raise InputError(f"schema_version: {version} cannot be read, only {' and '.join(map(str, READABLE))}")
     if version == BEFORE and report.get("driver") != "rounds":
         raise InputError("driver: a report of MLPerf's LoadGen cannot be read any more")
-    for path, kind in _FIELDS.items():
-        _field(report, path, kind)
-    for name in report["candidates"]:
-        _validate_candidate(report, name)
-    for name, entry in report["candidates"].items():
-        _validate_turns(entry, report["candidates"].get(report["baseline"]), name)
+    for kind, names in _FIELDS.items():
+        for name in names:
+            _field(report, name, kind)
+    lengths = {name: _validate_candidate(entry, f"candidates.{name}") for name, entry in report["candidates"].items()}
+    baseline = lengths.get(report["baseline"], {})
+    for name, found in lengths.items():
+        for key, count in found.items():
+            of_baseline = baseline.get(key, count)
+            if count != of_baseline:  # entry i of every candidate is of round i
+                raise InputError(f"candidates.{name}.{key}.seconds: {count} rounds, but the baseline has {of_baseline}")
 
 
-def _validate_candidate(report: dict[str, Any], name: str) -> None:
-    given = ("candidates", name)
+def _validate_candidate(entry: Any, place: str) -> dict[str, int]:
+    """The number of rounds of each scenario that was measured."""
     for key, kind in (("status", str), ("precision", str), ("tolerance", float)):
-        _field(report, (*given, key), kind)
-    for check in _field(report, (*given, "parity"), dict, null=True) or ():
-        _field(report, (*given, "parity", check, "passed"), bool)
-    for key in _KEYS:
-        if _field(report, (*given, key), dict, null=True) is None:
+        _field(entry, key, kind, place)
+    for name, check in (_field(entry, "parity", dict, place, null=True) or {}).items():
+        _field(check, "passed", bool, f"{place}.parity.{name}")
+    rounds = {}
+    for key in (scenario.key for scenario in scenarios.ALL):
+        if _field(entry, key, dict, place, null=True) is None:
             continue
-        seconds = _field(report, (*given, key, "seconds"), list)
+        seconds = _field(entry[key], "seconds", list, f"{place}.{key}")
         least, most = _SECONDS
         wrong = [value for value in seconds if type(value) not in {int, float} or not least < value < most]
         if wrong or not seconds:
             shown = reprlib.repr(wrong[0]) if wrong else "an empty list"
-            raise InputError(
-                f"{'.'.join((*given, key, 'seconds'))}: {shown} is not allowed, only positive numbers, at least one"
-            )
+            raise InputError(f"{place}.{key}.seconds: {shown} is not allowed, only positive numbers, at least one")
+        rounds[key] = len(seconds)
+    return rounds
 
 
-def _validate_turns(entry: dict[str, Any], baseline: dict[str, Any] | None, name: str) -> None:
-    """In rounds, entry i of every candidate is of round i."""
-    for key in _KEYS:
-        if baseline and entry[key] and baseline[key]:
-            counts = [len(each[key]["seconds"]) for each in (entry, baseline)]
-            if counts[0] != counts[1]:
-                raise InputError(
-                    f"candidates.{name}.{key}.seconds: {counts[0]} rounds, but the baseline has {counts[1]}"
-                )
-
-
-def _field(document: Any, path: tuple[str, ...], kind: type, *, null: bool = False) -> Any:
-    """The value at `path`, of type `kind`, or null where that is allowed."""
+def _field(document: Any, path: str, kind: type, place: str = "", *, null: bool = False) -> Any:
+    """The value of type `kind`, or null where allowed, at a dotted path below `place`."""
     value = document
-    for depth, name in enumerate(path):
+    for name in path.split("."):
+        place = f"{place}.{name}" if place else name
         if not isinstance(value, dict) or name not in value:
-            raise InputError(f"{'.'.join(path[: depth + 1])}: is missing")
+            raise InputError(f"{place}: is missing")
         value = value[name]
+    if null and value is None:
+        return None
     kinds = {int, float} if kind is float else {kind}  # not bool, which is an int too
-    good = (null and value is None) or (type(value) in kinds and (kind is not float or math.isfinite(value)))
-    if not good:
-        raise InputError(
-            f"{'.'.join(path)}: {reprlib.repr(value)} is not allowed, only {_KINDS[kind]}{' or null' if null else ''}"
-        )
+    if type(value) not in kinds or (kind is float and not math.isfinite(value)):
+        allowed = f"{_KINDS[kind]}{' or null' if null else ''}"
+        raise InputError(f"{place}: {reprlib.repr(value)} is not allowed, only {allowed}")
     return value

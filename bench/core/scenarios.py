@@ -18,6 +18,7 @@ import torch
 from sprfast.bench.core import timing
 
 MULTI_STREAM_SAMPLES = 8  # of a query
+ROUNDS = 3  # at least
 NOTE = "MLPerf-style, not an MLPerf result"
 
 
@@ -27,10 +28,15 @@ class Scenario:
 
     name: str  # MLPerf's
     key: str  # in a report
-    minimum_rounds: int
+    size: int | None  # samples of a query; None takes all
     turn: int  # queries of a candidate before the next one has its turn
-    query: Callable[[int, int], Sequence[int]]  # number of samples and of the query, to the indices of its samples
     figures: Callable[[Sequence[float], int], dict[str, Any]]  # seconds of every query and N to figures
+
+    def query(self, samples: int, index: int) -> Sequence[int]:
+        """The indices of the samples of query `index`, which go through all `samples` in turn."""
+        if self.size is None:
+            return range(samples)
+        return [(self.size * index + i) % samples for i in range(self.size)]
 
     def rounds(
         self,
@@ -46,7 +52,7 @@ class Scenario:
             answers: the candidates by name; each is given the indices of the samples of a query.
             samples: how many there are.
             device: that the candidates run on.
-            seconds: time for all candidates together.
+            seconds: for all candidates together.
         """
 
         def answering(answer: Callable[[Sequence[int]], object]) -> Callable[[int], object]:
@@ -54,7 +60,7 @@ class Scenario:
 
         calls = {name: answering(answer) for name, answer in answers.items()}
         settle = {name: functools.partial(answer, [0]) for name, answer in answers.items()}
-        return timing.rounds(calls, device, seconds, self.minimum_rounds, turn=self.turn, settle=settle)
+        return timing.rounds(calls, device, seconds, ROUNDS, turn=self.turn, settle=settle)
 
     def summary(self, measured: Sequence[timing.Round], name: str, baseline: str, samples: int) -> dict[str, Any]:
         """The figures of candidate `name`, with its speed relative to `baseline`."""
@@ -62,31 +68,20 @@ class Scenario:
         return self.figures(seconds, samples) | {f"ratio_to_{baseline}": timing.ratio(measured, baseline, name)}
 
 
-def _one_sample(samples: int, index: int) -> Sequence[int]:
-    return [index % samples]
-
-
-def _eight_samples(samples: int, index: int) -> Sequence[int]:
-    return [(MULTI_STREAM_SAMPLES * index + i) % samples for i in range(MULTI_STREAM_SAMPLES)]
-
-
-def _all_samples(samples: int, index: int) -> Sequence[int]:
-    return range(samples)
-
-
 def _latency(seconds: Sequence[float], samples: int) -> dict[str, Any]:
     milliseconds = [1e3 * value for value in seconds]
     n = len(milliseconds)
     slowest = [f"p{q}" for q in (50, 90, 99) if timing.percentile(range(n), q) == n - 1]
-    note = f"percentiles by nearest rank from {n} queries" + (
-        f"; {' = '.join(slowest)} = the slowest" if slowest else ""
-    )
-    figures: dict[str, Any] = {"queries": n}
-    for q in (50, 90, 99):
-        figures[f"p{q}_ms"] = timing.percentile(milliseconds, q)
-    for q in (90, 99):
-        figures[f"p{q}_early_stopping_ms"] = timing.upper_percentile(milliseconds, q)
-    return figures | {"min_ms": min(milliseconds), "max_ms": max(milliseconds), "note": note, "seconds": list(seconds)}
+    equal = f"; {' = '.join(slowest)} = the slowest" if slowest else ""
+    return {
+        "queries": n,
+        **{f"p{q}_ms": timing.percentile(milliseconds, q) for q in (50, 90, 99)},
+        **{f"p{q}_early_stopping_ms": timing.upper_percentile(milliseconds, q) for q in (90, 99)},
+        "min_ms": min(milliseconds),
+        "max_ms": max(milliseconds),
+        "note": f"percentiles by nearest rank from {n} queries{equal}",
+        "seconds": list(seconds),
+    }
 
 
 def _throughput(seconds: Sequence[float], samples: int) -> dict[str, Any]:
@@ -101,7 +96,7 @@ def _throughput(seconds: Sequence[float], samples: int) -> dict[str, Any]:
 
 
 # In the first two the next query comes when the last has been answered.
-SINGLE_STREAM = Scenario("SingleStream", "single_stream", 3, 4, _one_sample, _latency)
-MULTI_STREAM = Scenario("MultiStream", "multi_stream", 3, 1, _eight_samples, _latency)
-OFFLINE = Scenario("Offline", "offline", 3, 1, _all_samples, _throughput)  # all samples in one query
+SINGLE_STREAM = Scenario("SingleStream", "single_stream", 1, 4, _latency)
+MULTI_STREAM = Scenario("MultiStream", "multi_stream", MULTI_STREAM_SAMPLES, 1, _latency)
+OFFLINE = Scenario("Offline", "offline", None, 1, _throughput)
 ALL = (SINGLE_STREAM, MULTI_STREAM, OFFLINE)

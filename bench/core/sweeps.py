@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sprfast.bench.core import timing
 from sprfast.bench.core.peers import Candidate
-from sprfast.bench.core.work import Answer, Images, Work, parity
+from sprfast.bench.core.work import Answer, Work, parity
 from sprfast.config import Schedule
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
@@ -27,9 +27,11 @@ from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 
 ROUNDS = 5  # of a sweep, at least
-_ACCURACY = ("image_AUROC", "pixel_AUROC")
+METRICS = ("image_AUROC", "pixel_AUROC")
 
 Tell = Callable[[float, str], None]  # the share that is done, 0 to 1, and what is going on
+Point = tuple[int, int]
+Calls = dict[tuple[str, int, int], Callable[[int, int], object]]  # by candidate and point; of a batch and a query
 
 
 def own_draws(schedule: Schedule) -> int:
@@ -64,25 +66,27 @@ def variant(model: Model, draws: int) -> Model:
     return dataclasses.replace(model, scoring_mode=mode)
 
 
-def cross(batch: int, draws: int) -> list[tuple[int, int]]:
+def varied(work: Work, draws: int) -> Work:
+    """The same work for `variant`."""
+    return type(work)(variant(work.model, draws), work.given, work.device)
+
+
+def cross(batch: int, draws: int) -> list[Point]:
     """Points that vary one of the two: batches up to `batch` at the model's `draws`, and numbers of
     draws for one image.
     """
     return [(size, draws) for size in _batches(batch)] + [(1, count) for count in _counts(draws) if count != draws]
 
 
-def grid(batch: int, draws: int) -> list[tuple[int, int]]:
+def grid(batch: int, draws: int) -> list[Point]:
     """Every batch of `cross` at every number of draws."""
     return [(size, count) for count in _counts(draws) for size in _batches(batch)]
 
 
 def measure(
-    model: Model,
-    given: Images,
-    kind: type[Work],
+    work: Work,
     candidates: Sequence[Candidate],
-    device: torch.device,
-    points: Sequence[tuple[int, int]],
+    points: Sequence[Point],
     seconds: float,
     on_progress: Tell,
     into: dict[str, Any],
@@ -92,56 +96,44 @@ def measure(
     Every point is called once before, and its first image is compared with the plain definition.
 
     Args:
-        model: what is computed.
-        given: the samples, at least as many as the largest batch.
-        kind: what is timed.
+        work: what is timed, on at least as many samples as the largest batch.
         candidates: what to build, once for each number of draws.
-        device: where they run.
-        points: (batch, draws) that the model's schedule allows.
+        points: those that the model's schedule allows.
         seconds: for all rounds together; `ROUNDS` are made whatever they cost.
         on_progress: may raise KeyboardInterrupt, as a signal may; whole rounds are kept.
         into: gets `points`, one object of figures for each, and `failed`, the candidate, batch
             (null: all) and draws that have no figures and the reason.
     """
     into |= {"points": [], "failed": []}
-    calls: dict[tuple[str, int, int], Callable[[int, int], object]] = {}  # of a batch and the number of a query
+    calls: Calls = {}
     for draws in sorted({draws for _, draws in points}):
-        work = kind(variant(model, draws), given, device)
-        truth = work.truth([0])
+        work_of_draws = varied(work, draws)
+        truth = work_of_draws.truth([0])
         batches = [size for size, count in points if count == draws]
         for candidate in candidates:
             on_progress(0.0, f"settings: building {candidate.name}, {plural(draws, 'draw')}")
-            calls |= _ready(work, truth, candidate, batches, draws, into["failed"])
-    order = {
-        str(key): key
-        for name in (each.name for each in candidates)
-        for key in ((name, *point) for point in points)
-        if key in calls
-    }
-    timed = {name: functools.partial(calls[key], key[1]) for name, key in order.items()}
-    settle = {name: functools.partial(calls[key], 1, 0) for name, key in order.items()}
+            calls |= _ready(work_of_draws, truth, candidate, batches, draws, into["failed"])
+    ready = [key for each in candidates for point in points if (key := (each.name, *point)) in calls]
+    timed = {str(key): functools.partial(calls[key], key[1]) for key in ready}
+    settle = {str(key): functools.partial(calls[key], 1, 0) for key in ready}
     measured: list[timing.Round] = []
     started = time.perf_counter()
     try:
-        for times in timing.rounds(timed, device, seconds, ROUNDS, settle=settle):
+        for times in timing.rounds(timed, work.device, seconds, ROUNDS, settle=settle):
             measured.append(times)
             done = min((time.perf_counter() - started) / seconds, len(measured) / ROUNDS)
-            on_progress(min(1.0, done), f"settings: {plural(len(order), 'point')}")
+            on_progress(min(1.0, done), f"settings: {plural(len(ready), 'point')}")
     finally:
         if measured:
-            into["points"] = [_figures(*key, [times[name] for times in measured]) for name, key in order.items()]
+            into["points"] = [_figures(*key, [times[str(key)] for times in measured]) for key in ready]
 
 
 def accuracy(
-    model: Model, category: Category, device: torch.device, draws: Sequence[int], on_image: Callable[[int, int], None]
+    model: Model, category: Category, device: torch.device, draws: Sequence[int], on_progress: Tell
 ) -> Iterator[dict[str, Any]]:
-    """image_AUROC and pixel_AUROC of the labelled test images at each number of draws, by backend
-    auto in float32.
+    """`METRICS` of the labelled test images at each number of draws, by backend auto in float32.
 
     Each is given as soon as it is known; one that is not defined on these images is null.
-
-    Args:
-        on_image: called with the number of images done and their total, over all `draws`.
 
     Raises:
         InputError: there are no test images, or one of them cannot be scored.
@@ -149,10 +141,10 @@ def accuracy(
     for index, count in enumerate(draws):
 
         def done(images: int, total: int, before: int = index) -> None:
-            on_image(before * total + images, len(draws) * total)
+            on_progress((before * total + images) / (len(draws) * total), "settings: accuracy")
 
         found = evaluate(Engine(variant(model, count), "auto", device), category, done)
-        yield {"draws": count, "images": found.images, **{key: found.metrics[key].value for key in _ACCURACY}}
+        yield {"draws": count, "images": found.images, **{key: found.metrics[key].value for key in METRICS}}
 
 
 def query(work: Work, answer: Answer, batch: int, index: int) -> object:
@@ -173,7 +165,7 @@ def _ready(
     batches: Sequence[int],
     draws: int,
     failed: list[dict[str, Any]],
-) -> dict[tuple[str, int, int], Callable[[int, int], object]]:
+) -> Calls:
     """Queries of the points that can be timed; the others go to `failed`."""
     point = {"candidate": candidate.name, "batch": None, "draws": draws}
     try:
@@ -181,7 +173,7 @@ def _ready(
     except BackendError as error:
         failed.append({**point, "reason": str(error)})
         return {}
-    ready: dict[tuple[str, int, int], Callable[[int, int], object]] = {}
+    ready: Calls = {}
     for batch in sorted(batches, reverse=True):  # the smaller ones then fit into the memory of the largest
         reason = _fault(work, answer, batch, truth, candidate.tolerance)
         if reason:
@@ -202,7 +194,6 @@ def _fault(work: Work, answer: Answer, batch: int, truth: dict[str, Tensor], tol
 
 
 def _figures(candidate: str, batch: int, draws: int, seconds: list[float]) -> dict[str, Any]:
-    spread = timing.spread([batch / value for value in seconds])
     return {
         "candidate": candidate,
         "batch": batch,
@@ -210,7 +201,7 @@ def _figures(candidate: str, batch: int, draws: int, seconds: list[float]) -> di
         "rounds": len(seconds),
         "p50_ms": 1e3 * timing.percentile(seconds, 50),
         "p99_ms": 1e3 * timing.percentile(seconds, 99),
-        "images_per_s": spread,
+        "images_per_s": timing.spread([batch / value for value in seconds]),
         "seconds": seconds,
     }
 

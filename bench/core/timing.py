@@ -87,7 +87,7 @@ def captured(calls: Sequence[Callable[[], object]], device: torch.device) -> Clo
     Args:
         calls: the same work on memory of their own, see `working_sets`. The memory that they use
             must stay alive as long as the clock, which keeps the calls themselves.
-        device: where they run, the current device if it is a CUDA device.
+        device: the current device if it is a CUDA device.
     """
     if device.type != "cuda":
         return lambda: timed(lambda: [call() for call in calls], device)[0] / len(calls)
@@ -179,29 +179,25 @@ def percentile(samples: Sequence[float], q: float) -> float:
     return float(np.percentile(samples, q, method="inverted_cdf"))
 
 
-def upper_percentile(samples: Sequence[float], q: float, confidence: float = 0.99) -> float | None:
-    """The smallest sample that the q-th percentile exceeds with a probability of at most 1 -
-    confidence.
+def upper_percentile(samples: Sequence[float], q: float) -> float | None:
+    """The smallest sample that the q-th percentile exceeds with a probability of at most 1 %.
 
     MLPerf's early stopping in effect: a short run must show a better figure than a long one. None
     where even the slowest sample does not do, for the 90th percentile below 44 samples.
     """
     from scipy.stats import binom  # type: ignore[import-untyped]
 
-    rank = int(binom.ppf(confidence, len(samples), q / 100)) + 1
+    rank = int(binom.ppf(0.99, len(samples), q / 100)) + 1
     return sorted(samples)[rank - 1] if rank <= len(samples) else None
 
 
 def ratio(measured: Sequence[Round], over: str, name: str) -> dict[str, float] | None:
-    """How many times faster `name` is than `over`: median, min and max of the ratios within each
-    round.
-
-    None where `over` was not measured.
+    """How many times faster `name` is than `over`: `spread` of the ratios within each round; None
+    where `over` was not measured.
     """
     if over not in measured[0]:
         return None
-    ratios = [seconds[over] / seconds[name] for seconds in measured]
-    return spread(ratios)
+    return spread([seconds[over] / seconds[name] for seconds in measured])
 
 
 def _synchronise(device: torch.device) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,8 +84,9 @@ def file_images(paths: Sequence[Path], count: int, preprocessing: Preprocessing)
     return Images(stacked, f"{len(decoded)} files, {images.display_name(first)} the first", tuple(chosen))
 
 
-class Work(abc.ABC):
-    """One kind of work on the same images and noise for every candidate.
+class Work:
+    """One kind of work on the same images and noise for every candidate: here from images on the
+    device to both maps on the device.
 
     Args:
         model: what is computed.
@@ -97,74 +97,52 @@ class Work(abc.ABC):
         InputError: this work cannot be done on these samples.
     """
 
-    name: ClassVar[str]
-    timed: ClassVar[str]  # for a person
+    name = "maps"
+    timed = (  # for a person
+        "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of "
+        "noise are outside; build and first calls are apart"
+    )
 
     def __init__(self, model: Model, given: Images, device: torch.device) -> None:
         self.model, self.given, self.device = model, given, device
         height, width = given.pixels.shape[2:]
         self._bank = noise_bank(model.schedule, height, width, model.noise_seed)
         self.noise = [z.to(device) for z in self._bank]
+        self._inputs = self._prepared()
+        self._on_device = self._inputs.to(device)
+
+    def _prepared(self) -> Tensor:
+        """What a candidate is given of all samples, on the CPU."""
+        return self.given.pixels
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.given.pixels)
 
-    @abc.abstractmethod
     def take(self, indices: Sequence[int]) -> Any:
-        """The samples of a query, for a candidate's answer."""
+        """The samples of a query, for a candidate's answer: (B, 3, H, W)."""
+        return _rows(self._on_device, indices)
 
-    @abc.abstractmethod
     def build(self, candidate: Candidate) -> Answer:
         """The candidate, ready for samples.
 
         Raises:
             BackendError: it cannot do this work here; the message says why.
         """
-
-    @abc.abstractmethod
-    def results(self, returned: Any) -> dict[str, Tensor]:
-        """What an answer returned, as tensors by name with one row a sample; outside of the
-        time.
-        """
-
-    @abc.abstractmethod
-    def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The results by `peers.Definition`: in float64, on the CPU whatever the device."""
-
-
-class TensorToMap(Work):
-    """Images on the device to both maps on the device."""
-
-    name = "maps"
-    timed = (
-        "from an input tensor on the device to the anomaly map on the device; decoding, resizing and the drawing of "
-        "noise are outside; "
-        "build and first calls are apart"
-    )
-
-    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
-        super().__init__(model, given, device)
-        self._samples = given.pixels.to(device)
-
-    def take(self, indices: Sequence[int]) -> Tensor:
-        """(B, 3, H, W)."""
-        return _rows(self._samples, indices)
-
-    def build(self, candidate: Candidate) -> Answer:
-        """Build the candidate for this work."""
         return candidate.build(self.model, self.noise, self.device)
 
-    def results(self, returned: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256)."""
-        return _named(*returned)
+    def results(self, returned: Any) -> dict[str, Tensor]:
+        """What an answer returned, as tensors by name with one row a sample, outside of the time:
+        error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256).
+        """
+        return _named(returned)
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The truth of this work."""
-        return _named(*peers.Definition(self.model).maps(_rows(self.given.pixels, indices), self._bank))
+        """The results by `peers.Definition`: in float64, on the CPU whatever the device."""
+        return _named(peers.Definition(self.model).maps(_rows(self._inputs, indices), self._bank))
 
 
-class FileToVerdict(TensorToMap):
+class FileToVerdict(Work):
     """Image files to verdicts through the engine, whichever candidate computes the maps: what a
     line pays.
     """
@@ -172,8 +150,7 @@ class FileToVerdict(TensorToMap):
     name = "file"
     timed = (
         "from an image file to the verdict, by the engine with this candidate as its backend: decoding, resizing, "
-        "copies, "
-        "both maps on the host, score; the file is in the system's cache; build and first calls are apart"
+        "copies, both maps on the host, score; the file is in the system's cache; build and first calls are apart"
     )
 
     def __init__(self, model: Model, given: Images, device: torch.device) -> None:
@@ -184,7 +161,7 @@ class FileToVerdict(TensorToMap):
         super().__init__(model, given, device)
         self._paths = given.paths
 
-    def take(self, indices: Sequence[int]) -> list[Path]:  # type: ignore[override]
+    def take(self, indices: Sequence[int]) -> list[Path]:
         """B paths."""
         return [self._paths[index] for index in indices]
 
@@ -192,13 +169,13 @@ class FileToVerdict(TensorToMap):
         """Build the candidate for this work."""
         return Engine(self.model, _MapsBackend(super().build(candidate), self.device)).predict
 
-    def results(self, returned: list[Result]) -> dict[str, Tensor]:  # type: ignore[override]
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256)."""
+    def results(self, returned: list[Result]) -> dict[str, Tensor]:
+        """The same of both maps."""
         failed = [result.reason for result in returned if result.anomaly_map is None]
         if failed:
             raise InputError(f"bench: an image could not be scored: {failed[0]}")
         maps = ([result.error_map for result in returned], [result.anomaly_map for result in returned])
-        return _named(*(torch.from_numpy(np.stack(each)[:, None]) for each in maps))  # type: ignore[arg-type]
+        return _named([torch.from_numpy(np.stack(each)[:, None]) for each in maps])  # type: ignore[arg-type]
 
 
 class NetworkOnly(Work):
@@ -207,20 +184,14 @@ class NetworkOnly(Work):
     name = "network"
     timed = (
         "the network only, from perturbed images on the device to std(t) times the score on the device; "
-        "perturbation, residual and "
-        "maps are outside; build and first calls are apart"
+        "perturbation, residual and maps are outside; build and first calls are apart"
     )
 
-    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
-        super().__init__(model, given, device)
-        draws = [sde.std(level.t) * z[:, 0] for level, z in zip(model.schedule.levels, self._bank, strict=True)]
-        self._perturbed = given.pixels[:, None] + torch.cat(draws)
-        self._samples = self._perturbed.to(device)
-        self.times = peers.draw_times(model.schedule)
-
-    def take(self, indices: Sequence[int]) -> Tensor:
-        """(B, D, 3, H, W): D draws of an image, those of the first level first."""
-        return _rows(self._samples, indices)
+    def _prepared(self) -> Tensor:
+        """(N, D, 3, H, W): D draws of an image, those of the first level first."""
+        levels = self.model.schedule.levels
+        draws = [sde.std(level.t) * z[:, 0] for level, z in zip(levels, self._bank, strict=True)]
+        return self.given.pixels[:, None] + torch.cat(draws)
 
     def build(self, candidate: Candidate) -> Answer:
         """Build the candidate for this work."""
@@ -228,7 +199,7 @@ class NetworkOnly(Work):
             raise BackendError(
                 "perturbation and residual are part of its kernels, so the network alone cannot be timed"
             )
-        return candidate.network(self.model, self.times, self.device)
+        return candidate.network(self.model, peers.draw_times(self.model.schedule), self.device)
 
     def results(self, returned: Tensor) -> dict[str, Tensor]:
         """(B, D, 3, H, W)."""
@@ -236,33 +207,25 @@ class NetworkOnly(Work):
 
     def truth(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The truth of this work."""
-        network = peers.Definition(self.model)
-        return self.results(
-            torch.stack([network.scaled_score(draws, self.times) for draws in _rows(self._perturbed, indices)])
-        )
+        network, times = peers.Definition(self.model), peers.draw_times(self.model.schedule)
+        return self.results(torch.stack([network.scaled_score(draws, times) for draws in _rows(self._inputs, indices)]))
 
 
-WORKS: dict[str, type[Work]] = {work.name: work for work in (NetworkOnly, TensorToMap, FileToVerdict)}
+WORKS: dict[str, type[Work]] = {work.name: work for work in (NetworkOnly, Work, FileToVerdict)}
 
 
 class _MapsBackend:
-    """A candidate as a `backends.Backend`; it has the noise already."""
+    """A candidate as a `backends.Backend`; it has been built with the same noise already."""
 
     def __init__(self, maps: Maps, device: torch.device) -> None:
         self.device, self._maps = device, maps
 
-    @staticmethod
-    def unavailable() -> str | None:
-        """None: it has been built already."""
-        return None
-
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Both maps, with the candidate's own noise, which is the same."""
         return self._maps(x.to(self.device))
 
 
-def _named(errors: Tensor, anomaly_maps: Tensor) -> dict[str, Tensor]:
-    return {"error_map": errors, "anomaly_map": anomaly_maps}
+def _named(maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(("error_map", "anomaly_map"), maps, strict=True))
 
 
 def _rows(samples: Tensor, indices: Sequence[int]) -> Tensor:

@@ -66,9 +66,8 @@ def unavailable(name: str, device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"{name} is measured on the CPU only, not on {device}"
     missing = [module for module in _MODULES[name] if importlib.util.find_spec(module) is None]
-    return (
-        f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'" if missing else None
-    )
+    advice = f"{name} needs {', '.join(missing)}, not installed here: run pip install 'sprfast[peers]'"
+    return advice if missing else None
 
 
 def _candidate(
@@ -94,9 +93,8 @@ def _candidate(
         def maps(x: Tensor) -> tuple[Tensor, Tensor]:
             if device.type == "cuda":
                 errors, anomaly_maps = run(x)
-                return errors, anomaly_maps
-            parts = zip(*(run(image[None]) for image in x), strict=True)
-            errors, anomaly_maps = map(torch.cat, parts)
+            else:
+                errors, anomaly_maps = map(torch.cat, zip(*(run(image[None]) for image in x), strict=True))
             return errors, anomaly_maps
 
         return maps
@@ -117,14 +115,18 @@ def _candidate(
     return Candidate(name, description, build, network=network)
 
 
-def _of_graph(name: str, description: str, runner: Callable[[Graph], Runner]) -> Candidate:
-    def maps_runner(model: Model, noise: Sequence[Tensor]) -> Runner:
-        return runner(maps_graph(model, noise))
-
-    def network_runner(model: Model, times: Tensor, shape: Sequence[int]) -> Runner:
-        return runner(network_graph(model, times, shape))
-
-    return _candidate(name, description, maps_runner, network_runner)
+def _of_graph(
+    name: str,
+    description: str,
+    runner: Callable[[Graph], Runner],
+    graph: Callable[[Model, Sequence[Tensor]], Graph] = maps_graph,
+) -> Candidate:
+    return _candidate(
+        name,
+        f"{description}, an image with all its draws in one graph",
+        lambda model, noise: runner(graph(model, noise)),
+        lambda model, times, shape: runner(network_graph(model, times, shape)),
+    )
 
 
 def _require(name: str, device: torch.device) -> None:
@@ -140,24 +142,21 @@ CANDIDATES = (
         compiled_maps,
         compiled_network,
     ),
-    _candidate(
-        "onnx_unfolded",
-        "onnxruntime, the published pipeline exported as it is written, an image with all its draws in one graph",
-        lambda model, noise: OnnxRuntime(unfolded_graph(model, noise)),
-        lambda model, times, shape: OnnxRuntime(network_graph(model, times, shape)),
+    _of_graph(
+        "onnx_unfolded", "onnxruntime, the published pipeline exported as it is written", OnnxRuntime, unfolded_graph
     ),
-    _of_graph("onnxruntime", "onnxruntime, CPU provider, an image with all its draws in one graph", OnnxRuntime),
-    _of_graph("openvino", "OpenVINO, CPU plugin, latency hint, an image with all its draws in one graph", OpenVino),
+    _of_graph("onnxruntime", "onnxruntime, CPU provider", OnnxRuntime),
+    _of_graph("openvino", "OpenVINO, CPU plugin, latency hint", OpenVino),
     _candidate("ncnn", "ncnn, Winograd convolutions, one draw after the other", NcnnMaps, Ncnn),
     _of_graph(
         "mnn",
-        "MNN, high precision without the largest Winograd tiles, an image with all its draws in one graph",
+        "MNN, high precision without the largest Winograd tiles",
         functools.partial(Mnn, precision="high", tiles=SMALL_TILES),
     ),
     dataclasses.replace(
         _of_graph(
             "mnn_normal",
-            "MNN as it comes: normal precision, all Winograd tiles, an image with all its draws in one graph",
+            "MNN as it comes: normal precision, all Winograd tiles",
             functools.partial(Mnn, precision="normal", tiles=ALL_TILES),
         ),
         own_tolerance=_ALL_TILES_TOLERANCE,

@@ -127,9 +127,8 @@ class UnfoldedMaps(nn.Module):
 def _scales(schedule: Schedule) -> Tensor:
     """(D, 1, 1, 1): by which every draw's squares are multiplied before all are added up."""
     shares = zip(schedule.levels, schedule.weights, strict=True)
-    return torch.tensor([weight / (3 * level.draws) for level, weight in shares for _ in range(level.draws)])[
-        :, None, None, None
-    ]
+    scales = [weight / (3 * level.draws) for level, weight in shares for _ in range(level.draws)]
+    return torch.tensor(scales)[:, None, None, None]
 
 
 def unfolded_graph(model: Model, noise: Sequence[Tensor]) -> Graph:

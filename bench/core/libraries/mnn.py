@@ -33,16 +33,9 @@ class Mnn:
 
             # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting
             # use to MNN's makers.
-            converter = [
-                sys.executable,
-                "-c",
-                "import sys, _tools; _tools.mnnconvert(sys.argv)",
-                "-f",
-                "ONNX",
-                "--bizCode",
-                "sprfast",
-            ]
-            convert([*converter, "--modelFile", str(path), "--MNNModel", f"{path}.mnn"], path.parent)
+            converter = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
+            options = ["-f", "ONNX", "--bizCode", "sprfast", "--modelFile", str(path), "--MNNModel", f"{path}.mnn"]
+            convert([*converter, *options], path.parent)
             self._interpreter = MNN.Interpreter(f"{path}.mnn")
             self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, tiles)
             config = {"backend": "CPU", "precision": precision, "numThread": torch.get_num_threads()}

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sprfast.bench.core.peers import network_of
 from sprfast.formats.model import Model
 from sprfast.method import scoring, unet
 
@@ -26,8 +27,7 @@ class TorchCompile:
     def __init__(
         self, model: Model, device: torch.device, compute: Callable[[unet.ScoreUNet, Tensor], tuple[Tensor, ...]]
     ) -> None:
-        plain = unet.from_weights(model.network, {name: value.to(device) for name, value in model.weights.items()})
-        network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network_of(model, device, torch.channels_last)
         torch.compiler.reset()  # it compiles one function for a limited number of models only
         self._run = torch.compile(lambda x: compute(network, x), dynamic=False, fullgraph=True)
         self.threads = torch.get_num_threads()
@@ -64,10 +64,8 @@ def compiler_missing() -> str | None:
     """None where TorchInductor can compile for the CPU, else what to install."""
     compiler = os.environ.get("CXX", "g++")  # its own choice on Linux
     if shutil.which(compiler) is None:
-        return (
-            f"torch_compile needs the C++ compiler {compiler}, not installed here: install it, or name another "
-            f"one in CXX"
-        )
+        advice = "install it, or name another one in CXX"
+        return f"torch_compile needs the C++ compiler {compiler}, not installed here: {advice}"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "torch_compile needs Python.h, not installed here: install the development files of this Python"
     return None

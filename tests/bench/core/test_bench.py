@@ -35,7 +35,7 @@ def _wrong(change):
     """A candidate whose maps `change` has altered."""
 
     def build(model, noise, device):
-        maps = peers.plain(model, noise, device, torch.contiguous_format)
+        maps = peers.plain(model, noise, device)
         return lambda x: change(*maps(x))
 
     return peers.Candidate("wrong", "for the test", build)

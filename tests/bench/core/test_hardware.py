@@ -81,6 +81,7 @@ def driver(monkeypatch):
     memory = {"allocated": 10 * MIB, "reserved": 16 * MIB}
     driver.memory, driver.peak = memory, {}
     monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setattr(hardware, "ENERGY_SECONDS", 0.0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: memory.update(reserved=16 * MIB))
@@ -92,7 +93,7 @@ def driver(monkeypatch):
 
 
 def test_ceilings_are_rates_and_what_an_image_asks(model):
-    found = hardware.ceilings(model, CPU, ["float32", "bfloat16"], 32, 40, matrix=64, copied=2**20)
+    found = hardware.ceilings(model, CPU, ["float32", "bfloat16"], 32, 40)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == ["matmul_gflop_per_s", "copy_gb_per_s", "gflop_per_image", "least_mb_per_image"]
     assert list(found["matmul_gflop_per_s"]) == ["float32", "bfloat16"]
@@ -106,7 +107,9 @@ def test_ceilings_are_rates_and_what_an_image_asks(model):
 
 def test_ceiling_of_the_product_is_its_operations_over_its_time(model, monkeypatch):
     monkeypatch.setattr(hardware.timing, "spreads", lambda clocks, repeats: {name: {"median": 0.5} for name in clocks})
-    found = hardware.ceilings(model, CPU, ["float32"], 32, 32, matrix=1000, copied=10**6)
+    monkeypatch.setitem(hardware.MATRIX, "cpu", 1000)
+    monkeypatch.setitem(hardware.COPIED, "cpu", 10**6)
+    found = hardware.ceilings(model, CPU, ["float32"], 32, 32)
     assert found["matmul_gflop_per_s"] == {"float32": pytest.approx(4.0)}
     assert found["copy_gb_per_s"] == pytest.approx(2e-3)
 
@@ -128,7 +131,7 @@ def test_ceilings_leave_the_global_setting_as_it_was(before, model, monkeypatch)
     monkeypatch.setattr(torch, "mm", mm)
     kept, matmul.allow_tf32 = matmul.allow_tf32, before
     try:
-        hardware.ceilings(model, CPU, ["float32"], 32, 32, matrix=16, copied=2**10)
+        hardware.ceilings(model, CPU, ["float32"], 32, 32)
         assert set(seen) == {False}
         assert matmul.allow_tf32 is before
     finally:
@@ -159,8 +162,8 @@ def test_percent_of_both_ceilings():
         "gflop_per_image": 5.0,
         "least_mb_per_image": {"float32": 100.0, "bfloat16": 50.0},
     }
-    assert hardware.percent(ceilings, "float32", 40.0) == pytest.approx((20.0, 20.0))
-    assert hardware.percent(ceilings, "bfloat16", 40.0) == pytest.approx((5.0, 10.0))
+    assert hardware.percent(ceilings, "float32", 40.0) == {name: pytest.approx(20.0) for name in hardware.SHARES}
+    assert list(hardware.percent(ceilings, "bfloat16", 40.0).values()) == pytest.approx([5.0, 10.0])
 
 
 def test_usage_on_a_cpu_has_no_figures_and_says_why():
@@ -173,7 +176,8 @@ def test_usage_on_a_cpu_has_no_figures_and_says_why():
     }
 
 
-def test_usage_is_memory_above_what_was_held_and_energy_of_the_calls_alone(driver):
+def test_usage_is_memory_above_what_was_held_and_energy_of_the_calls_alone(driver, monkeypatch):
+    monkeypatch.setattr(hardware, "ENERGY_SECONDS", 0.01)
     before = hardware.held(CUDA)
     driver.memory["allocated"] += 30 * MIB  # the candidate's weights
     driver.memory["reserved"] = 500 * MIB  # given back before the call
@@ -184,7 +188,7 @@ def test_usage_is_memory_above_what_was_held_and_energy_of_the_calls_alone(drive
         driver.millijoules += 6_000
         driver.peak = {"allocated": driver.memory["allocated"] + 60 * MIB, "reserved": 116 * MIB}
 
-    found = hardware.usage(call, CUDA, 4, before, seconds=0.01)
+    found = hardware.usage(call, CUDA, 4, before)
     assert found == {
         "peak_memory_mib": {"allocated": 90.0, "reserved": 100.0},
         "joules_per_image": 1.5,
@@ -198,7 +202,7 @@ def test_usage_is_memory_above_what_was_held_and_energy_of_the_calls_alone(drive
 
 def test_energy_is_measured_over_one_call_at_least(driver):
     made = []
-    found = hardware.usage(lambda: made.append(0), CUDA, 1, hardware.held(CUDA), seconds=0.0)
+    found = hardware.usage(lambda: made.append(0), CUDA, 1, hardware.held(CUDA))
     assert found["joules_per_image"] == 0.0
     assert len(made) == 2
 
@@ -208,13 +212,13 @@ def test_a_failing_candidate_is_not_taken_for_missing_energy(driver):
         raise BackendError("no such kernel")
 
     with pytest.raises(BackendError, match="no such kernel"):
-        hardware.usage(call, CUDA, 1, hardware.held(CUDA), seconds=0.0)
+        hardware.usage(call, CUDA, 1, hardware.held(CUDA))
 
 
 @pytest.mark.parametrize("name", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption"])
 def test_a_driver_that_refuses_is_the_reason_for_missing_energy(name, driver):
     driver.refused = {name}
-    found = hardware.usage(lambda: None, CUDA, 1, hardware.held(CUDA), seconds=0.0)
+    found = hardware.usage(lambda: None, CUDA, 1, hardware.held(CUDA))
     assert found["joules_per_image"] is None
     assert found["energy_reason"] == "the driver of cuda:0 does not answer by NVML: Not Supported"
     assert found["peak_memory_mib"] is not None
@@ -223,7 +227,7 @@ def test_a_driver_that_refuses_is_the_reason_for_missing_energy(name, driver):
 
 def test_without_nvidia_ml_py_the_reason_says_what_to_install(driver, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    found = hardware.usage(lambda: None, CUDA, 1, hardware.held(CUDA), seconds=0.0)
+    found = hardware.usage(lambda: None, CUDA, 1, hardware.held(CUDA))
     assert found["joules_per_image"] is None
     assert "pip install 'sprfast[bench]'" in found["energy_reason"]
     assert environment.describe(CUDA)["devices"]["cuda:0"]["driver"] is None
@@ -273,12 +277,12 @@ def test_nvidia_ml_py_has_all_that_is_asked_of_it():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_ceilings_and_usage_on_a_gpu(model):
-    found = hardware.ceilings(model, CUDA, ["float32", "tf32", "bfloat16"], 64, 64, matrix=4096, copied=2**28)
+    found = hardware.ceilings(model, CUDA, ["float32", "tf32", "bfloat16"], 64, 64)
     rates = found["matmul_gflop_per_s"]
     assert rates["float32"] < rates["tf32"] < rates["bfloat16"]
     before = hardware.held(CUDA)
     a = torch.randn(2048, 2048, device=CUDA)
-    used = hardware.usage(lambda: a @ a, CUDA, 2, before, seconds=0.5)
+    used = hardware.usage(lambda: a @ a, CUDA, 2, before)
     assert used["peak_memory_mib"]["allocated"] >= 2 * 16
     assert used["peak_memory_mib"]["reserved"] >= used["peak_memory_mib"]["allocated"] - 1
     assert (used["joules_per_image"] is None) is (used["energy_reason"] is not None)

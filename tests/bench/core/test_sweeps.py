@@ -33,7 +33,7 @@ def altered(name, change):
     """
 
     def build(model, noise, device):
-        maps = peers.plain(model, noise, device, torch.contiguous_format)
+        maps = peers.plain(model, noise, device)
 
         def run(x):
             errors, anomalies = maps(x)
@@ -70,7 +70,7 @@ def category(tmp_path_factory, small_model):
 
 def measured(model, given, candidates, points, seconds=1e-3, on_progress=quiet):
     into = {}
-    sweeps.measure(model, given, work.TensorToMap, candidates, CPU, points, seconds, on_progress, into)
+    sweeps.measure(work.Work(model, given, CPU), candidates, points, seconds, on_progress, into)
     return into
 
 
@@ -129,7 +129,7 @@ def test_all_points_take_turns_in_the_same_rounds(small_model, given):
 def test_the_network_alone_and_files_can_be_swept_too(small_model, pictures, kind):
     into = {}
     given = work.file_images(pictures, 2, small_model.preprocessing)
-    sweeps.measure(small_model, given, kind, [EAGER], CPU, sweeps.cross(2, 2), 1e-3, quiet, into)
+    sweeps.measure(kind(small_model, given, CPU), [EAGER], sweeps.cross(2, 2), 1e-3, quiet, into)
     assert [(row["batch"], row["draws"]) for row in into["points"]] == sweeps.cross(2, 2)
 
 
@@ -210,7 +210,7 @@ def test_an_interrupt_keeps_the_whole_rounds(small_model, given):
 
     into = {}
     with pytest.raises(KeyboardInterrupt):
-        sweeps.measure(small_model, given, work.TensorToMap, [EAGER], CPU, [(1, 2), (2, 2)], 1e9, interrupt, into)
+        sweeps.measure(work.Work(small_model, given, CPU), [EAGER], [(1, 2), (2, 2)], 1e9, interrupt, into)
     assert [row["rounds"] for row in into["points"]] == [2, 2]
 
 
@@ -225,7 +225,7 @@ def test_accuracy_is_that_of_evaluate(small_model, category):
         }
     assert [row["draws"] for row in rows] == [1, 2]
     assert all(0 <= row[key] <= 1 for row in rows for key in ("image_AUROC", "pixel_AUROC"))
-    assert told == [(4, 8), (8, 8)]
+    assert told == [(0.5, "settings: accuracy"), (1.0, "settings: accuracy")]
 
 
 def test_accuracy_without_defects_is_null(small_model, category):
@@ -235,8 +235,8 @@ def test_accuracy_without_defects_is_null(small_model, category):
 
 
 def section(model, given, into, **options):
-    defaults = {"batch": 3, "seconds": 0.02, "labelled": None, "period": None, "margin": 0.2, "on_progress": quiet}
-    recommend.section(model, given, work.TensorToMap, [EAGER], CPU, **(defaults | options), into=into)
+    defaults = {"seconds": 0.02, "labelled": None, "period": None, "margin": 0.2, "on_progress": quiet}
+    recommend.section(work.Work(model, given, CPU), [EAGER], **(defaults | options), into=into)
     json.dumps(into, allow_nan=False)
     return into
 
@@ -278,7 +278,7 @@ def test_section_with_a_period_recommends_and_checks_on_the_line(small_model, gi
 
 def test_section_leaves_out_draws_that_antithetic_noise_cannot_have(small_model, given):
     model = with_mode(small_model, schedule=Schedule((Level(1e-3, 2),), noise="antithetic"))
-    found = section(model, given, {}, batch=1)["settings"]
+    found = section(model, work.random_images(1, 32), {})["settings"]
     assert [(row["batch"], row["draws"]) for row in found["points"]] == [(1, 2), (1, 4)]
 
 

@@ -52,7 +52,7 @@ def test_every_candidate_does_every_work_like_the_definition(model, paths, kind,
 
 def test_the_truth_is_the_definition_in_float64(model, paths):
     given = files(model, paths, 2)
-    doing = work.TensorToMap(model, given, CPU)
+    doing = work.Work(model, given, CPU)
     network = unet.from_weights(model.network, {name: value.double() for name, value in model.weights.items()})
     noise = [z.double() for z in noise_bank(model.schedule, *given.pixels.shape[2:], model.noise_seed)]
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_the_truth_is_the_definition_in_float64(model, paths):
 def test_the_network_is_given_perturbed_images_and_its_own_times(model, paths):
     given = files(model, paths, 2)
     doing = work.NetworkOnly(model, given, CPU)
-    assert doing.times.tolist() == pytest.approx([1e-3, 1e-3, 1e-2])
+    assert peers.draw_times(model.schedule).tolist() == pytest.approx([1e-3, 1e-3, 1e-2])
     taken = doing.take([1])
     assert taken.shape == (1, 3, *given.pixels.shape[1:])
     z = (taken[0, 2] - given.pixels[1]) / sde.std(1e-2)
@@ -133,7 +133,7 @@ def test_random_images_are_the_same_every_time():
 
 
 def test_consecutive_samples_are_taken_without_a_copy(model):
-    doing = work.TensorToMap(model, work.random_images(3, 32), CPU)
+    doing = work.Work(model, work.random_images(3, 32), CPU)
     assert doing.take(range(3)).data_ptr() == doing.take([0]).data_ptr()
     assert torch.equal(doing.take([2, 0]), torch.stack([doing.take([2])[0], doing.take([0])[0]]))
 

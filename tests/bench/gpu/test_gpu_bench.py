@@ -49,7 +49,7 @@ def dry_run(tmp_path_factory):
 
 
 def plain(model, noise, device, factor=1.0):
-    maps = peers.plain(model, noise, device, torch.contiguous_format)
+    maps = peers.plain(model, noise, device)
     return lambda x: tuple(factor * each for each in maps(x))
 
 
