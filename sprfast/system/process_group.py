@@ -18,6 +18,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Here, since its functions keep the group that stands when they are defined: with it the threads of
+# Gloo would outlive the interpreter, and now and then end the process by std::terminate.
+import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
 from sprfast.errors import CheckFailedError, InputError
