@@ -16,7 +16,6 @@ import os
 import random
 import stat
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +83,9 @@ def load_category(root: str | os.PathLike[str], name: str | None, preprocessing:
     plain = _images(folder)
     if not plain:
         names = _category_names(folder)
-        advice = (
-            f"name one of its categories: {_listing(names)}" if names else "no train/good or train/ok, and no images"
-        )
-        raise InputError(f"{display_name(folder)}: {advice}")
+        if names:
+            raise InputError(f"{display_name(folder)}: name one of its categories: {_listing(names)}")
+        raise InputError(f"{display_name(folder)}: no train/good or train/ok, and no images")
     return Category(_category_name(folder, name), tuple(plain.values()), ())
 
 
@@ -241,16 +239,14 @@ def _mask(path: Path, stem: str, masks: dict[str, Path], preprocessing: Preproce
 
 def _refuse_anomaly_in_train(category: Category) -> None:
     """Only files of equal size are hashed, and each one once."""
-    training: defaultdict[int, list[Path]] = defaultdict(list)
+    sizes = {_file_size(path) for path in category.train}
+    suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in sizes]
+    digests = {digest(path): path for path in suspects}
+    sizes = {_file_size(path) for path in suspects}
     for path in category.train:
-        training[_file_size(path)].append(path)
-    suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in training]
-    digests = {digest(path): path for size in {_file_size(path) for path in suspects} for path in training[size]}
-    for suspect in suspects:
-        twin = digests.get(digest(suspect))
-        if twin is not None:
+        if _file_size(path) in sizes and (twin := digests.get(digest(path))):
             raise InputError(
-                f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}"
+                f"{display_name(path)}: a training image, but the same file as the defective {display_name(twin)}"
             )
 
 

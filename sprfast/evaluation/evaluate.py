@@ -197,4 +197,4 @@ def _column(evaluation: Evaluation, engine: Predictor, index: int) -> figure.Col
     sample, result = evaluation.samples[index], evaluation.results[index]
     assert result.error_map is not None  # evaluate() refuses images without one
     picture = images.read_rgb(sample.path, engine.preprocessing)
-    return figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample), result.pred_score)
+    return figure.Column(sample.kind, picture, result.error_map, _mask(sample), result.pred_score)
