@@ -43,9 +43,7 @@ def planes(source: Any, preprocessing: Preprocessing, channel_order: Any) -> tup
         InputError: the picture breaks the contract.
     """
     if not isinstance(channel_order, str | None):  # an array would be compared by element
-        raise InputError(
-            f"channel_order: {type(channel_order).__name__} is not allowed, expected 'rgb', 'bgr', 'grey' or None"
-        )
+        raise InputError(f"channel_order: a {type(channel_order).__name__}, expected 'rgb', 'bgr', 'grey' or None")
     if isinstance(source, np.ndarray):
         return _array_planes(source, preprocessing, channel_order)
     if channel_order is not None:
@@ -149,28 +147,20 @@ def _check_header(image: PIL.Image.Image, preprocessing: Preprocessing) -> None:
     _check_pixel_count(height, width, preprocessing)
     if image.mode not in _MODES:
         kind = "float" if image.mode == "F" else image.mode
-        raise InputError(
-            f"{kind} pixels are not accepted, only 8-bit RGB, grey, 1-bit, palette or 16-bit grey; convert the file"
-        )
+        raise InputError(f"{kind} pixels are not accepted, only 8-bit RGB, grey, 1-bit, palette or 16-bit grey")
     rawmodes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     if not image.mode.startswith("I") and re.search(r";16[BLN]", rawmodes):
-        raise InputError(
-            "colour or alpha with 16 bits a channel would lose 8 of them; save it with 8 bits, or pass a uint16 array"
-        )
+        raise InputError("colour or alpha with 16 bits a channel would lose 8 of them; save 8, or pass a uint16 array")
     tags = getattr(image, "tag_v2", {})
     inverted = image.mode.startswith("I") and tags.get(_TIFF_PHOTOMETRIC, 1) == 0
     signed = image.mode == "L" and tags.get(_TIFF_SAMPLE_FORMAT, (1,))[0] != 1
     if inverted or signed:
-        raise InputError(
-            "a TIFF of inverted 16-bit or signed 8-bit values is not accepted; save it as unsigned, 0 = black"
-        )
+        raise InputError("a TIFF of inverted 16-bit or signed 8-bit values is not accepted; save unsigned, 0 = black")
     if preprocessing.frames == "refuse":
         with _decoding():
             frames = getattr(image, "n_frames", 1)
         if frames > 1:
-            raise InputError(
-                f"holds {frames} frames or pages; pass one picture, or allow the first with frames 'first'"
-            )
+            raise InputError(f"holds {frames} frames or pages; pass one, or allow the first with frames 'first'")
 
 
 def _check_pixel_count(height: int, width: int, preprocessing: Preprocessing) -> None:

@@ -96,17 +96,14 @@ def network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple
     if short < 1:
         raise InputError(f"{height}x{width} pixels (height x width): a picture needs at least one")
     if preprocessing.size_policy == "refuse" and short != long:
-        raise InputError(
-            f"{height}x{width} pixels (height x width) is not square; size_policy 'refuse' takes square images only"
-        )
+        raise InputError(f"{height}x{width} pixels is not square; size_policy 'refuse' takes square images only")
     if preprocessing.size_policy != "fit":
         return size, size
     scaled = size * long // short
     if size * scaled > _MAX_INPUT_PIXELS:
         raise InputError(
-            f"{height}x{width} pixels (height x width) fitted to a shorter side of {size} gives a network input of "
-            f"{size * scaled} "
-            f"pixels, above the limit of {_MAX_INPUT_PIXELS}; use size_policy 'stretch' or cut the image"
+            f"{height}x{width} pixels (height x width) fitted to a shorter side of {size} gives {size * scaled} pixels "
+            f"of input, above the limit of {_MAX_INPUT_PIXELS}; use size_policy 'stretch' or cut the image"
         )
     return (size, scaled) if height <= width else (scaled, size)
 

@@ -56,9 +56,7 @@ class Probe:
         """
         expected = self.error_map.astype(np.float64)
         if error_map.shape != expected.shape:
-            raise BackendError(
-                f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}"
-            )
+            raise BackendError(f"{who}: the probe image's error map is {error_map.shape}, expected {expected.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
             error = float(
                 np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean())
@@ -66,8 +64,7 @@ class Probe:
         if not error <= self.tolerance:
             raise BackendError(
                 f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed "
-                f"{self.tolerance:.3g}); "
-                f"nothing may be scored with it"
+                f"{self.tolerance:.3g}); nothing may be scored with it"
             )
         return error
 

@@ -61,9 +61,7 @@ def write(path: PathLike, tensors: Mapping[str, Array], document: dict[str, Any]
     dense = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     for name, tensor in dense.items():
         if tensor.dtype.name not in _DTYPES.values():
-            raise ModelFileError(
-                f"{path}: tensor {quoted(name)} is {tensor.dtype.name}, allowed are {_allowed_dtypes()}"
-            )
+            raise ModelFileError(f"{path}: tensor {quoted(name)} is {tensor.dtype}, allowed are {_allowed_dtypes()}")
         _require_finite(path, name, tensor)
     manifest = {
         "format_version": FORMAT_VERSION,

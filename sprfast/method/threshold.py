@@ -159,16 +159,11 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     if values.ndim != 1:
         raise InputError(f"scores: shape {values.shape}, expected (n,)")
     if not np.isfinite(values).all():
-        raise InputError(
-            f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite"
-        )
+        raise InputError(f"scores: score {np.isfinite(values).argmin()} of the good images is NaN or infinite")
     rank = math.ceil((values.size + 1) * (1 - rate))
     if rank > values.size:
-        needed = _needed(rate)
-        raise InputError(
-            f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got "
-            f"{values.size}"
-        )
+        wanted = f"scores of at least {_needed(rate)} good images"
+        raise InputError(f"a false-reject rate of {false_reject_rate} needs {wanted}, got {values.size}")
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))
