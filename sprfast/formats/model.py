@@ -16,8 +16,7 @@ from torch import Tensor
 
 from sprfast.config import NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, ModelFileError
-from sprfast.formats import manifest
-from sprfast.formats import tensors as archive
+from sprfast.formats import manifest, tensors
 from sprfast.formats.manifest import PathLike, quoted
 from sprfast.method.scoring_mode import PUBLISHED, ScoringMode, refuse_gone
 from sprfast.method.unet import parameter_shapes
@@ -101,13 +100,13 @@ def save(path: PathLike, model: Model) -> None:
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
-    archive.write(
+    tensors.write(
         path, {name: value.detach().cpu().numpy() for name, value in model.weights.items()}, document, kind="model"
     )
 
 
 def load(path: PathLike) -> Model:
-    """The model of a file that `save` wrote, after every check of `archive.read` and `Model`.
+    """The model of a file that `save` wrote, after every check of `tensors.read` and `Model`.
 
     Fields that this version does not know are ignored: what must not be ignored raises the format
     version.
@@ -115,7 +114,7 @@ def load(path: PathLike) -> Model:
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
     """
-    weights, document = archive.read(path, kind="model")
+    weights, document = tensors.read(path, kind="model")
     manifest.field(path, document, "schedule", dict)
     others = manifest.field(path, {"settings": {}} | document, "settings", dict)
     try:
