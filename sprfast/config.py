@@ -85,11 +85,9 @@ class NetworkConfig(_Config):
     embedding_dim: int = 256  # length of the time embedding, even
 
     def __post_init__(self) -> None:
-        width, features = self.base_width, self.embedding_dim
+        width, length = self.base_width, self.embedding_dim
         _require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
-        _require(
-            2 <= features <= 4096 and features % 2 == 0, "embedding_dim", features, "an even number from 2 to 4096"
-        )
+        _require(2 <= length <= 4096 and length % 2 == 0, "embedding_dim", length, "an even number from 2 to 4096")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,18 +116,10 @@ class Schedule(_Config):
         total = sum(level.weight for level in self.levels)
         _require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
-            _require(
-                self.noise != "antithetic" or level.draws % 2 == 0,
-                "draws",
-                level.draws,
-                "an even number for antithetic noise",
-            )
-            _require(
-                self.noise != "none" or level.draws == 1,
-                "draws",
-                level.draws,
-                "1 without noise, where all draws are the same",
-            )
+            unpaired = self.noise == "antithetic" and level.draws % 2 == 1
+            _require(not unpaired, "draws", level.draws, "an even number for antithetic noise")
+            repeated = self.noise == "none" and level.draws > 1
+            _require(not repeated, "draws", level.draws, "1 without noise, where all draws are the same")
 
     @classmethod
     def from_json(cls, document: Any) -> Any:

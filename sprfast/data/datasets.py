@@ -137,9 +137,8 @@ def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], l
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(
-            (entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
-        )
+        visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        return sorted(visible, key=lambda entry: entry.name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{display_name(folder)}: the folder cannot be read ({reason})") from error

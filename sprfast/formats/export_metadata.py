@@ -58,9 +58,8 @@ class Probe:
         if error_map.shape != expected.shape:
             raise BackendError(f"{who}: the probe image's error map is {error_map.shape}, expected {expected.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
-            error = float(
-                np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean())
-            )
+            difference = error_map.astype(np.float64) - expected
+            error = float(np.sqrt(np.square(difference).mean() / np.square(expected).mean()))
         if not error <= self.tolerance:
             raise BackendError(
                 f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed "

@@ -112,6 +112,8 @@ class Dense(nn.Module):
 class DoubleConv(nn.Sequential):
     """Twice: 3x3 convolution with bias, GroupNorm(32), swish; (B, in, H, W) to (B, out, H, W)."""
 
+    double_conv: nn.Sequential
+
     def __init__(self, channels_in: int, channels_middle: int, channels_out: int) -> None:
         layers = nn.Sequential(
             nn.Conv2d(channels_in, channels_middle, 3, padding=1),
