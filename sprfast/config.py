@@ -37,31 +37,40 @@ class _Config:
     def from_json(cls, document: Any) -> Any:
         if not isinstance(document, dict):
             raise InputError(f"{cls.__name__}: expected an object, got {type(document).__name__}")
-        fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
         hints = get_type_hints(cls)
         values = {}
-        for name, field in fields.items():
-            if name in document:
-                values[name] = _checked(f"{cls.__name__}.{name}", hints[name], document[name])
-            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise InputError(f"{cls.__name__}.{name}: missing")
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.name in document:
+                values[field.name] = checked(f"{cls.__name__}.{field.name}", hints[field.name], document[field.name])
+            elif field.default is dataclasses.MISSING:
+                raise InputError(f"{cls.__name__}.{field.name}: missing")
         return cls(**values)
 
 
-def _checked(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`, or an error that names the field."""
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_checked(f"{name}[{i}]", get_args(hint)[0], item) for i, item in enumerate(value))
-    if isinstance(hint, type) and issubclass(hint, _Config):
-        return hint.from_json(value)
-    if get_origin(hint) is Literal:
-        if value in get_args(hint):
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """A value from JSON as the type `hint`, by `from_json` where it has one.
+
+    Raises:
+        InputError: it is of another type, or a value in it is not allowed; the message begins with
+            `name`.
+    """
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind is tuple and isinstance(value, list):
+        return tuple(checked(f"{name}[{i}]", arguments[0], item) for i, item in enumerate(value))
+    if hasattr(hint, "from_json"):
+        try:
+            return hint.from_json(value)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    if kind is Literal:
+        if value in arguments:
             return value
-    elif hint is float and type(value) in (int, float):
+    elif kind is float and type(value) in (int, float):
         return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
+    elif type(value) is kind:
         return value
-    raise InputError(f"{name}: {value!r} is not allowed, expected {getattr(hint, '__name__', hint)}")
+    allowed = f"one of {', '.join(map(str, arguments))}" if kind is Literal else kind.__name__
+    raise InputError(f"{name}: {value!r} is not allowed, expected {allowed}")
 
 
 def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -77,11 +86,9 @@ class NetworkConfig(_Config):
     embedding_dim: int = 256  # length of the time embedding, even
 
     def __post_init__(self) -> None:
-        width, features = self.base_width, self.embedding_dim
+        width, length = self.base_width, self.embedding_dim
         _require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
-        _require(
-            2 <= features <= 4096 and features % 2 == 0, "embedding_dim", features, "an even number from 2 to 4096"
-        )
+        _require(2 <= length <= 4096 and length % 2 == 0, "embedding_dim", length, "an even number from 2 to 4096")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +117,10 @@ class Schedule(_Config):
         total = sum(level.weight for level in self.levels)
         _require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
-            _require(
-                self.noise != "antithetic" or level.draws % 2 == 0,
-                "draws",
-                level.draws,
-                "an even number for antithetic noise",
-            )
-            _require(
-                self.noise != "none" or level.draws == 1,
-                "draws",
-                level.draws,
-                "1 without noise, where all draws are the same",
-            )
+            unpaired = self.noise == "antithetic" and level.draws % 2 == 1
+            _require(not unpaired, "draws", level.draws, "an even number for antithetic noise")
+            repeated = self.noise == "none" and level.draws > 1
+            _require(not repeated, "draws", level.draws, "1 without noise, where all draws are the same")
 
     @classmethod
     def from_json(cls, document: Any) -> Any:

@@ -16,7 +16,6 @@ import os
 import random
 import stat
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +83,9 @@ def load_category(root: str | os.PathLike[str], name: str | None, preprocessing:
     plain = _images(folder)
     if not plain:
         names = _category_names(folder)
-        advice = (
-            f"name one of its categories: {_listing(names)}" if names else "no train/good or train/ok, and no images"
-        )
-        raise InputError(f"{display_name(folder)}: {advice}")
+        if names:
+            raise InputError(f"{display_name(folder)}: name one of its categories: {_listing(names)}")
+        raise InputError(f"{display_name(folder)}: no train/good or train/ok, and no images")
     return Category(_category_name(folder, name), tuple(plain.values()), ())
 
 
@@ -130,9 +128,8 @@ def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], l
     """
     count = round(share * len(paths))
     if share and not 0 < count < len(paths):
-        raise InputError(
-            f"hold_back: {share} of {len(paths)} images are {count}, expected at least 1 held back and 1 left"
-        )
+        wanted = "expected at least 1 held back and 1 left"
+        raise InputError(f"hold_back: {share} of {len(paths)} images are {count}, {wanted}")
     held_back = set(random.Random(seed).sample(range(len(paths)), count))
     chosen = [path for index, path in enumerate(paths) if index in held_back]
     return [path for index, path in enumerate(paths) if index not in held_back], chosen
@@ -140,13 +137,11 @@ def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], l
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(
-            (entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
-        )
+        visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        return sorted(visible, key=lambda entry: entry.name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(
-            f"{display_name(folder)}: the folder cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{display_name(folder)}: the folder cannot be read ({reason})") from error
 
 
 def _category_names(root: Path) -> list[str]:
@@ -156,10 +151,8 @@ def _category_names(root: Path) -> list[str]:
 def _category_folder(root: Path, name: str) -> Path:
     folder = confined(root, name)
     if not os.path.isdir(folder):
-        raise InputError(
-            f"{display_name(name)}: no such category in {display_name(root)}, which holds "
-            f"{_listing(_category_names(root))}"
-        )
+        known = _listing(_category_names(root))
+        raise InputError(f"{display_name(name)}: no such category in {display_name(root)}, which holds {known}")
     return folder
 
 
@@ -186,9 +179,8 @@ def _images(folder: Path) -> dict[str, Path]:
             continue
         other = images.setdefault(unicodedata.normalize("NFC", entry.stem), entry)
         if other is not entry:
-            raise InputError(
-                f"{display_name(other)}: has the same name as {display_name(entry.name)} but for its suffix; keep one"
-            )
+            same = f"has the same name as {display_name(entry.name)} but for its suffix"
+            raise InputError(f"{display_name(other)}: {same}; keep one")
     return images
 
 
@@ -226,32 +218,25 @@ def _mask(path: Path, stem: str, masks: dict[str, Path], preprocessing: Preproce
     found = [masks[name] for name in (f"{stem}_mask", stem) if name in masks]
     if len(found) != 1:
         have = " and ".join(display_name(mask) for mask in found) or "none"
-        raise InputError(
-            f"{display_name(path)}: needs one mask in ground_truth, NAME_mask or NAME with an image suffix; found "
-            f"{have}"
-        )
-    image, mask = image_size(path, preprocessing), image_size(found[0], MASK_PREPROCESSING)
-    if image != mask:
-        raise InputError(
-            f"{display_name(found[0])}: is {mask[0]}x{mask[1]} pixels, its image {display_name(path)} "
-            f"{image[0]}x{image[1]}"
-        )
+        wanted = "one mask in ground_truth, NAME_mask or NAME with an image suffix"
+        raise InputError(f"{display_name(path)}: needs {wanted}; found {have}")
+    (height, width), mask = image_size(path, preprocessing), image_size(found[0], MASK_PREPROCESSING)
+    if mask != (height, width):
+        image = f"its image {display_name(path)} {height}x{width}"
+        raise InputError(f"{display_name(found[0])}: is {mask[0]}x{mask[1]} pixels, {image}")
     return found[0]
 
 
 def _refuse_anomaly_in_train(category: Category) -> None:
     """Only files of equal size are hashed, and each one once."""
-    training: defaultdict[int, list[Path]] = defaultdict(list)
+    sizes = {_file_size(path) for path in category.train}
+    suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in sizes]
+    digests = {digest(path): path for path in suspects}
+    sizes = {_file_size(path) for path in suspects}
     for path in category.train:
-        training[_file_size(path)].append(path)
-    suspects = [sample.path for sample in category.test if sample.label and _file_size(sample.path) in training]
-    digests = {digest(path): path for size in {_file_size(path) for path in suspects} for path in training[size]}
-    for suspect in suspects:
-        twin = digests.get(digest(suspect))
-        if twin is not None:
-            raise InputError(
-                f"{display_name(twin)}: a training image, but the same file as the defective {display_name(suspect)}"
-            )
+        if _file_size(path) in sizes and (twin := digests.get(digest(path))):
+            same = f"the same file as the defective {display_name(twin)}"
+            raise InputError(f"{display_name(path)}: a training image, but {same}")
 
 
 def _file_size(path: Path) -> int:

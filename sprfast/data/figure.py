@@ -32,7 +32,6 @@ class Column:
 
     title: str  # its kind: `good` or the name of the defect
     image: NDArray[np.uint8]  # (H, W, 3)
-    anomaly_map: NDArray[np.float32]  # (256, 256), smoothed
     error_map: NDArray[np.float32]  # (h, w), at the size the network saw
     mask: NDArray[np.bool_]  # (256, 256), True on the defect
     score: float  # shown above the column
@@ -108,7 +107,10 @@ def evaluation_figure(columns: Sequence[Column], path: str | os.PathLike[str]) -
     if not columns:
         raise InputError("evaluation figure: no columns were given")
     for column in columns:
-        _check_column(column)
+        _check_image(column.image)
+        _check_map("error_map", column.error_map)
+        if column.mask.ndim != 2 or column.mask.dtype != np.bool_:
+            raise InputError(f"mask: {column.mask.dtype} {column.mask.shape}, expected bool of two dimensions")
     buffer = io.BytesIO()
     _draw(columns).savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -151,14 +153,6 @@ def _show(axis: Axes, picture: NDArray[Any], ratio: float, **options: Any) -> Ax
     axis.spines[:].set_visible(False)
     axis.set_box_aspect(ratio)
     return axis.imshow(picture, aspect="auto", **options)
-
-
-def _check_column(column: Column) -> None:
-    _check_image(column.image)
-    _check_map("anomaly_map", column.anomaly_map)
-    _check_map("error_map", column.error_map)
-    if column.mask.ndim != 2 or column.mask.dtype != np.bool_:
-        raise InputError(f"mask: {column.mask.dtype} {column.mask.shape}, expected bool of two dimensions")
 
 
 def _check_image(image: NDArray[Any]) -> None:

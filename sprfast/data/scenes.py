@@ -127,9 +127,7 @@ def write_scenes(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
     contents = dict(_render(size, seed))
     foreign = sorted(path.relative_to(root) for path in root.rglob("*.png") if path.relative_to(root) not in contents)
     if foreign:
-        raise InputError(
-            f"{root}: holds {foreign[0]}, which is not part of the demo's images; give another folder or empty this one"
-        )
+        raise InputError(f"{root}: holds {foreign[0]}, which is not of the demo; give another folder or empty this one")
     try:
         for parent in {path.parent for path in contents}:
             (root / parent).mkdir(parents=True, exist_ok=True)
@@ -172,13 +170,10 @@ def load_photograph(name: str) -> Image.Image:
         with Image.open(path) as image:
             photo = image.convert("L")
     except OSError as error:
-        raise BackendError(
-            f'{path}: this scikit-image has no such photograph: pip install --force-reinstall "sprfast[demo]"'
-        ) from error
+        advice = 'pip install --force-reinstall "sprfast[demo]"'
+        raise BackendError(f"{path}: this scikit-image has no such photograph: {advice}") from error
     if photo.size != (PHOTO_SIDE, PHOTO_SIDE):
-        raise BackendError(
-            f"{path}: {photo.width}x{photo.height} pixels, expected {PHOTO_SIDE}x{PHOTO_SIDE} as in scikit-image 0.26"
-        )
+        raise BackendError(f"{path}: {photo.size} pixels, expected {PHOTO_SIDE} a side as in scikit-image 0.26")
     return photo
 
 
@@ -210,9 +205,7 @@ def draw_defect(kind: str, clean: Gray, donor: Gray, rng: np.random.Generator) -
         after = np.rint(np.clip(before + drawn * coverage * (content - before), 0.0, 255.0))
         if np.abs(after - before)[drawn].mean() >= VISIBLE_CHANGE:
             return after.astype(np.uint8), drawn.astype(np.uint8) * np.uint8(255)
-    raise InputError(
-        f"{kind}: no place in the image where it changes {VISIBLE_CHANGE} grey levels, in {DRAWINGS} attempts"
-    )
+    raise InputError(f"{kind}: no place where it changes {VISIBLE_CHANGE} grey levels, in {DRAWINGS} attempts")
 
 
 def _spread(bands: tuple[tuple[int, int], ...], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

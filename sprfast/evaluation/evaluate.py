@@ -148,7 +148,7 @@ def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
     for sample, result in _examples(evaluation):
         assert result.error_map is not None  # evaluate() refuses images without one
         picture = images.read_rgb(sample.path, engine.preprocessing)
-        column = figure.Column(sample.kind, picture, _map(result), result.error_map, _mask(sample), result.pred_score)
+        column = figure.Column(sample.kind, picture, result.error_map, _mask(sample), result.pred_score)
         columns.append(column)
     figure.evaluation_figure(columns, path)
 

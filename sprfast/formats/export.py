@@ -8,12 +8,10 @@ import dataclasses
 from typing import Literal
 
 from sprfast.errors import InputError, ModelFileError
-from sprfast.formats import onnx as onnx_file
-from sprfast.formats import tensors as archive
+from sprfast.formats import onnx, tensors
 from sprfast.formats.export_metadata import ExportMetadata, document_of
 from sprfast.formats.manifest import PathLike, file_bytes
-from sprfast.method import folded as folded_model
-from sprfast.method.folded import FoldedModel
+from sprfast.method.folded import FoldedModel, from_arrays
 
 Kind = Literal["model", "plan", "onnx"]
 
@@ -39,7 +37,7 @@ def kind(path: PathLike) -> Kind:
     content = file_bytes(path)
     if content.startswith(_ONNX_BEGIN) and content[8:9] != b"{":  # which is where the header of safetensors begins
         return "onnx"
-    return "plan" if archive.kind(path) == "plan" else "model"
+    return "plan" if tensors.kind(path) == "plan" else "model"
 
 
 def write(path: PathLike, export: Export) -> None:
@@ -50,9 +48,9 @@ def write(path: PathLike, export: Export) -> None:
     """
     metadata = export.metadata
     if export.folded is not None:
-        archive.write(path, export.folded.to_arrays(), metadata.to_json(), kind="plan")
+        tensors.write(path, export.folded.to_arrays(), metadata.to_json(), kind="plan")
     elif export.graph is not None:
-        onnx_file.write(path, export.graph, document_of(metadata, onnx_file.KIND))
+        onnx.write(path, export.graph, document_of(metadata, onnx.KIND))
 
 
 def read(path: PathLike) -> Export:
@@ -69,10 +67,10 @@ def read(path: PathLike) -> Export:
         )
     try:
         if found == "onnx":
-            graph, document = onnx_file.read(path)
+            graph, document = onnx.read(path)
             return Export(ExportMetadata.from_json(document), graph, None)
-        arrays, document = archive.read(path, kind="plan")
+        arrays, document = tensors.read(path, kind="plan")
         metadata = ExportMetadata.from_json(document)
-        return Export(metadata, None, folded_model.from_arrays(metadata.network, metadata.schedule.draws, arrays))
+        return Export(metadata, None, from_arrays(metadata.network, metadata.schedule.draws, arrays))
     except InputError as error:
         raise ModelFileError(f"{path}: {error}") from error

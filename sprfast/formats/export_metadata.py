@@ -10,18 +10,16 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule
+from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule, checked
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.manifest import FORMAT_VERSION
-from sprfast.method.error_field import ErrorField
 from sprfast.method.folded import MIN_SIZE
 from sprfast.method.scoring_mode import ScoringMode
-from sprfast.method.threshold import MapThreshold, Threshold
 
 Map = npt.NDArray[np.float32]
 Quantization = Literal["int8", "float8"]
@@ -58,18 +56,14 @@ class Probe:
         """
         expected = self.error_map.astype(np.float64)
         if error_map.shape != expected.shape:
-            raise BackendError(
-                f"{who}: the error map of the probe image is {error_map.shape}, expected {expected.shape}"
-            )
+            raise BackendError(f"{who}: the probe image's error map is {error_map.shape}, expected {expected.shape}")
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
-            error = float(
-                np.sqrt(np.square(error_map.astype(np.float64) - expected).mean() / np.square(expected).mean())
-            )
+            difference = error_map.astype(np.float64) - expected
+            error = float(np.sqrt(np.square(difference).mean() / np.square(expected).mean()))
         if not error <= self.tolerance:
             raise BackendError(
                 f"{who}: the error map of the probe image is off by {error:.3g} (relative RMS, allowed "
-                f"{self.tolerance:.3g}); "
-                f"nothing may be scored with it"
+                f"{self.tolerance:.3g}); nothing may be scored with it"
             )
         return error
 
@@ -154,19 +148,20 @@ class ExportMetadata:
             InputError: a field is missing or not allowed; the message names it.
         """
         try:
-            size, batch = document["size"], document["batch"]
+            mode = {name: document[name] for name in ("schedule", "threshold")}  # its other parts format 1 did not have
+            quantization, size, batch = document["quantization"], document["size"], document["batch"]
             metadata = cls(
-                network=_part("network", NetworkConfig, document["network"]),
-                scoring_mode=_scoring_mode(document),
-                preprocessing=_part("preprocessing", Preprocessing, document["preprocessing"]),
+                network=checked("network", NetworkConfig, document["network"]),
+                scoring_mode=ScoringMode.from_json(document | mode),
+                preprocessing=checked("preprocessing", Preprocessing, document["preprocessing"]),
                 noise_seed=_integer("noise_seed", document["noise_seed"], 0, 2**32 - 1),
                 model_sha256=_sha256("model_sha256", document["model_sha256"]),
-                precision=_one_of("precision", document["precision"], get_args(Precision)),
-                quantization=_one_of("quantization", document["quantization"], (None, *get_args(Quantization))),
+                precision=checked("precision", Precision, document["precision"]),
+                quantization=None if quantization is None else checked("quantization", Quantization, quantization),
                 size=None if size is None else _size("size", size),
                 batch=None if batch is None else _integer("batch", batch, 1, MAX_BATCH),
                 probe=_probe(document["probe"]),
-                certificates=_objects("certificates", document["certificates"]),
+                certificates=checked("certificates", tuple[dict[str, Any], ...], document["certificates"]),
             )
         except KeyError as error:
             raise InputError(f"field {error} is missing") from error
@@ -177,28 +172,6 @@ class ExportMetadata:
 def document_of(metadata: ExportMetadata, kind: str) -> dict[str, Any]:
     """What `manifest.signed` takes: the metadata in a file of this kind."""
     return {"format_version": FORMAT_VERSION, "kind": kind, **metadata.to_json()}
-
-
-def _scoring_mode(document: dict[str, Any]) -> ScoringMode:
-    """The scoring mode in a document of any format version; format 1 had no error field and no
-    threshold of maps.
-    """
-    threshold, field, map_threshold = document["threshold"], document.get("field"), document.get("map_threshold")
-    return ScoringMode(
-        schedule=_part("schedule", Schedule, document["schedule"]),
-        error_field=None if field is None else _part("field", ErrorField, field),
-        threshold=None if threshold is None else _part("threshold", Threshold, threshold),
-        map_threshold=None if map_threshold is None else _part("map_threshold", MapThreshold, map_threshold),
-    )
-
-
-def _part(
-    name: str, kind: type[NetworkConfig | Schedule | Preprocessing | Threshold | MapThreshold | ErrorField], value: Any
-) -> Any:
-    try:
-        return kind.from_json(value)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
 
 
 def _probe(document: Any) -> Probe:
@@ -224,12 +197,6 @@ def _sha256(name: str, value: Any) -> str:
     return value
 
 
-def _objects(name: str, value: Any) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InputError(f"{name}: {value!r} is not allowed, expected a list of objects")
-    return tuple(value)
-
-
 def _size(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise InputError(f"{name}: {value!r} is not allowed, expected a height and a width")
@@ -239,10 +206,4 @@ def _size(name: str, value: Any) -> tuple[int, int]:
 def _integer(name: str, value: Any, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise InputError(f"{name}: {value!r} is not allowed, expected an integer from {low} to {high}")
-    return value
-
-
-def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise InputError(f"{name}: {value!r} is not allowed, expected one of {', '.join(map(str, allowed))}")
     return value

@@ -46,9 +46,7 @@ def verified(path: PathLike, text: str, kind: str) -> dict[str, Any]:
     document = parsed(path, text)
     version = field(path, document, "format_version", int)
     if not 1 <= version <= FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: has format {version}, this sprfast reads up to {FORMAT_VERSION}: upgrade sprfast"
-        )
+        raise ModelFileError(f"{path}: has format {version}, this one reads up to {FORMAT_VERSION}: upgrade sprfast")
     body = {name: value for name, value in document.items() if name != "sha256"}
     try:
         expected = signed(body)

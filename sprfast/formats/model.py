@@ -16,8 +16,7 @@ from torch import Tensor
 
 from sprfast.config import PUBLISHED, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import InputError, ModelFileError
-from sprfast.formats import manifest
-from sprfast.formats import tensors as archive
+from sprfast.formats import manifest, tensors
 from sprfast.formats.manifest import PathLike, quoted
 from sprfast.method.scoring_mode import ScoringMode, refuse_gone
 from sprfast.method.unet import parameter_shapes
@@ -101,13 +100,13 @@ def save(path: PathLike, model: Model) -> None:
         "provenance": model.provenance,
         "certificates": list(model.certificates),
     }
-    archive.write(
+    tensors.write(
         path, {name: value.detach().cpu().numpy() for name, value in model.weights.items()}, document, kind="model"
     )
 
 
 def load(path: PathLike) -> Model:
-    """The model of a file that `save` wrote, after every check of `archive.read` and `Model`.
+    """The model of a file that `save` wrote, after every check of `tensors.read` and `Model`.
 
     Fields that this version does not know are ignored: what must not be ignored raises the format
     version.
@@ -115,7 +114,7 @@ def load(path: PathLike) -> Model:
     Raises:
         ModelFileError: the file is missing, damaged, foreign or from a newer version.
     """
-    weights, document = archive.read(path, kind="model")
+    weights, document = tensors.read(path, kind="model")
     manifest.field(path, document, "schedule", dict)
     others = manifest.field(path, {"settings": {}} | document, "settings", dict)
     try:
@@ -174,9 +173,9 @@ def _state_dict(path: PathLike, content: bytes) -> dict[str, Tensor]:
         raise ModelFileError(f"{path}: holds {type(state).__name__}, expected a state dict (names to tensors)")
     for name, value in state.items():
         if not isinstance(name, str):
-            raise ModelFileError(f"{path}: the state dict has the key {manifest.quoted(name)}, expected names only")
+            raise ModelFileError(f"{path}: the state dict has the key {quoted(name)}, expected names only")
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise ModelFileError(f"{path}: {manifest.quoted(name)} is {type(value).__name__}, expected a dense tensor")
+            raise ModelFileError(f"{path}: {quoted(name)} is {type(value).__name__}, expected a dense tensor")
     if all(name.startswith(_PARALLEL_PREFIX) for name in state):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in state.items()}
     return dict(state)
@@ -186,12 +185,10 @@ def _unpickled(path: PathLike, content: bytes) -> Any:
     try:
         # PyTorch does not look at the checksums of its own format
         if content.startswith(b"PK") and (damaged := zipfile.ZipFile(io.BytesIO(content)).testzip()) is not None:
-            raise ValueError(f"the checksum of {manifest.quoted(damaged)} is wrong")
+            raise ValueError(f"the checksum of {quoted(damaged)} is wrong")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path}: not a state dict of tensors; other pickles could run code and are never loaded"
-        ) from error
+        raise ModelFileError(f"{path}: not a state dict of tensors; other pickles are never loaded") from error
     except Exception as error:  # zipfile and torch answer damage with almost any type
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelFileError(f"{path}: damaged, or not a PyTorch checkpoint ({reason})") from error
@@ -201,7 +198,7 @@ def _inferred_network(state: Mapping[str, Tensor]) -> NetworkConfig:
     first, frequencies = "inc.double_conv.0.weight", "embed.0.W"
     for name in (first, frequencies):
         if name not in state or state[name].ndim == 0:
-            raise InputError(f"weight {manifest.quoted(name)} is missing or has no dimension")
+            raise InputError(f"weight {quoted(name)} is missing or has no dimension")
     return NetworkConfig(base_width=state[first].shape[0], embedding_dim=2 * state[frequencies].shape[0])
 
 
@@ -209,16 +206,12 @@ def _check_weights(weights: Mapping[str, Tensor], network: NetworkConfig) -> Non
     """Exact keys, shapes and float32, all finite."""
     shapes = parameter_shapes(network)
     for name in sorted(shapes.keys() ^ weights.keys()):
-        raise InputError(
-            f"weight {manifest.quoted(name)} is {'missing' if name in shapes else 'not one of the network'}"
-        )
+        raise InputError(f"weight {quoted(name)} is {'missing' if name in shapes else 'not one of the network'}")
     for name, shape in shapes.items():
         tensor = weights[name]
         if tuple(tensor.shape) != shape:
-            raise InputError(f"weight {manifest.quoted(name)} has shape {tuple(tensor.shape)}, expected {shape}")
+            raise InputError(f"weight {quoted(name)} has shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.dtype != torch.float32:
-            raise InputError(
-                f"weight {manifest.quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32"
-            )
+            raise InputError(f"weight {quoted(name)} is {str(tensor.dtype).removeprefix('torch.')}, expected float32")
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"weight {manifest.quoted(name)} holds NaN or infinity, expected finite numbers")
+            raise InputError(f"weight {quoted(name)} holds NaN or infinity, expected finite numbers")

@@ -12,14 +12,14 @@ from typing import Any
 
 from sprfast.errors import ModelFileError
 from sprfast.formats.manifest import PathLike, field, file_bytes, signed, verified
-from sprfast.formats.protobuf import delimited, fields
+from sprfast.formats.protobuf import delimited, varint
 from sprfast.system.files import write_bytes
 
-ENTRY = "sprfast"  # key of the metadata entry
 KIND = "onnx"
 
 _METADATA_PROPS = 14  # fields of ModelProto and StringStringEntryProto, see onnx.proto
 _KEY, _VALUE = 1, 2
+_BEGIN = delimited(_KEY, b"sprfast")  # of the metadata entry
 
 
 def write(path: PathLike, graph: bytes, document: dict[str, Any]) -> None:
@@ -29,9 +29,8 @@ def write(path: PathLike, graph: bytes, document: dict[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written; the old file is unchanged.
     """
-    text = signed({**document, "graph_sha256": hashlib.sha256(graph).hexdigest()}).encode()
-    entry = delimited(_KEY, ENTRY.encode()) + delimited(_VALUE, text)
-    write_bytes(path, graph + delimited(_METADATA_PROPS, entry))
+    text = signed({**document, "graph_sha256": hashlib.sha256(graph).hexdigest()})
+    write_bytes(path, graph + _entry(text))
 
 
 def read(path: PathLike) -> tuple[bytes, dict[str, Any]]:
@@ -42,29 +41,19 @@ def read(path: PathLike) -> tuple[bytes, dict[str, Any]]:
     """
     content = file_bytes(path)
     try:
-        start, text = _entry(content)
+        _, body = varint(content, content.rindex(_BEGIN) + len(_BEGIN) + 1)
+        text = content[body:].decode()
+        if not content.endswith(entry := _entry(text)):  # which is written again to be compared
+            raise ValueError("not the last field")
     except (IndexError, ValueError) as error:
         raise ModelFileError(f"{path}: not an ONNX file that `sprfast export` wrote, or cut short") from error
     document = verified(path, text, KIND)
-    graph = content[:start]
+    graph = content.removesuffix(entry)
     if field(path, document, "graph_sha256", str) != hashlib.sha256(graph).hexdigest():
         raise ModelFileError(f"{path}: the graph does not match its sha256, the file is damaged")
     return graph, document
 
 
-def _entry(content: bytes) -> tuple[int, str]:
-    """Where our metadata entry begins, and its value; it must be the last field."""
-    for number, start, body, end in fields(content, 0, len(content)):
-        if number == _METADATA_PROPS and end == len(content):
-            return start, _value(content[body:])
-    raise ValueError("no metadata at the end")
-
-
-def _value(entry: bytes) -> str:
-    head = delimited(_KEY, ENTRY.encode())
-    if not entry.startswith(head):
-        raise ValueError("the metadata is another tool's")
-    found = list(fields(entry, len(head), len(entry)))
-    if [(number, end) for number, _, _, end in found] != [(_VALUE, len(entry))]:
-        raise ValueError("the metadata entry has no value")
-    return entry[found[0][2] :].decode("utf-8")
+def _entry(text: str) -> bytes:
+    """The metadata entry as a field of the model."""
+    return delimited(_METADATA_PROPS, _BEGIN + delimited(_VALUE, text.encode()))

@@ -42,6 +42,7 @@ _DTYPES = {  # safetensors' codes of what an archive may hold
     "U8": "uint8",
     "BOOL": "bool",
 }
+_ALLOWED = ", ".join(_DTYPES.values())
 
 
 def write(path: PathLike, tensors: Mapping[str, Array], document: dict[str, Any], *, kind: Kind) -> None:
@@ -61,9 +62,7 @@ def write(path: PathLike, tensors: Mapping[str, Array], document: dict[str, Any]
     dense = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     for name, tensor in dense.items():
         if tensor.dtype.name not in _DTYPES.values():
-            raise ModelFileError(
-                f"{path}: tensor {quoted(name)} is {tensor.dtype.name}, allowed are {_allowed_dtypes()}"
-            )
+            raise ModelFileError(f"{path}: tensor {quoted(name)} is {tensor.dtype}, allowed are {_ALLOWED}")
         _require_finite(path, name, tensor)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -117,7 +116,7 @@ def _manifest(path: PathLike, content: bytes, kind: Kind) -> dict[str, Any]:
     for name, entry in entries.items():
         if name != "__metadata__" and (not isinstance(entry, dict) or str(entry.get("dtype")) not in _DTYPES):
             raise ModelFileError(
-                f"{path}: the header says no allowed dtype of tensor {quoted(name)}, allowed are {_allowed_dtypes()}"
+                f"{path}: the header says no allowed dtype of tensor {quoted(name)}, allowed are {_ALLOWED}"
             )
     return manifest
 
@@ -167,7 +166,3 @@ def _description(tensor: Array) -> dict[str, Any]:
 def _require_finite(path: PathLike, name: str, tensor: Array) -> None:
     if not np.isfinite(tensor).all():
         raise ModelFileError(f"{path}: tensor {quoted(name)} holds NaN or infinity, expected finite numbers")
-
-
-def _allowed_dtypes() -> str:
-    return ", ".join(_DTYPES.values())

@@ -46,7 +46,6 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     sums = np.zeros((MAP_SIZE + 1, values.shape[1]))
     np.cumsum(values[low] * (1.0 - share) + values[np.minimum(low + 1, size - 1)] * share, axis=0, out=sums[1:])
     half = BOX_SIZE // 2
-    averaged: npt.NDArray[np.float64] = (
-        sums[np.minimum(places + half + 1, MAP_SIZE)] - sums[np.maximum(places - half, 0)]
-    ) / BOX_SIZE
+    ends, starts = np.minimum(places + half + 1, MAP_SIZE), np.maximum(places - half, 0)
+    averaged: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / BOX_SIZE
     return averaged

@@ -68,8 +68,7 @@ class ErrorField:
             got, fitted = ("x".join(map(str, each)) for each in (size, self.size))
             raise InputError(
                 f"{name}: {got} pixels (height x width) at the network's input, the error field was fitted at "
-                f"{fitted}; "
-                f"calibrate with images of one size, or train with the size policy 'stretch'"
+                f"{fitted}; calibrate with images of one size, or train with the size policy 'stretch'"
             )
 
     def score(self, errors: Map) -> float:
@@ -99,9 +98,7 @@ class ErrorField:
             if field.shape != (height, width):  # numpy takes -1 for whatever is left
                 raise ValueError(f"shape {height} x {width}")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"error field: expected shape, samples and base64 of little-endian float32 numbers ({error})"
-            ) from error
+            raise InputError(f"error field: expected shape, samples and base64 of float32 numbers ({error})") from error
         return cls(field, samples)
 
 
@@ -117,9 +114,7 @@ def fit(errors: Map) -> ErrorField:
     from scipy.ndimage import uniform_filter  # type: ignore[import-untyped]
 
     if errors.ndim != 3 or not len(errors):
-        raise InputError(
-            f"error field: error maps of shape {errors.shape}, expected (n, H, W) of at least one good image"
-        )
+        raise InputError(f"error field: maps of shape {errors.shape}, expected (n, H, W), at least one good image")
     mean = errors.astype(np.float64).mean(axis=0)
     window = [max(1, round(side * BLUR)) for side in mean.shape]
     expected = uniform_filter(mean, window, mode="nearest") + FLOOR * mean.mean()

@@ -74,10 +74,8 @@ class FoldedModel:
         """Everything but `base_width` and `groups`, by names such as `down1.first.weight`."""
         arrays = {name: getattr(self, name) for name in _LOOSE}
         for name, block in self.blocks.items():
-            for place, norm in (("first", block.first), ("second", block.second)):
-                arrays |= {
-                    f"{name}.{place}.{field.name}": getattr(norm, field.name) for field in dataclasses.fields(norm)
-                }
+            for place in ("first", "second"):
+                arrays |= {f"{name}.{place}.{field}": array for field, array in vars(getattr(block, place)).items()}
             if block.embedding is not None:
                 arrays[f"{name}.embedding"] = block.embedding
         return arrays
@@ -98,10 +96,9 @@ def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array])
     for name, shape in expected.items():
         if arrays[name].shape != shape or arrays[name].dtype != np.float32:
             raise InputError(f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}, expected float32 {shape}")
-    norm_fields = [field.name for field in dataclasses.fields(ConvNorm)]
 
     def norm(place: str) -> ConvNorm[Array]:
-        return ConvNorm(*(arrays[f"{place}.{field}"] for field in norm_fields))
+        return ConvNorm(**{field.name: arrays[f"{place}.{field.name}"] for field in dataclasses.fields(ConvNorm)})
 
     blocks = {
         name: Block(norm(f"{name}.first"), norm(f"{name}.second"), arrays.get(f"{name}.embedding")) for name in BLOCKS

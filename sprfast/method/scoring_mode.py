@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sprfast.config import Schedule
+from sprfast.config import Schedule, checked
 from sprfast.errors import InputError
 from sprfast.method.error_field import ErrorField, Map
 from sprfast.method.threshold import MapThreshold, Threshold
@@ -67,6 +67,7 @@ class ScoringMode:
         """
         if not isinstance(document, dict):
             raise InputError(f"setting: expected an object, got {type(document).__name__}")
-        parts: dict[str, Any] = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
-        given = {name: kind.from_json(document[name]) for name, kind in parts.items() if document.get(name) is not None}
-        return cls(Schedule.from_json(document.get("schedule")), given.pop("field", None), **given)
+        parts = {"field": ErrorField, "threshold": Threshold, "map_threshold": MapThreshold}
+        present = {name: kind for name, kind in parts.items() if document.get(name) is not None}
+        given = {name: checked(name, kind, document[name]) for name, kind in present.items()}
+        return cls(checked("schedule", Schedule, document.get("schedule")), given.pop("field", None), **given)

@@ -50,15 +50,18 @@ class Threshold(_Config):
     def __post_init__(self) -> None:
         _require(math.isfinite(self.value), "value", self.value, "a finite number")
         if self.source == "calibrated":
+            rate = self.false_reject_rate
             _require(self.samples >= 1, "samples", self.samples, "at least 1")
-            _require(
-                0.0 < self.false_reject_rate < 1.0, "false_reject_rate", self.false_reject_rate, "a rate in (0, 1)"
-            )
+            _require(0.0 < rate < 1.0, "false_reject_rate", rate, "a rate in (0, 1)")
             _require(1 <= self.rank <= self.samples, "rank", self.rank, f"1 to {self.samples}")
         else:
             for name in ("samples", "false_reject_rate", "rank"):
                 _require(getattr(self, name) == 0, name, getattr(self, name), "0 for a manual threshold")
-        self._check_scores()
+        number = len(self.scores)
+        expected = min(self.samples, MAX_SCORES)  # 0 for a manual threshold
+        _require(number in (0, expected), "scores", f"{number} scores", f"none or {expected}")
+        for before, score in zip((-math.inf, *self.scores), self.scores, strict=False):
+            _require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
@@ -72,14 +75,6 @@ class Threshold(_Config):
             return self.to_json() | {"scores": None}
         span = {"minimum": self.scores[0], "median": float(np.median(self.scores)), "maximum": self.scores[-1]}
         return self.to_json() | {"scores": {"stored": len(self.scores), **span}}
-
-    def _check_scores(self) -> None:
-        """The error names a score or a number of them, not all."""
-        number = len(self.scores)
-        expected = min(self.samples, MAX_SCORES)  # 0 for a manual threshold
-        _require(number in (0, expected), "scores", f"{number} scores", f"none or {expected}")
-        for before, score in zip((-math.inf, *self.scores), self.scores, strict=False):
-            _require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,16 +154,11 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
     if values.ndim != 1:
         raise InputError(f"scores: shape {values.shape}, expected (n,)")
     if not np.isfinite(values).all():
-        raise InputError(
-            f"scores: score {np.flatnonzero(~np.isfinite(values))[0]} of the good images is NaN or infinite"
-        )
+        raise InputError(f"scores: score {np.isfinite(values).argmin()} of the good images is NaN or infinite")
     rank = math.ceil((values.size + 1) * (1 - rate))
     if rank > values.size:
-        needed = _needed(rate)
-        raise InputError(
-            f"a false-reject rate of {false_reject_rate} needs scores of at least {needed} good images, got "
-            f"{values.size}"
-        )
+        wanted = f"scores of at least {_needed(rate)} good images"
+        raise InputError(f"a false-reject rate of {false_reject_rate} needs {wanted}, got {values.size}")
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class ScoreUNet(nn.Module):
         self.up2 = Up(8 * width, 2 * width)
         self.up3 = Up(4 * width, width)
         self.up4 = Up(2 * width, width)
-        self.outc = OutConv(width, 3)
+        self.outc = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, 3, 1)))
         self.dense_in = Dense(features, width)
         self.dense_d1 = Dense(features, 2 * width)
         self.dense_d2 = Dense(features, 4 * width)
@@ -86,7 +87,9 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.W = nn.Parameter(torch.randn(features // 2) * FOURIER_SCALE, requires_grad=False)
+        self.W = nn.Parameter(torch.empty(features // 2), requires_grad=False)
+        if not self.W.is_meta:  # where normal numbers, unlike uniform ones, would import PyTorch's compiler: a second
+            self.W.normal_().mul_(FOURIER_SCALE)
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) times to (B, features)."""
@@ -106,12 +109,13 @@ class Dense(nn.Module):
         return self.dense(e)[:, :, None, None]  # type: ignore[no-any-return]
 
 
-class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution with bias, GroupNorm(32), swish."""
+class DoubleConv(nn.Sequential):
+    """Twice: 3x3 convolution with bias, GroupNorm(32), swish; (B, in, H, W) to (B, out, H, W)."""
+
+    double_conv: nn.Sequential
 
     def __init__(self, channels_in: int, channels_middle: int, channels_out: int) -> None:
-        super().__init__()
-        self.double_conv = nn.Sequential(
+        layers = nn.Sequential(
             nn.Conv2d(channels_in, channels_middle, 3, padding=1),
             nn.GroupNorm(GROUPS, channels_middle),
             nn.SiLU(),
@@ -119,22 +123,15 @@ class DoubleConv(nn.Module):
             nn.GroupNorm(GROUPS, channels_out),
             nn.SiLU(),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
-        return self.double_conv(x)  # type: ignore[no-any-return]
+        super().__init__(OrderedDict(double_conv=layers))
 
 
-class Down(nn.Module):
-    """2x2 max pooling, then DoubleConv."""
+class Down(nn.Sequential):
+    """2x2 max pooling, then DoubleConv; (B, in, H, W) to (B, out, H // 2, W // 2)."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(channels_in, channels_out, channels_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H // 2, W // 2)."""
-        return self.maxpool_conv(x)  # type: ignore[no-any-return]
+        layers = nn.Sequential(nn.MaxPool2d(2), DoubleConv(channels_in, channels_out, channels_out))
+        super().__init__(OrderedDict(maxpool_conv=layers))
 
 
 class Up(nn.Module):
@@ -155,18 +152,6 @@ class Up(nn.Module):
         if rows or columns:
             x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
         return self.conv(torch.cat([skip, x], dim=1))  # type: ignore[no-any-return]
-
-
-class OutConv(nn.Module):
-    """1x1 convolution to image channels."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H, W)."""
-        return self.conv(x)  # type: ignore[no-any-return]
 
 
 @functools.lru_cache(maxsize=8)

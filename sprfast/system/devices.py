@@ -23,9 +23,8 @@ def resolve(device: str | torch.device | None) -> torch.device:
         BackendError: there is no such device here.
     """
     try:
-        chosen = (
-            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        chosen = torch.device(default if device is None else device)
     except RuntimeError as error:
         raise InputError(f"device: {device!r} is not known, use cpu, cuda or cuda:N") from error
     if chosen.type == "cpu":
@@ -33,9 +32,7 @@ def resolve(device: str | torch.device | None) -> torch.device:
     if chosen.type != "cuda":
         raise InputError(f"device: {device!r} is not supported, use cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise BackendError(
-            f"device {chosen}: no CUDA device here; install an NVIDIA driver and a CUDA build of torch, or use cpu"
-        )
+        raise BackendError(f"device {chosen}: no CUDA device here; install NVIDIA's driver and CUDA torch, or use cpu")
     chosen = torch.device("cuda", torchrun.local_rank() if chosen.index is None else chosen.index)
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")

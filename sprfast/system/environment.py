@@ -17,7 +17,7 @@ import torch
 
 from sprfast._version import __version__
 from sprfast.errors import BackendError
-from sprfast.kernels.cpu import library as cpu_library
+from sprfast.kernels.cpu import library
 
 _GIB = 2**30
 
@@ -28,7 +28,8 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
     Args:
         device: describe this device only; None describes the CPU and every CUDA device.
     """
-    devices = [device] if device is not None else _all_devices()
+    cuda_devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    devices = [torch.device("cpu"), *cuda_devices] if device is None else [device]
     return {
         "date_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "sprfast": __version__,
@@ -47,8 +48,7 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
-        # processes wanting a core, last minute
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_average": round(os.getloadavg()[0], 2),  # processes wanting a core, last minute
         "torch_threads": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "devices": {str(each): _describe_device(each) for each in devices},
@@ -88,10 +88,6 @@ def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
         raise BackendError(f"the driver of {device} does not answer by NVML: {error}") from error
 
 
-def _all_devices() -> list[torch.device]:
-    return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
-
-
 def _describe_device(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {"name": _cpu_name(), "memory_gib": _memory_gib()}
@@ -108,18 +104,18 @@ def _describe_device(device: torch.device) -> dict[str, Any]:
 def _from_driver(device: torch.device) -> dict[str, Any]:
     def asked(question: Callable[[Any, Any], Any]) -> Any:
         try:
-            with nvml(device) as (library, handle):
-                return question(library, handle)
+            with nvml(device) as (pynvml, handle):
+                return question(pynvml, handle)
         except BackendError:
             return None
 
     def clock(kind: str) -> Any:
-        return asked(lambda library, handle: library.nvmlDeviceGetClockInfo(handle, getattr(library, kind)))
+        return asked(lambda pynvml, handle: pynvml.nvmlDeviceGetClockInfo(handle, getattr(pynvml, kind)))
 
     return {
-        "driver": asked(lambda library, handle: library.nvmlSystemGetDriverVersion()),
+        "driver": asked(lambda pynvml, handle: pynvml.nvmlSystemGetDriverVersion()),
         # from milliwatts
-        "power_limit_w": asked(lambda library, handle: library.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        "power_limit_w": asked(lambda pynvml, handle: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
         # now: of an idle device they are low
         "clocks_mhz": {"sm": clock("NVML_CLOCK_SM"), "memory": clock("NVML_CLOCK_MEM")},
     }
@@ -127,12 +123,9 @@ def _from_driver(device: torch.device) -> dict[str, Any]:
 
 def _cpu_kernels() -> dict[str, Any] | str:
     """How the CPU kernels run, or why they do not."""
-    reason = cpu_library.unavailable()
-    if reason:
-        return reason
-    return {
-        "instruction_set": cpu_library.instruction_set(),
-        "available": list(cpu_library.available()),
+    return library.unavailable() or {
+        "instruction_set": library.instruction_set(),
+        "available": list(library.available()),
         "threads": torch.get_num_threads(),
     }
 
@@ -156,9 +149,7 @@ def _cpu_info(field: str) -> list[str]:
     return [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
 
 
-def _memory_gib() -> float | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
+def _memory_gib() -> float:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
 
 
@@ -169,18 +160,8 @@ def _git_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return None

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,25 +25,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         InputError: the file cannot be written (missing folder, read-only or full disk).
     """
     target = Path(path)
-    _require_possible(target)
-    try:
+    with _writing(target, "; the old file, if any, is unchanged"):
         descriptor, temporary = tempfile.mkstemp(prefix=".sprfast-", suffix=".tmp", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror}); the old file, if any, is unchanged"
-        ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
     _sync_folder(target.parent)
 
 
@@ -60,21 +52,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: `path` exists, or cannot be written.
     """
     target = Path(path)
-    _require_possible(target)
-    if os.path.lexists(target):
-        raise InputError(f"{target}: exists already; name a folder that does not, or remove it first")
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=".sprfast-", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        os.rename(temporary, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _writing(target):
+        if os.path.lexists(target):
+            raise InputError(f"{target}: exists already; name a folder that does not, or remove it first")
+        with tempfile.TemporaryDirectory(
+            prefix=".sprfast-", suffix=".tmp", dir=target.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            yield Path(temporary)
+            os.chmod(temporary, 0o777 & ~_umask())
+            os.rename(temporary, target)
     _sync_folder(target.parent)
 
 
@@ -85,14 +71,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: the file could not be written.
     """
     target = Path(path)
-    _require_possible(target)
-    if target.is_dir():
-        raise InputError(f"{target}: cannot be written (it is a folder)")
-    try:
+    with _writing(target):
+        if target.is_dir():
+            raise InputError(f"{target}: cannot be written (it is a folder)")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -119,15 +102,21 @@ def confined(folder: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
-def _require_possible(target: Path) -> None:
-    """Raise InputError where no file can have this name: it is too long, holds a NUL, or is not in
-    the system's encoding.
+@contextlib.contextmanager
+def _writing(target: Path, consolation: str = "") -> Iterator[None]:
+    """Raise InputError where the system refuses the body something, or `target` cannot be a name:
+    it is too long, holds a NUL, or is not in the system's encoding.
     """
     try:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.lstat(target)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            raise InputError(f"{target}: cannot be written ({error})") from error
+        yield
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}){consolation}") from error
 
 
 def _umask() -> int:

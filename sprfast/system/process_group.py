@@ -18,6 +18,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Here, since its functions keep the group that stands when they are defined: with it the threads of
+# Gloo would outlive the interpreter, and now and then end the process by std::terminate.
+import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
 from sprfast.errors import CheckFailedError, InputError
@@ -79,9 +83,8 @@ class ProcessGroup:
             waited = time.monotonic() - started
             raise CheckFailedError(
                 f"process {self.rank} of {self.world_size}: waited {waited:.1f} s for {what}, and another process is "
-                f"gone or hangs "
-                f"({_reason(error)}): that one's output has the cause; start all of them again, a training with "
-                f"--resume"
+                f"gone or hangs ({_reason(error)}): that one's output has the cause; start all of them again, a "
+                f"training with --resume"
             ) from error
 
     def wrap(self, network: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sprfast.data import images
+from sprfast.data import decoding
 from sprfast.data.datasets import Sample, fingerprint, list_categories, load_category
 from sprfast.errors import InputError
 
@@ -136,7 +136,7 @@ def test_mask_of_another_size_is_an_input_error(root: Path, size: tuple[int, int
 
 
 def test_no_pixels_are_decoded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_image_planes", None)
+    monkeypatch.setattr(decoding, "_image_planes", None)
     assert len(load_category(root, "nut").test) == 4
 
 

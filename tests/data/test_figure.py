@@ -20,7 +20,7 @@ def map_with_blob(value=1.0):
 
 def column(title="scratch", seed=0, height=96, width=128):
     error_map = np.random.default_rng(seed).random((48, 64), dtype=np.float32)
-    return Column(title, picture(height, width, seed), map_with_blob(), error_map, map_with_blob() > 0, 0.25)
+    return Column(title, picture(height, width, seed), error_map, map_with_blob() > 0, 0.25)
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (300, 200), (1, 7), (256, 256)])
@@ -122,7 +122,7 @@ def test_evaluation_figure_is_the_same_bytes_again_and_grows_with_its_columns(tm
 def test_evaluation_figure_shows_image_error_map_and_mask_from_top_to_bottom(tmp_path):
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 255
-    example = Column("good", red, map_with_blob(), np.zeros((64, 64), np.float32), np.ones((256, 256), bool), 0.25)
+    example = Column("good", red, np.zeros((64, 64), np.float32), np.ones((256, 256), bool), 0.25)
     evaluation_figure([example], tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     line = pixels[:, round(pixels.shape[1] * 0.42)]  # down through the middle of the one column

@@ -34,7 +34,7 @@ class Sample:
         self.content = path.read_bytes()
         self.load = model_file.load if kind == "model" else export_file.read
         if kind == "onnx":
-            self.graph, self.document = export_file.onnx_file.read(path)
+            self.graph, self.document = export_file.onnx.read(path)
             self.reach = len(self.content)
         else:
             length = struct.unpack("<Q", self.content[:8])[0]

@@ -326,6 +326,36 @@ def test_two_processes_evaluate_as_one_bit_for_bit(backend, category, model_path
     assert [path.read_text() for path in (tmp_path / "logs").glob("*/attempt_0/1/std*.log")] == ["", ""]
 
 
+THREADS = """
+import atexit
+from pathlib import Path
+
+def gloo_threads():
+    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+
+atexit.register(lambda: print(f"end {gloo_threads()}", flush=True))  # runs after what the group registers
+from sprfast.system.process_group import ProcessGroup
+
+group = ProcessGroup(60.0)
+import torch._dynamo  # which imports the rest of torch.distributed
+
+group.gather(0)
+assert gloo_threads()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted by Linux's /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that did would meet an interpreter that is gone, and sometimes abort the process."""
+    script = tmp_path / "script.py"
+    script.write_text(THREADS)
+    run = popen([*torchrun(), script])
+    out, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    assert out.split() == ["end", "0"] * 2
+
+
 class Paths:
     """Answers each path with itself."""
 
