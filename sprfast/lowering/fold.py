@@ -37,7 +37,7 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
         embedding = None if name == "up4" else _array(per_draw(dense))
         constants = [_array(value) for value in getattr(network, name).parameters()]  # in the order of a ConvNorm
         blocks[name] = Block(ConvNorm(*constants[:4]), ConvNorm(*constants[4:]), embedding)
-    kernel, bias = network.outc.conv.parameters()
+    kernel, bias = network.outc.parameters()
     weight = kernel.flatten(1)
     std = [sde.std(level.t) for level in levels]
     scale = [
