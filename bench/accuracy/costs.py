@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sprfast.backends import registry
+from sprfast.bench.accuracy import summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.bench.core import named_settings
@@ -66,7 +67,7 @@ def backends_apart(
             found.append({"backend": name, "reason": reason})
             continue
         try:
-            errors = Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test", (1.0,))
+            errors = Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test")
         except BackendError as error:  # of a backend that is here, but not for this device
             found.append({"backend": name, "reason": str(error)})
             continue
@@ -74,9 +75,8 @@ def backends_apart(
         row = metrics.evaluate(scores, labels, maps, masks)
         values = {key: row[key].value for key in ("image_AUROC", "pixel_AUROC")}
         eager = eager or values
-        found.append(
-            {"backend": name, **values, "from_eager": {key: _apart(values[key], eager[key]) for key in values}}
-        )
+        apart = {key: summary.less(values[key], eager[key]) for key in values}
+        found.append({"backend": name, **values, "from_eager": apart})
     return found
 
 
@@ -85,7 +85,3 @@ def _reason(name: str, device: torch.device) -> str | None:
     if name in ("triton", "cuda_graph") and device.type != "cuda":
         return "needs a CUDA device; Triton's interpreter is too slow for whole categories"
     return registry.unavailable(name)
-
-
-def _apart(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other
