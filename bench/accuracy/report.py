@@ -10,7 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
@@ -19,7 +19,7 @@ from sprfast.evaluation import metrics
 from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
 
-_METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
+HEADINGS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # of the columns of `percents`
 # as `promises` has them
 _WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}
 # of reports
@@ -59,6 +59,12 @@ def is_curve(report: Mapping[str, Any]) -> bool:
     return _KEYS["curve"] <= report.keys()
 
 
+def subject(report: Mapping[str, Any]) -> str:
+    """Category and size of the images."""
+    size = report["preprocessing"]["size"]
+    return f"{report['category']}, {size}x{size}"
+
+
 def table(report: Mapping[str, Any]) -> RenderableType:
     """Every way of scoring, the named settings, what their thresholds kept, and the backends; fits
     110 columns.
@@ -68,15 +74,13 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each named setting of each report: for a README; fits 110 columns."""
-    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
+    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *HEADINGS, tight=True)
     for report in reports:
+        size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
         for name, setting in report["settings"].items():
-            times = report["times"]["settings"][name]
-            cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
-            size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
-            passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
+            passes, ms, _, speedup = _costs(report, name)
             table.add_row(
-                Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells
+                Text(report["category"]), size, minutes, name, passes, ms, speedup, *percents(setting["metrics"])
             )
     return table
 
@@ -87,38 +91,37 @@ def _rows(report: Mapping[str, Any]) -> Table:
         f"{report['category']}, {len(report['models'])} models, {given['test']} test images "
         f"({given['defective']} defective)"
     )
-    table = grid("", "passes", "ms", *_METRICS, title=title, tight=True)
+    table = grid("", "passes", "ms", *HEADINGS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
-        table.add_row(
-            name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS)
-        )
+        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *percents(row["metrics"]))
     return table
 
 
 def _settings(report: Mapping[str, Any]) -> Table:
-    table = grid("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
+    table = grid("setting", "passes", "ms", "images/s", "x published", *HEADINGS, title="named settings", tight=True)
     for name, setting in report["settings"].items():
-        times = report["times"]["settings"][name]
-        cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
-        speed = f"{times['images_per_s']['median']:.1f}"
-        ratio = f"{times['speedup']['median']:.2f}"
-        table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
+        table.add_row(name, *_costs(report, name), *percents(setting["metrics"]))
     return table
+
+
+def _costs(report: Mapping[str, Any], name: str) -> tuple[str, str, str, str]:
+    """Passes, ms, images/s and the speed over the published setting's of a named setting."""
+    passes, times = report["settings"][name]["passes"]["mean"], report["times"]["settings"][name]
+    ms, images_per_s, speedup = (times[key]["median"] for key in ("ms", "images_per_s", "speedup"))
+    return f"{passes:.2f}", f"{ms:.1f}", f"{images_per_s:.1f}", f"{speedup:.2f}"
 
 
 def _notes(report: Mapping[str, Any]) -> Text:
     """What dividing maps by the error field would do."""
     lines = []
     for name, setting in report["settings"].items():
-        if "divided" in setting and setting["divided"][0]["maps"] is not None:
-            mean = {
-                key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"])
-                for key in setting["divided"][0]
-            }
+        divided = setting.get("divided")
+        if divided and divided[0]["maps"] is not None:
+            maps, alone = (100 * sum(each[key] for each in divided) / len(divided) for key in ("maps", "field_alone"))
             lines.append(
-                f"{name}: maps divided by the field would have a pixel_AUROC of {mean['maps']:.1f} %, "
-                f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
+                f"{name}: maps divided by the field would have a pixel_AUROC of {maps:.1f} %, "
+                f"and the field alone as every image's map has {alone:.1f} %"
             )
     return Text("\n".join(lines) + "\n")
 
@@ -177,8 +180,12 @@ def _minutes(report: Mapping[str, Any]) -> str:
     return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
 
 
-def percent(figure: Mapping[str, Any] | None) -> str:
-    """Such as 97.2±0.3: a mean and its standard error, in percent."""
+def percents(figures: Mapping[str, Any]) -> list[str]:
+    """Each metric in percent, such as 97.2±0.3: a mean and its standard error."""
+    return [_percent(figures[key]) for key in metrics.KEYS]
+
+
+def _percent(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "-"
     error = figure["standard_error"]
@@ -189,15 +196,15 @@ def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table
     """Names may go over several lines, figures not; `tight`: with one blank between columns instead
     of three.
     """
-    shown = Text(title, "table.title") if title else None
-    padding = (0, 0 if tight else 1)
-    table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", pad_edge=False, padding=padding)
-    for index, heading in enumerate(headings):
-        if index == 0:
-            table.add_column(heading, overflow="fold")
-        else:
-            table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    return Table(
+        Column(headings[0], overflow="fold"),
+        *(Column(heading, justify="right", no_wrap=True) for heading in headings[1:]),
+        box=box.SIMPLE_HEAD,
+        title=Text(title, "table.title") if title else None,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 0 if tight else 1),
+    )
 
 
 def _refuse(constant: str) -> float:
