@@ -22,7 +22,7 @@ HTML = """\
 <th>{% if row.kind == "failed" %}<s>{{ row.name }}</s>{% else %}{{ row.name }}{% endif %}</th>
 {% if row.text %}<td class="text" colspan="{{ given.columns | length - 1 }}">{{ row.text }}</td>
 {% else %}{% for cell in row.cells %}
-<td{% if cell in given.alarms %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
+<td{% if cell == failed %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
 </tr>
 {% endfor %}
 </tbody>
