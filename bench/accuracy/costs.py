@@ -24,6 +24,7 @@ from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import PUBLISHED, ScoringMode
 
 COMPARED = registry.NAMES  # whose scores are held against eager's, where they can run
+_TOO_SLOW = "needs a CUDA device; Triton's interpreter is too slow for whole categories"
 
 
 def times(
@@ -42,7 +43,7 @@ def times(
         `passes` by number and `settings` by name, each as `named_settings.times` has it.
     """
     predictors: dict[str, Predictor] = {}
-    for passes in sorted({row.passes for row in rows}):
+    for passes in sorted({row.schedule.draws for row in rows}):
         of_passes = dataclasses.replace(model, scoring_mode=ScoringMode(Schedule((Level(1e-3, passes),))))
         predictors[f"passes {passes}"] = Engine(of_passes, backend, device)
     for name in (PUBLISHED, *model.scoring_modes):
@@ -63,7 +64,9 @@ def backends_apart(
     found: list[dict[str, Any]] = []
     eager: dict[str, float | None] = {}
     for name in sorted(COMPARED, key=lambda each: each != "eager"):
-        if reason := _reason(name, device):
+        slow = name in ("triton", "cuda_graph") and device.type != "cuda"
+        reason = _TOO_SLOW if slow else registry.unavailable(name)
+        if reason:
             found.append({"backend": name, "reason": reason})
             continue
         try:
@@ -78,10 +81,3 @@ def backends_apart(
         apart = {key: summary.less(values[key], eager[key]) for key in values}
         found.append({"backend": name, **values, "from_eager": apart})
     return found
-
-
-def _reason(name: str, device: torch.device) -> str | None:
-    """Why a backend is not compared."""
-    if name in ("triton", "cuda_graph") and device.type != "cuda":
-        return "needs a CUDA device; Triton's interpreter is too slow for whole categories"
-    return registry.unavailable(name)

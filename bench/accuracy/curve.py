@@ -64,10 +64,8 @@ def measure(
     for path, model in models:
         of_points.setdefault(_trained(path, model), []).append((path, model))
     points, done = [], 0
-    for (recipe, seconds), alike in sorted(
-        of_points.items(), key=lambda point: (list(RECIPES).index(point[0][0]), point[0][1])
-    ):
-        found = []
+    for recipe, seconds in sorted(of_points, key=lambda point: (list(RECIPES).index(point[0]), point[1])):
+        alike, found = of_points[recipe, seconds], []
         for path, model in alike:
             on_progress(done, len(models), path.name)
             engine = Engine(dataclasses.replace(model, scoring_mode=ScoringMode()), backend, device)
@@ -99,11 +97,9 @@ def measure(
 
 def table(curve: Mapping[str, Any]) -> Table:
     """A line a point; fits 110 columns."""
-    size = curve["preprocessing"]["size"]
-    title = f"{curve['category']}, {size}x{size}, scored by the published setting, in percent"
-    drawn = report.grid(
-        "recipe", "minutes", "models", "steps", "images/s", "MiB", *report.HEADINGS, title=title, tight=True
-    )
+    title = f"{report.subject(curve)}, scored by the published setting, in percent"
+    headings = ("recipe", "minutes", "models", "steps", "images/s", "MiB", *report.HEADINGS)
+    drawn = report.grid(*headings, title=title, tight=True)
     for point in curve["points"]:
         steps, speed, memory = (point[key]["mean"] for key in ("steps", "images_per_s", "peak_memory_mib"))
         trained = (str(len(point["files"])), f"{steps:.0f}", f"{speed:.1f}", f"{memory:.0f}")
@@ -116,7 +112,7 @@ def _trained(path: Path, model: Model) -> tuple[str, float]:
     training = model.provenance.get("training", {})
     for name, changes in RECIPES.items():
         recipe = TrainingConfig(**changes).to_json()
-        if training and all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
+        if all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
             if not training["time_limit"]:
                 raise InputError(
                     f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit"

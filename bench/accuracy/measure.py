@@ -26,8 +26,6 @@ from sprfast.system import environment
 SCHEMA_VERSION = 1
 FEWEST = 9  # good images to fit on: what a threshold for a rate of 0.1 takes
 
-Tell = Callable[[int, int, str], None]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
@@ -71,7 +69,7 @@ def study(
     device: torch.device,
     seconds: float,
     rows: Sequence[StudyRow],
-    on_progress: Tell = lambda done, total, what: None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Accuracy, cost and kept promises of every way of scoring.
 
@@ -105,22 +103,22 @@ def study(
     report = _header(models, category, backend, device)
     of_rows: list[dict[str, summary.Metrics]] = []
     settings: list[dict[str, dict[str, Any]]] = []
+    total = len(models) * len(rows)
     for index, (path, model) in enumerate(models):
         given = Images.load(category, fitted_on[index], model.preprocessing)
         passes = Passes(model, {"good": given.good, "test": given.test}, backend, device)
         found: dict[str, summary.Metrics] = {}
         for row in rows:
-            on_progress(index * len(rows) + len(found), len(models) * len(rows), f"{path.name}: {row.name}")
+            on_progress(index * len(rows) + len(found), total, f"{path.name}: {row.name}")
             found[row.name] = _metrics(passes, row, given, found)
         of_rows.append(found)
-        on_progress((index + 1) * len(rows), len(models) * len(rows), f"{path.name}: settings")
+        on_progress((index + 1) * len(rows), total, f"{path.name}: settings")
         settings.append(named.measure(passes, given.labels, given.masks))
         if index == 0:
             report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
             report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
-            report["times"] = costs.times(
-                named.model_with_settings(model, passes), given.test, rows, backend, device, seconds
-            )
+            whole = named.model_with_settings(model, passes)
+            report["times"] = costs.times(whole, given.test, rows, backend, device, seconds)
     published = [found[PUBLISHED] for found in of_rows]
     report["rows"] = [
         {**_row(row, report["times"]), **summary.over_models([each[row.name] for each in of_rows], published)}
@@ -130,20 +128,17 @@ def study(
     return report
 
 
-def _held_back(category: Category, model: Model) -> list[Path]:
-    """The training images that the model was not trained on, as its provenance names them."""
-    names = model.provenance.get("held_back", [])
-    by_name = {path.name: path for path in category.train}
-    for name in names:
-        if name not in by_name:
-            raise InputError(
-                f"{category.name}: {name}, which the model's training held back, is not among the training images"
-            )
-    return [by_name[name] for name in names]
-
-
 def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) -> list[Path]:
-    chosen = _held_back(category, model) if good is None else list(good)
+    """The good images given, or else the training images that the model's provenance says it was
+    not trained on.
+    """
+    by_name = {path.name: path for path in category.train}
+    names = model.provenance.get("held_back", [])
+    if good is None and (gone := [name for name in names if name not in by_name]):
+        raise InputError(
+            f"{category.name}: {gone[0]}, which the model's training held back, is not among the training images"
+        )
+    chosen = [by_name[name] for name in names] if good is None else list(good)
     if len(chosen) < FEWEST:
         raise InputError(
             f"{category.name}: at least {FEWEST} good images are needed to fit on, got {len(chosen)}; "
@@ -165,8 +160,10 @@ def _metrics(passes: Passes, row: StudyRow, given: Images, before: Mapping[str, 
 
 
 def _row(row: StudyRow, times: Mapping[str, Any]) -> dict[str, Any]:
-    document = {key: getattr(row, key) for key in ("name", "passes", "field", "independent", "balanced")}
-    return {**document, "schedule": row.schedule.to_json(), "ms": times["passes"][str(row.passes)]["ms"]["median"]}
+    passes = row.schedule.draws
+    flags = {key: getattr(row, key) for key in ("field", "independent", "balanced")}
+    ms = times["passes"][str(passes)]["ms"]["median"]
+    return {"name": row.name, "passes": passes, **flags, "schedule": row.schedule.to_json(), "ms": ms}
 
 
 def _header(

@@ -43,7 +43,7 @@ def measure(
         calibration_scores = None if row.field else fit_scores
         found[row.name] = {
             "metrics": metrics.evaluate(scores, labels, maps, masks),
-            "passes": float(row.passes),
+            "passes": float(row.schedule.draws),
             "images": [promises.of_images(scores[~labels], rate, calibration_scores) for rate in promises.RATES],
             "maps": [promises.of_maps(maps[~labels], rate, fit_maps) for rate in promises.RATES],
             "divided": _divided(errors, setting.error_field, labels, masks) if setting.error_field else None,
@@ -54,7 +54,16 @@ def measure(
 def over_models(found: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """What `measure` found for each model, put together."""
     published = [each[PUBLISHED]["metrics"] for each in found]
-    return {name: _together([each[name] for each in found], published) for name in found[0]}
+    document: dict[str, Any] = {}
+    for name, first in found[0].items():
+        of_models = [each[name] for each in found]
+        document[name] = summary.over_models([each["metrics"] for each in of_models], published)
+        document[name]["passes"] = summary.spread([each["passes"] for each in of_models])
+        for key in ("images", "maps"):
+            document[name][key] = [list(of_rate) for of_rate in zip(*(each[key] for each in of_models), strict=True)]
+        if first["divided"] is not None:
+            document[name]["divided"] = [each["divided"] for each in of_models]
+    return document
 
 
 def model_with_settings(model: Model, passes: Passes) -> Model:
@@ -79,13 +88,3 @@ def _divided(
         name: metrics.evaluate(maps.max(axis=(1, 2)), labels, maps, masks)["pixel_AUROC"].value
         for name, maps in of_maps.items()
     }
-
-
-def _together(found: Sequence[dict[str, Any]], published: Sequence[summary.Metrics]) -> dict[str, Any]:
-    document = summary.over_models([each["metrics"] for each in found], published)
-    document["passes"] = summary.spread([each["passes"] for each in found])
-    for key in ("images", "maps"):
-        document[key] = [list(of_rate) for of_rate in zip(*(each[key] for each in found), strict=True)]
-    if found[0]["divided"] is not None:
-        document["divided"] = [each["divided"] for each in found]
-    return document

@@ -42,8 +42,9 @@ class Passes:
     def error_maps(self, row: StudyRow, of: str) -> Floats:
         """The error maps (n, H, W) of the set `of` by a way of scoring."""
         images = self._images[of]
-        total = np.zeros((len(images), *images.shape[2:]), np.float32)
-        bank = draws(row.schedule, *images.shape[2:], self._model.noise_seed)
+        count, _, height, width = images.shape
+        total = np.zeros((count, height, width), np.float32)
+        bank = draws(row.schedule, height, width, self._model.noise_seed)
         for index, (level, weight, of_level) in enumerate(
             zip(row.schedule.levels, self.weights(row), bank, strict=True)
         ):

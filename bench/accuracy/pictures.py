@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sprfast.bench.accuracy.report import subject
+from sprfast.bench.page.plots import FAINT, INK, OURS, PEER
 from sprfast.method.scoring_mode import PUBLISHED
 from sprfast.system import files
 from sprfast.training.recipes import RECIPES
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
-_OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
-_RECIPES = {"published": _OURS, "fast": "#c2410c"}
+_RECIPES = {"published": OURS, "fast": "#c2410c"}
+_LEGEND = "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
 
 
 def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -42,15 +43,12 @@ def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         axes = drawn.add_axes((0.055 + 0.375 * index, 0.12, 0.325, 0.76))
         _pareto(axes, rows, key)
         _finish(axes, key, "ms an image, one image a call")
-    text = functools.partial(drawn.text, color=_INK, parse_math=False)
+    text = functools.partial(drawn.text, color=INK, parse_math=False)
     names = "\n".join(f"{number:2}  {row['name']}" for number, row in enumerate(rows, 1))
     text(0.775, 0.9, names, va="top", fontsize=7.5, family="monospace")
     models = f"{len(report['models'])} models, {report['backend']} on {report['device']}"
     text(0.055, 0.94, f"{subject(report)}, {models}", fontsize=11)
-    legend = (
-        "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
-    )
-    text(0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5)
+    text(0.775, 0.12, textwrap.fill(_LEGEND, 44), va="bottom", fontsize=7.5)
     _write(drawn, path)
 
 
@@ -115,7 +113,7 @@ def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         # of the same number of passes: side by side, the better the further right
         for place, (mean, number, row) in enumerate(alike):
             x = time + 0.8 * gap * ((place + 0.5) / len(alike) - 0.5)
-            colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
+            colour = OURS if row["name"] == PUBLISHED else INK if row["field"] else PEER
             axes.errorbar(x, mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8)
             offset = (0, 5 if place % 2 else -11)  # in turns above and below, where they are close to each other
             axes.annotate(
@@ -124,7 +122,7 @@ def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
         if not front or alike[-1][0] > front[-1][1]:
             front.append((time, alike[-1][0]))
     end = (times[-1] + 0.4 * gap, front[-1][1])
-    axes.step(*zip(*front, end, strict=True), where="post", color=_OURS, linewidth=1, zorder=1)
+    axes.step(*zip(*front, end, strict=True), where="post", color=OURS, linewidth=1, zorder=1)
 
 
 def _whisker(figure: Mapping[str, Any]) -> float:
@@ -135,7 +133,7 @@ def _whisker(figure: Mapping[str, Any]) -> float:
 def _finish(axes: Axes, key: str, against: str) -> None:
     axes.set_xlabel(against)
     axes.set_title(f"{key}, %", fontsize=10, loc="left")
-    axes.grid(color=_FAINT)
+    axes.grid(color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
 
 

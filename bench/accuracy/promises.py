@@ -40,9 +40,7 @@ def of_images(scores: Floats, rate: float, calibration: Floats | None = None) ->
     return _three_ways(scores, calibration, rate, SPLITS, lambda fit: threshold.calibrate(fit, rate).value)
 
 
-def of_maps(
-    maps: npt.NDArray[np.float32], rate: float, calibration: npt.NDArray[np.float32] | None = None
-) -> dict[str, Any]:
+def of_maps(maps: Floats, rate: float, calibration: Floats | None = None) -> dict[str, Any]:
     """What `of_images` tells, of `threshold.calibrate_map` and the share of a good image's pixels
     that is marked.
 
@@ -59,38 +57,31 @@ def of_maps(
 
 
 def _three_ways(
-    given: Floats, calibration: Floats | None, rate: float, splits: int, limit: Callable[[Floats], float]
+    given: Floats, calibration: Floats | None, rate: float, times: int, limit: Callable[[Floats], float]
 ) -> dict[str, Any]:
     """What is kept by the `limit` from one part of the images on another one."""
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    def kept(splits: Iterable[tuple[Floats, Floats]], calibrated_on: int, held_back: int) -> dict[str, Any]:
+        document: dict[str, Any] = {"calibrated_on": calibrated_on, "held_back": held_back}
+        if not held_back:
+            return document | {"refused": "there are no good images to verify it on"}
+        try:
+            value = float(np.mean([np.mean(others > limit(fit)) for fit, others in splits]))
+        except InputError as error:
+            return document | {"refused": str(error)}
+        low, high = (float(count) / held_back for count in binom.ppf((0.025, 0.975), held_back, rate))
+        return document | {"rate": value, "interval": [low, high], "within": low <= value <= high}
+
     half, rest = len(given) // 2, len(given) - len(given) // 2
     random = np.random.default_rng(0)
-    orders = (random.permutation(len(given)) for _ in range(splits))
+    orders = (random.permutation(len(given)) for _ in range(times))
     halves = ((given[order[:half]], given[order[half:]]) for order in orders)
     found = {
         "promised": rate,
-        "iid": _kept(halves, half, rest, rate, limit),
-        "in_time": _kept([(given[:half], given[half:])], half, rest, rate, limit),
+        "iid": kept(halves, half, rest),
+        "in_time": kept([(given[:half], given[half:])], half, rest),
     }
     if calibration is not None:
-        found["across"] = _kept([(calibration, given)], len(calibration), len(given), rate, limit)
+        found["across"] = kept([(calibration, given)], len(calibration), len(given))
     return found
-
-
-def _kept(
-    splits: Iterable[tuple[Floats, Floats]],
-    calibrated_on: int,
-    held_back: int,
-    rate: float,
-    limit: Callable[[Floats], float],
-) -> dict[str, Any]:
-    from scipy.stats import binom  # type: ignore[import-untyped]
-
-    document: dict[str, Any] = {"calibrated_on": calibrated_on, "held_back": held_back}
-    if not held_back:
-        return document | {"refused": "there are no good images to verify it on"}
-    try:
-        value = float(np.mean([np.mean(others > limit(fit)) for fit, others in splits]))
-    except InputError as error:
-        return document | {"refused": str(error)}
-    low, high = (float(count) / held_back for count in binom.ppf((0.025, 0.975), held_back, rate))
-    return document | {"rate": value, "interval": [low, high], "within": low <= value <= high}

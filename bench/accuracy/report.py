@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file is missing, or is no such report of this version.
     """
     try:
-        report = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+        report: dict[str, Any] = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
         version = report["schema_version"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -50,8 +50,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: is not a report of `sprfast study` ({type(error).__name__}: {error})") from error
     if version != SCHEMA_VERSION or not any(keys <= report.keys() for keys in _KEYS.values()):
         raise InputError(f"{path}: is not a report of `sprfast study` with schema_version {SCHEMA_VERSION}")
-    found: dict[str, Any] = report
-    return found
+    return report
 
 
 def is_curve(report: Mapping[str, Any]) -> bool:
@@ -87,10 +86,8 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
 
 def _rows(report: Mapping[str, Any]) -> Table:
     given = report["images"]
-    title = (
-        f"{report['category']}, {len(report['models'])} models, {given['test']} test images "
-        f"({given['defective']} defective)"
-    )
+    images = f"{given['test']} test images ({given['defective']} defective)"
+    title = f"{report['category']}, {len(report['models'])} models, {images}"
     table = grid("", "passes", "ms", *HEADINGS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
@@ -136,19 +133,17 @@ def _promises(report: Mapping[str, Any]) -> Table:
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
                 promised = f"{100 * of_models[0]['promised']:g} %"
-                table.add_row(
-                    Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS)
-                )
+                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept(of_models, way) for way in _WAYS))
     return table
 
 
-def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
+def _kept(of_models: Sequence[Mapping[str, Any]], way: str) -> str:
     """A measured rate, averaged over the models; a star where it lies outside of the interval for
     one of them.
     """
-    found = [each for each in of_models if each is not None]
-    if not found:
+    if way not in of_models[0]:
         return "-"
+    found = [each[way] for each in of_models]
     samples = found[0]["calibrated_on"]
     if any("refused" in each for each in found):
         return f"refused ({samples})"

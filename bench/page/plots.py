@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Draw = Callable[[Axes, Sequence["Series"]], None]
 
 OURS, PEER = "#0b5fa5", "#9aa0a6"  # dark and light: they differ in grey too
-_INK, _FAINT = "#1f2328", "#e4e7eb"
+INK, FAINT = "#1f2328", "#e4e7eb"
 _WIDTH = 10.0  # inches, as all lengths below; 1 inch is 96 CSS pixels
 _ROW = 0.34  # of a candidate in a chart of bars
 _CURVES = 3.3  # height of a chart of curves
@@ -37,7 +37,7 @@ _WIDE = 8.0  # ratio of the largest to the smallest time from which an axis is l
 _SHADES = {True: (OURS, "#2f8fd0", "#062f57"), False: ("#6e7781", "#b35900", "#1a7f5a", "#a0468f", "#b8a200")}
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-_STYLE: dict[Any, Any] = dict.fromkeys(_INKED, _INK) | {
+_STYLE: dict[Any, Any] = dict.fromkeys(_INKED, INK) | {
     "font.size": 10,
     "font.sans-serif": ["DejaVu Sans"],
     "text.parse_math": False,  # a name may have a dollar sign
@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = dict.fromkeys(_INKED, _INK) | {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": _FAINT,
+    "grid.color": FAINT,
 }
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
@@ -68,11 +68,22 @@ def _plot(name: str, title: str, *, rows: bool = False) -> Callable[[Draw], Call
     def decorated(draw: Draw) -> Callable[[Sequence[Series]], str]:
         @functools.wraps(draw)
         def plot(series: Sequence[Series]) -> str:
+            import matplotlib as mpl
+            from matplotlib.figure import Figure
+
             names = _CHARACTER * max(len(_short(each.name)) for each in series)
             if rows:
-                return _svg(name, title, draw, series, _ROW * len(series) + _TOP + _BOTTOM, (0.2 + names, _EDGE))
-            height = max(_CURVES, _LABEL * (len(series) + 2) + _TOP + _BOTTOM)
-            return _svg(name, title, draw, series, height, (_LEFT, 0.7 + max(_CHARACTER * 15, names)))
+                height, left, right = _ROW * len(series) + _TOP + _BOTTOM, 0.2 + names, _EDGE
+            else:
+                height = max(_CURVES, _LABEL * (len(series) + 2) + _TOP + _BOTTOM)
+                left, right = _LEFT, 0.7 + max(_CHARACTER * 15, names)
+            size = ((_WIDTH - left - right) / _WIDTH, (height - _TOP - _BOTTOM) / height)
+            buffer = io.BytesIO()
+            with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+                figure = Figure(figsize=(_WIDTH, height))
+                draw(figure.add_axes((left / _WIDTH, _BOTTOM / height, *size)), series)
+                figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            return _inline(buffer.getvalue(), name, title)
 
         return plot
 
@@ -85,7 +96,7 @@ def throughput(axes: Axes, bars: Sequence[Series]) -> None:
     for row, bar in enumerate(bars):
         median, low, high = bar.values[0]
         axes.barh(row, median, 0.62, color=OURS if bar.ours else PEER)
-        axes.plot((low, high), (row, row), color=_INK, marker="|", markersize=7, linewidth=1)
+        axes.plot((low, high), (row, row), color=INK, marker="|", markersize=7, linewidth=1)
     _label_ends(axes, [max(bar.values[0]) for bar in bars], [number(bar.values[0][0]) for bar in bars])
     axes.set_xlabel("Offline, images/s (median; whiskers: slowest and fastest query)")
     _rows(axes, bars)
@@ -98,7 +109,7 @@ def latency(axes: Axes, dots: Sequence[Series]) -> None:
         colour, times = OURS if each.ours else PEER, each.values[0]
         axes.plot(times, [row] * 3, color=colour, linewidth=1.5, zorder=2)
         for value, marker, size, inside in zip(times, "o|s", (6, 9, 6), (colour, colour, "white"), strict=True):
-            shape = {"markersize": size, "markeredgewidth": 1.5, "markerfacecolor": inside}
+            shape: dict[str, Any] = {"markersize": size, "markeredgewidth": 1.5, "markerfacecolor": inside}
             axes.plot(value, row, marker, color=colour, zorder=3, **shape)
         _label(axes, times[2], row, " / ".join(map(number, times)), 9)
     _limits(axes, [value for each in dots for value in each.values[0]], spare=0.27)
@@ -176,8 +187,7 @@ def trade_off(axes: Axes, lines: Sequence[Series]) -> None:
     axes.grid(visible=False, axis="x")
     axes.margins(0.08, 0.2)
     axes.ticklabel_format(useOffset=False)
-    axes.set_xlabel("ms an image, one image a call (number at a line: draws)")
-    axes.set_ylabel("AUROC, %")
+    axes.set(xlabel="ms an image, one image a call (number at a line: draws)", ylabel="AUROC, %")
     _end_labels(axes, lines)
 
 
@@ -191,26 +201,10 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
-def shortest(value: float, digits: int = 4) -> str:
+def shortest(value: float) -> str:
     """The text of `number` without zeros at the end."""
-    text = number(value, digits)
+    text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _svg(
-    name: str, title: str, draw: Draw, series: Sequence[Series], height: float, margins: tuple[float, float]
-) -> str:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    left, right = margins
-    buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH, height))
-        inner = (left / _WIDTH, _BOTTOM / height, (_WIDTH - left - right) / _WIDTH, (height - _TOP - _BOTTOM) / height)
-        draw(figure.add_axes(inner), series)
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(buffer.getvalue(), name, title)
 
 
 def _inline(document: bytes, name: str, title: str) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench.core import report
+from sprfast.bench.core import recommend, report
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.page import plots
 from sprfast.bench.page import tables as page_tables
@@ -20,9 +20,9 @@ from sprfast.system import files
 
 _STEPS = ("channels_last",)  # of the waterfall, between the baseline and our backends
 _EARLY_STOPPING = (
-    "The bound is the smallest latency seen that the percentile exceeds with a probability of at most 1 %, as "
-    "MLPerf's early stopping: "
-    "few queries make it larger, and where there are too few (below 44 for p90, below 459 for p99) there is none."
+    "The bound is the smallest latency seen that the percentile exceeds with a probability of at most 1 %, as MLPerf's "
+    "early stopping: few queries make it larger, and where there are too few (below 44 for p90, below 459 for p99) "
+    "there is none."
 )
 
 
@@ -32,7 +32,7 @@ class Part:
 
     title: str = ""
     table: Table | None = None
-    svg: str = ""
+    svg: str = ""  # its texts are escaped
     caption: str = ""
     absent: str = ""
     folded: bool = False  # open on request
@@ -45,16 +45,6 @@ class Section:
     title: str
     parts: Sequence[Part]
     notes: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """The recommendation."""
-
-    holds: bool
-    title: str
-    reason: str
-    facts: Sequence[tuple[str, str]]
 
 
 def write(document: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -81,7 +71,7 @@ def render(document: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    given, machine, entries, settings = (document[key] for key in ("input", "environment", "candidates", "settings"))
+    given, machine, entries = document["input"], document["environment"], document["candidates"]
     draws = plural(sum(level["draws"] for level in document["model"]["schedule"]["levels"]), "draw")
     date = machine["date_utc"].replace("T", " ").replace("+00:00", " UTC")
     about = (f"{given['height']} × {given['width']} pixels", f"{draws} an image", f"{document['work']} timed", date)
@@ -98,7 +88,7 @@ def render(document: dict[str, Any]) -> str:
         sections=(
             Section("Summary", [Part(table=page_tables.summary(document))], page_tables.notes(document)),
             Section("Throughput and latency", _speed(document)),
-            Section("Batch size, draws and accuracy", _settings(document), page_tables.setting_notes(settings)),
+            Section("Batch size, draws and accuracy", *_settings(document)),
             Section("Errors and audits", _correctness(document)),
             Section("Ceilings, memory and energy", *_hardware(document)),
             Section("Server and Line", _by_the_clock(entries)),
@@ -108,12 +98,13 @@ def render(document: dict[str, Any]) -> str:
     )
 
 
-def _answer(found: dict[str, Any] | None) -> Answer | None:
+def _answer(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the page says of a recommendation: whether it `holds`, `title`, `reason` and `facts`."""
     if not found:
         return None
     facts = [("period", f"{shortest(found['period_ms'])} ms from image to image, {100 * found['margin']:g} % to spare")]
     if found["candidate"] is None:
-        return Answer(False, "No setting holds this period", found["reason"], facts)
+        return {"holds": False, "title": "No setting holds this period", "reason": found["reason"], "facts": facts}
     call, draws, line = plural(found["batch"], "image"), plural(found["draws"], "draw"), found["line"]
     kept = not line or line["late"] + line["dropped"] == 0
     facts += [
@@ -122,7 +113,8 @@ def _answer(found: dict[str, Any] | None) -> Answer | None:
         ("image AUROC", _auroc(found)),
         ("checked", _checked(line, "kept" if kept else "NOT kept") if line else "not tried at this period"),
     ]
-    return Answer(kept, f"Recommended: {found['candidate']}, {call} a call, {draws}", found["reason"], facts)
+    title = f"Recommended: {found['candidate']}, {call} a call, {draws}"
+    return {"holds": kept, "title": title, "reason": found["reason"], "facts": facts}
 
 
 def _auroc(found: dict[str, Any]) -> str:
@@ -168,32 +160,32 @@ def _waterfall(entries: Entries, baseline: str) -> Part:
     return _plot(title, plots.waterfall, chosen, caption="Each factor is the gain over the line above.")
 
 
-def _settings(document: dict[str, Any]) -> list[Part]:
+def _settings(document: dict[str, Any]) -> tuple[list[Part], list[str]]:
     settings, entries = document["settings"], document["candidates"]
     if not settings:
-        return [Part(absent="the run measured no sweep over batch size and draws")]
-    found, own = settings["points"], settings["draws"]
+        return [Part(absent="the run measured no sweep over batch size and draws")], []
+    own = settings["draws"]
 
     def sweep(axis: str, fixed: str, at: int, values: Callable[[dict[str, Any]], tuple[float, ...]]) -> list[Series]:
         """A series a candidate over `axis`, where `fixed` has the value `at`."""
-        chosen = sorted((point for point in found if point[fixed] == at), key=lambda point: point[axis])
-        names = dict.fromkeys(point["candidate"] for point in chosen)
-        return [
-            Series(name, entries[name]["ours"], [values(point) for point in chosen if point["candidate"] == name])
-            for name in names
-        ]
+        chosen: dict[str, list[tuple[float, ...]]] = {}
+        for point in sorted(settings["points"], key=lambda point: point[axis]):
+            if point[fixed] == at:
+                chosen.setdefault(point["candidate"], []).append(values(point))
+        return [Series(name, entries[name]["ours"], of_name) for name, of_name in chosen.items()]
 
     def speed(point: dict[str, Any]) -> tuple[float, ...]:
         return (point["batch"], *(point["images_per_s"][key] for key in ("median", "min", "max")))
 
     speeds, draws = sweep("batch", "draws", own, speed), plural(own, "draw")
     times = sweep("draws", "batch", 1, lambda point: (point["draws"], point["p50_ms"]))
-    return [
+    parts = [
         _plot("Batch size", plots.batch_sweep, speeds, f"no figures with {draws}", f"With {draws}."),
         _plot("Draws", plots.draws_sweep, times, "no figures of single images", f"The model's own number is {own}."),
         _trade_off(settings, times, document["recommendation"]),
         Part("Every setting that was measured", page_tables.points(settings), folded=True),
     ]
+    return parts, [*map(recommend.left_out, settings["failed"]), settings["note"]]
 
 
 def _trade_off(settings: dict[str, Any], times: Sequence[Series], recommendation: dict[str, Any] | None) -> Part:
@@ -291,10 +283,8 @@ def _series(
 def _plot(
     title: str, draw: Callable[[Sequence[Series]], str], series: Sequence[Series], absent: str = "", caption: str = ""
 ) -> Part:
-    """A plot of the series, which escapes by itself; where there are none, the reason."""
-    import markupsafe
-
-    return Part(title, svg=markupsafe.Markup(draw(series)), caption=caption) if series else Part(title, absent=absent)
+    """A plot of the series; where there are none, the reason."""
+    return Part(title, svg=draw(series), caption=caption) if series else Part(title, absent=absent)
 
 
 def _table(title: str, table: Table, absent: str, caption: str = "") -> Part:

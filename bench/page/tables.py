@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench.core import exports, footprint, recommend, report, scenarios
+from sprfast.bench.core import exports, footprint, report, scenarios
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.page.plots import number, shortest
 
 Entry = dict[str, Any]
 Entries = Mapping[str, Entry]  # of the candidates, by name
+Groups = Sequence[tuple[str, int]]  # a heading above the next columns after the first, and how many
 
 NONE = "–"
 FAILED = "FAILED"
@@ -44,7 +45,7 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[TableRow]
-    groups: Sequence[tuple[str, int]] = ()  # a heading above the next columns after the first, and how many
+    groups: Groups = ()
     plain: bool = False  # of texts: left-aligned
 
 
@@ -105,11 +106,6 @@ def _note(key: str, figures: dict[str, Any]) -> str:
     if key == "offline":
         return f"median of {plural(figures['queries'], 'round')} of {plural(figures['samples_per_query'], 'image')}"
     return str(figures["note"])
-
-
-def setting_notes(settings: dict[str, Any] | None) -> list[str]:
-    """The points that could not be timed with the reason, and what the sweeps are."""
-    return [*map(recommend.left_out, settings["failed"]), settings["note"]] if settings else []
 
 
 def parity(entries: Entries) -> Table:
@@ -258,11 +254,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _of_measured(
-    entries: Entries,
-    key: str,
-    cells: Callable[[Entry, Any], Sequence[str]],
-    columns: Sequence[str],
-    groups: Sequence[tuple[str, int]] = (),
+    entries: Entries, key: str, cells: Callable[[Entry, Any], list[str]], columns: Sequence[str], groups: Groups = ()
 ) -> Table:
     """A row of `cells`, given entry and figures, for each candidate that has figures `key`."""
     rows = [TableRow(name, cells(entry, found), _kind(entry)) for name, entry, found in measured(entries, key)]

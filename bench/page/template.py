@@ -117,7 +117,7 @@ INCOMPLETE: the run was interrupted; what is here was measured before</p>{% endi
 </details>
 {% else %}
 {% if part.title %}<h3>{{ part.title }}</h3>{% endif %}
-{% if part.svg %}<figure>{{ part.svg }}
+{% if part.svg %}<figure>{{ part.svg | safe }}
 {%- if part.caption %}<figcaption>{{ part.caption }}</figcaption>{% endif %}</figure>{% endif %}
 {% if part.table %}
 <div class="wide{% if part.table.plain %} plain{% endif %}">{{ table(part.table) }}</div>
