@@ -30,8 +30,7 @@ _TOO_SLOW = "needs a CUDA device; Triton's interpreter is too slow for whole cat
 def times(
     model: Model, test: Floats, rows: Sequence[StudyRow], backend: str, device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Time from a network input to a verdict, for each number of passes and for each of the model's
-    settings.
+    """Time from input to verdict for each number of passes and each of the model's settings.
 
     Args:
         model: with its settings.

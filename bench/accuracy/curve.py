@@ -112,10 +112,9 @@ def _trained(path: Path, model: Model) -> tuple[str, float]:
     training = model.provenance.get("training", {})
     for name, changes in RECIPES.items():
         recipe = TrainingConfig(**changes).to_json()
-        if all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
-            if not training["time_limit"]:
-                raise InputError(
-                    f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit"
-                )
-            return name, training["time_limit"]
+        if any(training.get(key) != value for key, value in recipe.items() if key not in _FREE):
+            continue
+        if not training["time_limit"]:
+            raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
+        return name, training["time_limit"]
     raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")

@@ -188,9 +188,7 @@ def _percent(figure: Mapping[str, Any] | None) -> str:
 
 
 def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table:
-    """Names may go over several lines, figures not; `tight`: with one blank between columns instead
-    of three.
-    """
+    """Names may fold, figures not; `tight`: one blank between columns instead of three."""
     return Table(
         Column(headings[0], overflow="fold"),
         *(Column(heading, justify="right", no_wrap=True) for heading in headings[1:]),

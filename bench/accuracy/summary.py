@@ -35,9 +35,7 @@ def over_models(of_row: Sequence[Metrics], published: Sequence[Metrics]) -> dict
 
 
 def means(of_models: Sequence[Metrics]) -> dict[str, dict[str, Any] | None]:
-    """Each metric over the models as `spread` has it, or null where it is undefined for one of
-    them.
-    """
+    """Each metric over the models as `spread` has it, null where it is undefined for one."""
     return {key: _defined([each[key].value for each in of_models]) for key in metrics.KEYS}
 
 

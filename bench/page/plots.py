@@ -57,7 +57,7 @@ class Series:
 
     name: str
     ours: bool
-    values: Sequence[tuple[float, ...]]  # what these are says each plot
+    values: Sequence[tuple[float, ...]]  # what these are says each plot; of curves, the first of each ascends
 
 
 def _plot(name: str, title: str, *, rows: bool = False) -> Callable[[Draw], Callable[[Sequence[Series]], str]]:
@@ -149,9 +149,7 @@ def waterfall(axes: Axes, steps: Sequence[Series]) -> None:
 
 @_plot("batch", "Throughput against the number of images a call")
 def batch_sweep(axes: Axes, lines: Sequence[Series]) -> None:
-    """Images a second against images a call; `values` holds (batch, median, min, max), batches
-    ascending.
-    """
+    """Images a second against images a call; `values` holds (batch, median, min, max)."""
     for each, style in zip(lines, _styles(lines).values(), strict=True):
         batch, median, low, high = np.array(each.values).T
         spread = [median - low, high - median]
@@ -162,9 +160,7 @@ def batch_sweep(axes: Axes, lines: Sequence[Series]) -> None:
 
 @_plot("draws", "Time of an image against the number of draws")
 def draws_sweep(axes: Axes, lines: Sequence[Series]) -> None:
-    """Milliseconds an image against draws; `values` holds (draws, milliseconds), draws
-    ascending.
-    """
+    """Milliseconds an image against draws; `values` holds (draws, milliseconds)."""
     for each, style in zip(lines, _styles(lines).values(), strict=True):
         axes.plot(*np.array(each.values).T, marker="o", markersize=5, **style)
     _sweep(axes, lines, "draws at each noise level", "ms an image, one image a call")
@@ -173,9 +169,7 @@ def draws_sweep(axes: Axes, lines: Sequence[Series]) -> None:
 
 @_plot("trade-off", "AUROC against the time of an image")
 def trade_off(axes: Axes, lines: Sequence[Series]) -> None:
-    """Accuracy against time; a series a metric, `values` holds (milliseconds an image, percent,
-    draws), draws ascending.
-    """
+    """Accuracy against time, a series a metric; `values` holds (ms an image, percent, draws)."""
     for each, style, marker in zip(lines, _styles(lines).values(), "os", strict=False):
         milliseconds, metric, _ = np.array(each.values).T
         axes.plot(milliseconds, metric, marker=marker, markersize=6, **style)
@@ -253,9 +247,7 @@ def _label_ends(axes: Axes, ends: Sequence[float], texts: Sequence[str]) -> None
 
 
 def _limits(axes: Axes, values: Sequence[float], spare: float) -> None:
-    """An axis of times, with a share `spare` free at the right; logarithmic if the times differ
-    widely.
-    """
+    """An axis of times, a share `spare` free at the right, logarithmic if they differ widely."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = min(values), max(values)
@@ -294,9 +286,7 @@ def _styles(lines: Sequence[Series]) -> dict[str, dict[str, Any]]:
 
 
 def _end_labels(axes: Axes, lines: Sequence[Series]) -> None:
-    """The name of each line at the right of its end, by its second value, moved where two would
-    overlap.
-    """
+    """Names at the right, at the height of each line's end, moved where two would overlap."""
     inches = axes.bbox.height / axes.figure.dpi
     low, high = axes.get_ylim()
     ordered, styles = sorted(lines, key=lambda line: line.values[-1][1]), _styles(lines)
@@ -316,9 +306,7 @@ def _end_labels(axes: Axes, lines: Sequence[Series]) -> None:
 
 
 def _apart(heights: Sequence[float], step: float, most: float) -> list[float]:
-    """Ascending heights moved up so that they are `step` apart, and down again where that is above
-    `most`.
-    """
+    """Ascending heights moved up until `step` apart, and down again where they are above `most`."""
     moved = itertools.accumulate(heights, lambda below, height: max(height, below + step))
     above = reversed(range(len(heights)))
     return [min(height, most - count * step) for height, count in zip(moved, above, strict=True)]
