@@ -143,7 +143,6 @@ setup(
         "typer>=0.15",
         "rich>=13",
         "jinja2>=3.1",
-        "markupsafe>=2.1",
     ],
     extras_require={
         "line": [TELEMETRY],

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sprfast.backends import registry
+from sprfast.bench.accuracy import summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.bench.core import named_settings
@@ -23,13 +24,13 @@ from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import ScoringMode
 
 COMPARED = registry.NAMES  # whose scores are held against eager's, where they can run
+_TOO_SLOW = "needs a CUDA device; Triton's interpreter is too slow for whole categories"
 
 
 def times(
     model: Model, test: Floats, rows: Sequence[StudyRow], backend: str, device: torch.device, seconds: float
 ) -> dict[str, Any]:
-    """Time from a network input to a verdict, for each number of passes and for each of the model's
-    settings.
+    """Time from input to verdict for each number of passes and each of the model's settings.
 
     Args:
         model: with its settings.
@@ -41,7 +42,7 @@ def times(
         `passes` by number and `settings` by name, each as `named_settings.times` has it.
     """
     predictors: dict[str, Predictor] = {}
-    for passes in sorted({row.passes for row in rows}):
+    for passes in sorted({row.schedule.draws for row in rows}):
         of_passes = dataclasses.replace(model, scoring_mode=ScoringMode(Schedule((Level(1e-3, passes),))))
         predictors[f"passes {passes}"] = Engine(of_passes, backend, device)
     for name in (PUBLISHED, *model.scoring_modes):
@@ -62,11 +63,13 @@ def backends_apart(
     found: list[dict[str, Any]] = []
     eager: dict[str, float | None] = {}
     for name in sorted(COMPARED, key=lambda each: each != "eager"):
-        if reason := _reason(name, device):
+        slow = name in ("triton", "cuda_graph") and device.type != "cuda"
+        reason = _TOO_SLOW if slow else registry.unavailable(name)
+        if reason:
             found.append({"backend": name, "reason": reason})
             continue
         try:
-            errors = Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test", (1.0,))
+            errors = Passes(model, {"test": test}, name, device).error_maps(ROWS[0], "test")
         except BackendError as error:  # of a backend that is here, but not for this device
             found.append({"backend": name, "reason": str(error)})
             continue
@@ -74,18 +77,6 @@ def backends_apart(
         row = metrics.evaluate(scores, labels, maps, masks)
         values = {key: row[key].value for key in ("image_AUROC", "pixel_AUROC")}
         eager = eager or values
-        found.append(
-            {"backend": name, **values, "from_eager": {key: _apart(values[key], eager[key]) for key in values}}
-        )
+        apart = {key: summary.less(values[key], eager[key]) for key in values}
+        found.append({"backend": name, **values, "from_eager": apart})
     return found
-
-
-def _reason(name: str, device: torch.device) -> str | None:
-    """Why a backend is not compared."""
-    if name in ("triton", "cuda_graph") and device.type != "cuda":
-        return "needs a CUDA device; Triton's interpreter is too slow for whole categories"
-    return registry.unavailable(name)
-
-
-def _apart(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None else value - other

@@ -21,7 +21,6 @@ from sprfast.config import TrainingConfig
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
-from sprfast.evaluation import metrics
 from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import ScoringMode
@@ -72,14 +71,16 @@ def measure(
             engine = Engine(dataclasses.replace(model, scoring_mode=ScoringMode()), backend, device)
             found.append(evaluate(engine, category).metrics)
             done += 1
+        trained = [model.provenance for _, model in alike]
+        speeds = [each["steps"] * each["training"]["batch_size"] / each["seconds"] for each in trained]
         points.append(
             {
                 "recipe": recipe,
                 "minutes": seconds / 60,
                 "files": [{"file": path.name, "sha256": model.sha256} for path, model in alike],
-                "steps": summary.spread([model.provenance["steps"] for _, model in alike]),
-                "images_per_s": summary.spread([_images_per_s(model.provenance) for _, model in alike]),
-                "peak_memory_mib": summary.spread([model.provenance["peak_memory_mib"] for _, model in alike]),
+                "steps": summary.spread([each["steps"] for each in trained]),
+                "images_per_s": summary.spread(speeds),
+                "peak_memory_mib": summary.spread([each["peak_memory_mib"] for each in trained]),
                 "metrics": summary.means(found),
             }
         )
@@ -96,18 +97,13 @@ def measure(
 
 def table(curve: Mapping[str, Any]) -> Table:
     """A line a point; fits 110 columns."""
-    keys = [key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS]
-    size = curve["preprocessing"]["size"]
-    title = f"{curve['category']}, {size}x{size}, scored by the published setting, in percent"
-    drawn = report.grid("recipe", "minutes", "models", "steps", "images/s", "MiB", *keys, title=title, tight=True)
+    title = f"{report.subject(curve)}, scored by the published setting, in percent"
+    headings = ("recipe", "minutes", "models", "steps", "images/s", "MiB", *report.HEADINGS)
+    drawn = report.grid(*headings, title=title, tight=True)
     for point in curve["points"]:
-        trained = [
-            f"{point['steps']['mean']:.0f}",
-            f"{point['images_per_s']['mean']:.1f}",
-            f"{point['peak_memory_mib']['mean']:.0f}",
-        ]
-        cells = [report.percent(point["metrics"][key]) for key in metrics.KEYS]
-        drawn.add_row(point["recipe"], f"{point['minutes']:g}", str(len(point["files"])), *trained, *cells)
+        steps, speed, memory = (point[key]["mean"] for key in ("steps", "images_per_s", "peak_memory_mib"))
+        trained = (str(len(point["files"])), f"{steps:.0f}", f"{speed:.1f}", f"{memory:.0f}")
+        drawn.add_row(point["recipe"], f"{point['minutes']:g}", *trained, *report.percents(point["metrics"]))
     return drawn
 
 
@@ -116,14 +112,9 @@ def _trained(path: Path, model: Model) -> tuple[str, float]:
     training = model.provenance.get("training", {})
     for name, changes in RECIPES.items():
         recipe = TrainingConfig(**changes).to_json()
-        if training and all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
-            if not training["time_limit"]:
-                raise InputError(
-                    f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit"
-                )
-            return name, training["time_limit"]
+        if any(training.get(key) != value for key, value in recipe.items() if key not in _FREE):
+            continue
+        if not training["time_limit"]:
+            raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
+        return name, training["time_limit"]
     raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")
-
-
-def _images_per_s(provenance: Mapping[str, Any]) -> float:
-    return float(provenance["steps"] * provenance["training"]["batch_size"] / provenance["seconds"])

@@ -20,14 +20,10 @@ from sprfast.data.datasets import Category
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.formats.model import Model
-from sprfast.method import error_field
-from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
 FEWEST = 9  # good images to fit on: what a threshold for a rate of 0.1 takes
-
-Tell = Callable[[int, int, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,15 +45,18 @@ class Images:
         """
         if not category.test:
             raise InputError(f"{category.name}: there are no test images")
+        paths = [*good, *(sample.path for sample in category.test)]
+        pixels = [images.load_image(path, preprocessing).pixels for path in paths]
+        sizes = sorted({each.shape[1:] for each in pixels})
+        if len(sizes) != 1:
+            raise InputError(f"study: the images are of different sizes at the network's input: {sizes}")
         labels = np.array([bool(sample.label) for sample in category.test])
         masks = None
         if all(sample.mask for sample in category.test if sample.label):
             masks = np.stack(
                 [images.load_mask(each.mask) if each.mask else np.zeros((256, 256), bool) for each in category.test]
             )
-        count = len(good)
-        pixels = _pixels([*good, *(sample.path for sample in category.test)], preprocessing)
-        return cls(pixels[:count], pixels[count:], labels, masks)
+        return cls(np.stack(pixels[: len(good)]), np.stack(pixels[len(good) :]), labels, masks)
 
 
 def study(
@@ -69,7 +68,7 @@ def study(
     device: torch.device,
     seconds: float,
     rows: Sequence[StudyRow],
-    on_progress: Tell = lambda done, total, what: None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Accuracy, cost and kept promises of every way of scoring.
 
@@ -103,22 +102,22 @@ def study(
     report = _header(models, category, backend, device)
     of_rows: list[dict[str, summary.Metrics]] = []
     settings: list[dict[str, dict[str, Any]]] = []
+    total = len(models) * len(rows)
     for index, (path, model) in enumerate(models):
         given = Images.load(category, fitted_on[index], model.preprocessing)
         passes = Passes(model, {"good": given.good, "test": given.test}, backend, device)
         found: dict[str, summary.Metrics] = {}
         for row in rows:
-            on_progress(index * len(rows) + len(found), len(models) * len(rows), f"{path.name}: {row.name}")
+            on_progress(index * len(rows) + len(found), total, f"{path.name}: {row.name}")
             found[row.name] = _metrics(passes, row, given, found)
         of_rows.append(found)
-        on_progress((index + 1) * len(rows), len(models) * len(rows), f"{path.name}: settings")
+        on_progress((index + 1) * len(rows), total, f"{path.name}: settings")
         settings.append(named.measure(passes, given.labels, given.masks))
         if index == 0:
             report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
             report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
-            report["times"] = costs.times(
-                named.model_with_settings(model, passes), given.test, rows, backend, device, seconds
-            )
+            whole = named.model_with_settings(model, passes)
+            report["times"] = costs.times(whole, given.test, rows, backend, device, seconds)
     published = [found[PUBLISHED] for found in of_rows]
     report["rows"] = [
         {**_row(row, report["times"]), **summary.over_models([each[row.name] for each in of_rows], published)}
@@ -128,28 +127,22 @@ def study(
     return report
 
 
-def held_back(category: Category, model: Model) -> list[Path]:
-    """The training images of the category that the model was not trained on, as its provenance
-    names them.
-
-    Raises:
-        InputError: it names one that is not there.
-    """
-    names = model.provenance.get("held_back", [])
-    by_name = {path.name: path for path in category.train}
-    for name in names:
-        if name not in by_name:
-            raise InputError(
-                f"{category.name}: {name}, which the model's training held back, is not among the training images"
-            )
-    return [by_name[name] for name in names]
-
-
 def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) -> list[Path]:
-    chosen = held_back(category, model) if good is None else list(good)
+    """The good images given, or else the training images that the model's provenance says it was
+    not trained on.
+    """
+    by_name = {path.name: path for path in category.train}
+    names = model.provenance.get("held_back", [])
+    if good is None and (gone := [name for name in names if name not in by_name]):
+        raise InputError(
+            f"{category.name}: {gone[0]}, which the model's training held back, is not among the training images"
+        )
+    chosen = [by_name[name] for name in names] if good is None else list(good)
     if len(chosen) < FEWEST:
-        needed = f"{FEWEST} good images are needed to fit on, got {len(chosen)}"
-        raise InputError(f"{category.name}: at least {needed}; train with --hold-back, or give --good DIR")
+        raise InputError(
+            f"{category.name}: at least {FEWEST} good images are needed to fit on, got {len(chosen)}; "
+            f"train with --hold-back, or give --good DIR"
+        )
     return chosen
 
 
@@ -157,10 +150,7 @@ def _metrics(passes: Passes, row: StudyRow, given: Images, before: Mapping[str, 
     """The metrics of a row; those of its maps, which take long, are taken over from the row without
     the field.
     """
-    weights = passes.weights(row, "good")
-    errors = passes.error_maps(row, "test", weights)
-    field = error_field.fit(passes.error_maps(row, "good", weights)) if row.field else None
-    scores, maps = scored(errors, ScoringMode(row.schedule, field))
+    scores, maps = scored(passes.error_maps(row, "test"), passes.scoring_mode(row))
     plain = before.get(row.name.removesuffix(", field")) if row.field else None
     if plain is None:
         return metrics.evaluate(scores, given.labels, maps, given.masks)
@@ -169,29 +159,16 @@ def _metrics(passes: Passes, row: StudyRow, given: Images, before: Mapping[str, 
 
 
 def _row(row: StudyRow, times: Mapping[str, Any]) -> dict[str, Any]:
-    document = {
-        "name": row.name,
-        "passes": row.passes,
-        "field": row.field,
-        "independent": row.independent,
-        "balanced": row.balanced,
-    }
-    return {**document, "schedule": row.schedule.to_json(), "ms": times["passes"][str(row.passes)]["ms"]["median"]}
+    passes = row.schedule.draws
+    flags = {key: getattr(row, key) for key in ("field", "independent", "balanced")}
+    ms = times["passes"][str(passes)]["ms"]["median"]
+    return {"name": row.name, "passes": passes, **flags, "schedule": row.schedule.to_json(), "ms": ms}
 
 
 def _header(
     models: Sequence[tuple[Path, Model]], category: Category, backend: str, device: torch.device
 ) -> dict[str, Any]:
     first = models[0][1]
-    trained = [
-        {
-            "file": path.name,
-            "sha256": model.sha256,
-            "noise_seed": model.noise_seed,
-            "provenance": _short(model.provenance),
-        }
-        for path, model in models
-    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "environment": environment.describe(device),
@@ -200,20 +177,11 @@ def _header(
         "preprocessing": first.preprocessing.to_json(),
         "backend": backend,
         "device": str(device),
-        "models": trained,
+        "models": [_trained(path, model) for path, model in models],
     }
 
 
-def _short(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What the training was, without the list of the images held back."""
-    return {**provenance, "held_back": len(provenance.get("held_back", []))}
-
-
-def _pixels(paths: Sequence[Path], preprocessing: Preprocessing) -> Floats:
-    found = [images.load_image(path, preprocessing).pixels for path in paths]
-    sizes = {each.shape for each in found}
-    if len(sizes) != 1:
-        raise InputError(
-            f"study: the images are of different sizes at the network's input: {sorted(each[1:] for each in sizes)}"
-        )
-    return np.stack(found)
+def _trained(path: Path, model: Model) -> dict[str, Any]:
+    """What a model is, without the list of the images held back."""
+    provenance = {**model.provenance, "held_back": len(model.provenance.get("held_back", []))}
+    return {"file": path.name, "sha256": model.sha256, "noise_seed": model.noise_seed, "provenance": provenance}

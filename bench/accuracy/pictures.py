@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import os
@@ -9,6 +10,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sprfast.bench.accuracy.report import subject
+from sprfast.bench.page.plots import FAINT, INK, OURS, PEER
 from sprfast.config import PUBLISHED
 from sprfast.system import files
 from sprfast.training.recipes import RECIPES
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
-_OURS, _OTHER, _INK, _FAINT = "#0b5fa5", "#9aa0a6", "#1f2328", "#e4e7eb"
-_RECIPES = {"published": _OURS, "fast": "#c2410c"}
+_RECIPES = {"published": OURS, "fast": "#c2410c"}
+_LEGEND = "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
 
 
 def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -40,16 +43,12 @@ def study(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         axes = drawn.add_axes((0.055 + 0.375 * index, 0.12, 0.325, 0.76))
         _pareto(axes, rows, key)
         _finish(axes, key, "ms an image, one image a call")
-    names = "\n".join(f"{index + 1:2}  {row['name']}" for index, row in enumerate(rows))
-    drawn.text(0.775, 0.9, names, va="top", fontsize=7.5, color=_INK, family="monospace", parse_math=False)
-    title = f"{_what(report)}, {len(report['models'])} models, {report['backend']} on {report['device']}"
-    drawn.text(0.055, 0.94, title, fontsize=11, color=_INK, parse_math=False)
-    legend = (
-        "blue: published; black: score divided by the error field; grey: others. With the same passes: side by side."
-    )
-    drawn.text(
-        0.775, 0.12, "\n".join(textwrap.wrap(legend, 44)), va="bottom", fontsize=7.5, color=_INK, parse_math=False
-    )
+    text = functools.partial(drawn.text, color=INK, parse_math=False)
+    names = "\n".join(f"{number:2}  {row['name']}" for number, row in enumerate(rows, 1))
+    text(0.775, 0.9, names, va="top", fontsize=7.5, family="monospace")
+    models = f"{len(report['models'])} models, {report['backend']} on {report['device']}"
+    text(0.055, 0.94, f"{subject(report)}, {models}", fontsize=11)
+    text(0.775, 0.12, textwrap.fill(_LEGEND, 44), va="bottom", fontsize=7.5)
     _write(drawn, path)
 
 
@@ -80,14 +79,9 @@ def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         axes.set_xlim(left=0.0)
         if axes.containers:
             axes.legend(frameon=False)
-    drawn.suptitle(f"{_what(report)}, {report['device']}", fontsize=11, parse_math=False)
+    drawn.suptitle(f"{subject(report)}, {report['device']}", fontsize=11, parse_math=False)
     drawn.tight_layout()
     _write(drawn, path)
-
-
-def _what(report: Mapping[str, Any]) -> str:
-    size = report["preprocessing"]["size"]
-    return f"{report['category']}, {size}x{size}"
 
 
 def _settings_as_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -104,40 +98,31 @@ def _pareto(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     Rows without this metric are left out, and for a metric of maps those with a field, which have
     the same maps as without.
     """
-    of_maps = key == "pixel_AUROC"
     points = [
-        (index + 1, row)
-        for index, row in enumerate(rows)
-        if row["metrics"][key] is not None and not (of_maps and row["field"])
+        (number, row)
+        for number, row in enumerate(rows, 1)
+        if row["metrics"][key] is not None and not (key == "pixel_AUROC" and row["field"])
     ]
-    best, front = -1.0, []
+    if not points:
+        return
     times = sorted({row["ms"] for _, row in points})
-    gap = min((after - before for before, after in itertools.pairwise(times)), default=times[0] if times else 0.0)
+    gap = min((after - before for before, after in itertools.pairwise(times)), default=times[0])
+    front: list[tuple[float, float]] = []
     for time in times:
-        alike = sorted((row["metrics"][key]["mean"], number) for number, row in points if row["ms"] == time)
+        alike = sorted((100 * row["metrics"][key]["mean"], number, row) for number, row in points if row["ms"] == time)
         # of the same number of passes: side by side, the better the further right
-        for place, (mean, number) in enumerate(alike):
-            row = rows[number - 1]
+        for place, (mean, number, row) in enumerate(alike):
             x = time + 0.8 * gap * ((place + 0.5) / len(alike) - 0.5)
-            colour = _OURS if row["name"] == PUBLISHED else _INK if row["field"] else _OTHER
-            axes.errorbar(
-                x, 100 * mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8
-            )
+            colour = OURS if row["name"] == PUBLISHED else INK if row["field"] else PEER
+            axes.errorbar(x, mean, _whisker(row["metrics"][key]), fmt="o", markersize=4, color=colour, elinewidth=0.8)
             offset = (0, 5 if place % 2 else -11)  # in turns above and below, where they are close to each other
             axes.annotate(
-                str(number), (x, 100 * mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center"
+                str(number), (x, mean), offset, textcoords="offset points", fontsize=7, color=colour, ha="center"
             )
-        if alike[-1][0] > best:
-            best = alike[-1][0]
-            front.append((time, 100 * best))
-    if front:
-        axes.step(
-            *zip(*front, (times[-1] + 0.4 * gap, 100 * best), strict=True),
-            where="post",
-            color=_OURS,
-            linewidth=1,
-            zorder=1,
-        )
+        if not front or alike[-1][0] > front[-1][1]:
+            front.append((time, alike[-1][0]))
+    end = (times[-1] + 0.4 * gap, front[-1][1])
+    axes.step(*zip(*front, end, strict=True), where="post", color=OURS, linewidth=1, zorder=1)
 
 
 def _whisker(figure: Mapping[str, Any]) -> float:
@@ -148,7 +133,7 @@ def _whisker(figure: Mapping[str, Any]) -> float:
 def _finish(axes: Axes, key: str, against: str) -> None:
     axes.set_xlabel(against)
     axes.set_title(f"{key}, %", fontsize=10, loc="left")
-    axes.grid(color=_FAINT)
+    axes.grid(color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ MAP_SPLITS = 10  # of their maps, which take longer
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def of_images(scores: Floats, rate: float, calibration: Floats | None = None, seed: int = 0) -> dict[str, Any]:
+def of_images(scores: Floats, rate: float, calibration: Floats | None = None) -> dict[str, Any]:
     """False rejects of `threshold.calibrate`, three ways.
 
     - `iid`: by `SPLITS` random halves of the images. It checks the threshold's own arithmetic,
@@ -37,16 +37,10 @@ def of_images(scores: Floats, rate: float, calibration: Floats | None = None, se
         promised from so few, or the measured `rate`, the `interval` in which 95 % of binomial
         counts at the promised rate lie, and whether the rate is `within`.
     """
-
-    def measure(fit: Floats, held_back: Floats) -> float:
-        return float(np.mean(held_back > threshold.calibrate(fit, rate).value))
-
-    return _three_ways(scores, calibration, rate, SPLITS, seed, measure)
+    return _three_ways(scores, calibration, rate, SPLITS, lambda fit: threshold.calibrate(fit, rate).value)
 
 
-def of_maps(
-    maps: npt.NDArray[np.float32], rate: float, calibration: npt.NDArray[np.float32] | None = None, seed: int = 0
-) -> dict[str, Any]:
+def of_maps(maps: Floats, rate: float, calibration: Floats | None = None) -> dict[str, Any]:
     """What `of_images` tells, of `threshold.calibrate_map` and the share of a good image's pixels
     that is marked.
 
@@ -57,51 +51,37 @@ def of_maps(
         rate: that is promised.
         calibration: (m, H, W) of others.
     """
-
-    def measure(fit: Floats, held_back: Floats) -> float:
-        return float(np.mean(held_back > threshold.calibrate_map(iter(fit), len(fit), rate).value))
-
-    return _three_ways(maps, calibration, rate, MAP_SPLITS, seed, measure)
+    return _three_ways(
+        maps, calibration, rate, MAP_SPLITS, lambda fit: threshold.calibrate_map(iter(fit), len(fit), rate).value
+    )
 
 
 def _three_ways(
-    given: Floats,
-    calibration: Floats | None,
-    rate: float,
-    splits: int,
-    seed: int,
-    measure: Callable[[Floats, Floats], float],
+    given: Floats, calibration: Floats | None, rate: float, times: int, limit: Callable[[Floats], float]
 ) -> dict[str, Any]:
-    half = len(given) // 2
-    random = np.random.default_rng(seed)
-
-    def by_random_halves() -> float:
-        orders = [random.permutation(len(given)) for _ in range(splits)]
-        return float(np.mean([measure(given[order[:half]], given[order[half:]]) for order in orders]))
-
-    def across() -> float:
-        assert calibration is not None  # the caller looks
-        return measure(calibration, given)
-
-    found = {
-        "promised": rate,
-        "iid": _found(rate, half, len(given) - half, by_random_halves),
-        "in_time": _found(rate, half, len(given) - half, lambda: measure(given[:half], given[half:])),
-    }
-    if calibration is not None:
-        found["across"] = _found(rate, len(calibration), len(given), across)
-    return found
-
-
-def _found(rate: float, calibrated_on: int, held_back: int, measured: Callable[[], float]) -> dict[str, Any]:
+    """What is kept by the `limit` from one part of the images on another one."""
     from scipy.stats import binom  # type: ignore[import-untyped]
 
-    document: dict[str, Any] = {"calibrated_on": calibrated_on, "held_back": held_back}
-    if not held_back:
-        return document | {"refused": "there are no good images to verify it on"}
-    try:
-        value = measured()
-    except InputError as error:
-        return document | {"refused": str(error)}
-    low, high = (float(count) / held_back for count in binom.ppf((0.025, 0.975), held_back, rate))
-    return document | {"rate": value, "interval": [low, high], "within": low <= value <= high}
+    def kept(splits: Iterable[tuple[Floats, Floats]], calibrated_on: int, held_back: int) -> dict[str, Any]:
+        document: dict[str, Any] = {"calibrated_on": calibrated_on, "held_back": held_back}
+        if not held_back:
+            return document | {"refused": "there are no good images to verify it on"}
+        try:
+            value = float(np.mean([np.mean(others > limit(fit)) for fit, others in splits]))
+        except InputError as error:
+            return document | {"refused": str(error)}
+        low, high = (float(count) / held_back for count in binom.ppf((0.025, 0.975), held_back, rate))
+        return document | {"rate": value, "interval": [low, high], "within": low <= value <= high}
+
+    half, rest = len(given) // 2, len(given) - len(given) // 2
+    random = np.random.default_rng(0)
+    orders = (random.permutation(len(given)) for _ in range(times))
+    halves = ((given[order[:half]], given[order[half:]]) for order in orders)
+    found = {
+        "promised": rate,
+        "iid": kept(halves, half, rest),
+        "in_time": kept([(given[:half], given[half:])], half, rest),
+    }
+    if calibration is not None:
+        found["across"] = kept([(calibration, given)], len(calibration), len(given))
+    return found

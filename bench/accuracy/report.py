@@ -10,7 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
@@ -19,7 +19,7 @@ from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.system import files
 
-_METRICS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # as headings
+HEADINGS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # of the columns of `percents`
 # as `promises` has them
 _WAYS = {"iid": "random halves", "in_time": "first half to second", "across": "held back to test"}
 # of reports
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file is missing, or is no such report of this version.
     """
     try:
-        report = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
+        report: dict[str, Any] = json.loads(Path(path).read_bytes(), parse_constant=_refuse)
         version = report["schema_version"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -50,13 +50,18 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: is not a report of `sprfast study` ({type(error).__name__}: {error})") from error
     if version != SCHEMA_VERSION or not any(keys <= report.keys() for keys in _KEYS.values()):
         raise InputError(f"{path}: is not a report of `sprfast study` with schema_version {SCHEMA_VERSION}")
-    found: dict[str, Any] = report
-    return found
+    return report
 
 
 def is_curve(report: Mapping[str, Any]) -> bool:
     """Whether `curve.measure` made it, and not `measure.study`."""
     return _KEYS["curve"] <= report.keys()
+
+
+def subject(report: Mapping[str, Any]) -> str:
+    """Category and size of the images."""
+    size = report["preprocessing"]["size"]
+    return f"{report['category']}, {size}x{size}"
 
 
 def table(report: Mapping[str, Any]) -> RenderableType:
@@ -68,57 +73,52 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each named setting of each report: for a README; fits 110 columns."""
-    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *_METRICS, tight=True)
+    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *HEADINGS, tight=True)
     for report in reports:
+        size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
         for name, setting in report["settings"].items():
-            times = report["times"]["settings"][name]
-            cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
-            size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
-            passes, speedup = f"{setting['passes']['mean']:.2f}", f"{times['speedup']['median']:.2f}"
+            passes, ms, _, speedup = _costs(report, name)
             table.add_row(
-                Text(report["category"]), size, minutes, name, passes, f"{times['ms']['median']:.1f}", speedup, *cells
+                Text(report["category"]), size, minutes, name, passes, ms, speedup, *percents(setting["metrics"])
             )
     return table
 
 
 def _rows(report: Mapping[str, Any]) -> Table:
     given = report["images"]
-    title = (
-        f"{report['category']}, {len(report['models'])} models, {given['test']} test images "
-        f"({given['defective']} defective)"
-    )
-    table = grid("", "passes", "ms", *_METRICS, title=title, tight=True)
+    images = f"{given['test']} test images ({given['defective']} defective)"
+    title = f"{report['category']}, {len(report['models'])} models, {images}"
+    table = grid("", "passes", "ms", *HEADINGS, title=title, tight=True)
     for row in report["rows"]:
         name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
-        table.add_row(
-            name, str(row["passes"]), f"{row['ms']:.1f}", *(percent(row["metrics"][key]) for key in metrics.KEYS)
-        )
+        table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *percents(row["metrics"]))
     return table
 
 
 def _settings(report: Mapping[str, Any]) -> Table:
-    table = grid("setting", "passes", "ms", "images/s", "x published", *_METRICS, title="named settings", tight=True)
+    table = grid("setting", "passes", "ms", "images/s", "x published", *HEADINGS, title="named settings", tight=True)
     for name, setting in report["settings"].items():
-        times = report["times"]["settings"][name]
-        cells = [percent(setting["metrics"][key]) for key in metrics.KEYS]
-        speed = f"{times['images_per_s']['median']:.1f}"
-        ratio = f"{times['speedup']['median']:.2f}"
-        table.add_row(name, f"{setting['passes']['mean']:.2f}", f"{times['ms']['median']:.1f}", speed, ratio, *cells)
+        table.add_row(name, *_costs(report, name), *percents(setting["metrics"]))
     return table
+
+
+def _costs(report: Mapping[str, Any], name: str) -> tuple[str, str, str, str]:
+    """Passes, ms, images/s and the speed over the published setting's of a named setting."""
+    passes, times = report["settings"][name]["passes"]["mean"], report["times"]["settings"][name]
+    ms, images_per_s, speedup = (times[key]["median"] for key in ("ms", "images_per_s", "speedup"))
+    return f"{passes:.2f}", f"{ms:.1f}", f"{images_per_s:.1f}", f"{speedup:.2f}"
 
 
 def _notes(report: Mapping[str, Any]) -> Text:
     """What dividing maps by the error field would do."""
     lines = []
     for name, setting in report["settings"].items():
-        if "divided" in setting and setting["divided"][0]["maps"] is not None:
-            mean = {
-                key: 100 * sum(each[key] for each in setting["divided"]) / len(setting["divided"])
-                for key in setting["divided"][0]
-            }
+        divided = setting.get("divided")
+        if divided and divided[0]["maps"] is not None:
+            maps, alone = (100 * sum(each[key] for each in divided) / len(divided) for key in ("maps", "field_alone"))
             lines.append(
-                f"{name}: maps divided by the field would have a pixel_AUROC of {mean['maps']:.1f} %, "
-                f"and the field alone as every image's map has {mean['field_alone']:.1f} %"
+                f"{name}: maps divided by the field would have a pixel_AUROC of {maps:.1f} %, "
+                f"and the field alone as every image's map has {alone:.1f} %"
             )
     return Text("\n".join(lines) + "\n")
 
@@ -133,19 +133,17 @@ def _promises(report: Mapping[str, Any]) -> Table:
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
                 promised = f"{100 * of_models[0]['promised']:g} %"
-                table.add_row(
-                    Text(f"{name}, {kind}"), promised, *(_kept([each.get(way) for each in of_models]) for way in _WAYS)
-                )
+                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept(of_models, way) for way in _WAYS))
     return table
 
 
-def _kept(of_models: Sequence[Mapping[str, Any] | None]) -> str:
+def _kept(of_models: Sequence[Mapping[str, Any]], way: str) -> str:
     """A measured rate, averaged over the models; a star where it lies outside of the interval for
     one of them.
     """
-    found = [each for each in of_models if each is not None]
-    if not found:
+    if way not in of_models[0]:
         return "-"
+    found = [each[way] for each in of_models]
     samples = found[0]["calibrated_on"]
     if any("refused" in each for each in found):
         return f"refused ({samples})"
@@ -177,8 +175,12 @@ def _minutes(report: Mapping[str, Any]) -> str:
     return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
 
 
-def percent(figure: Mapping[str, Any] | None) -> str:
-    """Such as 97.2±0.3: a mean and its standard error, in percent."""
+def percents(figures: Mapping[str, Any]) -> list[str]:
+    """Each metric in percent, such as 97.2±0.3: a mean and its standard error."""
+    return [_percent(figures[key]) for key in metrics.KEYS]
+
+
+def _percent(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "-"
     error = figure["standard_error"]
@@ -186,18 +188,16 @@ def percent(figure: Mapping[str, Any] | None) -> str:
 
 
 def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table:
-    """Names may go over several lines, figures not; `tight`: with one blank between columns instead
-    of three.
-    """
-    shown = Text(title, "table.title") if title else None
-    padding = (0, 0 if tight else 1)
-    table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", pad_edge=False, padding=padding)
-    for index, heading in enumerate(headings):
-        if index == 0:
-            table.add_column(heading, overflow="fold")
-        else:
-            table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    """Names may fold, figures not; `tight`: one blank between columns instead of three."""
+    return Table(
+        Column(headings[0], overflow="fold"),
+        *(Column(heading, justify="right", no_wrap=True) for heading in headings[1:]),
+        box=box.SIMPLE_HEAD,
+        title=Text(title, "table.title") if title else None,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 0 if tight else 1),
+    )
 
 
 def _refuse(constant: str) -> float:

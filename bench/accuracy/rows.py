@@ -17,11 +17,6 @@ class StudyRow:
     independent: bool = False  # every image has draws of its own, as in the published code
     balanced: bool = False  # the levels are weighted so that their error maps have one mean over good images
 
-    @property
-    def passes(self) -> int:
-        """Passes of the network an image."""
-        return self.schedule.draws
-
 
 def _at(noise: Noise, *levels: tuple[float, int]) -> Schedule:
     return Schedule(tuple(Level(t, draws) for t, draws in levels), noise)

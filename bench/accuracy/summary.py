@@ -27,15 +27,16 @@ def over_models(of_row: Sequence[Metrics], published: Sequence[Metrics]) -> dict
         `metrics` and `difference` (from the published setting, paired by model), each metric as
         `spread` has it, or null where it is undefined.
     """
-    values, base = _values(of_row), _values(published)
-    return {"metrics": means(of_row), "difference": {key: _differences(values[key], base[key]) for key in metrics.KEYS}}
+    differences = {
+        key: [less(row[key].value, base[key].value) for row, base in zip(of_row, published, strict=True)]
+        for key in metrics.KEYS
+    }
+    return {"metrics": means(of_row), "difference": {key: _defined(values) for key, values in differences.items()}}
 
 
 def means(of_models: Sequence[Metrics]) -> dict[str, dict[str, Any] | None]:
-    """Each metric over the models as `spread` has it, or null where it is undefined for one of
-    them.
-    """
-    return {key: _defined(values) for key, values in _values(of_models).items()}
+    """Each metric over the models as `spread` has it, null where it is undefined for one."""
+    return {key: _defined([each[key].value for each in of_models]) for key in metrics.KEYS}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -44,15 +45,11 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "standard_error": error, "values": [float(value) for value in values]}
 
 
-def _values(of_models: Sequence[Metrics]) -> dict[str, list[float | None]]:
-    return {key: [each[key].value for each in of_models] for key in metrics.KEYS}
+def less(value: float | None, other: float | None) -> float | None:
+    """`value` less `other`; None where one of them is."""
+    return None if value is None or other is None else value - other
 
 
 def _defined(values: Sequence[float | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     return spread(known) if len(known) == len(values) else None
-
-
-def _differences(values: Sequence[float | None], base: Sequence[float | None]) -> dict[str, Any] | None:
-    pairs = [(one, other) for one, other in zip(values, base, strict=True) if one is not None and other is not None]
-    return spread([one - other for one, other in pairs]) if len(pairs) == len(values) else None

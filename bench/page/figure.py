@@ -24,8 +24,7 @@ def write(report: Path, path: Path) -> None:
     Raises:
         InputError: the report is not one, or the file cannot be written.
     """
-    bars = throughputs(report_file.load(report)["candidates"])
-    files.write_bytes(path, plots.throughput(bars).encode())
+    files.write_bytes(path, plots.throughput(throughputs(report_file.load(report)["candidates"])).encode())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ HTML = """\
 <th>{% if row.kind == "failed" %}<s>{{ row.name }}</s>{% else %}{{ row.name }}{% endif %}</th>
 {% if row.text %}<td class="text" colspan="{{ given.columns | length - 1 }}">{{ row.text }}</td>
 {% else %}{% for cell in row.cells %}
-<td{% if cell in given.alarms %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
+<td{% if cell == failed %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
 </tr>
 {% endfor %}
 </tbody>
@@ -117,7 +117,7 @@ INCOMPLETE: the run was interrupted; what is here was measured before</p>{% endi
 </details>
 {% else %}
 {% if part.title %}<h3>{{ part.title }}</h3>{% endif %}
-{% if part.svg %}<figure>{{ part.svg }}
+{% if part.svg %}<figure>{{ part.svg | safe }}
 {%- if part.caption %}<figcaption>{{ part.caption }}</figcaption>{% endif %}</figure>{% endif %}
 {% if part.table %}
 <div class="wide{% if part.table.plain %} plain{% endif %}">{{ table(part.table) }}</div>

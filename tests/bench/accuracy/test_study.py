@@ -109,7 +109,7 @@ def passes(models, category):
 
 
 def maps_of(model, inputs, row, **sets):
-    return Passes(model, {"test": inputs, **sets}, BACKEND, CPU).error_maps(row, "test", row.schedule.weights)
+    return Passes(model, {"test": inputs, **sets}, BACKEND, CPU).error_maps(row, "test")
 
 
 def evaluated(predictor, category):
@@ -138,11 +138,11 @@ def test_every_pass_is_computed_once_whoever_asks_for_it(model, inputs, counted)
     }
     for name, count in new.items():
         counted.clear()
-        passes.error_maps(BY_NAME[name], "test", BY_NAME[name].schedule.weights)
+        passes.error_maps(dataclasses.replace(BY_NAME[name], balanced=False), "test")
         assert counted == [MAX_BATCH, 2] * count, name
     counted.clear()
-    passes.error_maps(ROWS[0], "good", (1.0,))
-    passes.error_maps(ROWS[0], "good", (1.0,))
+    passes.error_maps(ROWS[0], "good")
+    passes.error_maps(ROWS[0], "good")
     assert counted == [9] * 3
 
 
@@ -166,17 +166,15 @@ def test_independent_draws_of_one_image_differ_too(model, inputs):
 
 def test_balanced_levels_weigh_alike_over_the_good_images(model, inputs):
     row = BY_NAME["levels 0.001, 0.01 and 0.1, no noise"]
-    passes = Passes(model, {"good": inputs[:9], "test": inputs[9:] * 0.2}, BACKEND, CPU)
-    weights = passes.weights(row, "good")
+    passes, others = (Passes(model, {"good": good}, BACKEND, CPU) for good in (inputs[:9], inputs[9:] * 0.2))
+    weights = passes.weights(row)
     alone = [StudyRow("", dataclasses.replace(row.schedule, levels=(level,))) for level in row.schedule.levels]
-    shares = [
-        weight * passes.error_maps(each, "good", (1.0,)).mean() for weight, each in zip(weights, alone, strict=True)
-    ]
-    assert shares == pytest.approx([passes.error_maps(row, "good", weights).mean() / 3] * 3)
+    shares = [weight * passes.error_maps(each, "good").mean() for weight, each in zip(weights, alone, strict=True)]
+    assert shares == pytest.approx([passes.error_maps(row, "good").mean() / 3] * 3)
     assert sum(weights) == pytest.approx(1.0)
     assert max(weights) > 1.5 * min(weights)
-    assert passes.weights(row, "test") != pytest.approx(weights, rel=1e-3)
-    assert passes.weights(dataclasses.replace(row, balanced=False), "good") == (1 / 3,) * 3
+    assert others.weights(row) != pytest.approx(weights, rel=1e-3)
+    assert passes.weights(dataclasses.replace(row, balanced=False)) == (1 / 3,) * 3
 
 
 def test_names_of_rows_differ_and_each_with_a_field_follows_the_one_without():
