@@ -73,7 +73,8 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     raise InputError(f"{name}: {value!r} is not allowed, expected {allowed}")
 
 
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise InputError, with the value given and what is allowed, unless `condition` holds."""
     if not condition:
         raise InputError(f"{name}: {value!r} is not allowed, expected {allowed}")
 
@@ -87,8 +88,8 @@ class NetworkConfig(_Config):
 
     def __post_init__(self) -> None:
         width, length = self.base_width, self.embedding_dim
-        _require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
-        _require(2 <= length <= 4096 and length % 2 == 0, "embedding_dim", length, "an even number from 2 to 4096")
+        require(32 <= width <= 1024 and width % 32 == 0, "base_width", width, "a multiple of 32 up to 1024")
+        require(2 <= length <= 4096 and length % 2 == 0, "embedding_dim", length, "an even number from 2 to 4096")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +101,9 @@ class Level(_Config):
     weight: float = 1.0  # relative; weights are normalised to sum to 1
 
     def __post_init__(self) -> None:
-        _require(1e-8 <= self.t <= 1.0, "t", self.t, "a time in [1e-8, 1]")
-        _require(1 <= self.draws <= 1024, "draws", self.draws, "1 to 1024")
-        _require(0.0 < self.weight < math.inf, "weight", self.weight, "a positive number")
+        require(1e-8 <= self.t <= 1.0, "t", self.t, "a time in [1e-8, 1]")
+        require(1 <= self.draws <= 1024, "draws", self.draws, "1 to 1024")
+        require(0.0 < self.weight < math.inf, "weight", self.weight, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +114,14 @@ class Schedule(_Config):
     noise: Noise = "gaussian"
 
     def __post_init__(self) -> None:
-        _require(1 <= len(self.levels) <= 64, "levels", len(self.levels), "1 to 64 levels")
+        require(1 <= len(self.levels) <= 64, "levels", len(self.levels), "1 to 64 levels")
         total = sum(level.weight for level in self.levels)
-        _require(total < math.inf, "weights", total, "a finite sum")
+        require(total < math.inf, "weights", total, "a finite sum")
         for level in self.levels:
             unpaired = self.noise == "antithetic" and level.draws % 2 == 1
-            _require(not unpaired, "draws", level.draws, "an even number for antithetic noise")
+            require(not unpaired, "draws", level.draws, "an even number for antithetic noise")
             repeated = self.noise == "none" and level.draws > 1
-            _require(not repeated, "draws", level.draws, "1 without noise, where all draws are the same")
+            require(not repeated, "draws", level.draws, "1 without noise, where all draws are the same")
 
     @classmethod
     def from_json(cls, document: Any) -> Any:
@@ -157,9 +158,9 @@ class Preprocessing(_Config):
     max_pixels: int = 89_478_485  # of the source, checked in the header before decoding
 
     def __post_init__(self) -> None:
-        _require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
-        _require(8 <= self.bit_depth <= 16, "bit_depth", self.bit_depth, "8 to 16")
-        _require(1 <= self.max_pixels <= 2**31, "max_pixels", self.max_pixels, "1 to 2**31")
+        require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
+        require(8 <= self.bit_depth <= 16, "bit_depth", self.bit_depth, "8 to 16")
+        require(1 <= self.max_pixels <= 2**31, "max_pixels", self.max_pixels, "1 to 2**31")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,17 +189,17 @@ class TrainingConfig(_Config):
 
     def __post_init__(self) -> None:
         limits = sum(value > 0 for value in (self.epochs, self.steps, self.time_limit))
-        _require(limits == 1, "epochs, steps, time_limit", limits, "exactly one positive limit")
+        require(limits == 1, "epochs, steps, time_limit", limits, "exactly one positive limit")
         for name, count in (("epochs", self.epochs), ("steps", self.steps)):
-            _require(0 <= count < 2**40, name, count, "a count")
-        _require(0.0 <= self.time_limit < math.inf, "time_limit", self.time_limit, "a number of seconds")
-        _require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "1 to 65536")
-        _require(0.0 < self.learning_rate < 1.0, "learning_rate", self.learning_rate, "a rate in (0, 1)")
-        _require(0.0 <= self.weight_decay < 1.0, "weight_decay", self.weight_decay, "a number in [0, 1)")
-        _require(0.0 < self.decay_factor <= 1.0, "decay_factor", self.decay_factor, "a number in (0, 1]")
-        _require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "a number in [0, 1)")
-        _require(0 <= self.warm_up < 2**40, "warm_up", self.warm_up, "a number of steps")
-        _require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
-        _require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
-        _require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
+            require(0 <= count < 2**40, name, count, "a count")
+        require(0.0 <= self.time_limit < math.inf, "time_limit", self.time_limit, "a number of seconds")
+        require(1 <= self.batch_size <= 65536, "batch_size", self.batch_size, "1 to 65536")
+        require(0.0 < self.learning_rate < 1.0, "learning_rate", self.learning_rate, "a rate in (0, 1)")
+        require(0.0 <= self.weight_decay < 1.0, "weight_decay", self.weight_decay, "a number in [0, 1)")
+        require(0.0 < self.decay_factor <= 1.0, "decay_factor", self.decay_factor, "a number in (0, 1]")
+        require(0.0 <= self.ema_decay < 1.0, "ema_decay", self.ema_decay, "a number in [0, 1)")
+        require(0 <= self.warm_up < 2**40, "warm_up", self.warm_up, "a number of steps")
+        require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
+        require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
+        require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")

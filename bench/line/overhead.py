@@ -21,7 +21,7 @@ from rich.table import Table
 from sprfast.bench.core import scenarios, timing
 from sprfast.bench.core.scenarios import OFFLINE, SINGLE_STREAM, Scenario
 from sprfast.bench.line.soak.pictures import as_files, scores, tolerance
-from sprfast.config import Preprocessing, _require
+from sprfast.config import Preprocessing, require
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import MAX_BATCH, Predictor, Result
@@ -118,7 +118,7 @@ def measure(
             threshold.
         BackendError: the model does not pass its self-test here.
     """
-    _require(0 < seconds < math.inf, "seconds", seconds, "a positive number")
+    require(0 < seconds < math.inf, "seconds", seconds, "a positive number")
     forms: dict[str, tuple[Sequence[Any], ChannelOrder | None]] = {
         "arrays": (pictures.arrays, "rgb"),
         "files": (pictures.paths, None),

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sprfast.config import _require
+from sprfast.config import require
 from sprfast.errors import InputError
 from sprfast.method.threshold import MAX_SCORES, Threshold
 
@@ -156,9 +156,9 @@ def needed_scores(window: int, rate: float) -> int:
     Raises:
         InputError: `window` or `rate` is not allowed, or no calibration has as many scores.
     """
-    _require(type(window) is int and 1 <= window <= 10_000, "window", window, "1 to 10000 parts")
+    require(type(window) is int and 1 <= window <= 10_000, "window", window, "1 to 10000 parts")
     # True and False are no rates in (0, 1) either
-    _require(isinstance(rate, (int, float)) and 0.0 < rate < 1.0, "false_alarm_rate", rate, "a rate in (0, 1)")
+    require(isinstance(rate, (int, float)) and 0.0 < rate < 1.0, "false_alarm_rate", rate, "a rate in (0, 1)")
     for needed in range(1, MAX_SCORES):
         # of as many orders of the two samples, two are that far apart
         if 2 / math.comb(needed + window, window) <= rate:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sprfast.config import _require
+from sprfast.config import require
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import MAX_BATCH, Predictor
@@ -85,9 +85,9 @@ class Line:
     ) -> None:
         limits = (("capacity", capacity, 2**20), ("max_batch", max_batch, MAX_BATCH), ("workers", workers, 256))
         for name, value, most in limits:
-            _require(type(value) is int and 1 <= value <= most, name, value, f"an integer from 1 to {most}")
+            require(type(value) is int and 1 <= value <= most, name, value, f"an integer from 1 to {most}")
         for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
-            _require(0.0 <= seconds < math.inf, name, seconds, "seconds, 0 or more")
+            require(0.0 <= seconds < math.inf, name, seconds, "seconds, 0 or more")
         self._deadline = _checked_deadline(deadline)
         self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
         self._in_flight = InFlight(capacity, overflow, timeout, max_batch, in_order)
@@ -284,7 +284,7 @@ class Line:
         now = time.monotonic()
         trigger = now if trigger_time is None else trigger_time
         valid = _is_number(trigger) and math.isfinite(trigger)
-        _require(valid, "trigger_time", trigger, "seconds of time.monotonic()")
+        require(valid, "trigger_time", trigger, "seconds of time.monotonic()")
         limit = self._deadline if deadline is None else _checked_deadline(deadline)
         return Entry(id, None, float(trigger), trigger + limit, channel_order)
 
@@ -350,7 +350,7 @@ class Line:
 def _checked_deadline(deadline: float | None) -> float:
     if deadline is None:
         return math.inf
-    _require(_is_number(deadline) and 0.0 < deadline < math.inf, "deadline", deadline, "seconds above 0")
+    require(_is_number(deadline) and 0.0 < deadline < math.inf, "deadline", deadline, "seconds above 0")
     return float(deadline)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sprfast.config import _Config, _require
+from sprfast.config import _Config, require
 from sprfast.errors import InputError
 
 # Relative. The image that a threshold comes from lies below it by more than float32 backends
@@ -48,20 +48,20 @@ class Threshold(_Config):
     scores: tuple[float, ...] = dataclasses.field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.value), "value", self.value, "a finite number")
+        require(math.isfinite(self.value), "value", self.value, "a finite number")
         if self.source == "calibrated":
             rate = self.false_reject_rate
-            _require(self.samples >= 1, "samples", self.samples, "at least 1")
-            _require(0.0 < rate < 1.0, "false_reject_rate", rate, "a rate in (0, 1)")
-            _require(1 <= self.rank <= self.samples, "rank", self.rank, f"1 to {self.samples}")
+            require(self.samples >= 1, "samples", self.samples, "at least 1")
+            require(0.0 < rate < 1.0, "false_reject_rate", rate, "a rate in (0, 1)")
+            require(1 <= self.rank <= self.samples, "rank", self.rank, f"1 to {self.samples}")
         else:
             for name in ("samples", "false_reject_rate", "rank"):
-                _require(getattr(self, name) == 0, name, getattr(self, name), "0 for a manual threshold")
+                require(getattr(self, name) == 0, name, getattr(self, name), "0 for a manual threshold")
         number = len(self.scores)
         expected = min(self.samples, MAX_SCORES)  # 0 for a manual threshold
-        _require(number in (0, expected), "scores", f"{number} scores", f"none or {expected}")
+        require(number in (0, expected), "scores", f"{number} scores", f"none or {expected}")
         for before, score in zip((-math.inf, *self.scores), self.scores, strict=False):
-            _require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
+            require(math.isfinite(score) and before <= score, "scores", score, "finite numbers in ascending order")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""
@@ -86,9 +86,9 @@ class MapThreshold(_Config):
     false_pixel_rate: float  # the rate asked for: what share of a good image's pixels may be marked, in expectation
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.value), "value", self.value, "a finite number")
-        _require(self.samples >= 1, "samples", self.samples, "at least 1")
-        _require(0.0 < self.false_pixel_rate < 1.0, "false_pixel_rate", self.false_pixel_rate, "a rate in (0, 1)")
+        require(math.isfinite(self.value), "value", self.value, "a finite number")
+        require(self.samples >= 1, "samples", self.samples, "at least 1")
+        require(0.0 < self.false_pixel_rate < 1.0, "false_pixel_rate", self.false_pixel_rate, "a rate in (0, 1)")
 
 
 def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel_rate: float) -> MapThreshold:

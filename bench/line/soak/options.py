@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from sprfast.config import _require
+from sprfast.config import require
 
 # frames, at most half: a line remembers 10,000 ids, and is the fullest that it ever is only after a
 # while
@@ -32,7 +32,7 @@ class SoakOptions:
             ("warm_up", self.warm_up, 0, self.frames - 1),
             ("faults", self.faults, 0.0, 1.0),
         ):
-            _require(value is None or least <= value <= most, name, value, f"{least} to {most}")
+            require(value is None or least <= value <= most, name, value, f"{least} to {most}")
 
     @property
     def warm_up_frames(self) -> int:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sprfast.config import _require
+from sprfast.config import require
 from sprfast.data.datasets import IMAGE_SUFFIXES
 from sprfast.data.images import display_name
 from sprfast.errors import CameraError, InputError
@@ -72,8 +72,8 @@ class FolderWatch:
         longest_wait: float = 10.0,
         give_up: float | None = None,
     ) -> None:
-        _require(0.0 < poll < math.inf, "poll", poll, "seconds above 0")
-        _require(0.0 <= settle < math.inf, "settle", settle, "seconds, 0 or more")
+        require(0.0 < poll < math.inf, "poll", poll, "seconds above 0")
+        require(0.0 <= settle < math.inf, "settle", settle, "seconds, 0 or more")
         self._folder, self._poll, self._settle = Path(folder), poll, settle
         self._suffixes = tuple(suffixes)
         self._retry = Retry(first_wait, longest_wait, give_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from sprfast.config import _require
+from sprfast.config import require
 from sprfast.errors import CameraError
 
 SLICE = 0.05  # seconds between two looks at whether it was closed
@@ -22,9 +22,9 @@ class Retry:
 
     def __init__(self, first: float, longest: float, give_up: float | None) -> None:
         ordered = 0.0 < first <= longest < math.inf
-        _require(ordered, "first_wait, longest_wait", (first, longest), "0 < first_wait <= longest_wait")
+        require(ordered, "first_wait, longest_wait", (first, longest), "0 < first_wait <= longest_wait")
         allowed = give_up is None or 0.0 <= give_up < math.inf
-        _require(allowed, "give_up", give_up, "seconds, 0 or more, or None")
+        require(allowed, "give_up", give_up, "seconds, 0 or more, or None")
         self._first, self._longest, self._give_up = first, longest, give_up
         self.failures, self._since = 0, 0.0  # attempts in a row that failed, and when the first of them did
         self._closed = False

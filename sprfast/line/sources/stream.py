@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sprfast.config import _require
+from sprfast.config import require
 from sprfast.errors import CameraError, InputError
 from sprfast.line.frames import Frame, FrameFormat
 from sprfast.line.sources.camera import Camera, Picture
@@ -75,7 +75,7 @@ class Stream:
         give_up: float | None = None,
     ) -> None:
         for argument, value in (("timeout", timeout), ("period", period)):
-            _require(value is None or 0.0 < value < math.inf, argument, value, "seconds above 0")
+            require(value is None or 0.0 < value < math.inf, argument, value, "seconds above 0")
         self._open_camera, self._format, self._name = open_camera, frame_format, name
         self._timeout, self._period = timeout, period
         self._retry = Retry(first_wait, longest_wait, give_up)
