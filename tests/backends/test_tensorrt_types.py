@@ -59,7 +59,10 @@ def tree(tmp_path_factory):
     return tree
 
 
-@pytest.mark.parametrize(("version", "expected"), [("10.13", BROKEN[:-1]), ("11.4", BROKEN)])
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [pytest.param("10.13", BROKEN[:-1], marks=pytest.mark.process), ("11.4", BROKEN)],
+)
 def test_our_calls_are_those_of_the_version_and_each_broken_one_is_named(version, expected, tree):
     names = [f"sprfast.backends.sessions.{prefix}{name}" for name in MODULES for prefix in ("", "broken_")]
     done = subprocess.run(

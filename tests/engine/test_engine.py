@@ -275,6 +275,7 @@ def test_load_raises_what_its_parts_raise(small_model, tmp_path):
             Engine(small_model, "eager", "cuda")
 
 
+@pytest.mark.interpreter
 def test_warm_up_leaves_nothing_to_compile_and_changes_no_score(small_model):
     if backends.unavailable("triton"):
         pytest.skip(backends.unavailable("triton"))
