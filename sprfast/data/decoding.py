@@ -79,7 +79,8 @@ def _has_orientation(image: PIL.Image.Image) -> bool:
 
 
 def _file_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
-    tiff_orientation = getattr(image, "tag_v2", {}).get(_TIFF_ORIENTATION)  # loading drops the tag
+    with decoding():
+        tiff_orientation = getattr(image, "tag_v2", {}).get(_TIFF_ORIENTATION)  # loading drops the tag
     return _image_planes(loaded(image), preprocessing, tiff_orientation)
 
 

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,7 +43,6 @@ MASK_PREPROCESSING = Preprocessing(alpha="composite")  # how masks are read; the
 
 _MAX_INPUT_PIXELS = 4_194_304  # of the network's input: 2048 x 2048
 _HALF = {"L": 127, "F": 0.5}  # of the value range of a plane
-_log = logging.getLogger("sprfast.data")
 _RESIZING_BYTES = 2**26  # that resizing may take beside 12 for a pixel of the source
 
 
@@ -134,8 +133,8 @@ def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.b
     A pixel is defective where a colour channel is above half of the value range, or, in a mask
     without such a pixel (of labels 0, 1, 2), where one is not 0. Palettes count by colour, not by
     index; transparent pixels are not defective. In shrinking, a target pixel is defective where any
-    of its source pixels is; otherwise the source pixel under its centre counts. A mask that is
-    mostly defective is logged, as it may be inverted.
+    of its source pixels is; otherwise the source pixel under its centre counts. A warning names a
+    mask that is mostly defective, as it may be inverted.
 
     Raises:
         InputError: the file breaks the contract above.
@@ -149,7 +148,9 @@ def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.b
             defective |= np.asarray(channel) > half
     share = float(defective.mean())
     if share > 0.5:
-        _log.warning("%s: marks %.0f %% of the image as defective; is it inverted?", display_name(path), 100 * share)
+        warnings.warn(
+            f"{display_name(path)}: marks {share:.0%} of the image as defective; is it inverted?", stacklevel=2
+        )
     return _stretched(_stretched(defective, size).T, size).T.copy()
 
 

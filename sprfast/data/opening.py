@@ -73,6 +73,7 @@ def opened(
     Raises:
         InputError: the header breaks the contract, or there is no such file.
     """
+    _refuse_tolerance()
     with io.BufferedReader(_stream(source)) as stream:
         start = stream.peek(30)[:30]
         if not start:

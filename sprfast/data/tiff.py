@@ -49,8 +49,10 @@ def check(image: TiffImageFile, length: int) -> None:
     if layout[0] == 2 and set(bits) == {16}:
         raise InputError("colour or alpha with 16 bits a channel would lose 8 of them; save 8, or pass a uint16 array")
     planes = samples if tags.get(_PLANAR, 1) == 2 else 1
-    unsigned = set(tags.get(_SAMPLE_FORMAT, (1,))) == {1}
-    if layout not in _LAYOUTS or not unsigned or (planes > 1 and layout != _RGB) or tags.get(_FILL_ORDER, 1) != 1:
+    usual = (
+        set(tags.get(_SAMPLE_FORMAT, (1,))) == {1} and tags.get(_FILL_ORDER, 1) == 1 and tags.get(_PLANAR, 1) in (1, 2)
+    )
+    if not usual or layout not in _LAYOUTS or (planes > 1 and layout != _RGB):
         raise InputError(
             f"this layout of a TIFF is not accepted (photometric interpretation {layout[0]}, bits {layout[1]}, extra "
             f"samples {layout[2]}, sample format {tags.get(_SAMPLE_FORMAT, (1,))}, {planes} planes); save unsigned "
@@ -79,8 +81,8 @@ def _check_parts(tags: Any, planes: int, raw: bool, bits: int, length: int) -> N
     plane.
     """
     width, height = tags[_WIDTH], tags[_HEIGHT]
-    tiled = _TILES[0] in tags
-    if tiled and _STRIPS[0] in tags:
+    tiled = any(tag in tags for tag in (*_TILES, *_TILE_SIZE))
+    if tiled and any(tag in tags for tag in _STRIPS):
         raise ValueError("has both strips and tiles")
     across, down = (
         (tags[tag] for tag in _TILE_SIZE) if tiled else (width, min(tags.get(_ROWS_PER_STRIP, height), height))

@@ -95,6 +95,7 @@ def test_a_tiff_of_too_many_strips_is_refused() -> None:
     refuses(io.BytesIO(tagged_tiff(tags, bytes(8))), "too long|too thin", Preprocessing(size_policy="stretch"))
 
 
+@pytest.mark.filterwarnings("ignore:.*is it inverted")
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "P", "16", "1"])
 def test_numpys_share_of_the_memory_is_bounded(tmp_path: Path, kind: str) -> None:
     """At most 12 bytes a source pixel in all; Pillow's own part is not seen here."""

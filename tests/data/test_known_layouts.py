@@ -126,6 +126,14 @@ def test_a_bmp_whose_palette_and_bits_disagree_is_an_input_error(bits: int) -> N
     refuses(io.BytesIO(head + pixels), "disagree")
 
 
+@pytest.mark.parametrize("stray", [{322: [16]}, {324: [0], 325: [256]}, {284: [5]}, {266: [2]}])
+def test_a_tiff_of_strips_and_tiles_is_an_input_error(stray: dict[int, list[int]]) -> None:
+    """Decoders differ about such files, and about values that are not defined."""
+    tags = {256: [16], 257: [16], 258: [8], 259: [1], 262: [1], 277: [1], 278: [16], 273: [0], 279: [256]}
+    assert decoded(tagged_tiff(tags, bytes(256))).shape == (16, 16, 3)
+    refuses(io.BytesIO(tagged_tiff(tags | stray, bytes(256))), "both strips and tiles|not accepted")
+
+
 def test_a_lazy_pil_image_of_such_a_file_is_an_input_error(tmp_path: Path) -> None:
     pixels = np.zeros((3, 16, 16), np.uint16)
     path = tiff(tmp_path / "a.tif", pixels, photometric="rgb", planarconfig="separate")

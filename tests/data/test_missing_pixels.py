@@ -255,7 +255,7 @@ def test_nothing_is_read_while_missing_pixels_would_be_filled_up(monkeypatch: py
     lazy = PIL.Image.open(io.BytesIO(files[0]))
     in_memory = PIL.Image.fromarray(COLOUR)
     monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    for content in files[:4]:
+    for content in files:
         refuses(io.BytesIO(content), "LOAD_TRUNCATED_IMAGES is set")
     refuses(lazy, "LOAD_TRUNCATED_IMAGES is set")
     load_image(in_memory, SMALL)
