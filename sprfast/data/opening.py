@@ -17,14 +17,14 @@ import PIL.Image
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from sprfast.config import Preprocessing
-from sprfast.data import jpeg, png, tiff
+from sprfast.data import jpeg, png, tiff, webp
 from sprfast.errors import InputError
 from sprfast.system.reading import open_regular
 
 _MODES = ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LONGEST_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row, which thin pictures have many of
 _OVERHEAD, _BYTES_PER_PIXEL = 2**24, 3  # that a JPEG or a WebP may have, which are read whole
-_WEBP_SHARE = 4 / 3  # of a pixel elsewhere: libwebp takes 16 bytes for one, the others up to 12
+_WEBP_SHARE = 2  # of a pixel elsewhere: libwebp takes 24 bytes for one, the others up to 12
 _DECODED_BYTES = 100_000_000  # of a file of up to a MiB: what is decoded in about a second
 
 SizeCheck = Callable[[int, int], object]  # of height and width; raises InputError
@@ -105,6 +105,8 @@ def loaded(image: PIL.Image.Image) -> PIL.Image.Image:
     with decoding():
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             return _loaded_jpeg(image)
+        if isinstance(image, WebPImagePlugin.WebPImageFile):
+            webp.load(image)
         colours = _colours(image)
         image.load()
         if colours is not None and np.asarray(image).max() >= colours:
@@ -209,8 +211,8 @@ def _check_webp(start: bytes, stream: Any, preprocessing: Preprocessing) -> None
     check_pixel_count(height, width, preprocessing)
     if height * width * _WEBP_SHARE > preprocessing.max_pixels:
         raise InputError(
-            f"{height}x{width} (height x width) is {height * width} pixels, above {preprocessing.max_pixels * 3 // 4} "
-            "of a WebP (three quarters of max_pixels), whose decoder takes more memory"
+            f"{height}x{width} (height x width) is {height * width} pixels, above {preprocessing.max_pixels // 2} "
+            "of a WebP (half of max_pixels), whose decoder takes more memory"
         )
     _check_length(stream, height * width)
 

@@ -47,8 +47,8 @@ def test_a_webp_is_refused_before_memory_is_taken_for_it(monkeypatch: pytest.Mon
         sizes[stream.getvalue()[12:16]] = stream.getvalue()
     assert set(sizes) == {b"VP8 ", b"VP8L", b"VP8X"}
     for content in sizes.values():
-        assert decoded(content, Preprocessing(max_pixels=80_000)).shape == (200, 300, 3)
-        assert refuses(io.BytesIO(content), "three quarters", Preprocessing(max_pixels=79_000))
+        assert decoded(content, Preprocessing(max_pixels=120_000)).shape == (200, 300, 3)
+        assert refuses(io.BytesIO(content), "half of max_pixels", Preprocessing(max_pixels=119_000))
     webp = opening.WebPImagePlugin.WebPImageFile
     monkeypatch.setattr(opening, "_READERS", ((opening._READERS[-1][0], webp),))
     monkeypatch.setattr(webp, "_open", opened)
