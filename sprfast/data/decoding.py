@@ -105,10 +105,10 @@ def _image_planes(
 
 def _check_transparency(image: PIL.Image.Image) -> None:
     """Refuse a transparent value of grey or RGB that Pillow does not compare rightly."""
-    if "transparency" not in image.info or image.mode in ("P", "1"):
+    if "transparency" not in image.info or image.mode == "P":
         return
-    if image.mode.startswith("I"):
-        raise InputError("16-bit grey with a transparent value is not accepted; save it without")
+    if image.mode.startswith("I") or image.mode == "1":
+        raise InputError("grey of 1 or 16 bits with a transparent value is not accepted; save it without")
     value = image.info["transparency"]
     if max(value if isinstance(value, tuple) else (value,)) > 255:
         raise InputError("a transparent value beyond 255 is not accepted; save it without")

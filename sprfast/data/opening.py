@@ -180,8 +180,8 @@ def _check_layout(image: ImageFile.ImageFile) -> None:
 def _check_png(image: PngImagePlugin.PngImageFile, order: Any) -> None:
     if order in ("RGB;16B", "LA;16B", "RGBA;16B"):
         raise InputError("colour or alpha with 16 bits a channel would lose 8 of them; save 8, or pass a uint16 array")
-    if order in ("L;2", "L;4") and "transparency" in image.info:
-        raise InputError("grey of 2 or 4 bits with a transparent value is not accepted; save it without")
+    if order in ("1", "L;2", "L;4") and "transparency" in image.info:
+        raise InputError("grey of less than 8 bits with a transparent value is not accepted; save it without")
     if order not in _PNG_ORDERS or image.tile[0][1] != (0, 0, *image.size):
         raise ValueError("its pixels are in no known order, or do not cover it")
 

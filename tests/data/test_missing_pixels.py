@@ -205,7 +205,10 @@ def test_a_tiff_whose_decoder_guesses_is_an_input_error(tmp_path: Path, compress
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "lzma", "zstd"])
 def test_a_strip_that_ends_early_is_an_input_error(tmp_path: Path, compression: str) -> None:
     """A strip of half of the rows, under the header of them all."""
-    content = saved(tmp_path / "a.tif", COLOUR[:32], compression=compression).read_bytes()
+    try:
+        content = saved(tmp_path / "a.tif", COLOUR[:32], compression=compression).read_bytes()
+    except OSError:
+        pytest.skip("this Pillow has not got it")
     assert read_rgb(tmp_path / "a.tif", SMALL).shape == (32, 64, 3)
     with PIL.Image.open(tmp_path / "a.tif") as image:
         assert len(image.tag_v2[273]) == 1  # type: ignore[attr-defined]
