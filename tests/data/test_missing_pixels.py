@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 import pytest
+import simplejpeg
 
 from sprfast.config import Preprocessing
 from sprfast.data import jpeg, webp
@@ -38,6 +39,9 @@ JPEGS = {
     "progressive": encoded(COLOUR, "JPEG", progressive=True),
     "grey": encoded(SMOOTH, "JPEG"),
     "restarts": encoded(COLOUR, "JPEG", restart_marker_blocks=2),
+    "4:4:0": simplejpeg.encode_jpeg(COLOUR, 80, "RGB", "440"),
+    "4:1:1": simplejpeg.encode_jpeg(COLOUR, 80, "RGB", "411"),
+    "not in YCbCr": encoded(COLOUR, "JPEG", keep_rgb=True),
     "progressive grey": encoded(SMOOTH, "JPEG", progressive=True),
 }
 
