@@ -16,12 +16,12 @@ import PIL.Image
 from PIL import ImageCms, ImageOps, PngImagePlugin
 
 from sprfast.config import Preprocessing
+from sprfast.data.bands import bands
 from sprfast.data.opening import SizeCheck, check_header, check_pixel_count, decoding, loaded, opened
 from sprfast.errors import InputError
 
 _ARRAYS = "accepted are native uint8, uint16 or float32 in [0, 1] of shape (H, W), (H, W, 1) or (H, W, 3)"
 _TIFF_ORIENTATION = 274
-_BAND = 2**20  # pixels that are flattened at a time
 
 
 def planes(
@@ -95,12 +95,20 @@ def _image_planes(
         elif image.getexif().get(_TIFF_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
-            return (PIL.Image.fromarray(_from_integers(np.asarray(image), preprocessing.bit_depth)),)
+            return (_deep(image, preprocessing.bit_depth),)
         if image.has_transparency_data:
             return _flattened(image, preprocessing)
         if image.mode in ("1", "L"):
             return (image.convert("L"),)
         return (image if image.mode == "RGB" else image.convert("RGB")).split()
+
+
+def _deep(image: PIL.Image.Image, bit_depth: int) -> PIL.Image.Image:
+    """Integers of up to `bit_depth` bits as mode F in [0, 1]."""
+    result = PIL.Image.new("F", image.size)
+    for top, band in bands(image):
+        result.paste(PIL.Image.fromarray(_from_integers(np.asarray(band), bit_depth)), (0, top))
+    return result
 
 
 def _check_transparency(image: PIL.Image.Image) -> None:
@@ -142,10 +150,8 @@ def _check_profile(image: PIL.Image.Image) -> None:
 def _flattened(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
     """RGB planes by the alpha policy, band by band, since Pillow takes much memory to composite."""
     result = tuple(PIL.Image.new("L", image.size) for _ in range(3))
-    width, height = image.size
-    rows = max(1, _BAND // width)
-    for top in range(0, height, rows):
-        band = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+    for top, part in bands(image):
+        band = part.convert("RGBA")
         if band.getchannel("A").getextrema() != (255, 255):
             if preprocessing.alpha == "refuse":
                 raise InputError(

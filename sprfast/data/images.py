@@ -35,6 +35,7 @@ import numpy.typing as npt
 import PIL.Image
 
 from sprfast.config import Preprocessing
+from sprfast.data.bands import bands
 from sprfast.data.decoding import oriented_size, planes
 from sprfast.errors import InputError
 
@@ -228,12 +229,10 @@ def _unit(plane: PIL.Image.Image) -> npt.NDArray[np.float32]:
 
 
 def _eight_bits(plane: PIL.Image.Image) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W), rounded; band by band where it has more bits, to take little memory."""
+    """uint8 (H, W), rounded."""
     if plane.mode == "L":
         return np.asarray(plane)
     values = np.empty((plane.height, plane.width), np.uint8)
-    rows = max(1, 2**20 // plane.width)
-    for top in range(0, plane.height, rows):
-        band = plane.crop((0, top, plane.width, min(top + rows, plane.height)))
-        values[top : top + rows] = np.rint(_unit(band) * 255)
+    for top, band in bands(plane):
+        values[top : top + band.height] = np.rint(_unit(band) * 255)
     return values

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import PIL.Image
 from PIL.WebPImagePlugin import WebPImageFile
 
+from sprfast.data.bands import bands
+
 _CODED = (b"VP8 ", b"VP8L", b"ALPH")  # chunks of coded pixels
 _FRAME, _FRAME_HEADER = b"ANMF", 16  # a chunk of chunks, behind so many bytes
 _TAIL = b"\xff" * 32
-_BAND = 2**20  # pixels that are looked at at a time
 
 
 def load(image: WebPImageFile) -> None:
@@ -60,9 +61,8 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _digest(image: PIL.Image.Image) -> bytes:
-    """Of the pixels, band by band, to take little memory."""
+    """Of the pixels."""
     result = hashlib.sha256()
-    rows = max(1, _BAND // image.width)
-    for top in range(0, image.height, rows):
-        result.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    for _, band in bands(image):
+        result.update(band.tobytes())
     return result.digest()
