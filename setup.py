@@ -137,6 +137,7 @@ setup(
         "numpy>=2.0",
         "safetensors>=0.5",
         "pillow>=11",
+        "simplejpeg>=1.8",
         "scikit-learn>=1.6",
         "scipy>=1.14",
         "matplotlib>=3.9",

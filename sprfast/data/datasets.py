@@ -24,6 +24,7 @@ from sprfast.config import Preprocessing
 from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size
 from sprfast.errors import InputError
 from sprfast.system.files import confined
+from sprfast.system.reading import open_regular
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})  # in any case
 
@@ -255,8 +256,12 @@ def digest(path: Path) -> bytes:
     Raises:
         InputError: it cannot be read.
     """
-    _file_size(path)  # a named pipe would block the read
+    content = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError as error:
-        raise InputError(f"{display_name(path)}: cannot be read ({error.strerror})") from error
+        with open_regular(path) as stream:
+            while block := stream.read(2**20):
+                content.update(block)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{display_name(path)}: cannot be read ({reason})") from error
+    return content.digest()

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 _OPACITY = 0.55  # of the heat from 1.5 times the threshold on
+_MOST_PIXELS = 4_194_304  # of an overlay
 _CELL = 1.9  # inches: width of a column of the evaluation figure
 _TALLEST = 2.0  # height/width of a cell; taller images are drawn narrower
 _DPI = 150
@@ -48,11 +50,11 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
 
     Args:
         image: (H, W, 3) uint8, the source image.
-        anomaly_map: (256, 256) float32; stretched to (H, W).
+        anomaly_map: (256, 256) float32; stretched to the image.
         threshold: in the units of the map; None: no outline.
 
     Returns:
-        (H, W, 3) uint8, a new array.
+        (H, W, 3) uint8, a new array; of an image above 4,194,304 pixels, at that many at most.
 
     Raises:
         InputError: a wrong shape or dtype, or a NaN or infinite value in the map or threshold.
@@ -64,6 +66,7 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     _check_map("anomaly_map", anomaly_map)
     if threshold is not None and not np.isfinite(threshold):
         raise InputError(f"threshold: {threshold!r} is not allowed, expected a finite number")
+    image = _reduced(image)
     height, width = image.shape[:2]
     stretched = np.asarray(
         Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
@@ -135,7 +138,7 @@ def _draw(columns: Sequence[Column]) -> Figure:
         x = left + i * (_CELL + gap)
         ratio = column.image.shape[0] / column.image.shape[1]
         title = f"{column.title}\nscore {column.score:.3g}"
-        _show(place(0, x, _CELL), column.image, ratio).axes.set_title(title, fontsize=9)
+        _show(place(0, x, _CELL), _reduced(column.image), ratio).axes.set_title(title, fontsize=9)
         errors = _show(place(1, x, _CELL), column.error_map, ratio, cmap="inferno", vmin=0, vmax=scale)
         _show(place(2, x, _CELL), column.mask, ratio, cmap="gray", vmin=0, vmax=1)
     for row, label in enumerate(("input image", "restoration error map", "ground truth")):
@@ -153,6 +156,13 @@ def _show(axis: Axes, picture: NDArray[Any], ratio: float, **options: Any) -> Ax
     axis.spines[:].set_visible(False)
     axis.set_box_aspect(ratio)
     return axis.imshow(picture, aspect="auto", **options)
+
+
+def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Averaged over blocks until it is small enough to draw on, which takes 80 bytes a pixel."""
+    height, width = image.shape[:2]
+    factor = next(factor for factor in count(1) if -(-height // factor) * -(-width // factor) <= _MOST_PIXELS)
+    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
 
 
 def _check_image(image: NDArray[Any]) -> None:

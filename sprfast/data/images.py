@@ -2,8 +2,10 @@
 
 The contract, carried out for every file, PIL image and array alike:
 
-* Files are PNG, JPEG, BMP, TIFF or WebP, told by their content and decoded whole; a truncated file,
-  a damaged PNG checksum and a header above `Preprocessing.max_pixels` are errors.
+* Files are PNG, JPEG, BMP, TIFF or WebP, told by their content; only layouts that are known to be
+  decoded rightly are taken. Every pixel must be in the file: a truncated file, a warning of the
+  JPEG decoder, a missing scan, strip or tile, pixel data of another length, a damaged PNG checksum
+  and a header above `Preprocessing.max_pixels` are errors.
 * Colour is 8-bit RGB, grey, 1-bit or palette, taken as sRGB; grey fills three equal channels. Alpha
   is refused unless it is opaque everywhere, or composited over black. CMYK, YCbCr, LAB, HSV, float
   files and embedded profiles other than sRGB or grey gamma 2.2 are errors.
@@ -23,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +35,7 @@ import numpy.typing as npt
 import PIL.Image
 
 from sprfast.config import Preprocessing
+from sprfast.data.bands import bands
 from sprfast.data.decoding import oriented_size, planes
 from sprfast.errors import InputError
 
@@ -39,6 +43,8 @@ ChannelOrder = Literal["rgb", "bgr", "grey"]
 MASK_PREPROCESSING = Preprocessing(alpha="composite")  # how masks are read; their size policy is load_mask's own
 
 _MAX_INPUT_PIXELS = 4_194_304  # of the network's input: 2048 x 2048
+_HALF = {"L": 127, "F": 0.5}  # of the value range of a plane
+_RESIZING_BYTES = 2**26  # that resizing may take beside 12 for a pixel of the source
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +76,15 @@ def load_image(
         InputError: the picture breaks the contract.
     """
     with _named(_source_name(source)):
-        source_planes = planes(source, preprocessing, channel_order)
+        source_planes = planes(
+            source, preprocessing, channel_order, lambda height, width: network_size(height, width, preprocessing)
+        )
         width, height = source_planes[0].size
         rows, columns = network_size(height, width, preprocessing)
         resized = [plane.resize((columns, rows), PIL.Image.Resampling.LANCZOS) for plane in source_planes]
-    pixels = np.empty((3, rows, columns), np.float32)
-    for channel in range(3):
-        pixels[channel] = _unit(resized[channel % len(resized)]) * 2 - 1
+        pixels = np.empty((3, rows, columns), np.float32)
+        for channel in range(3):
+            pixels[channel] = _unit(resized[channel % len(resized)]) * 2 - 1
     return Image(pixels, (height, width))
 
 
@@ -88,9 +96,21 @@ def network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple
     `refuse` make both sides `size`.
 
     Raises:
-        InputError: no pixels, not square under `refuse`, or more than 4,194,304 input pixels under
-            `fit`.
+        InputError: no pixels, not square under `refuse`, more than 4,194,304 input pixels under
+            `fit`, or so thin that resizing takes far more memory than the picture.
     """
+    rows, columns = _network_size(height, width, preprocessing)
+    # between the two passes, and for Lanczos' weights of the longer side
+    memory = 4 * max(rows * width, columns * height) + 48 * max(height, width)
+    if memory > _RESIZING_BYTES + 12 * height * width:
+        raise InputError(
+            f"{height}x{width} pixels (height x width) are too thin: resizing them to {rows}x{columns} would take "
+            f"{memory >> 20} MiB; cut the image"
+        )
+    return rows, columns
+
+
+def _network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
     size = preprocessing.size
     short, long = sorted((height, width))
     if short < 1:
@@ -111,17 +131,36 @@ def network_size(height: int, width: int, preprocessing: Preprocessing) -> tuple
 def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.bool_]:
     """A ground-truth mask as bool (size, size), True where defective.
 
-    A pixel is defective where any colour channel is not 0 (palettes count by colour, not index;
-    transparent pixels are not defective). The mask is stretched by Pillow's NEAREST, which takes
-    the source pixel under the centre of each target pixel.
+    A pixel is defective where a colour channel is above half of the value range, or, in a mask
+    without such a pixel (of labels 0, 1, 2), where one is not 0. Palettes count by colour, not by
+    index; transparent pixels are not defective. In shrinking, a target pixel is defective where any
+    of its source pixels is; otherwise the source pixel under its centre counts. A warning names a
+    mask that is mostly defective, as it may be inverted.
 
     Raises:
         InputError: the file breaks the contract above.
     """
     with _named(display_name(path)):
-        defective = np.any([np.asarray(plane) != 0 for plane in planes(path, MASK_PREPROCESSING, None)], axis=0)
-    resized = PIL.Image.fromarray(defective.astype(np.uint8)).resize((size, size), PIL.Image.Resampling.NEAREST)
-    return np.array(resized, dtype=np.bool_)
+        channels = planes(path, MASK_PREPROCESSING, None)
+        highest = max(np.asarray(channel).max() for channel in channels)
+        half = 0 if highest <= _HALF[channels[0].mode] else _HALF[channels[0].mode]
+        defective = np.asarray(channels[0]) > half
+        for channel in channels[1:]:
+            defective |= np.asarray(channel) > half
+    share = float(defective.mean())
+    if share > 0.5:
+        warnings.warn(
+            f"{display_name(path)}: marks {share:.0%} of the image as defective; is it inverted?", stacklevel=2
+        )
+    return _stretched(_stretched(defective, size).T, size).T.copy()
+
+
+def _stretched(mask: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.bool_]:
+    """`mask` with `size` rows."""
+    height = len(mask)
+    if height > size:
+        return np.logical_or.reduceat(mask, -(-np.arange(size) * height // size), axis=0)
+    return mask[(2 * np.arange(size) + 1) * height // (2 * size)]
 
 
 def read_rgb(path: str | os.PathLike[str], preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -131,7 +170,7 @@ def read_rgb(path: str | os.PathLike[str], preprocessing: Preprocessing) -> npt.
         InputError: the file breaks the contract above.
     """
     with _named(display_name(path)):
-        channels = [np.rint(_unit(plane) * 255).astype(np.uint8) for plane in planes(path, preprocessing, None)]
+        channels = [_eight_bits(plane) for plane in planes(path, preprocessing, None)]
     return np.stack([channels[channel % len(channels)] for channel in range(3)], axis=-1)
 
 
@@ -162,11 +201,15 @@ def display_name(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put the picture's name in front of what is wrong with it."""
+    """Put the picture's name in front of what is wrong with it, or with the machine."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{name}: {error}") from error.__cause__
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise InputError(f"{name}: too large for the memory of this machine") from error
 
 
 def _source_name(source: object) -> str:
@@ -183,3 +226,13 @@ def _unit(plane: PIL.Image.Image) -> npt.NDArray[np.float32]:
     """float32 (H, W) in [0, 1]; Lanczos overshoots in mode F."""
     values = np.asarray(plane, dtype=np.float32)
     return values / np.float32(255) if plane.mode == "L" else values.clip(0, 1)
+
+
+def _eight_bits(plane: PIL.Image.Image) -> npt.NDArray[np.uint8]:
+    """uint8 (H, W), rounded."""
+    if plane.mode == "L":
+        return np.asarray(plane)
+    values = np.empty((plane.height, plane.width), np.uint8)
+    for top, band in bands(plane):
+        values[top : top + band.height] = np.rint(_unit(band) * 255)
+    return values

@@ -13,12 +13,13 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sprfast.errors import ModelFileError
+from sprfast.system.reading import open_regular
 
 FORMAT_VERSION = 2
+MAX_BYTES = 2**31  # of a file that is read whole; as many as an ONNX file can have
 MAX_DIGITS = 64  # of an integer in a document, far more than any field needs
 
 PathLike = str | os.PathLike[str]
@@ -64,12 +65,16 @@ def file_bytes(path: PathLike) -> bytes:
     """The whole content of a regular file, links followed.
 
     Raises:
-        ModelFileError: there is no such regular file, or it cannot be read.
+        ModelFileError: there is no such regular file, it cannot be read, or it has more than 2 GiB.
     """
-    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
-        raise ModelFileError(f"{path}: {'not a regular file' if os.path.lexists(path) else 'no such file'}")
     try:
-        return Path(path).read_bytes()
+        with open_regular(path) as stream:
+            length = os.fstat(stream.fileno()).st_size
+            if length > MAX_BYTES:
+                raise ModelFileError(f"{path}: {length} bytes, a file of a model has up to {MAX_BYTES}")
+            return stream.readall()
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ModelFileError(f"{path}: no such file") from error
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
     except MemoryError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import PIL.Image
 import pytest
 
 from sprfast.data import decoding
-from sprfast.data.datasets import Sample, fingerprint, list_categories, load_category
+from sprfast.data.datasets import Sample, digest, fingerprint, list_categories, load_category
 from sprfast.errors import InputError
 
 
@@ -232,3 +233,11 @@ def test_name_that_is_not_utf8_works(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_category(tmp_path, "none")
     assert str(caught.value).endswith(r"which holds c\xff")
+
+
+def test_a_file_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 700_000)
+    assert digest(tmp_path / "a") == hashlib.sha256(b"abc" * 700_000).digest()
+    for path, match in ((Path("/proc/self/mem"), "Input/output error"), (tmp_path / "b", "No such file")):
+        with pytest.raises(InputError, match=match):
+            digest(path)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sprfast.data import figure
 from sprfast.data.figure import Column, evaluation_figure, overlay, save_png
 from sprfast.errors import InputError
 
@@ -32,6 +33,17 @@ def test_overlay_has_the_geometry_of_the_source(shape, threshold):
     assert result.shape == image.shape
     assert result.dtype == np.uint8
     assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20, 200), (20, 200)), ((21, 200), (11, 100)), ((1, 9000), (1, 3000))]
+)
+def test_overlay_of_a_large_image_is_drawn_smaller(shape, expected, monkeypatch):
+    monkeypatch.setattr(figure, "_MOST_PIXELS", 4000)
+    image = np.full((*shape, 3), 77, np.uint8)
+    result = overlay(image, map_with_blob(0.0), 0.5)
+    assert result.shape == (*expected, 3)
+    assert (result == 77).all()
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])

@@ -17,8 +17,10 @@ import PIL.ImageFile
 import pytest
 
 from sprfast.config import Preprocessing
+from sprfast.data import datasets
 from sprfast.data.images import display_name, load_image, load_mask, network_size, read_rgb
-from sprfast.errors import InputError
+from sprfast.errors import InputError, ModelFileError
+from sprfast.formats import manifest
 from support.pictures import SMALL, Pixels, picture, png, refuses, saved
 
 # --- what the pixels are
@@ -125,7 +127,7 @@ def test_size_policies_refuse_what_they_must() -> None:
         network_size(0, 5, SMALL)
 
 
-def test_mask_is_nonzero_by_nearest(tmp_path: Path) -> None:
+def test_a_mask_of_labels_counts_all_but_zero(tmp_path: Path) -> None:
     mask = np.zeros((4, 4), np.uint8)
     mask[1, 2] = 1
     expected = np.kron(mask, np.ones((2, 2))) > 0
@@ -141,6 +143,74 @@ def test_mask_is_nonzero_by_nearest(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"m\.png: the file is empty"):
         load_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_counts_above_half_of_the_value_range(tmp_path: Path, dtype: Any) -> None:
+    """A mask that was resampled or saved as JPEG has a fringe of other values."""
+    top = np.iinfo(dtype).max
+    values = np.array([[0, 3, top // 2, top // 2 + 1, top - 2, top]], dtype)
+    for pixels in (values, *([np.stack([values * 0, values, values // 3], axis=-1)] if dtype == np.uint8 else [])):
+        loaded = load_mask(saved(tmp_path / "m.png", np.repeat(pixels, 6, axis=0)), 6)
+        assert loaded[0].tolist() == [False, False, False, True, True, True]
+    disc = np.hypot(*np.indices((64, 64)) - 32) < 9
+    jpeg = saved(tmp_path / "m.jpg", (disc * 255).astype(np.uint8))
+    assert (load_mask(jpeg, 64) != disc).sum() < 9
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 30), (64, 64), (100, 5), (5, 100), (33, 16)])
+def test_no_defect_is_lost_in_shrinking_a_mask(tmp_path: Path, height: int, width: int) -> None:
+    for row, column in ((0, 0), (height - 1, width - 1), (height // 2, width // 3)):
+        mask = np.zeros((height, width), np.uint8)
+        mask[row, column] = 255
+        loaded = load_mask(saved(tmp_path / "m.png", mask), 16)
+        assert loaded.any()
+        if min(height, width) >= 16:
+            assert loaded[row * 16 // height, column * 16 // width]
+            assert loaded.sum() == 1
+
+
+def test_a_mask_is_enlarged_by_the_pixel_under_each_centre(tmp_path: Path) -> None:
+    mask = picture(7, 11, 1) > 100
+    nearest = PIL.Image.fromarray(mask).resize((16, 16), PIL.Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(load_mask(saved(tmp_path / "m.png", mask), 16), np.asarray(nearest))
+
+
+def test_a_mask_that_is_mostly_marked_is_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for share, said in ((0.5, []), (0.75, ["m.png: marks 75% of the image as defective; is it inverted?"])):
+        mask = (np.arange(64).reshape(8, 8) < 64 * share).astype(np.uint8) * 255
+        assert load_mask(saved(tmp_path / "m.png", mask), 8).mean() == share
+        assert [str(each.message).rpartition("/")[2] for each in recwarn] == said
+
+
+# --- what the machine lacks
+
+
+def test_what_the_machine_lacks_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses("/proc/self/mem", "cannot be read .Input/output error")  # reading its beginning fails so
+    path = saved(tmp_path / "a.png", picture(20, 30))
+
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    for place in ("load", "resize", "split"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PIL.Image.Image, place, short)
+            refuses(path, "too large for the memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(PIL.Image.Image, "resize", short)
+        refuses(picture(20, 30), "array: too large for the memory", channel_order="rgb")
+
+
+def test_a_name_that_becomes_a_pipe_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.setattr(os, "stat", lambda *_, **__: os.lstat(__file__))  # a look before would see a file
+    monkeypatch.setattr(os.path, "isfile", lambda _: True)
+    refuses(tmp_path / "pipe.png", "not a regular file")
+    with pytest.raises(InputError, match="not a regular file"):
+        datasets.digest(tmp_path / "pipe.png")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        manifest.file_bytes(tmp_path / "pipe.png")
 
 
 # --- arrays

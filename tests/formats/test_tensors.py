@@ -268,6 +268,15 @@ def test_what_is_not_a_file_is_refused(tmp_path):
             archive.read(tmp_path / name, kind="model")
     with pytest.raises(ModelFileError, match="no such file"):
         archive.read("a\0b", kind="model")
+    with pytest.raises(ModelFileError, match=r"cannot be read \(Input/output error"):
+        archive.read("/proc/self/mem", kind="model")  # reading its beginning fails so
+
+
+def test_a_file_beyond_two_gibibytes_is_refused_unread(tmp_path):
+    with open(tmp_path / "sparse", "wb") as stream:
+        stream.truncate(2**31 + 1)
+    with pytest.raises(ModelFileError, match="2147483649 bytes, a file of a model has up to 2147483648"):
+        archive.read(tmp_path / "sparse", kind="model")
 
 
 def test_path_like_tensor_names_are_only_names(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import PIL.Image
 import pytest
 
 from sprfast.config import Preprocessing
+from sprfast.data.decoding import planes
 from sprfast.data.images import load_image
 from sprfast.errors import InputError
 
@@ -35,8 +37,8 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, interlaced: bool = False) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -44,6 +46,28 @@ def tiff(path: Path, pixels: Pixels, **options: Any) -> Path:
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(path, pixels, **options)
     return path
+
+
+def tagged_tiff(tags: dict[int, list[int]], content: bytes) -> bytes:
+    """A TIFF of these tags, whose offsets count from where `content` begins."""
+    tags = dict(sorted(tags.items()))
+    start = 10 + 12 * len(tags) + 4
+    after = start + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    entries, longer = b"", b""
+    for tag, values in tags.items():
+        if tag in (273, 324):
+            values = [value + after for value in values]  # noqa: PLW2901
+        packed = struct.pack(f"<{len(values)}I", *values)
+        entries += struct.pack("<HHI", tag, 4, len(values))
+        entries += packed if len(values) == 1 else struct.pack("<I", start + len(longer))
+        longer += packed if len(values) > 1 else b""
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + longer + content
+
+
+def decoded(content: bytes, preprocessing: Preprocessing = SMALL) -> Pixels:
+    """The (H, W, 3) pixels of a file in memory, at its own size."""
+    channels = [np.asarray(plane) for plane in planes(io.BytesIO(content), preprocessing, None)]
+    return np.stack([channels[channel % len(channels)] for channel in range(3)], axis=-1)
 
 
 def refuses(source: Any, match: str, preprocessing: Preprocessing = SMALL, **options: Any) -> str:

@@ -1,0 +1,141 @@
+"""Small files that would take much memory or time are refused, others stay within the bounds."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from sprfast.config import Preprocessing
+from sprfast.data import decoding, opening
+from sprfast.data.images import load_image, load_mask, read_rgb
+from support.pictures import SMALL, chunk, decoded, picture, png, refuses, saved, tagged_tiff
+
+
+@pytest.mark.parametrize("policy", ["fit", "stretch", "refuse"])
+@pytest.mark.parametrize("size", [(89_478_485, 1), (1, 89_478_485), (1_000_000, 1), (900_000, 40)])
+def test_a_thin_picture_is_refused_by_its_header(
+    size: tuple[int, int], policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(image: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(decoding, "loaded", loaded)
+    given = Preprocessing(size=192, size_policy=policy)
+    refuses(io.BytesIO(png(*size, 8, 0, b"")), "a side may have|limit of|too thin|not square", given)
+    refuses(np.broadcast_to(np.uint8(0), size), "a side may have|limit of|too thin|not square", given)
+
+
+def test_a_webp_is_refused_before_memory_is_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(stream: object) -> None:
+        raise AssertionError("opened")
+
+    sizes = {}
+    for options in ({"lossless": True}, {}, {"exif": PIL.Image.Exif()}):
+        stream = io.BytesIO()
+        image = PIL.Image.new("RGB", (300, 200), "red")
+        if "exif" in options:
+            options["exif"][270] = "x"
+        image.save(stream, "WEBP", **options)
+        sizes[stream.getvalue()[12:16]] = stream.getvalue()
+    assert set(sizes) == {b"VP8 ", b"VP8L", b"VP8X"}
+    for content in sizes.values():
+        assert decoded(content, Preprocessing(max_pixels=120_000)).shape == (200, 300, 3)
+        assert refuses(io.BytesIO(content), "half of max_pixels", Preprocessing(max_pixels=119_000))
+    webp = opening.WebPImagePlugin.WebPImageFile
+    monkeypatch.setattr(opening, "_READERS", ((opening._READERS[-1][0], webp),))
+    monkeypatch.setattr(webp, "_open", opened)
+    for content in sizes.values():
+        refuses(io.BytesIO(content), "200x300 .* above max_pixels", Preprocessing(max_pixels=59_000))
+
+
+def test_files_that_are_read_whole_may_not_be_far_longer_than_their_pixels(tmp_path: Path) -> None:
+    for kind in ("JPEG", "WEBP"):
+        path = saved(tmp_path / "a.png", picture(), format=kind)
+        load_image(path, SMALL)
+        with open(path, "r+b") as stream:
+            stream.truncate(2**24 + 2**20)  # without taking room on the disk
+        refuses(path, "bytes are more than the")
+
+
+def test_a_small_file_of_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = png(100, 100, 8, 2, (b"\0" + bytes(300)) * 100)
+    load_image(io.BytesIO(flat), SMALL)
+    monkeypatch.setattr(opening, "_DECODED_BYTES", 29_000)
+    refuses(io.BytesIO(flat), "would take too long")
+    long = flat[:-12] + chunk(b"teXt", bytes(2**16)) + flat[-12:]
+    load_image(io.BytesIO(long), SMALL)
+
+
+def test_only_a_second_page_is_looked_for() -> None:
+    tags = {256: [16], 257: [16], 258: [8], 259: [1], 262: [1], 277: [1], 278: [16], 273: [0], 279: [256]}
+    one = tagged_tiff(tags, bytes(256))
+    ends = 10 + 12 * len(tags)
+    pages = bytearray(one[:ends] + struct.pack("<I", len(one)) + one[ends + 4 :])
+    for _ in range(2000):
+        directory = one[8:ends] + struct.pack("<I", len(pages) + ends - 4)
+        pages += directory
+    began = time.monotonic()
+    refuses(io.BytesIO(bytes(pages)), "several frames or pages")
+    assert load_image(io.BytesIO(bytes(pages)), Preprocessing(size=16, frames="first")).source_size == (16, 16)
+    assert time.monotonic() - began < 1
+
+
+def test_a_tiff_of_too_many_strips_is_refused() -> None:
+    rows = 100_001
+    tags = {256: [64], 257: [rows], 258: [1], 259: [1], 262: [1], 277: [1], 278: [1]}
+    tags |= {273: [0] * rows, 279: [8] * rows}
+    refuses(io.BytesIO(tagged_tiff(tags, bytes(8))), "too long|too thin", Preprocessing(size_policy="stretch"))
+
+
+def resident(field: str) -> int:
+    """Bytes that this process has (VmRSS), or had at most since the mark was reset (VmHWM)."""
+    text = Path("/proc/self/status").read_text("ascii")
+    return int(re.findall(rf"{field}:\s+(\d+) kB", text)[0]) * 1024
+
+
+FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "JPEG": ("JPEG", "RGB", {"subsampling": 0, "progressive": True}),
+    "PNG": ("PNG", "RGB", {}),
+    "alpha": ("PNG", "RGBA", {}),
+    "grey alpha": ("PNG", "LA", {}),
+    "palette": ("PNG", "P", {}),
+    "16 bits": ("PNG", "I;16", {}),
+    "TIFF": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    "BMP": ("BMP", "RGB", {}),
+    "WebP": ("WEBP", "RGB", {"method": 0}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is it inverted")
+@pytest.mark.parametrize("kind", FILES)
+def test_decoding_takes_12_bytes_a_pixel_at_most(tmp_path: Path, kind: str) -> None:
+    """Of the whole process; WebP 24."""
+    name, mode, options = FILES[kind]
+    values = np.repeat(np.repeat(picture(200, 200, 4), 8, 0), 8, 1)
+    if mode == "I;16":
+        image = PIL.Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    else:
+        image = PIL.Image.fromarray(values).convert("RGBA" if mode in ("RGBA", "LA") else "RGB").convert(mode)
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "a"
+    image.save(path, name, **options, **({} if name == "BMP" else {"exif": exif}))
+    del image, values
+    given = Preprocessing(size=16, alpha="composite")
+    for read in (lambda: load_image(path, given), lambda: read_rgb(path, given), lambda: load_mask(path)):
+        try:
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+        except OSError:
+            pytest.skip("this system does not reset its mark of memory")
+        before = resident("VmRSS")
+        result: Any = read()
+        assert result is not None
+        assert resident("VmHWM") - before < (25 if name == "WEBP" else 13) * 1600 * 1600
