@@ -23,8 +23,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request; outside of the main thread signals stay the
-    caller's affair.
+    """Turn the first SIGTERM, SIGINT or SIGHUP into a request; outside of the main thread signals
+    stay the caller's affair, and a SIGHUP that is ignored, as under `nohup`, stays so.
 
     Args:
         closing: called at the request, in the main thread between any two steps of what it does;
@@ -41,8 +41,9 @@ def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
             call()
 
     try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            before[each] = signal.signal(each, request)
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                before[each] = signal.signal(each, request)
     except ValueError:  # not the main thread
         yield stop
         return
