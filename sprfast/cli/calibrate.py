@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,6 +161,7 @@ def _calibrate_export(
     path: Path, request: Request, runtime: Runtime, require_unchanged: Callable[[], None]
 ) -> dict[str, Any]:
     from sprfast.formats import export as export_file
+    from sprfast.formats import trained_on
 
     if request.setting != PUBLISHED:
         raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
@@ -169,9 +170,11 @@ def _calibrate_export(
     if request.by_hand is not None:
         mode = _by_hand(exported.metadata.scoring_mode, request.by_hand)
     else:
+        good = _good_images(request)
+        _require_untrained({trained_on.FIELD: exported.metadata.trained_on}, good, request.force)
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        mode = _calibrated(runner, _good_images(request), request)
+        mode = _calibrated(runner, good, request)
     metadata = dataclasses.replace(exported.metadata, scoring_mode=mode)
     require_unchanged()
     export_file.write(path, dataclasses.replace(exported, metadata=metadata))
@@ -201,7 +204,7 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
         return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
     good = _good_images(request)
-    _require_untrained(model, good, request.force)
+    _require_untrained(model.provenance, good, request.force)
     if request.setting == PUBLISHED:
         mode = model.scoring_mode
     else:
@@ -254,14 +257,14 @@ def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
         )
 
 
-def _require_untrained(model: Model, good: Sequence[Path], force: bool) -> None:
+def _require_untrained(provenance: Mapping[str, Any], good: Sequence[Path], force: bool) -> None:
     """No image that was trained on may be promised on: the network knows it, so that its score is
     lower than a fresh one's.
     """
     from sprfast.data import datasets
     from sprfast.formats import trained_on
 
-    count = trained_on.among(model.provenance, map(datasets.digest, good))
+    count = trained_on.among(provenance, map(datasets.digest, good))
     if not count:
         return
     known = f"{count} of the {len(good)} good images were trained on"

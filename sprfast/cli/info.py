@@ -49,7 +49,9 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
 
 def describe_export(path: Path, metadata: ExportMetadata) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    document = metadata.to_json() | metadata.scoring_mode.summary()
+    from sprfast.formats import trained_on
+
+    document = trained_on.summary(metadata.to_json() | metadata.scoring_mode.summary())
     del document["probe"]["error_map"]
     return {"export": str(path), **document}
 
