@@ -252,6 +252,7 @@ def _predict_archive(
 
     if output is None:
         raise InputError("--ray: name the folder for the answers with --output")
+    files.refuse_source(output, sources)
     model = ray_data.Model(str(path), runtime.backend, runtime.device, runtime.precision, runtime.setting)
     pool = ray_data.Pool(1 if workers is None else workers, gpus=worker_gpus or 0.0)
     with console.counter("predicting") as on_images:

@@ -79,13 +79,13 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     with _writing(Path(path)):
         lock = _beside(Path(os.path.realpath(path)), "lock")
-        descriptor = locks.created(lock, 0o666, wait=False)
-    if descriptor is None:
+        created = locks.created(lock, 0o666, wait=False)
+    if created is None:
         raise InputError(f"{path}: another process is working on it; wait for its end, or name another file")
     try:
         yield
     finally:
-        locks.release(lock, descriptor)
+        locks.release(*created)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -206,9 +206,10 @@ def _begun(path: str | os.PathLike[str]) -> Iterator[tuple[int, Path, Path]]:
     come. It is removed at the end unless it was renamed.
     """
     target, old = require_replaceable(path)
-    temporary = _beside(target, "tmp")
-    descriptor = locks.created(temporary, stat.S_IMODE(old.st_mode) & 0o777 if old else 0o666, wait=True)
-    assert descriptor is not None  # as it waits
+    mode = stat.S_IMODE(old.st_mode) & 0o777 if old else 0o666
+    created = locks.created(_beside(target, "tmp"), mode, wait=True)
+    assert created is not None  # as it waits
+    temporary, descriptor = created
     try:
         if old:
             _take_over(path, descriptor, old)

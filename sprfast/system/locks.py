@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 _held: set[int] = set()  # descriptors
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of file systems such as Lustre
 
 
-def created(path: Path, mode: int, *, wait: bool) -> int | None:
-    """A descriptor of the new file `path`, locked; one that a dead process has left is replaced.
+def created(path: Path, mode: int, *, wait: bool) -> tuple[Path, int] | None:
+    """The new file `path` and a descriptor of it, locked; one that a dead process has left is
+    replaced. Where the file system knows no locks the file has a name of its own instead.
 
     Args:
         path: a name that nothing but this function uses.
@@ -24,22 +28,17 @@ def created(path: Path, mode: int, *, wait: bool) -> int | None:
     Raises:
         OSError: the folder cannot be written.
     """
-    while True:
-        descriptor, new = _opened(path, mode)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
+    try:
+        descriptor = _created(path, mode, wait)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             raise
-        if new and is_at(path, descriptor):
-            _held.add(descriptor)
-            return descriptor
-        if not new:
-            remove(path, descriptor)
-        os.close(descriptor)
+        path = path.with_name(f"{path.stem}-{secrets.token_hex(8)}{path.suffix}")
+        descriptor, _ = _opened(path, mode)
+    if descriptor is None:
+        return None
+    _held.add(descriptor)
+    return path, descriptor
 
 
 def release(path: Path, descriptor: int) -> None:
@@ -65,6 +64,26 @@ def is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _created(path: Path, mode: int, wait: bool) -> int | None:
+    while True:
+        descriptor, new = _opened(path, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            if new:
+                remove(path, descriptor)
+            os.close(descriptor)
+            raise
+        if new and is_at(path, descriptor):
+            return descriptor
+        if not new:
+            remove(path, descriptor)
+        os.close(descriptor)
 
 
 def _opened(path: Path, mode: int) -> tuple[int, bool]:

@@ -1,6 +1,8 @@
 """Outputs: what they may replace, what they keep of it, and what a killed process leaves."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import stat
@@ -177,6 +179,19 @@ def test_work_on_one_file_is_for_one_at_a_time(tmp_path):
     with files.exclusive(tmp_path / "link"):
         pass
     assert os.listdir(tmp_path) == ["link"]
+
+
+def test_a_file_system_without_locks_is_written_too(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with files.exclusive(tmp_path / "a"), files.atomic_write(tmp_path / "a") as stream:
+        stream.write(b"one")
+        files.write_bytes(tmp_path / "a", b"two")
+        assert (tmp_path / "a").read_bytes() == b"two"
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_killed_process_and_its_forks_keep_nobody_from_a_file(tmp_path):
