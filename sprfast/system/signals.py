@@ -5,7 +5,10 @@ before.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +38,8 @@ def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
 
     def request(number: int, _: object) -> None:
         stop.signal = signal.Signals(number)
+        if stop.signal is signal.SIGHUP:
+            _leave_terminal()
         for each, handler in before.items():
             signal.signal(each, handler)
         for call in closing:
@@ -52,3 +57,15 @@ def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _leave_terminal() -> None:
+    """Let nothing fail that is still printed where the terminal is gone."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
