@@ -74,7 +74,7 @@ ACCURACY := build/accuracy
 accuracy: $(INSTALLED)
 	mkdir -p $(ACCURACY)
 	for seed in 0 1 2; do \
-	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe fast --hold-back 0.2 \
+	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe fast --hold-back 0.2 --force \
 	    --time-limit $(MINUTES)m --seed $$seed -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$seed.safetensors || exit; \
 	done
 	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) $(STUDY) \
@@ -85,7 +85,7 @@ curve: $(INSTALLED)
 	mkdir -p $(ACCURACY)
 	for recipe in published fast; do for minutes in $(MINUTES); do \
 	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) \
-	    --recipe $$recipe --hold-back 0.2 --time-limit $${minutes}m \
+	    --recipe $$recipe --hold-back 0.2 --force --time-limit $${minutes}m \
 	    -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$recipe-$$minutes.safetensors || exit; \
 	done; done
 	$(BIN)/sprfast study curve $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-*-*.safetensors --category $(CATEGORY) \

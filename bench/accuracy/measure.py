@@ -19,6 +19,7 @@ from sprfast.data import images
 from sprfast.data.datasets import Category
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
+from sprfast.formats import trained_on
 from sprfast.formats.model import Model
 from sprfast.system import environment
 
@@ -183,5 +184,5 @@ def _header(
 
 def _trained(path: Path, model: Model) -> dict[str, Any]:
     """What a model is, without the list of the images held back."""
-    provenance = {**model.provenance, "held_back": len(model.provenance.get("held_back", []))}
+    provenance = {**trained_on.summary(model.provenance), "held_back": len(model.provenance.get("held_back", []))}
     return {"file": path.name, "sha256": model.sha256, "noise_seed": model.noise_seed, "provenance": provenance}

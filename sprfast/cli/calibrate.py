@@ -4,8 +4,10 @@ file holds beside the published one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from sprfast.cli import console, options
 from sprfast.cli.options import BackendName, Device, Json, Levels, ModelOrExport, PrecisionName, Runtime
 from sprfast.config import PUBLISHED, Schedule
 from sprfast.errors import InputError
+from sprfast.system import files
 
 if TYPE_CHECKING:
     from sprfast.engine.predictor import Predictor
@@ -49,6 +52,12 @@ def calibrate(
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
     device: Device = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Take good images that were trained on: the rate then holds for such images only."
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Set the threshold of a model or an export from held-back good images by the conformal
@@ -59,7 +68,8 @@ def calibrate(
     if noise != "gaussian" and not level:
         raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
     schedule = options.schedule(level, noise) if level else None
-    request = Request(good, false_reject_rate, false_pixel_rate, threshold, setting, fit, schedule, field, balance)
+    rates = false_reject_rate, false_pixel_rate
+    request = Request(good, *rates, threshold, setting, fit, schedule, field, balance, force)
     summary = calibrate_file(model, request, Runtime(backend, device, precision))
     console.emit(summary, json_)
 
@@ -81,6 +91,7 @@ class Request:
     # of a new setting: its levels are weighted so that their error maps have one mean over good
     # images
     balance: bool = False
+    force: bool = False  # take good images that were trained on
 
     def __post_init__(self) -> None:
         from sprfast.method.scoring_mode import refuse_gone
@@ -102,26 +113,55 @@ class Request:
 def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
     """Store a threshold, or a setting with one, in a model file or an export, and describe what was
     stored.
+
+    Raises:
+        InputError: among others, the file is being changed by another process, or was meanwhile.
     """
     from sprfast.formats import export as export_file
 
-    if export_file.kind(path) != "model":
-        return _calibrate_export(path, request, runtime)
-    from sprfast.formats import model as model_file
+    with _alone(path) as require_unchanged:
+        if export_file.kind(path) != "model":
+            return _calibrate_export(path, request, runtime, require_unchanged)
+        from sprfast.formats import model as model_file
 
-    model, name = model_file.load(path), request.setting
-    used: dict[str, Any] = {}
-    if request.by_hand is not None:
-        mode = _by_hand(model.using(name).scoring_mode, request.by_hand)
-    else:
-        mode, used["backend"] = _made(model, request, runtime)
-    stored = {"scoring_mode": mode} if name == PUBLISHED else {"scoring_modes": {**model.scoring_modes, name: mode}}
-    model_file.save(path, dataclasses.replace(model, **stored))
-    return {"model": str(path), "setting": name, **mode.summary(), **used}
+        model, name = model_file.load(path), request.setting
+        used: dict[str, Any] = {}
+        if request.by_hand is not None:
+            mode = _by_hand(model.using(name).scoring_mode, request.by_hand)
+        else:
+            mode, used["backend"] = _made(model, request, runtime)
+        stored = {"scoring_mode": mode} if name == PUBLISHED else {"scoring_modes": {**model.scoring_modes, name: mode}}
+        require_unchanged()
+        model_file.save(path, dataclasses.replace(model, **stored))
+        return {"model": str(path), "setting": name, **mode.summary(), **used}
 
 
-def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[Callable[[], None]]:
+    """Keep every other `calibrate` and `train` from the file; what is yielded raises InputError
+    where something else has changed it meanwhile.
+    """
+    from sprfast.formats.manifest import file_bytes
+
+    def digest() -> bytes:
+        return hashlib.sha256(file_bytes(path)).digest()
+
+    def require_unchanged() -> None:
+        if digest() != before:
+            raise InputError(f"{path}: was changed while this ran, and stays as it is now; run calibrate again")
+
+    file_bytes(path)  # which says what is wrong with it
+    files.check_writable(path)
+    with files.exclusive(path):
+        before = digest()
+        yield require_unchanged
+
+
+def _calibrate_export(
+    path: Path, request: Request, runtime: Runtime, require_unchanged: Callable[[], None]
+) -> dict[str, Any]:
     from sprfast.formats import export as export_file
+    from sprfast.formats import trained_on
 
     if request.setting != PUBLISHED:
         raise InputError(f"--setting {request.setting}: an export has the setting that it was exported with")
@@ -130,10 +170,13 @@ def _calibrate_export(path: Path, request: Request, runtime: Runtime) -> dict[st
     if request.by_hand is not None:
         mode = _by_hand(exported.metadata.scoring_mode, request.by_hand)
     else:
+        good = _good_images(request)
+        _require_untrained({trained_on.FIELD: exported.metadata.trained_on}, good, request.force)
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        mode = _calibrated(runner, _good_images(request), request)
+        mode = _calibrated(runner, good, request)
     metadata = dataclasses.replace(exported.metadata, scoring_mode=mode)
+    require_unchanged()
     export_file.write(path, dataclasses.replace(exported, metadata=metadata))
     return {"model": str(path), **mode.summary(), **used}
 
@@ -161,6 +204,7 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
         return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
     good = _good_images(request)
+    _require_untrained(model.provenance, good, request.force)
     if request.setting == PUBLISHED:
         mode = model.scoring_mode
     else:
@@ -211,3 +255,19 @@ def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
         raise InputError(
             f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others"
         )
+
+
+def _require_untrained(provenance: Mapping[str, Any], good: Sequence[Path], force: bool) -> None:
+    """No image that was trained on may be promised on: the network knows it, so that its score is
+    lower than a fresh one's.
+    """
+    from sprfast.data import datasets
+    from sprfast.formats import trained_on
+
+    count = trained_on.among(provenance, map(datasets.digest, good))
+    if not count:
+        return
+    known = f"{count} of the {len(good)} good images were trained on"
+    if not force:
+        raise InputError(f"calibrate: {known}; give others, such as those that `train --hold-back` has left out")
+    console.say(f"sprfast: {known}: more good parts will be rejected than the rate says, it holds for such images only")

@@ -95,11 +95,12 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
         "network": NetworkConfig(base_width=WIDTH),
         "preprocessing": Preprocessing(size=SIZE),
         "schedule": Schedule(),
+        "force": True,  # the model of the demo before
         "training": TrainingConfig(
             epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed
         ),
     }
-    train_category(folder / "data", scenes.CATEGORY, model_path, keywords)
+    train_category(folder / "data", scenes.CATEGORY, model_path, keywords, advice="the demo starts afresh next time")
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
     request = Request(held_back, FALSE_REJECT_RATE)
     threshold = calibrate_file(model_path, request, Runtime())["threshold"]
@@ -109,7 +110,9 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
         evaluation = evaluate(engine, category, on_image)
     write_figure(evaluation, engine, figure_path)
     defective = [sample.path.parent for sample in category.test if sample.label]
-    predict_files(model_path, sorted(set(defective)), predictions, Runtime())
+    stopped = predict_files(model_path, sorted(set(defective)), predictions, Runtime())[2]
+    if stopped:
+        raise typer.Exit(stopped)
     sources = Sources(data=folder / "data", category=scenes.CATEGORY)
     bench = measure(model_path, BenchOptions(seconds=BENCH_SECONDS), CANDIDATES, sources, report_path)
     paths = {

@@ -86,16 +86,27 @@ def _evaluate(
         figure_path.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in datasets.list_categories(root) if everything else [category]:
-        engine = _opened(files.confined(path, f"{name}.safetensors") if everything else path, schedule, runtime)
-        evaluation = evaluated(group, engine, datasets.load_category(root, name, engine.preprocessing))
+        model = files.confined(path, f"{name}.safetensors") if everything else path
+        engine = _opened(model, schedule, runtime)
+        data = datasets.load_category(root, name, engine.preprocessing)
+        target = None
+        if figure_path and group.rank == 0:
+            target = files.confined(figure_path, f"{name}.png") if everything else figure_path
+            files.check_writable(target)  # before the images are scored
+            files.refuse_source(target, _read(model, data))
+        evaluation = evaluated(group, engine, data)
         if evaluation is None:
             continue
-        if figure_path:
-            target = files.confined(figure_path, f"{name}.png") if everything else figure_path
+        if target:
             write_figure(evaluation, engine, target)
             console.say(f"figure: {target}")
         evaluations.append(evaluation)
     return evaluations
+
+
+def _read(model: Path, data: CategoryData) -> list[Path]:
+    """The files that an evaluation reads."""
+    return [model, *data.train, *(path for sample in data.test for path in (sample.path, sample.mask) if path)]
 
 
 def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predictor:

@@ -13,6 +13,7 @@ from sprfast.cli import console
 from sprfast.cli.info import describe_export, export_table
 from sprfast.cli.options import Json, PrecisionName, SettingName
 from sprfast.errors import InputError
+from sprfast.system import files
 
 if TYPE_CHECKING:
     from sprfast.deploy.export import Request
@@ -105,6 +106,7 @@ def _export(model: Path, output: Path, asked: Request, images: Path | None, sett
     from sprfast.formats import model as model_file
 
     paths = datasets.image_files([images]) if images else []
+    files.refuse_source(output, [model, *paths])
     return describe_export(output, exporting.export(model_file.load(model).using(setting), output, asked, paths))
 
 

@@ -10,6 +10,7 @@ import typer
 from sprfast.cli import console, options
 from sprfast.cli.info import describe
 from sprfast.cli.options import Alpha, BitDepth, Frames, Json, Levels, Orientation, Size, SizePolicy
+from sprfast.system import files
 
 
 def import_checkpoint(
@@ -22,11 +23,15 @@ def import_checkpoint(
     orientation: Orientation = "exif",
     frames: Frames = "refuse",
     level: Levels = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json_: Json = False,
 ) -> None:
     """Turn a published checkpoint into a model file; nothing in it is executed."""
     from sprfast.formats import model as model_file
 
+    if not force:
+        files.require_free(output)
+    files.refuse_source(output, [checkpoint])
     preprocessing = options.preprocessing(size, size_policy, bit_depth, alpha, orientation, frames)
     model = model_file.import_checkpoint(checkpoint, preprocessing=preprocessing, schedule=options.schedule(level))
     model_file.save(output, model)

@@ -31,6 +31,8 @@ def info(model: ModelOrExport, json_: Json = False) -> None:
 
 def describe(model: Model, path: Path) -> dict[str, Any]:
     """Everything a model file holds but the weights."""
+    from sprfast.formats import trained_on
+
     return {
         "model": str(path),
         "sha256": model.sha256,
@@ -40,14 +42,16 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "preprocessing": model.preprocessing.to_json(),
         **model.scoring_mode.summary(),
         "settings": {name: mode.summary() for name, mode in model.scoring_modes.items()},
-        "provenance": model.provenance,
+        "provenance": trained_on.summary(model.provenance),
         "certificates": list(model.certificates),
     }
 
 
 def describe_export(path: Path, metadata: ExportMetadata) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    document = metadata.to_json() | metadata.scoring_mode.summary()
+    from sprfast.formats import trained_on
+
+    document = trained_on.summary(metadata.to_json() | metadata.scoring_mode.summary())
     del document["probe"]["error_map"]
     return {"export": str(path), **document}
 

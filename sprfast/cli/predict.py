@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +16,15 @@ from rich.table import Column, Table
 
 from sprfast.cli import console
 from sprfast.cli.options import BackendName, Device, Json, ModelOrExport, PrecisionName, Runtime, SettingName
-from sprfast.errors import InputError
+from sprfast.errors import InputError, OutOfMemoryError, SprfastError
 from sprfast.system import files
 
 if TYPE_CHECKING:
     from sprfast.config import Preprocessing
-    from sprfast.engine.predictor import Result
+    from sprfast.engine.predictor import Predictor, Result
+    from sprfast.formats.results import Results
+
+TABLE_ROWS = 1000  # of a table for a person; JSON has them all
 
 
 def predict(
@@ -45,88 +51,184 @@ def predict(
         int | None, typer.Option(help="With --ray: workers, each with a CPU thread.  [default: 1]")
     ] = None,
     worker_gpus: Annotated[float | None, typer.Option(help="With --ray: GPUs of each worker.  [default: 0]")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the rows that --output has; with --ray it always does.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     runtime = Runtime(backend, device, precision, setting)
     if ray is not None:
         document = _predict_archive(model, paths, output, runtime, ray, workers, worker_gpus)
+        stopped = 0 if document["complete"] else 130
         console.emit(document, json_)
     else:
         if workers is not None or worker_gpus is not None:
             raise InputError("--workers and --worker-gpus are for --ray")
-        document = predict_files(model, paths, output, runtime)
-        console.emit(document, json_, lambda: _table(document))
+        document, results, stopped = predict_files(model, paths, output, runtime, resume=resume)
+        _emit(document, results, json_)
+        if not document["complete"] and output:
+            console.say("sprfast: stopped by a signal; go on with the same command and --resume")
     if not document["complete"]:
-        raise typer.Exit(130)
+        raise typer.Exit(stopped)
     raise typer.Exit(1 if document["counts"]["ERROR"] else 0)
 
 
-def predict_files(path: Path, sources: list[Path], output: Path | None, runtime: Runtime) -> dict[str, Any]:
-    """Score image files: a row for each, images by verdict, and the backend in use.
+def predict_files(
+    model: Path, sources: list[Path], output: Path | None, runtime: Runtime, *, resume: bool = False
+) -> tuple[dict[str, Any], Results, int]:
+    """Score image files: what is said of them all, the rows, and the exit code of a signal that
+    ended it, else 0.
 
-    With `output`, results.jsonl and an overlay for each scored image are written there.
+    With `output`, results.jsonl has a row and the folder an overlay as soon as an image is scored.
     """
-    from sprfast.data import datasets, images
+    from sprfast.data import images
     from sprfast.engine.predictor import MAX_BATCH
-    from sprfast.method.threshold import Verdict
+    from sprfast.formats.results import NAME, Results
+    from sprfast.system.signals import stop_signals
 
-    engine = runtime.open(path)
-    paths = datasets.image_files(sources)
+    if resume and output is None:
+        raise InputError("--resume: name the folder of the run that stopped with --output")
+    engine = runtime.open(model)
+    arguments = list(_images(sources))
     if output:
+        files.refuse_source(output, (*sources, *(image for image, _ in arguments)))
         output.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    names: set[str] = set()
-    interrupted = False
-    with console.counter("predicting") as on_image:
-        try:
-            for first in range(0, len(paths), MAX_BATCH):
-                chunk = paths[first : first + MAX_BATCH]
-                for source, result in zip(chunk, engine.predict(chunk), strict=True):
-                    row = {"path": images.display_name(source), **result.to_json()}
+    path = files.confined(output, NAME) if output else None
+    with Results(_computed_by(engine, runtime.setting), path, resume=resume) as results:
+        todo = [each for each in arguments if not results.take(images.display_name(each[0]))]
+        done = len(arguments) - len(todo)
+        with stop_signals() as stop, console.counter("predicting") as on_image:
+            for first in range(0, len(todo), MAX_BATCH):
+                if stop.signal:
+                    break
+                chunk = todo[first : first + MAX_BATCH]
+                for (source, _), result in zip(chunk, _results(engine, chunk), strict=True):
+                    row = result.to_json()
                     if output and math.isfinite(result.pred_score):
-                        row["overlay"] = _write_overlay(output, names, source, result, engine.preprocessing)
-                    rows.append(row)
-                on_image(len(rows), len(paths))
-        except KeyboardInterrupt:
-            interrupted = True
-    if output:
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        files.write_bytes(output / "results.jsonl", lines.encode())
-    counts = {verdict.value: sum(row["verdict"] == verdict.value for row in rows) for verdict in Verdict}
-    return {"complete": not interrupted, "backend": engine.backend, "counts": counts, "results": rows}
+                        row |= _overlay(output, results.overlays, source, result, engine.preprocessing)
+                    results.add(images.display_name(source), row)
+                results.sync()
+                on_image(done := done + len(chunk), len(arguments))
+    complete = done == len(arguments)
+    return {"complete": complete, "backend": engine.backend, "counts": results.counts}, results, stop.exit_code
 
 
-def _table(document: dict[str, Any]) -> Table:
-    """One line an image."""
+def _computed_by(engine: Predictor, setting: str) -> dict[str, Any]:
+    """What every row says of how it was computed, and what a run must have to go on after it."""
+    return {
+        "model_sha256": engine.model_sha256,
+        "setting": setting,
+        "backend": engine.backend,
+        "precision": engine.precision,
+        "threshold": engine.threshold.value if engine.threshold else None,
+    }
+
+
+def _images(sources: list[Path]) -> Iterator[tuple[Path, str | None]]:
+    """The images of all arguments; an argument among others that cannot be used, with the reason.
+
+    Raises:
+        InputError: the only argument cannot be used.
+    """
+    from sprfast.data import datasets
+
+    for source in sources:
+        try:
+            found = datasets.image_files([source])
+        except InputError as error:
+            if len(sources) == 1:
+                raise
+            yield source, str(error)
+        else:
+            yield from ((image, None) for image in found)
+
+
+def _results(engine: Predictor, chunk: list[tuple[Path, str | None]]) -> Iterator[Result]:
+    """A result for each of `_images`."""
+    scored = _scored(engine, [image for image, reason in chunk if reason is None])
+    for _, reason in chunk:
+        yield next(scored) if reason is None else engine.error(reason)
+
+
+def _scored(engine: Predictor, paths: list[Path]) -> Iterator[Result]:
+    """A result for each image: where the machine cannot do one of them, that one is an ERROR."""
+    from sprfast.data.images import display_name
+
+    try:
+        yield from engine.predict(paths)
+    except (MemoryError, OSError, OutOfMemoryError) as error:
+        if len(paths) > 1:
+            for path in paths:
+                yield from _scored(engine, [path])
+        else:
+            yield engine.error(f"{display_name(paths[0])}: cannot be scored ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _emit(document: dict[str, Any], results: Results, as_json: bool) -> None:
+    """Print what is said of all images, and the rows one by one, since there may be millions."""
+    if not as_json:
+        console.emit(document, as_json, lambda: _table(document, results))
+        return
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False).removesuffix("\n}") + ',\n "results": [')
+    for number, row in enumerate(results):
+        sys.stdout.write((",\n  " if number else "\n  ") + json.dumps(row, allow_nan=False))
+    sys.stdout.write("\n ]\n}\n")
+
+
+def _table(document: dict[str, Any], results: Results) -> Table:
+    """One line an image, up to `TABLE_ROWS`."""
     counts = ", ".join(f"{count} {name}" for name, count in document["counts"].items())
     caption = f"{counts}; backend {document['backend']}"
+    if sum(document["counts"].values()) > TABLE_ROWS:
+        caption += f"; the first {TABLE_ROWS} images"
     table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=caption)
-    for row in document["results"]:
+    for row in itertools.islice(results, TABLE_ROWS):
         score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
-        table.add_row(row["path"], score, row["verdict"], row.get("reason", ""))
+        table.add_row(row["path"], score, row["verdict"], row.get("reason") or row.get("note", ""))
     return table
 
 
-def _write_overlay(output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing) -> str:
-    """Write the overlay under the image's own name; where two share one, with its folder's name
-    before it, then numbered.
+def _overlay(
+    output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing
+) -> dict[str, str]:
+    """Write the overlay, and say its name; or why there is none, which costs the row nothing."""
+    name = _overlay_name(names, source)
+    try:
+        _write_overlay(output, name, source, result, preprocessing)
+    except (SprfastError, MemoryError, OSError) as error:
+        return {"note": f"no overlay: {_reason(error)}"}
+    names.add(name.casefold())
+    return {"overlay": name}
+
+
+def _overlay_name(names: set[str], source: Path) -> str:
+    """The image's own name; where two share one, with its folder's name before it, then
+    numbered.
     """
-    from sprfast.data import figure, images
+    from sprfast.data import images
 
     stem = images.display_name(source.stem)[:60]
-    name = stem
-    if name.casefold() in names:
-        stem = name = f"{images.display_name(source.absolute().parent.name)[:60]}-{stem}"
-    while name.casefold() in names:
-        name = f"{stem}-{len(names)}"
-    names.add(name.casefold())
+    longer = f"{images.display_name(source.absolute().parent.name)[:60]}-{stem}"
+    numbered = (f"{longer}-{number}" for number in itertools.count(len(names)))
+    tried = (f"{name}.png" for name in itertools.chain((stem, longer), numbered))
+    return next(name for name in tried if name.casefold() not in names)
+
+
+def _write_overlay(output: Path, name: str, source: Path, result: Result, preprocessing: Preprocessing) -> None:
+    from sprfast.data import figure, images
+
     assert result.anomaly_map is not None  # as its score is finite
-    target = files.confined(output, os.fsdecode(f"{name}.png".encode()))  # UTF-8 whatever the locale
+    target = files.confined(output, os.fsdecode(name.encode()))  # UTF-8 whatever the locale
     figure.save_png(
         target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.map_threshold)
     )
-    return f"{name}.png"
 
 
 def _predict_archive(
@@ -150,6 +252,7 @@ def _predict_archive(
 
     if output is None:
         raise InputError("--ray: name the folder for the answers with --output")
+    files.refuse_source(output, sources)
     model = ray_data.Model(str(path), runtime.backend, runtime.device, runtime.precision, runtime.setting)
     pool = ray_data.Pool(1 if workers is None else workers, gpus=worker_gpus or 0.0)
     with console.counter("predicting") as on_images:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from sprfast.evaluation.evaluate import Evaluation
     from sprfast.formats.model import Model
 
+GO_ON = "go on with the same command and --resume"
+
 
 def train(
     data: Annotated[Path, typer.Argument(help="A data set, a category, or a folder of good images.")],
@@ -70,6 +72,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside the output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     process_timeout: ProcessTimeout = "5m",
     device: Device = None,
     json_: Json = False,
@@ -84,6 +87,9 @@ def train(
     }
     limits = {"epochs": epochs, "steps": steps, "time_limit": console.seconds(time_limit) if time_limit else None}
     given = {name: value for name, value in limits.items() if value is not None}
+    if len(given) > 1:
+        names = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise InputError(f"{names}: give one of them only")
     if given and "epochs" not in given:
         given["epochs"] = 0
     keywords = {
@@ -95,6 +101,7 @@ def train(
         "workers": workers,
         "checkpoint_every": console.seconds(checkpoint_every),
         "resume": resume,
+        "force": force,
         "process_timeout": console.seconds(process_timeout),
     }
     if category == ALL:
@@ -108,10 +115,13 @@ def train(
 
 
 def train_category(
-    root: Path, name: str | None, output: Path | None, keywords: dict[str, Any]
+    root: Path, name: str | None, output: Path | None, keywords: dict[str, Any], advice: str = GO_ON
 ) -> dict[str, Any] | None:
     """Train on one category with the keyword arguments of `sprfast.train`, and describe the model
     file; None on all but the first of torchrun's processes.
+
+    Args:
+        advice: what to do after a signal, for the sentence about it.
 
     Raises:
         typer.Exit: a signal stopped the training; its checkpoint is written.
@@ -120,7 +130,7 @@ def train_category(
 
     category = datasets.load_category(root, name, keywords["preprocessing"])
     path = output or Path(f"{category.name}.safetensors")
-    model = _train(category, path, keywords)
+    model = _train(category, path, keywords, advice)
     return describe(model, path) if torchrun.is_first() else None
 
 
@@ -137,11 +147,14 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
 
     group = ProcessGroup(keywords["process_timeout"])
     names = datasets.list_categories(root)
+    categories = [datasets.load_category(root, name, keywords["preprocessing"]) for name in names]
+    paths = [files.confined(output, f"{name}.safetensors") for name in names]
+    if not (keywords["resume"] or keywords["force"]):
+        for path in paths:
+            files.require_free(path)
     output.mkdir(parents=True, exist_ok=True)
     evaluations = []
-    for name in names:
-        category = datasets.load_category(root, name, keywords["preprocessing"])
-        path = files.confined(output, f"{name}.safetensors")
+    for category, path in zip(categories, paths, strict=True):
         if keywords["resume"] and path.exists():
             model = model_file.load(path)
         else:
@@ -152,16 +165,13 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
     return evaluations
 
 
-def _train(category: CategoryData, path: Path, keywords: dict[str, Any]) -> Model:
+def _train(category: CategoryData, path: Path, keywords: dict[str, Any], advice: str = GO_ON) -> Model:
     from sprfast.training import train as training
 
     with console.training_bar(f"training {category.name}") as on_step:
         outcome = training.train(list(category.train), path, **keywords, on_step=on_step)
     if outcome.stopped_by:
-        console.say(
-            f"sprfast: stopped by {outcome.stopped_by.name} after step {outcome.step}; go on with the same command "
-            f"and --resume"
-        )
+        console.say(f"sprfast: stopped by {outcome.stopped_by.name} after step {outcome.step}; {advice}")
         raise typer.Exit(128 + outcome.stopped_by)
     assert outcome.model is not None  # as no signal stopped it
     return outcome.model

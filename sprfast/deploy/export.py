@@ -24,6 +24,7 @@ from sprfast.errors import BackendError, CheckFailedError, InputError
 from sprfast.evaluation import parity
 from sprfast.evaluation.parity import Report
 from sprfast.formats import export as export_file
+from sprfast.formats import trained_on
 from sprfast.formats.export import Export
 from sprfast.formats.export_metadata import MAX_BATCH, ExportMetadata, Map, Quantization, tolerance
 from sprfast.formats.manifest import PathLike
@@ -112,6 +113,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
         size=None if request.target == "plan" else size,
         batch=request.batch,
         probe=probe(model, *size, tolerance(request.precision, request.quantization)),
+        trained_on=str(model.provenance.get(trained_on.FIELD, "")),
     )
     graph = None if request.target == "plan" else _graph(model, folded, metadata, request, chosen)
     made = Export(metadata, graph, None if graph else folded)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule, checked
 from sprfast.errors import BackendError, InputError
+from sprfast.formats import trained_on
 from sprfast.formats.manifest import FORMAT_VERSION
 from sprfast.method.folded import MIN_SIZE
 from sprfast.method.scoring_mode import ScoringMode
@@ -102,6 +103,7 @@ class ExportMetadata:
     batch: int | None  # images a call; None: any number
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
+    trained_on: str = ""  # of the model's provenance, see `formats.trained_on`
 
     @property
     def schedule(self) -> Schedule:
@@ -138,6 +140,7 @@ class ExportMetadata:
                 "tolerance": self.probe.tolerance,
             },
             "certificates": list(self.certificates),
+            **({trained_on.FIELD: self.trained_on} if self.trained_on else {}),
         }
 
     @classmethod
@@ -162,6 +165,7 @@ class ExportMetadata:
                 batch=None if batch is None else _integer("batch", batch, 1, MAX_BATCH),
                 probe=_probe(document["probe"]),
                 certificates=checked("certificates", tuple[dict[str, Any], ...], document["certificates"]),
+                trained_on=checked(trained_on.FIELD, str, document.get(trained_on.FIELD, "")),
             )
         except KeyError as error:
             raise InputError(f"field {error} is missing") from error

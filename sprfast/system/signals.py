@@ -5,7 +5,10 @@ before.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +26,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
-    """Turn the first SIGTERM or SIGINT into a request; outside of the main thread signals stay the
-    caller's affair.
+    """Turn the first SIGTERM, SIGINT or SIGHUP into a request; outside of the main thread signals
+    stay the caller's affair, and a SIGHUP that is ignored, as under `nohup`, stays so.
 
     Args:
         closing: called at the request, in the main thread between any two steps of what it does;
@@ -35,14 +38,17 @@ def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
 
     def request(number: int, _: object) -> None:
         stop.signal = signal.Signals(number)
+        if stop.signal is signal.SIGHUP:
+            _leave_terminal()
         for each, handler in before.items():
             signal.signal(each, handler)
         for call in closing:
             call()
 
     try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            before[each] = signal.signal(each, request)
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                before[each] = signal.signal(each, request)
     except ValueError:  # not the main thread
         yield stop
         return
@@ -51,3 +57,15 @@ def stop_signals(*closing: Callable[[], object]) -> Iterator[Stop]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _leave_terminal() -> None:
+    """Let nothing fail that is still printed where the terminal is gone."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

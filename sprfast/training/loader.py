@@ -164,9 +164,7 @@ def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:
 
 
 def _start_worker(_: int) -> None:
-    """Leave SIGINT and SIGTERM to the training process: it stops after the step and ends its
-    workers.
-    """
+    """Leave signals to the training process: it stops after the step and ends its workers."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)

@@ -6,6 +6,7 @@ weights, their average, optimizer moments, step and elapsed time are all there i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -22,10 +23,11 @@ from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfi
 from sprfast.data import datasets
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.formats import model as model_file
+from sprfast.formats import trained_on as trained_on_file
 from sprfast.method import sde
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
-from sprfast.system import devices
+from sprfast.system import devices, files
 from sprfast.system.process_group import ProcessGroup
 from sprfast.system.signals import Stop, stop_signals
 from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
@@ -68,6 +70,7 @@ def train(
     workers: int = 1,
     checkpoint_every: float = 300.0,
     resume: bool = False,
+    force: bool = False,
     process_timeout: float = 300.0,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingOutcome:
@@ -83,13 +86,15 @@ def train(
         workers: processes that decode images; 0 decodes in the training process.
         checkpoint_every: seconds between checkpoints.
         resume: go on from the checkpoint.
+        force: replace the file that is at `output`.
         process_timeout: seconds that torchrun's processes wait for each other at any point.
         on_step: called after each step whose loss is looked at (each one on a CPU), by every
             process.
 
     Raises:
         InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of
-            a fresh start.
+            a fresh start; `output` cannot be written, is there already, or another training is
+            writing it.
         CheckFailedError: the loss or the weights became NaN or infinite, or another process is
             gone; the checkpoint stays.
     """
@@ -99,31 +104,60 @@ def train(
     share = group.share(training.batch_size)  # refused before anything is written
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of this process run on the current device
-    if not resume and checkpoint_path(output).exists():
+    files.check_writable(output)
+    files.check_writable(checkpoint_path(output))
+    with files.exclusive(output) if group.rank == 0 else contextlib.nullcontext():
+        _require_fresh(output, resume, force)
+        used, held_back = datasets.split(paths, training.hold_back, training.seed)
+        files.refuse_source(output, paths)
+        dataset = ImageDataset(paths, preprocessing, held_back)
+        recipe = Recipe(network, preprocessing, schedule, training, datasets.fingerprint(paths))
+        if resume and not force:
+            _require_own(output, recipe)
+        trained_on = trained_on_file.packed(map(datasets.digest, used))
+        state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
+        run = _Run(recipe, state, group, device, output, dataset, started)
+        order = batch_order(len(dataset), training.batch_size, training.seed, start=state.step, share=share)
+        with stop_signals() as stop:
+            if not resume:
+                run.save()
+            with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
+                stopped_by = run.loop(stream, stop, checkpoint_every, on_step)
+            run.require_finite()
+            model = None
+            if stopped_by:
+                run.save()
+            else:
+                model = run.model(held_back, trained_on)
+                if group.rank == 0:
+                    model_file.save(output, model)
+                    checkpoint_path(output).unlink(missing_ok=True)
+            return TrainingOutcome(model, stopped_by, state.step, tuple(run.losses))
+
+
+def _require_fresh(output: Path, resume: bool, force: bool) -> None:
+    """Raise InputError where a start would lose what an earlier training has left."""
+    if resume:
+        return
+    if checkpoint_path(output).exists():
         raise InputError(
             f"{checkpoint_path(output)}: holds an unfinished training; go on with --resume, or delete it to start again"
         )
-    _, held_back = datasets.split(paths, training.hold_back, training.seed)
-    dataset = ImageDataset(paths, preprocessing, held_back)
-    recipe = Recipe(network, preprocessing, schedule, training, datasets.fingerprint(paths))
-    state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
-    run = _Run(recipe, state, group, device, output, dataset, started)
-    order = batch_order(len(dataset), training.batch_size, training.seed, start=state.step, share=share)
-    with stop_signals() as stop:
-        if not resume:
-            run.save()
-        with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
-            stopped_by = run.loop(stream, stop, checkpoint_every, on_step)
-        run.require_finite()
-        model = None
-        if stopped_by:
-            run.save()
-        else:
-            model = run.model(held_back)
-            if group.rank == 0:
-                model_file.save(output, model)
-                checkpoint_path(output).unlink(missing_ok=True)
-        return TrainingOutcome(model, stopped_by, state.step, tuple(run.losses))
+    if not force:
+        files.require_free(output)
+
+
+def _require_own(output: Path, recipe: Recipe) -> None:
+    """Raise InputError where a resumed training would replace anything but its own result, which a
+    process that is killed at its very end leaves beside the checkpoint.
+    """
+    if not output.exists():
+        return
+    held = model_file.load(output)
+    same = held.provenance.get("data_fingerprint") == recipe.data_fingerprint
+    same = same and held.provenance.get("training") == recipe.training.to_json()
+    if not same or held.scoring_mode.threshold or held.scoring_modes:
+        files.require_free(output)
 
 
 def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -231,13 +265,14 @@ class _Run:
         if not self.state.finite:
             raise self._diverged("the weights or their gradients")
 
-    def model(self, held_back: list[Path]) -> model_file.Model:
+    def model(self, held_back: list[Path], trained_on: str) -> model_file.Model:
         """The trained model: averaged weights and where they come from."""
         recipe = self.recipe
         provenance = {
             "data_fingerprint": recipe.data_fingerprint,
             "images": len(self.dataset),
             "held_back": [path.name for path in held_back],
+            trained_on_file.FIELD: trained_on,
             "steps": self.state.step,
             "seconds": round(self.elapsed, 1),
             "peak_memory_mib": devices.peak_memory_mib(self.device),

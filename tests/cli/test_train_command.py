@@ -117,3 +117,52 @@ def test_torchrun_trains_every_category(data_set, tmp_path):
         done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         assert [row["category"] for row in json.loads(done.stdout)["categories"]] == ["bolt", "nut"]
+
+
+def test_a_model_is_replaced_with_force_only_and_before_any_category_is_trained(run, data_set, tmp_path):
+    (tmp_path / "nut.safetensors").write_bytes(b"mine")
+    code, _, err = run("train", data_set, "--category", "all", "-o", tmp_path, *TRAIN)
+    assert code == 2
+    assert "nut.safetensors: exists already; give --force" in err
+    assert not (tmp_path / "bolt.safetensors").exists()
+    arguments = ["train", data_set, "--category", "nut", "-o", tmp_path / "nut.safetensors", *TRAIN]
+    assert run(*arguments)[0] == 2
+    assert run(*arguments, "--force")[0] == 0
+    assert run("calibrate", tmp_path / "nut.safetensors", "--threshold", "1")[0] == 0
+    assert run(*arguments)[0] == 2
+    assert model_file.load(tmp_path / "nut.safetensors").scoring_mode.threshold.value == 1
+
+
+def test_an_output_that_cannot_be_is_one_sentence(run, data_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in (".", "..", "/", "missing/m.safetensors"):
+        code, _, err = run("train", data_set, "--category", "bolt", "-o", output, *TRAIN)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "cannot be written" in err
+    code, _, _ = run("train", data_set / "bolt", "--category", "all", "-o", "models", *TRAIN)
+    assert code == 2
+    (data_set / "nut" / "ground_truth" / "dent" / "000_mask.png").unlink()
+    assert run("train", data_set, "--category", "all", "-o", "models", *TRAIN)[0] == 2
+    assert not (tmp_path / "models").exists()
+
+
+def test_two_limits_are_named(run, data_set):
+    code, _, err = run("train", data_set, "--category", "bolt", "--epochs", "1", "--time-limit", "3s")
+    assert code == 2
+    assert "--epochs and --time-limit: give one of them only" in err
+
+
+def test_a_signal_in_the_demo_advises_no_option_that_it_lacks(run, tmp_path, monkeypatch):
+    pytest.importorskip("skimage")
+    from sprfast.training import train as training
+
+    train = training.train
+
+    def interrupted(*positional, on_step, **keywords):
+        return train(*positional, **keywords, on_step=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+    monkeypatch.setattr(training, "train", interrupted)
+    code, _, err = run("demo", "-o", tmp_path / "demo")
+    assert code == 143
+    assert "the demo starts afresh next time" in err
+    assert "--resume" not in err

@@ -1,3 +1,5 @@
+import contextlib
+import dataclasses
 import math
 import os
 import shutil
@@ -18,8 +20,11 @@ from sprfast.data import datasets
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.formats import model as model_file
 from sprfast.formats import tensors as archive
-from sprfast.method import sde
+from sprfast.formats import trained_on
+from sprfast.method import sde, threshold
+from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
+from sprfast.system import files
 from sprfast.training import train as training
 from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
 from support import ROOT
@@ -47,7 +52,9 @@ def config(**changes):
     return TrainingConfig(**{"epochs": 0, "steps": 6, "batch_size": 4} | changes)
 
 
-def train(paths, output, *, workers=0, resume=False, checkpoint_every=300.0, on_step=lambda _: None, **changes):
+def train(
+    paths, output, *, workers=0, resume=False, force=True, checkpoint_every=300.0, on_step=lambda _: None, **changes
+):
     return training.train(
         paths,
         output,
@@ -57,6 +64,7 @@ def train(paths, output, *, workers=0, resume=False, checkpoint_every=300.0, on_
         device="cpu",
         workers=workers,
         resume=resume,
+        force=force,
         checkpoint_every=checkpoint_every,
         on_step=on_step,
     )
@@ -210,6 +218,7 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
         "data_fingerprint": datasets.fingerprint(paths),
         "images": 8,
         "held_back": [],
+        "trained_on": trained_on.packed(map(datasets.digest, paths)),
         "steps": 6,
         "loss": outcome.losses[-1][1],
         "training": config().to_json(),
@@ -352,3 +361,82 @@ def test_truncated_image_is_an_input_error_before_the_first_step(paths, tmp_path
 def test_setting_out_of_range_is_an_input_error_that_names_it(field, value):
     with pytest.raises(InputError, match=field):
         config(**{field: value})
+
+
+def test_a_model_that_is_there_is_replaced_by_force_only(paths, output):
+    train(paths, output, steps=1, force=False)
+    before = output.read_bytes()
+    with pytest.raises(InputError, match="exists already; give --force"):
+        train(paths, output, steps=1, force=False)
+    assert output.read_bytes() == before
+    assert train(paths, output, steps=2).step == 2
+
+
+def test_a_training_killed_at_its_very_end_resumes_over_its_own_result_only(paths, output, small_model):
+    train(paths, output, steps=2, on_step=stop_after(1))
+    kept = checkpoint_path(output).read_bytes()
+    sha256 = train(paths, output, steps=2, resume=True, force=False).model.sha256
+    checkpoint_path(output).write_bytes(kept)  # as where the process was killed before it could be removed
+    assert train(paths, output, steps=2, resume=True, force=False).model.sha256 == sha256
+    calibrated = dataclasses.replace(
+        model_file.load(output), scoring_mode=ScoringMode(Schedule(), threshold=threshold.manual(1.0))
+    )
+    for other in (calibrated, small_model):
+        checkpoint_path(output).write_bytes(kept)
+        model_file.save(output, other)
+        with pytest.raises(InputError, match="exists already"):
+            train(paths, output, steps=2, resume=True, force=False)
+        assert model_file.load(output).sha256 == other.sha256
+
+
+def test_a_second_training_of_one_output_is_refused(paths, output):
+    refused = []
+
+    def second(_):
+        with pytest.raises(InputError, match="another process is working on it") as error:
+            train(paths, output, steps=1)
+        refused.append(error)
+
+    assert train(paths, output, steps=1, on_step=second).step == 1
+    assert len(refused) == 1
+    assert os.listdir(output.parent) == [output.name]
+
+
+def test_what_a_killed_training_left_beside_its_output_is_removed_by_the_next_start(paths, output):
+    for path in (output, checkpoint_path(output), output.with_name("other")):
+        child = os.fork()
+        if not child:
+            alone = contextlib.nullcontext() if path == checkpoint_path(output) else files.exclusive(path)
+            with alone, files.atomic_write(path):
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    left = {name for name in os.listdir(output.parent) if name.startswith(".")}
+    assert len(left) == 5
+    train(paths, output, steps=1, on_step=stop_after(1))
+    train(paths, output, steps=1, resume=True)
+    names = {name for name in os.listdir(output.parent) if name.startswith(".")}
+    assert len(names) == 2  # of the other file
+    assert names < left
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "pipe"])
+def test_an_output_that_is_no_file_is_refused_before_the_training(name, paths, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        train(paths, Path(name))
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_an_output_that_is_an_image_to_train_on_is_refused(paths, tmp_path):
+    copies = [Path(shutil.copy(path, tmp_path)) for path in paths]
+    before = copies[0].read_bytes()
+    with pytest.raises(InputError, match="is read here"):
+        train(copies, copies[0])
+    assert copies[0].read_bytes() == before
+
+
+def test_a_hang_up_keeps_a_checkpoint(paths, output):
+    outcome = train(paths, output, on_step=lambda _: os.kill(os.getpid(), signal.SIGHUP))
+    assert (outcome.stopped_by, outcome.step) == (signal.SIGHUP, 1)
+    assert checkpoint_path(output).exists()
