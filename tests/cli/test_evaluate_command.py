@@ -1,6 +1,10 @@
 """The command `evaluate`."""
 
 import json
+import os
+
+import PIL.Image
+import pytest
 
 
 def test_metrics_without_anomalies_are_null_with_a_reason(run, data_set, model_path):
@@ -13,3 +17,16 @@ def test_metrics_without_anomalies_are_null_with_a_reason(run, data_set, model_p
     assert code == 0
     assert row["image_AUROC"] is None
     assert "anomal" in row["undefined"]["image_AUROC"]
+
+
+@pytest.mark.parametrize("name", ["$", "[red]", "lot[", ":100:", "划痕", os.fsdecode(b"lot-\xff")])
+def test_any_name_of_a_defect_or_category_ends_in_a_table_and_a_figure(run, data_set, model_path, tmp_path, name):
+    for part in ("test", "ground_truth"):
+        (data_set / "bolt" / part / "dent").rename(data_set / "bolt" / part / name)
+    (data_set / "bolt").rename(data_set / name)
+    code, out, _ = run("evaluate", model_path, data_set, "--category", name, "--figure", tmp_path / "figure.png")
+    assert code == 0
+    shown = name.replace("\udcff", r"\xff")
+    assert f"{shown} against good" in out
+    assert f"{shown}: 4 images" in out
+    assert PIL.Image.open(tmp_path / "figure.png").width > 100
