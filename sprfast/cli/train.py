@@ -98,7 +98,9 @@ def train(
         "process_timeout": console.seconds(process_timeout),
     }
     if category == ALL:
-        evaluations = _train_all(data, output or Path("."), keywords)
+        folder = output or Path(".")
+        with files.output_folder(folder):
+            evaluations = _train_all(data, folder, keywords)
         if evaluations:
             print_evaluations(evaluations, json_)
     else:
@@ -137,7 +139,6 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
 
     group = ProcessGroup(keywords["process_timeout"])
     names = datasets.list_categories(root)
-    output.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in names:
         category = datasets.load_category(root, name, keywords["preprocessing"])

@@ -117,3 +117,11 @@ def test_torchrun_trains_every_category(data_set, tmp_path):
         done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         assert [row["category"] for row in json.loads(done.stdout)["categories"]] == ["bolt", "nut"]
+
+
+def test_a_folder_for_models_goes_again_where_no_training_began(run, data_set, tmp_path):
+    (data_set / "bolt/train/good/000.png").write_bytes(b"no picture")
+    code, _, err = run("train", data_set, "--category", "all", "-o", tmp_path / "new" / "models", *TRAIN)
+    assert code == 2
+    assert "000.png" in err
+    assert not (tmp_path / "new").exists()
