@@ -11,6 +11,7 @@ import collections
 import contextlib
 import functools
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -28,6 +29,7 @@ from sprfast.data.images import display_name, load_image
 from sprfast.errors import BackendError, InputError, SprfastWarning
 
 CACHE_BYTES = 4 * 2**30  # decoded images kept in memory
+_FORK = multiprocessing.get_context("fork")
 AHEAD = 4  # batches that a process decodes before they are asked for
 
 
@@ -159,25 +161,23 @@ def _batches(
         tries = [(workers, AHEAD), (workers, 1), *([(1, 1)] if workers > 1 else []), *tries]
     awaited: collections.deque[list[int]] = collections.deque()  # drawn from `order`, and not yet given
     for processes, ahead in tries:
-        fault: Exception | None = None
         order = itertools.chain(tuple(awaited), order)
         awaited.clear()
-        with _loading(dataset, _noted(order, awaited), processes, ahead, pin_memory) as stream:
-            while fault is None:
-                try:
-                    batch = next(stream)
-                except StopIteration:
-                    return
-                except Exception as error:  # of a loader process, or what torch makes of its death
-                    fault = error
-                    continue
-                if isinstance(batch, InputError):
-                    raise batch
-                awaited.popleft()
-                yield batch
-        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[-1]  # below the traceback of a process
-        if not processes:
-            raise BackendError(f"images cannot be decoded: {reason}") from fault
+        try:
+            with _loading(dataset, _noted(order, awaited), processes, ahead, pin_memory) as stream:
+                for batch in stream:
+                    if isinstance(batch, InputError):
+                        raise batch
+                    awaited.popleft()
+                    yield batch
+            return
+        except InputError:
+            raise
+        except Exception as error:  # of a loader process, or what torch makes of its death
+            # below the traceback of a process; the error itself would keep its loader's batches
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            if not processes:
+                raise BackendError(f"images cannot be decoded: {reason}") from error
         _warn(f"a process that decodes images failed ({reason}): fewer batches are decoded ahead from here on")
 
 
@@ -201,9 +201,13 @@ def _loading(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=ahead,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=_FORK if workers else None,
         worker_init_fn=_start_worker,
     )
+    if workers:
+        # what torch is about to make: without room for it a half-made loader would be left
+        made = [_FORK.Event(), *(_FORK.Queue() for _ in range(workers + 1))]
+        del made
     stream = iter(loader)
     with _deaths_unannounced():
         try:

@@ -1,6 +1,8 @@
+import errno
 import os
 import signal
 import warnings
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -215,6 +217,16 @@ def test_memory_that_gets_short_later_costs_no_batch(paths, monkeypatch, tmp_pat
             got += [next(stream) for _ in range(4)] + [next(stream) for _ in range(4)]
     assert tries == [(1, loader.AHEAD), (1, 1)]
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=False))
+
+
+def test_no_room_for_a_loader_itself_costs_no_batch(paths, monkeypatch):
+    """Its locks are in the shared memory too."""
+    expected = taken(paths, 3, workers=0)
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(loader._FORK, "Event", full)
+    with pytest.warns(SprfastWarning, match="No space left on device"):
+        got = taken(paths, 3, workers=2)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("death", [signal.SIGBUS, signal.SIGKILL])
