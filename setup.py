@@ -184,5 +184,5 @@ setup(
             "clang-format==22.1.8",
         ],
     },
-    entry_points={"console_scripts": ["sprfast = sprfast.cli.app:main"]},
+    entry_points={"console_scripts": ["sprfast = sprfast.__main__:main"]},
 )

@@ -62,3 +62,7 @@ class ClosedError(SprfastError):
     """A line that takes no frames any more, and the frames that it had not answered when it was
     closed.
     """
+
+
+class SprfastWarning(UserWarning):
+    """What goes on in another way than asked for, in one line; the command line prints it so."""

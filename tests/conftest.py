@@ -25,6 +25,7 @@ def pytest_configure():
     Without a CUDA device the kernels run in Triton's interpreter, which must be chosen before they
     are imported.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime themselves
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
     if "OMP_NUM_THREADS" not in os.environ:

@@ -18,6 +18,7 @@ from sprfast.config import PUBLISHED
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.system import files
+from sprfast.system.terminal import shown
 
 HEADINGS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # of the columns of `percents`
 # as `promises` has them
@@ -78,9 +79,7 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
         size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
         for name, setting in report["settings"].items():
             passes, ms, _, speedup = _costs(report, name)
-            table.add_row(
-                Text(report["category"]), size, minutes, name, passes, ms, speedup, *percents(setting["metrics"])
-            )
+            table.add_row(report["category"], size, minutes, name, passes, ms, speedup, *percents(setting["metrics"]))
     return table
 
 
@@ -90,7 +89,7 @@ def _rows(report: Mapping[str, Any]) -> Table:
     title = f"{report['category']}, {len(report['models'])} models, {images}"
     table = grid("", "passes", "ms", *HEADINGS, title=title, tight=True)
     for row in report["rows"]:
-        name = Text(row["name"], style="bold" if row["name"] == PUBLISHED else "")
+        name = Text(shown(row["name"]), style="bold" if row["name"] == PUBLISHED else "")
         table.add_row(name, str(row["passes"]), f"{row['ms']:.1f}", *percents(row["metrics"]))
     return table
 
@@ -109,7 +108,7 @@ def _costs(report: Mapping[str, Any], name: str) -> tuple[str, str, str, str]:
     return f"{passes:.2f}", f"{ms:.1f}", f"{images_per_s:.1f}", f"{speedup:.2f}"
 
 
-def _notes(report: Mapping[str, Any]) -> Text:
+def _notes(report: Mapping[str, Any]) -> str:
     """What dividing maps by the error field would do."""
     lines = []
     for name, setting in report["settings"].items():
@@ -120,7 +119,7 @@ def _notes(report: Mapping[str, Any]) -> Text:
                 f"{name}: maps divided by the field would have a pixel_AUROC of {maps:.1f} %, "
                 f"and the field alone as every image's map has {alone:.1f} %"
             )
-    return Text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _promises(report: Mapping[str, Any]) -> Table:
@@ -133,7 +132,7 @@ def _promises(report: Mapping[str, Any]) -> Table:
         for kind in ("images", "maps"):
             for of_models in setting[kind]:
                 promised = f"{100 * of_models[0]['promised']:g} %"
-                table.add_row(Text(f"{name}, {kind}"), promised, *(_kept(of_models, way) for way in _WAYS))
+                table.add_row(f"{name}, {kind}", promised, *(_kept(of_models, way) for way in _WAYS))
     return table
 
 
@@ -161,7 +160,7 @@ def _backends(report: Mapping[str, Any]) -> Table:
     table.add_column("from eager", overflow="fold")
     for each in report["backends"]:
         if "reason" in each:
-            table.add_row(each["backend"], "-", "-", Text(each["reason"]))
+            table.add_row(each["backend"], "-", "-", each["reason"])
             continue
         apart = [abs(value) for value in each["from_eager"].values() if value is not None]
         values = [f"{100 * each[key]:.4f}" if each[key] is not None else "-" for key in ("image_AUROC", "pixel_AUROC")]
@@ -193,7 +192,7 @@ def grid(*headings: str, title: str | None = None, tight: bool = False) -> Table
         Column(headings[0], overflow="fold"),
         *(Column(heading, justify="right", no_wrap=True) for heading in headings[1:]),
         box=box.SIMPLE_HEAD,
-        title=Text(title, "table.title") if title else None,
+        title=title,
         title_justify="left",
         pad_edge=False,
         padding=(0, 0 if tight else 1),

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class BenchOptions:
     paths: Sequence[Path] | None = None  # image files; None takes random images
     labelled: Category | None = None  # test images for the accuracy at each number of draws
     memory: bool = False  # also of every candidate, each in a fresh process; on a CPU
+    # names of candidates that must run; of any other the report says why it cannot
+    required: Collection[str] = ()
     margin: float | None = None  # share of the period that a recommended setting leaves free; None recommends none
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ def run(
 
     Raises:
         InputError: an image file cannot be used, or memory is wanted on another device than a CPU.
-        BackendError: the device cannot be used here.
+        BackendError: the device cannot be used here, or a required candidate cannot run.
     """
     device = devices.resolve(options.device)
     if options.memory and device.type != "cpu":
@@ -121,7 +123,7 @@ def run(
     with contextlib.suppress(KeyboardInterrupt):
         precisions = {each.precision for each in candidates}
         report["ceilings"] = hardware.ceilings(model, device, precisions, *given.pixels.shape[2:])
-        answers = _prepare(work, candidates, entries, progress)
+        answers = _prepare(work, candidates, entries, options.required, progress)
         audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
         try:
             drivers.in_turns(work, audited, options.seconds, entries, progress)
@@ -199,7 +201,11 @@ def _unmeasured(candidate: Candidate) -> dict[str, Any]:
 
 
 def _prepare(
-    work: Work, candidates: Sequence[Candidate], entries: dict[str, Any], progress: drivers.Tell
+    work: Work,
+    candidates: Sequence[Candidate],
+    entries: dict[str, Any],
+    required: Collection[str],
+    progress: drivers.Tell,
 ) -> dict[str, Answer]:
     """Build each candidate, run both shapes of query once and check the results; those that passed,
     by name.
@@ -215,6 +221,8 @@ def _prepare(
             entry["build_s"], answer = timing.timed(functools.partial(work.build, candidate), work.device)
             entry["first_image_s"], single = timing.timed(functools.partial(answer, work.take([0])), work.device)
         except BackendError as error:
+            if candidate.name in required:
+                raise
             entry |= {"status": "unavailable", "reason": str(error)}
             continue
         # the next call may write into them

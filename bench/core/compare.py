@@ -3,10 +3,10 @@ interval, and what got worse.
 
 The two runs are separate, and machines drift between runs. So what is compared is a candidate's
 speed relative to the report's baseline within each round, where both took turns; only where there
-is no such pair are the times themselves compared, and then any drift of the machine is in the
-result. An interval tells how well the rounds of the two runs fix their medians; it takes the rounds
-as independent and cannot see what differs from one run to the next. The allowed regression is for
-that.
+is no such pair are the times themselves shown, and no verdict is given, since any drift of the
+machine is in them. An interval tells how well the rounds of the two runs fix their medians; it
+takes the rounds as independent and cannot see what differs from one run to the next. The allowed
+regression is for that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 from rich import box
 from rich.table import Column, Table
-from rich.text import Text
 
 from sprfast.bench.core import scenarios
 from sprfast.errors import InputError
@@ -86,7 +85,7 @@ class Comparison:
             *(Column(heading, justify="right", no_wrap=True) for heading in figures),
             "remark",
             title="speed of the new report relative to the old one",
-            caption=Text("\n".join([*notes, *verdict])),
+            caption="\n".join([*notes, *verdict]),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -99,7 +98,7 @@ class Comparison:
             if row.basis == "absolute":
                 words.append("baseline" if row.baseline else "absolute")
             counts, remark = f"{row.rounds_old}/{row.rounds_new}", "\n".join(words)
-            result.add_row(Text(row.candidate), _SCENARIOS[row.scenario], _short(row.speed), interval, counts, remark)
+            result.add_row(row.candidate, _SCENARIOS[row.scenario], _short(row.speed), interval, counts, remark)
         return result
 
 
@@ -113,8 +112,8 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
         seed: of the bootstrap.
 
     Raises:
-        InputError: the reports measured different work, or nothing that both measured, or
-            `regression` is out of range.
+        InputError: the reports measured different work, or nothing that both measured, or not
+            the baseline, without which nothing can be told; or `regression` is out of range.
     """
     if not 0 <= regression < 1:
         raise InputError(f"regression: {regression} is not allowed, expected a number from 0 to below 1")
@@ -125,7 +124,17 @@ def compare(old: dict[str, Any], new: dict[str, Any], *, regression: float, seed
         _row(old, new, name, key, generator) for name in both for key in _SCENARIOS if _measured((old, new), name, key)
     ]
     slower = [_sentence(row, regression) for row in rows if _regressed(row, regression)]
+    alone = [row for row in rows if row.basis == "absolute" and not row.baseline]
     regressions = [*slower, *_lost(old, new)]
+    if alone and not regressions:
+        if not any(row.basis == "paired" for row in rows):
+            raise InputError(
+                f"{old['baseline']}: was not measured in both reports, and without the baseline a regression cannot be "
+                f"told from a drift of the machine between the runs; measure both with --candidates {old['baseline']},"
+                f"{alone[0].candidate}"
+            )
+        names = ", ".join(dict.fromkeys(_SCENARIOS[row.scenario] for row in alone))
+        regressions = [f"{names}: cannot be told, the baseline was not measured in both reports."]
     if not rows and not regressions:
         raise InputError(
             "no candidate was measured in both reports; compare reports of `sprfast bench` with candidates in common"
@@ -200,7 +209,7 @@ def _resampled_medians(samples: Array, generator: np.random.Generator) -> Array:
 
 
 def _regressed(row: ComparisonRow, regression: float) -> bool:
-    return not row.baseline and row.high is not None and row.high < 1 - regression
+    return row.basis == "paired" and row.high is not None and row.high < 1 - regression
 
 
 def _short(value: float) -> str:
@@ -210,8 +219,7 @@ def _short(value: float) -> str:
 def _sentence(row: ComparisonRow, regression: float) -> str:
     interval = f"{CONFIDENCE:.0%} interval {row.low:.3f} to {row.high:.3f}"
     found = f"{row.speed:.3f} of the old speed ({interval}, {row.rounds_old} and {row.rounds_new} rounds)"
-    absolute = " The times were compared as they are, so this may be the machine." if row.basis == "absolute" else ""
-    return f"{row.candidate}, {_SCENARIOS[row.scenario]}: {found}, below the allowed {1 - regression:.3g}.{absolute}"
+    return f"{row.candidate}, {_SCENARIOS[row.scenario]}: {found}, below the allowed {1 - regression:.3g}."
 
 
 def _lost(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

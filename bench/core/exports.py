@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from rich.table import Column, Table
-from rich.text import Text
 from torch import Tensor
 
 from sprfast.bench.core import tables
@@ -128,7 +127,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows for a terminal."""
     result = tables.empty(HEADINGS, "exports", first=Column("candidate", overflow="fold"))
     for row in rows:
-        result.add_row(Text(row["name"]), *(cell or "-" for cell in cells(row)))
+        result.add_row(row["name"], *(cell or "-" for cell in cells(row)))
     return result
 
 

@@ -21,7 +21,6 @@ import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
-from rich.text import Text
 
 from sprfast.bench.core import report_file
 from sprfast.errors import InputError
@@ -204,7 +203,7 @@ def table(report: dict[str, Any]) -> RenderableType:
     hosts = f"up to {assumed['host']} engines, {1e3 * assumed['latency']:g} ms there and back"
     link = f"{assumed['link_gbit']:g} Gbit/s for {hosts}"
     load = f"load {assumed['load']:g}; {assumed['image_kib']:g} KiB an image over {link}; queues of {assumed['queue']}"
-    return Group(rows, Text(f"{fit} (from {report['report']}); {load}"))
+    return Group(rows, f"{fit} (from {report['report']}); {load}")
 
 
 def _through_link(sent: np.ndarray, transfer: float) -> np.ndarray:

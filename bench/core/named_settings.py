@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rich import box
 from rich.table import Column, Table
-from rich.text import Text
 
 from sprfast.bench.core import timing
 from sprfast.config import PUBLISHED
@@ -95,7 +94,7 @@ def table(report: Mapping[str, Any]) -> Table:
     for name, found in report["settings"].items():
         cells = (f"{found['passes']:.2f}", f"{found['ms']['median']:.1f}", f"{found['images_per_s']['median']:.1f}")
         ratio = "{median:.2f} ({min:.2f}-{max:.2f})".format(**found["speedup"])
-        table.add_row(Text(name), *cells, ratio, f"{found['error']:.1e}")
+        table.add_row(name, *cells, ratio, f"{found['error']:.1e}")
     return table
 
 

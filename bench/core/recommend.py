@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from sprfast.bench.core import arrivals, sweeps, tables, timing
 from sprfast.bench.core.peers import Candidate
@@ -178,7 +177,7 @@ def table(report: Mapping[str, Any]) -> RenderableType:
         parts += [_batch_sweep(found), _draws_sweep(found)]
     lines = [*map(left_out, found["failed"]), f"settings: {found['note']}"] if found else []
     lines += _words(chosen) if chosen else []
-    return Group(*parts, *map(Text, lines))
+    return Group(*parts, *lines)
 
 
 def _line(work: Work, candidate: Candidate, batch: int, period: float, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import exports, footprint, recommend, tables
+from sprfast.bench.core import exports, footprint, hardware, recommend, tables
+from sprfast.system.terminal import shown
 
 _CLOCK = (
     *("MultiStr.\np99 ms", "Server\nqueries/s"),
@@ -116,7 +117,7 @@ def _filled(
     result = tables.empty(headings, title)
     for name, entry in report["candidates"].items():
         style = {"failed": "strike", "unavailable": "dim"}.get(entry["status"], "")
-        result.add_row(Text(name, style=style), *cells(entry))
+        result.add_row(Text(shown(name), style=style), *cells(entry))
     return result
 
 
@@ -157,6 +158,12 @@ def _notes(report: dict[str, Any]) -> list[str]:
         for name, entry in entries
         if entry["memory"] and entry["memory"]["reason"]
     ]
+    shares = [(entry["hardware"] or {}).get(key) for _, entry in entries for key in hardware.SHARES]
+    if any(share is not None and share > 100 for share in shares):
+        notes.append(
+            "% of matmul and copy: above 100 where convolutions multiply less than direct ones, as Winograd's do, or "
+            "maps stay in a cache"
+        )
     return [*notes, *_scenario_notes(report), report["note"]]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
+
+from sprfast.system.terminal import Terminal
 
 
 def read(folder: Path, name: str) -> dict[str, Any] | None:
@@ -38,7 +39,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def show(document: dict[str, Any]) -> None:
     """The summary as a few tables, the waterfall last; then the steps."""
-    console = Console(highlight=False, width=140)
+    console = Terminal(width=140)
     for name in ("operators", "passes"):
         if document[name]:
             console.print(_table(document[name], name))

@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,8 @@ def _plot(name: str, title: str, *, rows: bool = False) -> Callable[[Draw], Call
                 left, right = _LEFT, 0.7 + max(_CHARACTER * 15, names)
             size = ((_WIDTH - left - right) / _WIDTH, (height - _TOP - _BOTTOM) / height)
             buffer = io.BytesIO()
-            with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+            with mpl.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts draw the text
                 figure = Figure(figsize=(_WIDTH, height))
                 draw(figure.add_axes((left / _WIDTH, _BOTTOM / height, *size)), series)
                 figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

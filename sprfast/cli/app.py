@@ -7,8 +7,11 @@ signal n.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +31,9 @@ from sprfast.cli.predict import predict
 from sprfast.cli.soak import soak
 from sprfast.cli.study.group import study
 from sprfast.cli.train import train
-from sprfast.errors import SprfastError
+from sprfast.errors import SprfastError, SprfastWarning
+
+_show_any_warning = warnings.showwarning
 
 app = typer.Typer(
     add_completion=False,
@@ -41,16 +46,50 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and an exit code."""
+    _open_streams()
+    stdout = sys.stdout
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except SprfastError as error:
         console.say(f"sprfast: {error}")
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(141)
     except OSError as error:
         console.say(f"sprfast: {error.filename or 'system'}: {error.strerror or error}")
         sys.exit(2)
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        console.discard_output()  # typer has put a stream of its own there, since the reader is gone
+        sys.exit(141)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any, **options: Any
+) -> None:
+    """Ours in a line; others as Python prints them, with the place in the code."""
+    if issubclass(category, SprfastWarning):
+        console.say(f"sprfast: {message}")
+    else:
+        _show_any_warning(message, category, filename, lineno, *rest, **options)
+
+
+def _open_streams() -> None:
+    """See to it that whatever is said can be written, and in no file that is opened later.
+
+    Of a standard stream that was closed the next file would get the number, and with it what
+    libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdout is None:
+        console.say("sprfast: standard output is closed; send it to /dev/null where nobody is to read it")
+        sys.exit(2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.callback(invoke_without_command=True)

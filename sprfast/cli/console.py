@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from sprfast.errors import InputError
 from sprfast.system import torchrun
+from sprfast.system.terminal import Terminal, shown
 
 WIDEST = 200  # characters of a table where no terminal says how many there are
-log = Console(stderr=True, highlight=False)
+log = Terminal(stderr=True)
+_DESCRIPTION = TextColumn("{task.description}", markup=False)
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -27,11 +29,31 @@ def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | No
     """Print `document` as JSON, or what `render` makes for a person: by default a line a field.
 
     In a file or a pipe a table is up to `WIDEST` wide.
+
+    Raises:
+        InputError: stdout cannot be written.
+        BrokenPipeError: its reader is gone.
     """
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
-        return
-    rendered, console = render() if render else fields_table(document), Console(highlight=False)
+    try:
+        if as_json:
+            sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        else:
+            _print(render() if render else fields_table(document))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise InputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def discard_output() -> None:
+    """Let go what is left of the answer: Python would write it, and fail again, as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(rendered: RenderableType) -> None:
+    console = Terminal()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         wanted = console.measure(rendered, options=console.options.update(max_width=WIDEST)).maximum
         console.width = max(console.width, wanted)
@@ -40,7 +62,7 @@ def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | No
 
 def say(message: str) -> None:
     """One line for a person, to stderr."""
-    log.print(message, markup=False, soft_wrap=True)
+    log.print(message, soft_wrap=True)
 
 
 def seconds(text: str) -> float:
@@ -70,14 +92,14 @@ def counter(description: str) -> Iterator[Callable[..., None]]:
 
     Of torchrun's processes, which share one stderr, only the first shows it.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (_DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
         *columns, console=log, transient=True, disable=not (log.is_terminal and torchrun.is_first())
     ) as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(shown(description), total=None)
 
         def update(done: int, total: int, what: str = description) -> None:
-            progress.update(task, completed=done, total=total, description=what)
+            progress.update(task, completed=done, total=total, description=shown(what))
 
         yield update
 
@@ -92,10 +114,10 @@ def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
     if not torchrun.is_first():
         yield lambda _: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))
+    columns = (_DESCRIPTION, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))
     reported = -math.inf
     with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        task = progress.add_task(description, total=1.0, state="")
+        task = progress.add_task(shown(description), total=1.0, state="")
 
         def update(at: Any) -> None:
             nonlocal reported

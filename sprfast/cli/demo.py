@@ -17,6 +17,7 @@ from sprfast.cli.options import Json, Runtime
 from sprfast.cli.predict import predict_files
 from sprfast.cli.train import train_category
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
+from sprfast.system import files
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +44,8 @@ def demo(
     """The whole path on photographs that ship with scikit-image: train, calibrate, evaluate,
     bench.
     """
-    document, evaluation = _run(output, seed)
+    with files.output_folder(output):
+        document, evaluation = _run(output, seed)
     console.emit(document, json_, lambda: _tables(document, evaluation))
 
 
@@ -85,7 +87,6 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
     from sprfast.formats import model as model_file
     from sprfast.training.checkpoint import checkpoint_path
 
-    folder.mkdir(parents=True, exist_ok=True)
     model_path = folder / f"{scenes.CATEGORY}.safetensors"
     figure_path, report_path, predictions = folder / "figure.png", folder / "bench.json", folder / "predictions"
     console.say(f"writing photographs with drawn defects to {folder / 'data'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,7 +58,9 @@ def evaluate(
     """
     schedule = options.schedule(level) if level else None
     runtime = Runtime(backend, device, precision, setting)
-    evaluations = _evaluate(model, data, category, figure, schedule, runtime, console.seconds(process_timeout))
+    folder = files.output_folder(figure) if figure and category == ALL else contextlib.nullcontext()
+    with folder:
+        evaluations = _evaluate(model, data, category, figure, schedule, runtime, console.seconds(process_timeout))
     if evaluations:
         print_evaluations(evaluations, json_)
 
@@ -82,8 +85,6 @@ def _evaluate(
 
     group = ProcessGroup(process_timeout)
     everything = category == ALL
-    if everything and figure_path:
-        figure_path.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for name in datasets.list_categories(root) if everything else [category]:
         model = files.confined(path, f"{name}.safetensors") if everything else path

@@ -29,6 +29,7 @@ Data goes to stdout, progress and messages to stderr.
 | 2 | usage or input |
 | 3 | a missing driver, device or library |
 | 128 + n | stopped by signal n |
+| 141 | who reads the answer is gone |
 """
 
 

@@ -105,7 +105,9 @@ def train(
         "process_timeout": console.seconds(process_timeout),
     }
     if category == ALL:
-        evaluations = _train_all(data, output or Path("."), keywords)
+        folder = output or Path(".")
+        with files.output_folder(folder):
+            evaluations = _train_all(data, folder, keywords)
         if evaluations:
             print_evaluations(evaluations, json_)
     else:
@@ -152,7 +154,6 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
     if not (keywords["resume"] or keywords["force"]):
         for path in paths:
             files.require_free(path)
-    output.mkdir(parents=True, exist_ok=True)
     evaluations = []
     for category, path in zip(categories, paths, strict=True):
         if keywords["resume"] and path.exists():

@@ -6,7 +6,8 @@ A category folder holds
 
 and the mask of test/KIND/NAME.png is ground_truth/KIND/NAME_mask.png or ground_truth/KIND/NAME.png,
 in any image format. Folders are read by name order and without descending further; names that begin
-with a dot are passed over, as are files without an image suffix.
+with a dot are passed over. Files without an image suffix are left out, with a warning that names
+them. `good` and `ok` may be written in any case.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import os
 import random
 import stat
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size
-from sprfast.errors import InputError
+from sprfast.errors import InputError, SprfastWarning
 from sprfast.system.files import confined
 from sprfast.system.reading import open_regular
 
@@ -87,6 +89,7 @@ def load_category(root: str | os.PathLike[str], name: str | None, preprocessing:
         if names:
             raise InputError(f"{display_name(folder)}: name one of its categories: {_listing(names)}")
         raise InputError(f"{display_name(folder)}: no train/good or train/ok, and no images")
+    _tell_left_out(folder)
     return Category(_category_name(folder, name), tuple(plain.values()), ())
 
 
@@ -102,6 +105,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
             files.append(path)
             continue
         found = [entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES]
+        _tell_left_out(path)
         if not found:
             raise InputError(f"{display_name(path)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         files += found
@@ -166,7 +170,12 @@ def _listing(names: list[str]) -> str:
 
 
 def _good_folders(parent: Path) -> list[Path]:
-    return [parent / name for name in _GOOD if os.path.isdir(parent / name)]
+    entries = _entries(parent) if os.path.isdir(parent) else []
+    return [entry for entry in entries if _is_good(entry.name) and os.path.isdir(entry)]
+
+
+def _is_good(name: str) -> bool:
+    return name.casefold() in _GOOD
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -189,7 +198,22 @@ def _class_images(folder: Path) -> dict[str, Path]:
     images = _images(folder)
     if not images:
         raise InputError(f"{display_name(folder)}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    _tell_left_out(folder)
     return images
+
+
+def _tell_left_out(folder: Path) -> None:
+    """Warn of files that are no images by their names: a part among them would not be looked at."""
+    others = [each for each in _entries(folder) if each.suffix.lower() not in IMAGE_SUFFIXES]
+    others = [each for each in others if not os.path.isdir(each)]
+    if others:
+        names = _listing([each.name for each in others[:5]]) + (f" and {len(others) - 5} more" if others[5:] else "")
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        warnings.warn(
+            f"{display_name(folder)}: left out, without a suffix of an image ({suffixes}): {names}",
+            SprfastWarning,
+            stacklevel=2,
+        )
 
 
 def _training_images(good: list[Path]) -> tuple[Path, ...]:
@@ -205,7 +229,7 @@ def _test_samples(folder: Path, preprocessing: Preprocessing) -> tuple[Sample, .
         if not os.path.isdir(kind):
             continue
         images = _class_images(kind)
-        if kind.name in _GOOD:
+        if _is_good(kind.name):
             samples += [Sample(path, 0, "good", None) for path in images.values()]
             continue
         masks = _images(truth / kind.name) if os.path.isdir(truth / kind.name) else {}

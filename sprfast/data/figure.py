@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
+import unicodedata
 from collections.abc import Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sprfast.data.lettering import lettered
 from sprfast.errors import InputError
 from sprfast.system.files import write_bytes
 
@@ -26,6 +28,7 @@ _MOST_PIXELS = 4_194_304  # of an overlay
 _CELL = 1.9  # inches: width of a column of the evaluation figure
 _TALLEST = 2.0  # height/width of a cell; taller images are drawn narrower
 _DPI = 150
+_LONGEST = 26  # characters of a name over a column
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,8 +140,9 @@ def _draw(columns: Sequence[Column]) -> Figure:
     for i, column in enumerate(columns):
         x = left + i * (_CELL + gap)
         ratio = column.image.shape[0] / column.image.shape[1]
-        title = f"{column.title}\nscore {column.score:.3g}"
-        _show(place(0, x, _CELL), _reduced(column.image), ratio).axes.set_title(title, fontsize=9)
+        name, font = lettered(column.title)
+        title = f"{_fitting(name)}\nscore {column.score:.3g}"
+        _show(place(0, x, _CELL), _reduced(column.image), ratio).axes.set_title(title, fontsize=9, **font)
         errors = _show(place(1, x, _CELL), column.error_map, ratio, cmap="inferno", vmin=0, vmax=scale)
         _show(place(2, x, _CELL), column.mask, ratio, cmap="gray", vmin=0, vmax=1)
     for row, label in enumerate(("input image", "restoration error map", "ground truth")):
@@ -147,6 +151,13 @@ def _draw(columns: Sequence[Column]) -> Figure:
     bar = figure.colorbar(errors, cax=place(1, width - right, 0.1), extend="max", format="%.2g")
     bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def _fitting(name: str) -> str:
+    """What fits over a column of a name; Chinese, Japanese and Korean characters are wide."""
+    widths = itertools.accumulate(1 + (unicodedata.east_asian_width(character) in "WF") for character in name)
+    shown = sum(width <= _LONGEST for width in widths)
+    return name if shown == len(name) else f"{name[: shown - 1]}…"
 
 
 def _show(axis: Axes, picture: NDArray[Any], ratio: float, **options: Any) -> AxesImage:
@@ -161,7 +172,7 @@ def _show(axis: Axes, picture: NDArray[Any], ratio: float, **options: Any) -> Ax
 def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Averaged over blocks until it is small enough to draw on, which takes 80 bytes a pixel."""
     height, width = image.shape[:2]
-    factor = next(factor for factor in count(1) if -(-height // factor) * -(-width // factor) <= _MOST_PIXELS)
+    factor = next(factor for factor in itertools.count(1) if -(-height // factor) * -(-width // factor) <= _MOST_PIXELS)
     return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
 
 

@@ -47,9 +47,9 @@ def calibrate(folded: FoldedModel, x: Map, noise: Map, quantization: Quantizatio
 
 def _largest(folded: FoldedModel, x: Map, noise: Map) -> list[float]:
     """Largest magnitude in each input of `QUANTIZED`, over all images and draws."""
-    import onnxruntime
     from onnx import TensorProto, helper
 
+    onnxruntime = runtime.library()
     model = onnx_model(folded, *x.shape[2:], batch=1, normalization="instance")
     inputs = {node.name.removesuffix(".conv"): node.input[0] for node in model.graph.node if node.op_type == "Conv"}
     del model.graph.output[:]  # the maxima are all that leaves the graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sprfast.backends.sessions.session import require_threads
 from sprfast.config import PUBLISHED, Precision
 from sprfast.errors import InputError
 from sprfast.formats import export as export_file
@@ -60,6 +61,7 @@ def load(
         if threads is not None:
             import torch
 
+            require_threads(threads)
             torch.set_num_threads(threads)
         return Engine(model_file.load(path).using(setting), backend, device, precision, tensorrt)
     from sprfast.engine.runner import Runner

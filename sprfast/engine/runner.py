@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import cast
 
-from sprfast.backends.sessions.session import BACKENDS, Flavour, Session, TensorRtOptions, default_threads
+from sprfast.backends.sessions.session import (
+    BACKENDS,
+    Flavour,
+    Session,
+    TensorRtOptions,
+    default_threads,
+    require_threads,
+)
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.export import Export
@@ -64,8 +71,8 @@ class Runner(Predictor):
         self.metadata.require_size(size, name)
 
     def _opened(self, export: Export, threads: int | None, options: TensorRtOptions) -> Session:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads: {threads} is not allowed, expected at least 1")
+        if threads is not None:
+            require_threads(threads)
         count, metadata = threads or default_threads(), self.metadata
         if export.folded is not None:
             from sprfast.backends.sessions.cpu import CpuSession

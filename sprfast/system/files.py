@@ -110,6 +110,27 @@ def require_free(path: str | os.PathLike[str]) -> None:
             raise InputError(f"{path}: exists already; give --force to replace it, or name another file")
 
 
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+    """The folder, made where it is missing; where the body fails before anything is in it, what was
+    made is removed again.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    target = Path(path)
+    with _writing(target):
+        missing = [each for each in (target, *target.parents) if not os.path.lexists(each)]
+        target.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for each in missing:
+                each.rmdir()
+        raise
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """`atomic_write` of a whole content."""
     with atomic_write(path) as stream:

@@ -7,13 +7,16 @@ several processes, sees the batches that one uninterrupted process sees.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
+import multiprocessing
 import os
 import signal
+import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import display_name, load_image
-from sprfast.errors import InputError
+from sprfast.errors import BackendError, InputError, SprfastWarning
 
 CACHE_BYTES = 4 * 2**30  # decoded images kept in memory
+_FORK = multiprocessing.get_context("fork")
+AHEAD = 4  # batches that a process decodes before they are asked for
 
 
 def batch_order(
@@ -132,35 +137,106 @@ def batches(
     """Endless (B, 3, H, W) batches in the given order, decoded by `workers` processes (0: in this
     one) that end with the context.
 
-    Taking a batch raises InputError where an image has become unreadable or changed its shape.
+    Where these processes fail, as with little shared memory, the same batches are decoded fewer
+    ahead, and at last in this process.
+
+    Taking a batch raises InputError where an image has become unreadable or changed its shape, and
+    BackendError where it cannot be decoded at all.
     """
     if workers and not os.access("/dev/shm", os.W_OK):
-        warnings.warn("/dev/shm is not writable: images are decoded in the training process itself", stacklevel=3)
+        _warn("/dev/shm is not writable: images are decoded in the training process itself")
         workers = 0
+    stream = _batches(dataset, order, workers, pin_memory)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def _batches(
+    dataset: ImageDataset, order: Iterator[list[int]], workers: int, pin_memory: bool
+) -> Generator[torch.Tensor, None, None]:
+    tries: list[tuple[int, int | None]] = [(0, None)]
+    if workers:
+        tries = [(workers, AHEAD), (workers, 1), *([(1, 1)] if workers > 1 else []), *tries]
+    awaited: collections.deque[list[int]] = collections.deque()  # drawn from `order`, and not yet given
+    for processes, ahead in tries:
+        order = itertools.chain(tuple(awaited), order)
+        awaited.clear()
+        try:
+            with _loading(dataset, _noted(order, awaited), processes, ahead, pin_memory) as stream:
+                for batch in stream:
+                    if isinstance(batch, InputError):
+                        raise batch
+                    awaited.popleft()
+                    yield batch
+            return
+        except InputError:
+            raise
+        except Exception as error:  # of a loader process, or what torch makes of its death
+            # below the traceback of a process; the error itself would keep its loader's batches
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            if not processes:
+                raise BackendError(f"images cannot be decoded: {reason}") from error
+        _warn(f"a process that decodes images failed ({reason}): fewer batches are decoded ahead from here on")
+
+
+def _noted(order: Iterator[list[int]], awaited: collections.deque[list[int]]) -> Iterator[list[int]]:
+    for indices in order:
+        awaited.append(indices)
+        yield indices
+
+
+@contextlib.contextmanager
+def _loading(
+    dataset: ImageDataset, order: Iterator[list[int]], workers: int, ahead: int | None, pin_memory: bool
+) -> Iterator[Iterator[torch.Tensor | InputError]]:
+    """torch's loader, with so many batches ahead for each of its processes, which end with the
+    context.
+    """
     loader: DataLoader[torch.Tensor] = DataLoader(
         dataset,
         batch_sampler=order,
         collate_fn=lambda batch: batch,  # `ImageDataset.__getitems__` has put it together
         num_workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        prefetch_factor=ahead,
+        multiprocessing_context=_FORK if workers else None,
         worker_init_fn=_start_worker,
     )
+    if workers:
+        # what torch is about to make: without room for it a half-made loader would be left
+        made = [_FORK.Event(), *(_FORK.Queue() for _ in range(workers + 1))]
+        del made
     stream = iter(loader)
+    with _deaths_unannounced():
+        try:
+            yield stream
+        finally:
+            # an exception's traceback would keep the workers alive until Python exits, which waits
+            # for them for ever, since they ignore SIGTERM; nothing public ends them
+            if isinstance(stream, _MultiProcessingDataLoaderIter):
+                stream._shutdown_workers()
+
+
+@contextlib.contextmanager
+def _deaths_unannounced() -> Iterator[None]:
+    """Without torch's handler of SIGCHLD, which would raise in the midst of a step where a process
+    dies; torch sees that also when it is asked for the next batch.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    ours = handler is not None and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        yield map(_usable, stream)
+        yield
     finally:
-        # an exception's traceback would keep the workers alive until Python exits, which waits for
-        # them for ever, since they ignore SIGTERM; nothing public ends them
-        if isinstance(stream, _MultiProcessingDataLoaderIter):
-            stream._shutdown_workers()
+        if ours:
+            signal.signal(signal.SIGCHLD, handler)
 
 
-def _usable(batch: torch.Tensor | InputError) -> torch.Tensor:
-    if isinstance(batch, InputError):
-        raise batch
-    return batch
+def _warn(message: str) -> None:
+    warnings.warn(message, SprfastWarning, stacklevel=2)
 
 
 def _start_worker(_: int) -> None:

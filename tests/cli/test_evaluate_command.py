@@ -4,6 +4,9 @@ import importlib
 import json
 import os
 
+import PIL.Image
+import pytest
+
 evaluate_command = importlib.import_module("sprfast.cli.evaluate")  # whose function has its name
 
 
@@ -28,3 +31,16 @@ def test_a_figure_that_cannot_be_is_refused_before_the_scoring(run, data_set, mo
         code, _, err = run(*arguments, figure)
         assert (code, err.count("\n")) == (2, 1)
         assert "cannot be written" in err or "read here" in err
+
+
+@pytest.mark.parametrize("name", ["$", "[red]", "lot[", ":100:", "划痕", os.fsdecode(b"lot-\xff")])
+def test_any_name_of_a_defect_or_category_ends_in_a_table_and_a_figure(run, data_set, model_path, tmp_path, name):
+    for part in ("test", "ground_truth"):
+        (data_set / "bolt" / part / "dent").rename(data_set / "bolt" / part / name)
+    (data_set / "bolt").rename(data_set / name)
+    code, out, _ = run("evaluate", model_path, data_set, "--category", name, "--figure", tmp_path / "figure.png")
+    assert code == 0
+    shown = name.replace("\udcff", r"\xff")
+    assert f"{shown} against good" in out
+    assert f"{shown}: 4 images" in out
+    assert PIL.Image.open(tmp_path / "figure.png").width > 100

@@ -166,3 +166,11 @@ def test_a_signal_in_the_demo_advises_no_option_that_it_lacks(run, tmp_path, mon
     assert code == 143
     assert "the demo starts afresh next time" in err
     assert "--resume" not in err
+
+
+def test_a_folder_for_models_goes_again_where_no_training_began(run, data_set, tmp_path):
+    (data_set / "bolt/train/good/000.png").write_bytes(b"no picture")
+    code, _, err = run("train", data_set, "--category", "all", "-o", tmp_path / "new" / "models", *TRAIN)
+    assert code == 2
+    assert "000.png" in err
+    assert not (tmp_path / "new").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import PIL.Image
 import pytest
 
 from sprfast.data import decoding
-from sprfast.data.datasets import Sample, digest, fingerprint, list_categories, load_category
-from sprfast.errors import InputError
+from sprfast.data.datasets import Sample, digest, fingerprint, image_files, list_categories, load_category
+from sprfast.errors import InputError, SprfastWarning
 
 
 def write(path: Path, seed: int, size: tuple[int, int] = (8, 8)) -> Path:
@@ -50,7 +51,8 @@ def test_mvtec_layout_in_name_order(root: Path) -> None:
     (root / "nut/train/good/Thumbs.db").write_bytes(b"x")
     (root / "nut/train/good/._a.png").write_bytes(b"x")
     (root / "nut/readme.txt").write_bytes(b"x")
-    category = load_category(root, "nut")
+    with pytest.warns(SprfastWarning, match=r"left out.*: Thumbs\.db"):
+        category = load_category(root, "nut")
     nut = root / "nut"
     assert category.name == "nut"
     assert category.train == (nut / "train/good/a.png", nut / "train/good/b.png")
@@ -60,6 +62,7 @@ def test_mvtec_layout_in_name_order(root: Path) -> None:
         Sample(nut / "test/hole/c.PNG", 1, "hole", nut / "ground_truth/hole/c_mask.png"),
         Sample(nut / "test/scratch/a.png", 1, "scratch", nut / "ground_truth/scratch/a_mask.png"),
     )
+    (root / "nut/train/good/Thumbs.db").unlink()
     assert load_category(nut, None) == category
 
 
@@ -241,3 +244,46 @@ def test_a_file_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
     for path, match in ((Path("/proc/self/mem"), "Input/output error"), (tmp_path / "b", "No such file")):
         with pytest.raises(InputError, match=match):
             digest(path)
+
+
+@pytest.mark.parametrize("name", ["Good", "GOOD", "OK", "Ok"])
+def test_good_is_good_however_it_is_written(root: Path, name: str) -> None:
+    expected = load_category(root, "nut")
+    (root / "nut/test/good").rename(root / "nut/test" / name)
+    (root / "nut/train/good").rename(root / "nut/train" / name)
+    assert list_categories(root) == ["nut"]
+    category = load_category(root, "nut")
+    assert [each.name for each in category.train] == [each.name for each in expected.train]
+    assert [(each.label, each.kind) for each in category.test if not each.label] == [(0, "good")]
+    (root / "nut/train/good").mkdir()
+    refuses(root, "holds both")
+
+
+@pytest.mark.parametrize("folder", ["train/good", "test/good", "test/scratch"])
+def test_files_that_are_left_out_are_named(root: Path, folder: str) -> None:
+    for number in range(7):
+        (root / "nut" / folder / f"{number}.pgm").write_bytes(b"P5")
+    with pytest.warns(SprfastWarning) as told:
+        load_category(root, "nut")
+    (sentence,) = [str(each.message) for each in told]
+    assert sentence.startswith(f"{root / 'nut' / folder}: left out, without a suffix of an image (.bmp, ")
+    assert sentence.endswith("): 0.pgm, 1.pgm, 2.pgm, 3.pgm, 4.pgm and 2 more")
+
+
+def test_files_beside_those_of_a_plain_folder_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", 0)
+    (tmp_path / "a b\n.pgm").write_bytes(b"P5")
+    (tmp_path / ".hidden").write_bytes(b"")
+    (tmp_path / "overlays").mkdir()
+    for read in (lambda: load_category(tmp_path, None), lambda: image_files([tmp_path])):
+        with pytest.warns(SprfastWarning, match=r"left out.*: a b\\n\.pgm$"):
+            read()
+
+
+def test_nothing_is_said_where_nothing_is_left_out(root: Path) -> None:
+    (root / "readme.txt").write_bytes(b"x")
+    (root / "nut/license.txt").write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_category(root, "nut")
+        image_files([root / "nut/train/good"])

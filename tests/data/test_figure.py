@@ -1,10 +1,11 @@
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sprfast.data import figure
+from sprfast.data import figure, lettering
 from sprfast.data.figure import Column, evaluation_figure, overlay, save_png
 from sprfast.errors import InputError
 
@@ -160,3 +161,56 @@ def test_evaluation_figure_replaces_the_old_file_only_when_it_succeeds(tmp_path)
             evaluation_figure(columns, path)
     assert path.read_bytes() == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["$", "a$b$", "$\\frac$", "划痕", "긁힘", "lot-\udcff", "\ud800", "a\nb", "\x1b[2J", "x" * 99, "划" * 99],
+)
+def test_a_figure_is_drawn_whatever_the_name(tmp_path, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of characters that a font lacks
+        evaluation_figure([column(name), column("good")], tmp_path / "a.png")
+
+
+def test_characters_without_a_font_are_code_points(monkeypatch):
+    monkeypatch.setattr(lettering, "_font_with", lambda _: None)
+    assert lettering.lettered("good é $x$") == ("good é $x$", {"family": ["sans-serif"], "parse_math": False})
+    assert lettering.lettered("划痕 \udcff")[0] == r"\u5212\u75d5 \xff"
+
+
+def test_characters_are_taken_from_an_installed_font_that_has_them(tmp_path, monkeypatch):
+    from matplotlib import font_manager
+
+    add_font(tmp_path / "a.ttf", "Sprfast Test", "划痕")
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    broken = font_manager.FontEntry(str(tmp_path / "broken.ttf"), "A Broken Font", "normal", "normal", 400, "normal")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [broken, *font_manager.fontManager.ttflist])
+    font_manager.fontManager.addfont(tmp_path / "a.ttf")
+    lettering._font_with.cache_clear()
+    drawn, options = lettering.lettered("划痕 x")
+    lettering._font_with.cache_clear()
+    assert (drawn, options["family"]) == ("划痕 x", ["sans-serif", "Sprfast Test"])
+
+
+def add_font(path, family, characters):
+    """A font with a square for each of these characters."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    for step, point in enumerate(((0, 0), (0, 500), (500, 500), (500, 0))):
+        (pen.lineTo if step else pen.moveTo)(point)
+    pen.closePath()
+    names = {ord(character): f"u{ord(character):x}" for character in characters}
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", *names.values()])
+    builder.setupCharacterMap(names)
+    glyph = pen.glyph()
+    builder.setupGlyf(dict.fromkeys([".notdef", *names.values()], glyph))
+    builder.setupHorizontalMetrics(dict.fromkeys([".notdef", *names.values()], (600, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)

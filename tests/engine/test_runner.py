@@ -191,6 +191,7 @@ def test_a_fixed_batch_is_filled_up(small_model, sources, tmp_path):
         ("onnx", {"backend": "cpu"}, InputError, "cpu takes a plan"),
         ("onnx", {"backend": "eager"}, InputError, "'eager' is not known for an export, choose from auto, cpu"),
         ("onnx", {"threads": 0}, InputError, "threads: 0 is not allowed"),
+        ("plan", {"threads": 99999}, InputError, "threads: 99999 is not allowed, expected 1 to 1024"),
         ("plan", {"device": "cuda"}, BackendError, "backend cpu: cannot run on cuda"),
         ("onnx", {"device": "tpu"}, BackendError, "device 'tpu' is not known, use cpu, cuda or cuda:N"),
         ("onnx", {"device": "cuda:x"}, BackendError, "device 'cuda:x' is not known"),
@@ -257,7 +258,7 @@ def test_damage_is_found(path, tmp_path):
 def test_threads_are_those_of_the_environment_or_the_cores(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert default_threads() == 3
-    for useless in ("", "0", "many"):
+    for useless in ("", "0", "many", "99999", "9" * 5000, "-3", "²"):
         monkeypatch.setenv("OMP_NUM_THREADS", useless)
         assert default_threads() == len(os.sched_getaffinity(0))
 

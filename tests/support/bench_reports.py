@@ -3,9 +3,9 @@
 import io
 
 import numpy as np
-from rich.console import Console
 
 from sprfast.bench.core import cases, scenarios
+from sprfast.system.terminal import Terminal
 
 NAMES = {scenario.key: scenario.name for scenario in scenarios.ALL}
 KEYS = tuple(NAMES)
@@ -65,6 +65,6 @@ def change(document, path, value):
 
 def printed(renderable, width=80):
     """What a terminal shows."""
-    console = Console(width=width, record=True, file=io.StringIO())
+    console = Terminal(width=width, record=True, file=io.StringIO())
     console.print(renderable)
     return console.export_text()

@@ -1,5 +1,8 @@
+import errno
 import os
+import signal
 import warnings
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -7,7 +10,7 @@ import pytest
 import torch
 
 from sprfast.config import Preprocessing
-from sprfast.errors import InputError
+from sprfast.errors import BackendError, InputError, SprfastWarning
 from sprfast.training import loader
 from sprfast.training.loader import ImageDataset, batch_order, batches
 
@@ -165,3 +168,87 @@ def run_into_an_error(paths):
 def children():
     with open(f"/proc/self/task/{os.getpid()}/children") as stream:
         return set(stream.read().split())
+
+
+def failing_in_processes(monkeypatch, fails):
+    """Putting a batch together fails in a loader process as `fails` does; the tries as (processes,
+    batches ahead of each).
+    """
+    tries, collate, make = [], loader.default_collate, loader.DataLoader
+
+    def noted(*args, num_workers, prefetch_factor, **options):
+        tries.append((num_workers, prefetch_factor))
+        return make(*args, num_workers=num_workers, prefetch_factor=prefetch_factor, **options)
+
+    def collated(images):
+        if torch.utils.data.get_worker_info() is not None:
+            fails(tries[-1])
+        return collate(images)
+
+    monkeypatch.setattr(loader, "DataLoader", noted)
+    monkeypatch.setattr(loader, "default_collate", collated)
+    return tries
+
+
+def no_space(_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)")
+
+
+def test_with_little_shared_memory_fewer_batches_are_decoded_ahead(paths, monkeypatch):
+    expected = taken(paths, 5, workers=0)
+    tries = failing_in_processes(monkeypatch, lambda current: no_space(current) if current != (1, 1) else None)
+    with pytest.warns(SprfastWarning, match=r"No space left on device \(28\)\): fewer batches") as told:
+        got = taken(paths, 5, workers=2)
+    assert tries == [(2, loader.AHEAD), (2, 1), (1, 1)]
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+    assert not any("\n" in str(each.message) for each in told)
+
+
+def test_memory_that_gets_short_later_costs_no_batch(paths, monkeypatch, tmp_path):
+    """The batches that were decoded ahead and not given are decoded again."""
+    expected = taken(paths, 6, workers=0)
+    short = tmp_path / "short"
+    tries = failing_in_processes(monkeypatch, lambda current: short.exists() and current[1] > 1 and no_space(current))
+    dataset, order = ImageDataset(paths, PREPROCESSING), batch_order(5, 3, seed=1)
+    with batches(dataset, order, workers=1, pin_memory=False) as stream:
+        got = [next(stream) for _ in range(2)]
+        short.touch()
+        with pytest.warns(SprfastWarning, match="fewer batches"):
+            got += [next(stream) for _ in range(4)] + [next(stream) for _ in range(4)]
+    assert tries == [(1, loader.AHEAD), (1, 1)]
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=False))
+
+
+def test_no_room_for_a_loader_itself_costs_no_batch(paths, monkeypatch):
+    """Its locks are in the shared memory too."""
+    expected = taken(paths, 3, workers=0)
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr(loader._FORK, "Event", full)
+    with pytest.warns(SprfastWarning, match="No space left on device"):
+        got = taken(paths, 3, workers=2)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("death", [signal.SIGBUS, signal.SIGKILL])
+def test_a_loader_process_that_dies_costs_no_batch_and_interrupts_no_step(paths, monkeypatch, death):
+    expected = taken(paths, 3, workers=0)
+    failing_in_processes(monkeypatch, lambda _: os.kill(os.getpid(), death))
+    with pytest.warns(SprfastWarning, match="process that decodes images failed"):
+        got = taken(paths, 3, workers=1)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_decoding_raises_is_one_sentence(paths, monkeypatch, workers):
+    def fails(*_):
+        raise MemoryError
+
+    dataset = ImageDataset(paths, PREPROCESSING, cache_bytes=0)
+    monkeypatch.setattr(loader, "load_image", fails)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with (
+            pytest.raises(BackendError, match=r"^images cannot be decoded: MemoryError$"),
+            batches(dataset, batch_order(5, 3, seed=1), workers=workers, pin_memory=False) as stream,
+        ):
+            next(stream)

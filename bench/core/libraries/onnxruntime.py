@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sprfast.backends.sessions.onnxruntime import library
 from sprfast.bench.core.libraries.graph import INPUT, Graph, exported
 
 
@@ -12,8 +13,7 @@ class OnnxRuntime:
     """A session of onnxruntime's CPU provider, with all its graph optimisations."""
 
     def __init__(self, graph: Graph) -> None:
-        import onnxruntime
-
+        onnxruntime = library()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         with exported(graph) as path:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sprfast.errors import BackendError, ModelFileError
+from sprfast.errors import BackendError, ModelFileError, SprfastWarning
 from sprfast.formats.manifest import FORMAT_VERSION, field, signed, verified
 from sprfast.formats.protobuf import fields, varint
 
@@ -113,6 +113,7 @@ class PlanCache:
         except OSError as error:
             warnings.warn(
                 f"{self.folder}: what was built could not be kept ({error.strerror}); it will be built again",
+                SprfastWarning,
                 stacklevel=2,
             )
 
@@ -218,6 +219,7 @@ def _temporary_folder(instead_of: str, reason: str) -> tempfile.TemporaryDirecto
     """Removed when the process ends, and with it this function's cache."""
     warnings.warn(
         f"{instead_of}: cannot be written ({reason}), so that plans are built anew by each process; set {VARIABLE}",
+        SprfastWarning,
         stacklevel=3,
     )
     return tempfile.TemporaryDirectory(prefix="sprfast-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,18 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("onnxruntime") is None:
         return "needs onnxruntime, not installed here: run pip install 'sprfast[onnx]'"
     return None
+
+
+def library() -> Any:
+    """The module onnxruntime, imported so that it sends nothing.
+
+    Unless this variable is set before it is imported, its release 1.32 keeps events about sessions
+    in the home folder, to send them to its maker; its own `disable_telemetry_events` is too late.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 class OnnxRuntimeSession:
@@ -46,8 +59,7 @@ class OnnxRuntimeSession:
             raise BackendError(f"backend onnxruntime: {reason}")
         if precision == "bfloat16" and device == "cpu":
             raise BackendError("backend onnxruntime: has no bfloat16 convolution on a CPU; use float16 or float32")
-        import onnxruntime
-
+        onnxruntime = library()
         kind, _, index = device.partition(":")
         provider = PROVIDERS.get(kind)
         if provider is None or not (index or "0").isdecimal():

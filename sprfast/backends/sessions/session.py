@@ -16,11 +16,14 @@ from typing import Literal, Protocol, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from sprfast.errors import InputError
+
 Floats = npt.NDArray[np.float32]
 Flavour = Literal["tensorrt", "tensorrt_rtx"]  # of TensorRT; which are the modules' names too
 Progress = Callable[[str, int, int], None]  # what is done, steps done, their number
 BACKENDS = ("cpu", "onnxruntime", *get_args(Flavour))  # which are sessions
 
+MOST_THREADS = 1024  # of a computation on a CPU
 CAPTURED = (1, 2, 4, 8, 16, 32)  # images in a CUDA graph; beyond 32 a GPU gains nothing more
 
 
@@ -74,9 +77,21 @@ def split(count: int, sizes: Sequence[int]) -> list[tuple[slice, int]]:
     return [(part, sizes[bisect.bisect_left(sizes, part.stop - part.start)]) for part in parts]
 
 
+def require_threads(threads: int) -> None:
+    """Refuse numbers of threads that no machine has, which would be made before any work.
+
+    Raises:
+        InputError: it is not from 1 to `MOST_THREADS`.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads: {threads} is not allowed, expected 1 to {MOST_THREADS}")
+
+
 def default_threads() -> int:
-    """OMP_NUM_THREADS where that is a number, else the cores that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if given.isdecimal() and int(given):
+    """OMP_NUM_THREADS where that is a number up to `MOST_THREADS`, else the cores that this process
+    may use.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip().lstrip("0")
+    if given.isdecimal() and len(given) <= len(str(MOST_THREADS)) and int(given) <= MOST_THREADS:
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

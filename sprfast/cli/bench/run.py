@@ -69,6 +69,7 @@ def run(
 
     if quick and seconds is not None:
         raise InputError("bench: give either --quick or --seconds")
+    names = candidates.split(",") if candidates else None
     options = cases.BenchOptions(
         size=size,
         batch=batch,
@@ -78,9 +79,9 @@ def run(
         device=device,
         timed=timed,
         memory=memory,
+        required=names or (),
         margin=margin if recommend else None,
     )
-    names = candidates.split(",") if candidates else None
     document = measure(model, options, names, Sources(images, data, category), output, exports or ())
     console.emit(document, json_, lambda: report.table(document))
     if not document["complete"]:

@@ -18,6 +18,8 @@ def show(
     json_: Json = False,
 ) -> None:
     """Print a report again, or make its page."""
+    from rich.errors import NotRenderableError
+
     from sprfast.bench.core import report as tables
     from sprfast.bench.core import report_file
     from sprfast.bench.page import render
@@ -27,7 +29,7 @@ def show(
         table = tables.table(document)
         if page:
             render.write(document, page)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, NotRenderableError) as error:
         raise InputError(
             f"{report}: is damaged, or not a report that `sprfast bench` wrote ({type(error).__name__}: {error})"
         ) from error

@@ -3,13 +3,11 @@ training.
 """
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import PIL.Image
 import pytest
-from rich.console import Console
 
 from sprfast.bench.accuracy import curve, report
 from sprfast.config import Level, Preprocessing, Schedule, TrainingConfig
@@ -21,6 +19,7 @@ from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats import model as model_file
 from sprfast.training.recipes import RECIPES
 from support import study_cases
+from support.bench_reports import printed
 from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU
 
@@ -91,9 +90,7 @@ def test_metrics_are_what_evaluate_says_of_the_published_setting(found, models, 
 
 
 def test_the_table_has_a_line_a_point_and_fits(found):
-    console = Console(width=110, record=True, file=io.StringIO())
-    console.print(curve.table(found))
-    text = console.export_text()
+    text = printed(curve.table(found), 110)
     assert "nut, 16x16" in text
     assert "…" not in text
     assert [line.split()[:3] for line in text.splitlines() if line.strip().startswith(("published", "fast"))] == [

@@ -3,13 +3,12 @@ them.
 """
 
 import copy
-import io
+import itertools
 import json
 
 import numpy as np
 import PIL.Image
 import pytest
-from rich.console import Console
 
 from sprfast.bench.accuracy import measure, pictures, promises, report
 from sprfast.bench.accuracy.rows import ROWS
@@ -20,6 +19,7 @@ from sprfast.formats import model as model_file
 from sprfast.method import threshold
 from sprfast.training.recipes import RECIPES
 from support import study_cases
+from support.bench_reports import printed
 
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--workers", "0"]
 
@@ -35,12 +35,6 @@ def written(tmp_path):
     path = tmp_path / "report.json"
     report.write(study_cases.document(), path)
     return path
-
-
-def printed(renderable, width=110):
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(renderable)
-    return console.export_text()
 
 
 def nulls(document):
@@ -186,7 +180,7 @@ def test_a_report_with_a_damaged_part_is_one_line_that_names_the_file(run, writt
 
 
 def test_the_widest_report_fits_110_columns_with_nothing_cut_off():
-    text = printed(report.table(study_cases.document()))
+    text = printed(report.table(study_cases.document()), 110)
     assert max(map(len, text.splitlines())) <= 110
     assert "…" not in text
     lines = [line.strip() for line in text.splitlines()]
@@ -200,7 +194,7 @@ def test_the_widest_report_fits_110_columns_with_nothing_cut_off():
 
 
 def test_rates_beyond_their_interval_have_a_star_and_refused_ones_a_dash():
-    text = printed(report.table(study_cases.document()))
+    text = printed(report.table(study_cases.document()), 110)
     lines = [line.split() for line in text.splitlines() if line.strip().startswith("single, maps")]
     assert [" ".join(line[2:]) for line in lines] == [
         "5 % 5.01 in 3.7-6.4 (1000) 12.30 * in 3.7-6.4 (1000) 5.01 in 3.7-6.4 (1000)",
@@ -214,7 +208,7 @@ def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_col
         study_cases.document(category="[/nut]"),
         nulls(study_cases.document(category="tile")),
     ]
-    text = printed(report.overview(reports))
+    text = printed(report.overview(reports), 110)
     assert max(map(len, text.splitlines())) <= 110
     assert "…" not in text
     for category in ("transistor", "[/nut]", "tile"):
@@ -372,3 +366,44 @@ def test_a_recipe_or_share_that_cannot_be_is_one_line_and_leaves_nothing(run, st
     path = tmp_path / "nut.safetensors"
     assert says in refused(run, "train", study_root, "-o", path, *TRAIN, *arguments)
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures, in place of files."""
+    figures = []
+    monkeypatch.setattr(pictures, "_write", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def test_no_number_is_printed_over_another_or_over_a_point(drawn):
+    """Though all ways of the same passes take the same time, and score nearly the same."""
+    document = study_cases.document()
+    for index, row in enumerate(document["rows"]):
+        figure = {"mean": 0.9 + 1e-4 * index, "standard_error": 0.01, "values": [0.9]}
+        row["metrics"] = dict.fromkeys(metrics.KEYS, figure)
+    pictures.study(document, "unused")
+    for axes in drawn[0].axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) > 10
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_a_named_setting_has_the_colour_of_its_kind_and_both_panels(drawn):
+    document = study_cases.document(rows=study_cases.document()["rows"][:1])
+    document["settings"]["field"] = document["settings"]["field"] | {"divided": [{"maps": None, "field_alone": None}]}
+    pictures.study(document, "unused")
+    legend = {text.get_text(): text.get_color() for text in drawn[0].texts if "●" in text.get_text()}
+    names = {str(number): name for number, name in enumerate(document["settings"], 1)}
+    for axes in drawn[0].axes:
+        colours = {names[text.get_text()]: text.get_color() for text in axes.texts}
+        assert colours == {
+            "published": legend["●  published"],
+            "field": legend["●  score divided by the error field"],
+            "single": legend["●  others"],
+        }
+
+
+def test_a_category_of_any_name_is_drawn(tmp_path):
+    for name in ("$", "划痕", "\udcff"):
+        pictures.study(study_cases.document(category=name), tmp_path / "study.png")

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import importlib
 import json
@@ -306,6 +307,23 @@ def test_a_candidate_may_have_a_tolerance_of_its_own(model):
     ]
     assert (entry["status"], entry["precision"], entry["tolerance"]) == ("measured", "float32", 3e-3)
     assert report.largest_error(entry["parity"]) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_required_candidate_that_cannot_run_ends_the_bench(model):
+    def build(model, noise, device):
+        raise BackendError("nosuch is not installed: run pip install nosuch")
+
+    candidates = [peers.CANDIDATES[2], peers.Candidate("nosuch", "", build)]
+    options = cases.BenchOptions(batch=1, seconds=0.01, device="cpu", required=["nosuch"])
+    with pytest.raises(BackendError, match="run pip install nosuch"):
+        cases.run(model, options, candidates=candidates)
+
+
+def test_shares_above_100_percent_have_a_word(document):
+    entry = copy.deepcopy(document["candidates"]["eager"])
+    entry["hardware"]["percent_of_matmul"] = 100.5
+    text = _rendered(document | {"candidates": {"eager": entry}})
+    assert "% of matmul and copy: above 100 where" in " ".join(text.split())
 
 
 def test_a_candidate_that_cannot_run_here_is_listed_with_the_reason(model):

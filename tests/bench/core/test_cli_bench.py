@@ -131,6 +131,17 @@ def test_a_report_compared_with_itself_is_no_regression(run, written):
     assert "No regression" in out
 
 
+def test_a_candidate_that_is_asked_for_and_not_installed_is_exit_3(run, model_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # so that it cannot be found
+    few = ("--size", "16", "--device", "cpu", "--batch", "1", "--seconds", "0.01")
+    code, out, err = run(model_path, "--candidates", "eager,onnxruntime", *few, "-o", tmp_path / "report.json")
+    assert (code, out) == (3, "")
+    assert "onnxruntime" in err
+    assert "run pip install 'sprfast[" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_a_candidate_with_wrong_maps_is_struck_out_and_the_exit_code_is_1(run, model_path, tmp_path, monkeypatch):
     """One bias of the network that it runs is not the model's."""
     right = peers.CANDIDATES[2]

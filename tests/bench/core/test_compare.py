@@ -56,18 +56,28 @@ def test_a_candidate_15_percent_slower_is_caught_on_a_drifting_machine():
     assert rows >= 0.95 * 50 * len(KEYS)  # a row of 30 rounds alone misses one in a hundred
 
 
-def test_without_pairs_the_same_drift_would_be_taken_for_a_regression(pair):
-    """So the pairs are what the two tests above rest on."""
+def test_without_the_baseline_in_both_nothing_is_told(pair):
+    """The drift of a machine would be taken for a regression: the tests above rest on the pairs."""
     old, new = pair[0], synthetic(1, machine=1.2)
     assert compare.compare(old, new, regression=0.1).regressions == []
     for key in KEYS:
         old["candidates"]["published"][key] = None
+    with pytest.raises(InputError, match=r"published: was not measured in both .* --candidates published,eager"):
+        compare.compare(old, new, regression=0.1)
+    for document in (old, new):
+        document["candidates"].pop("published")
+    with pytest.raises(InputError, match="published: was not measured in both"):
+        compare.compare(old, new, regression=0.1)
+
+
+def test_a_scenario_without_the_baseline_cannot_be_told_and_does_not_pass(pair):
+    old, new = pair[0], synthetic(1, machine=1.2)
+    old["candidates"]["published"]["offline"] = None
     found = compare.compare(old, new, regression=0.1)
-    assert {row.basis for row in found.rows} == {"absolute"}
-    assert all("may be the machine" in sentence for sentence in found.regressions)
-    assert len(found.regressions) == 2 * len(KEYS)
-    assert "cuda_graph_bfloat16  SingleStream" in rendered(found)
-    assert "REGRESSION\n" in rendered(found).replace(" ", "")
+    assert found.regressions == ["Offline: cannot be told, the baseline was not measured in both reports."]
+    assert {row.basis for row in found.rows if row.scenario == "offline"} == {"absolute"}
+    assert "REGRESSION" not in rendered(found)
+    assert "absolute" in rendered(found)
 
 
 def test_a_faster_candidate_is_not_a_regression(pair):

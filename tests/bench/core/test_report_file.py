@@ -91,7 +91,11 @@ def test_a_report_of_the_version_before_is_compared_with_a_new_one(tmp_path, pai
 def test_the_committed_reports_can_be_compared_and_shown():
     for path in sorted(RESULTS.glob("*-2core-*.json")):
         committed = report_file.load(path)
-        assert compare.compare(committed, committed, regression=0.1).regressions == []
+        if committed["baseline"] in committed["candidates"]:
+            assert compare.compare(committed, committed, regression=0.1).regressions == []
+        else:
+            with pytest.raises(InputError, match="without the baseline"):
+                compare.compare(committed, committed, regression=0.1)
         assert page.render(committed).startswith("<!DOCTYPE html>")
 
 

@@ -1,6 +1,7 @@
 """Plots of a page."""
 
 import re
+import warnings
 from xml.etree import ElementTree
 
 import numpy as np
@@ -92,3 +93,9 @@ def test_numbers_have_four_significant_digits_and_no_exponent(given, shown, shor
 def test_a_name_with_dollar_signs_is_no_formula():
     for draw, values in PLOTS.items():
         assert "$x_1$" in labels(draw(series(["$x_1$"], values)))
+
+
+def test_a_name_in_any_script_is_text_of_the_plot_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "划痕" in plots.latency(series(["划痕", "lot\udcff", "[red]"], PLOTS[plots.latency]))
