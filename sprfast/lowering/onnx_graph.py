@@ -30,6 +30,7 @@ from sprfast.errors import InputError
 from sprfast.formats.export_metadata import MAX_BATCH, Quantization
 from sprfast.method.anomaly_map import MAP_SIZE, smoothing_matrix
 from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, ConvNorm, FoldedModel
+from sprfast.system.libraries import require
 
 if TYPE_CHECKING:
     import onnx
@@ -85,6 +86,7 @@ def onnx_model(
     """
     if min(height, width) < MIN_SIZE or not (batch is None or 1 <= batch <= MAX_BATCH):
         raise InputError(
+        BackendError: onnx is not installed.
             f"graph: expected at least {MIN_SIZE} pixels a side and 1 to {MAX_BATCH} images, got {height}x{width} "
             f"and a batch of {batch}"
         )
@@ -101,13 +103,15 @@ def onnx_model(
 def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
     """A serialised graph of `onnx_model` with its noise (D, 3, H, W) as a constant, for what feeds
     it images alone.
-    """
-    import onnx
 
-    model = onnx.load_from_string(graph)
+    Raises:
+        BackendError: onnx is not installed.
+    """
+    library = require("onnx", "onnx")
+    model = library.load_from_string(graph)
     (given,) = (value for value in model.graph.input if value.name == "noise")
     model.graph.input.remove(given)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(noise, "noise"))
+    model.graph.initializer.append(library.numpy_helper.from_array(noise, "noise"))
     folded: bytes = model.SerializeToString()
     return folded
 
@@ -124,11 +128,9 @@ class _Graph:
         quantization: Quantization | None,
         scales: Mapping[str, float],
     ) -> None:
-        import onnx
-        from onnx import helper
-
-        types = onnx.TensorProto
-        self._helper, self._float, self._numpy = helper, types.FLOAT, onnx.numpy_helper
+        library = require("onnx", "onnx")
+        types, helper = library.TensorProto, library.helper
+        self._helper, self._float, self._numpy = helper, types.FLOAT, library.numpy_helper
         self._storage = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.BFLOAT16}[precision]
         self._eight_bits = helper.tensor_dtype_to_np_dtype(
             types.FLOAT8E4M3FN if quantization == "float8" else types.INT8
@@ -159,7 +161,7 @@ class _Graph:
         inputs, outputs = values[: len(INPUTS)], values[len(INPUTS) :]
         graph = self._helper.make_graph(self._nodes, "sprfast", inputs, outputs, list(self._constants.values()))
         opset = [self._helper.make_opsetid("", self._opset)]
-        return self._helper.make_model(
+        model: onnx.ModelProto = self._helper.make_model(
             graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="sprfast", producer_version=__version__
         )
 
@@ -169,6 +171,7 @@ class _Graph:
         std = self._constant("std", self._folded.std.reshape(-1, 1, 1, 1))
         added = self._node("perturbed", "Add", image, self._node("noise.scaled", "Mul", "noise", std))
         return self._node("perturbed.flat", "Reshape", added, self._ints("shape.image", -1, 3, *self._size))
+        return model
 
     def _network(self, x: str) -> str:
         """The last feature map, float32."""

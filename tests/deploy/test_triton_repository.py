@@ -246,7 +246,7 @@ def test_what_does_not_go_with_the_file_is_refused(small_model, source, graph, t
 
 
 def test_an_onnx_export_needs_onnx(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr(triton_repository.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendError, match=r"pip install 'sprfast\[onnx\]'"):
         write(tmp_path / "models", graph, Serving())
 

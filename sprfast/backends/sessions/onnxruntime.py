@@ -11,6 +11,7 @@ import numpy as np
 from sprfast.backends.sessions.session import Floats
 from sprfast.config import Precision
 from sprfast.errors import BackendError
+from sprfast.system.libraries import require
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by kind of device
 OUTPUTS = ("error_map", "anomaly_map")
@@ -46,8 +47,7 @@ class OnnxRuntimeSession:
             raise BackendError(f"backend onnxruntime: {reason}")
         if precision == "bfloat16" and device == "cpu":
             raise BackendError("backend onnxruntime: has no bfloat16 convolution on a CPU; use float16 or float32")
-        import onnxruntime
-
+        onnxruntime = require("onnxruntime", "onnx")
         kind, _, index = device.partition(":")
         provider = PROVIDERS.get(kind)
         if provider is None or not (index or "0").isdecimal():
