@@ -25,6 +25,7 @@ from sprfast.data.images import ChannelOrder
 from sprfast.errors import BackendError, InputError, OutOfMemoryError, SprfastError
 from sprfast.formats.export_metadata import Probe, probe_image
 from sprfast.method import noise
+from sprfast.method.anomaly_map import skipped
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Threshold, Verdict, verdict
 
@@ -52,14 +53,22 @@ class Result:
     passes: int = 0  # of the network
 
     def to_json(self) -> dict[str, Any]:
-        """Score (null where not finite), verdict, threshold, milliseconds, and a reason if any."""
+        """Score (null where not finite), verdict, threshold, milliseconds; reason and warning if
+        any.
+        """
         row = {
             "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
             "verdict": self.verdict.value,
             "threshold": self.threshold,
             "milliseconds": round(self.milliseconds, 3),
         }
-        return row | ({"reason": self.reason} if self.reason else {})
+        said = {"reason": self.reason, "warning": self.warning}
+        return row | {name: text for name, text in said.items() if text}
+
+    @property
+    def warning(self) -> str | None:
+        """What the score does not see although there is one; see `anomaly_map.skipped`."""
+        return None if self.error_map is None else skipped(*self.error_map.shape)
 
     @property
     def pred_label(self) -> bool:
@@ -230,7 +239,8 @@ class Predictor(abc.ABC):
         for index, image in enumerate(prepared):
             by_shape.setdefault(image.pixels.shape, []).append(index)
         maps: dict[int, tuple[Map, Map]] = {}
-        for waiting in by_shape.values():
+        for (_, *size), waiting in by_shape.items():
+            self._warn(*size)
             while waiting:
                 batch = waiting[: self.batch_limit]
                 try:
@@ -247,6 +257,12 @@ class Predictor(abc.ABC):
                 del waiting[: len(batch)]
         share = (time.perf_counter() - started) * 1e3 / max(1, len(prepared))
         return [self._result(*maps[index], image.source_size, share) for index, image in enumerate(prepared)]
+
+    def _warn(self, height: int, width: int) -> None:
+        """Say once of a size what the map of it does not show."""
+        if (height, width) not in self._warned and (warning := skipped(height, width)):
+            self._warned.add((height, width))
+            _log.warning("%s", warning)
 
     def error(self, reason: str, milliseconds: float = 0.0) -> Result:
         """The result of an image that could not be scored."""
@@ -295,22 +311,6 @@ class Predictor(abc.ABC):
         }
         return [results[index] for index in range(len(sources))]
 
-    def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
-        threshold = self.threshold
-        score = self.scoring_mode.score(errors, anomalies)
-        decided = verdict(score, threshold)
-        reason = None
-        if decided is Verdict.ERROR:
-            reason = (
-                "the model has no threshold: run `sprfast calibrate`"
-                if math.isfinite(score)
-                else f"the score is {score}"
-            )
-        return Result(
-            verdict=decided,
-            pred_score=score,
-            threshold=threshold.value if threshold else None,
-            anomaly_map=anomalies,
     def _score_apart(self, prepared: list[images.Image]) -> list[Result]:
         """`score`, where an image that is too large for the memory is an ERROR beside others that
         are not.
@@ -331,6 +331,22 @@ class Predictor(abc.ABC):
             raise failed
         return results
 
+    def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
+        threshold = self.threshold
+        score = self.scoring_mode.score(errors, anomalies)
+        decided = verdict(score, threshold)
+        reason = None
+        if decided is Verdict.ERROR:
+            reason = (
+                "the model has no threshold: run `sprfast calibrate`"
+                if math.isfinite(score)
+                else f"the score is {score}"
+            )
+        return Result(
+            verdict=decided,
+            pred_score=score,
+            threshold=threshold.value if threshold else None,
+            anomaly_map=anomalies,
             error_map=errors,
             source_size=size,
             milliseconds=milliseconds,
