@@ -56,7 +56,9 @@ void normalise(const Norm& norm, int group, const float* stats, int blocks, Coun
             spread += deviations[c] + count(i) * offset * offset;
         }
     }
-    const double rstd = 1.0 / sqrt(spread / (pixels * width) + EPS);
+    const double variance = spread / (pixels * width);
+    // of an infinite one it would be 0, and every value of the group the finite `beta`
+    const double rstd = variance < INFINITY ? 1.0 / sqrt(variance + EPS) : NAN;
     for (int c = first; c < first + width; c++) {
         const double a = norm.gamma[c] * rstd;
         affine[c] = (float)a;

@@ -36,6 +36,14 @@ def store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C: tl.co
 
 
 @triton.jit
+def reciprocal_deviation(b_variance, eps):
+    """1 / sqrt(variance + eps); NaN of an infinite variance, where 0 would make the whole group a
+    finite constant.
+    """
+    return tl.where(b_variance < float("inf"), 1.0 / tl.sqrt_rn(b_variance + eps), float("nan"))
+
+
+@triton.jit
 def swish(b_y):
     """y·sigmoid(y)."""
     return b_y / (1.0 + tl.exp(-b_y))

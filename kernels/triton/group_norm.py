@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sprfast.kernels.triton import launch
-from sprfast.kernels.triton.common import merge_channels, sample_offset, store_partial, swish
+from sprfast.kernels.triton.common import merge_channels, reciprocal_deviation, sample_offset, store_partial, swish
 from sprfast.kernels.triton.reference import EPS
 
 
@@ -101,7 +101,7 @@ def _group_affine_kernel(
             tl.load(p_slot + GROUPS, mask=m_k, other=0.0)
             + tl.load(p_slot + 2 * GROUPS, mask=m_k, other=0.0) * b_off * b_off
         )
-    b_rstd = 1.0 / tl.sqrt_rn(tl.sum(b_m2, axis=0) / b_count + eps)
+    b_rstd = reciprocal_deviation(tl.sum(b_m2, axis=0) / b_count, eps)
 
     o_c = o_g[:, None] * (C // GROUPS) + tl.arange(0, C // GROUPS)[None, :]  # [GROUPS, C // GROUPS]
     b_a = tl.load(p_gamma + o_c) * b_rstd[:, None]
@@ -140,7 +140,7 @@ def _group_norm_swish_kernel(
     count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
     b_bias = tl.load(p_bias + o_c)
     b_mean, b_m2 = merge_channels(b_mean + b_bias, b_m2, count, C, GROUPS)
-    b_rstd = 1.0 / tl.sqrt_rn(b_m2 / (count * (C // GROUPS)) + eps)  # [GROUPS]
+    b_rstd = reciprocal_deviation(b_m2 / (count * (C // GROUPS)), eps)  # [GROUPS]
     b_a = tl.load(p_gamma + o_c) * _spread(b_rstd, C, GROUPS)
     b_b = tl.load(p_beta + o_c) + (b_bias - _spread(b_mean, C, GROUPS)) * b_a
     p_sample = p_out + sample_offset(i_n, pixels * out_stride)

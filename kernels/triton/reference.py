@@ -65,6 +65,8 @@ def perturb_conv3x3(
 def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
     """The a and b of GroupNorm(raw + bias) = a·raw + b (Wu & He 2018; biased variance, eps 1e-5).
 
+    Both are NaN where the variance is beyond the type: an a of 0 would hide that.
+
     Args:
         raw: (N, C, H, W), a convolution without its bias.
         bias, gamma, beta: (C,) float32: the convolution's bias, scale and shift of the
@@ -78,7 +80,8 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
     grouped = x.reshape(x.shape[0], groups, -1)
     variance, mean = torch.var_mean(grouped, dim=2, correction=0)
     per_channel = x.shape[1] // groups
-    rstd = (variance + EPS).rsqrt().repeat_interleave(per_channel, dim=1)
+    rstd = torch.where(variance < torch.inf, (variance + EPS).rsqrt(), torch.nan)
+    rstd = rstd.repeat_interleave(per_channel, dim=1)
     a = gamma * rstd
     b = beta + (bias - mean.repeat_interleave(per_channel, dim=1)) * a
     return torch.stack((a, b), dim=1)

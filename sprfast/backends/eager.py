@@ -10,10 +10,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from sprfast.backends.group_norm import replace_norms
 from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
+from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
+from sprfast.method.overflow import watched
 
 
 class EagerBackend:
@@ -34,6 +37,7 @@ class EagerBackend:
         self._schedule = model.schedule
         weights = {name: value.to(device, copy=True) for name, value in model.weights.items()}
         self.network = unet.from_weights(model.network, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        replace_norms(self.network, watched(fold(model)))
         for module in self.network.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = True

@@ -25,6 +25,7 @@ from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring
 from sprfast.method.folded import BLOCKS, HALVINGS, SKIPS, Array, Block, ConvNorm, FoldedModel
+from sprfast.system.libraries import require
 
 if TYPE_CHECKING:
     from sprfast.kernels.triton.launch import Launch
@@ -52,8 +53,8 @@ class TritonBackend:
     @staticmethod
     def unavailable() -> str | None:
         """None where kernels can run: with Triton, on a CUDA device or in Triton's interpreter."""
-        if not _installed():
-            return _NOT_INSTALLED
+        if reason := _unloadable():
+            return reason
         if not _interpreted() and not torch.cuda.is_available():
             return "no CUDA device here; set TRITON_INTERPRET=1 to run the kernels on the CPU, slowly, for checks"
         return None
@@ -235,13 +236,20 @@ def launches(
 
 def missing_compiler() -> str | None:
     """Why kernels cannot be compiled on this machine, or None; that takes no CUDA device."""
-    if not _installed():
-        return _NOT_INSTALLED
+    if reason := _unloadable():
+        return reason
     return "TRITON_INTERPRET is set, and Triton's interpreter compiles nothing; unset it" if _interpreted() else None
 
 
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _unloadable() -> str | None:
+    """Why Triton cannot be imported, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return _NOT_INSTALLED
+    try:
+        require("triton", "triton")
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _interpreted() -> bool:

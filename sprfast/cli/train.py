@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,8 +168,14 @@ def _train_all(root: Path, output: Path, keywords: dict[str, Any]) -> list[Evalu
 
 
 def _train(category: CategoryData, path: Path, keywords: dict[str, Any], advice: str = GO_ON) -> Model:
+    from sprfast.data import images
+    from sprfast.method.anomaly_map import skipped
     from sprfast.training import train as training
 
+    with contextlib.suppress(InputError):  # of a picture that cannot be read: training names them all
+        shape = images.load_image(category.train[0], keywords["preprocessing"]).pixels.shape
+        if torchrun.is_first() and (warning := skipped(*shape[1:])):
+            console.say(f"sprfast: {warning}")
     with console.training_bar(f"training {category.name}") as on_step:
         outcome = training.train(list(category.train), path, **keywords, on_step=on_step)
     if outcome.stopped_by:

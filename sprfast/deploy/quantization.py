@@ -17,6 +17,7 @@ from sprfast.errors import BackendError
 from sprfast.formats.export_metadata import Map, Quantization
 from sprfast.lowering.onnx_graph import LARGEST, QUANTIZED, onnx_model
 from sprfast.method.folded import FoldedModel
+from sprfast.system.libraries import require
 
 # Largest number that can be stored, in largest values of good images. Of int8 it costs steps, of
 # float8 nothing.
@@ -47,16 +48,15 @@ def calibrate(folded: FoldedModel, x: Map, noise: Map, quantization: Quantizatio
 
 def _largest(folded: FoldedModel, x: Map, noise: Map) -> list[float]:
     """Largest magnitude in each input of `QUANTIZED`, over all images and draws."""
-    from onnx import TensorProto, helper
-
-    onnxruntime = runtime.library()
+    onnxruntime, onnx = runtime.library(), require("onnx", "onnx")
+    helper = onnx.helper
     model = onnx_model(folded, *x.shape[2:], batch=1, normalization="instance")
     inputs = {node.name.removesuffix(".conv"): node.input[0] for node in model.graph.node if node.op_type == "Conv"}
     del model.graph.output[:]  # the maxima are all that leaves the graph
     for name in QUANTIZED:
         model.graph.node.append(helper.make_node("Abs", [inputs[name]], [f"{name}.magnitude"]))
         model.graph.node.append(helper.make_node("ReduceMax", [f"{name}.magnitude"], [f"{name}.largest"], keepdims=0))
-        model.graph.output.append(helper.make_tensor_value_info(f"{name}.largest", TensorProto.FLOAT, ()))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}.largest", onnx.TensorProto.FLOAT, ()))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # the head, which nothing reads now, is no warning
     options.intra_op_num_threads = runtimes.default_threads()

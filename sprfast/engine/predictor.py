@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import io
@@ -10,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -21,9 +22,10 @@ from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision, Preprocessing
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
-from sprfast.errors import BackendError, InputError, OutOfMemoryError
+from sprfast.errors import BackendError, InputError, OutOfMemoryError, SprfastError
 from sprfast.formats.export_metadata import Probe, probe_image
 from sprfast.method import noise
+from sprfast.method.anomaly_map import skipped
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Threshold, Verdict, verdict
 
@@ -51,14 +53,22 @@ class Result:
     passes: int = 0  # of the network
 
     def to_json(self) -> dict[str, Any]:
-        """Score (null where not finite), verdict, threshold, milliseconds, and a reason if any."""
+        """Score (null where not finite), verdict, threshold, milliseconds; reason and warning if
+        any.
+        """
         row = {
             "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
             "verdict": self.verdict.value,
             "threshold": self.threshold,
             "milliseconds": round(self.milliseconds, 3),
         }
-        return row | ({"reason": self.reason} if self.reason else {})
+        said = {"reason": self.reason, "warning": self.warning}
+        return row | {name: text for name, text in said.items() if text}
+
+    @property
+    def warning(self) -> str | None:
+        """What the score does not see although there is one; see `anomaly_map.skipped`."""
+        return None if self.error_map is None else skipped(*self.error_map.shape)
 
     @property
     def pred_label(self) -> bool:
@@ -93,9 +103,13 @@ class Predictor(abc.ABC):
     precision: Precision  # of stored feature maps
 
     def __init__(self, preprocessing: Preprocessing, scoring_mode: ScoringMode, noise_seed: int) -> None:
-        self.preprocessing, self.scoring_mode, self._noise_seed = preprocessing, scoring_mode, noise_seed
+        self.preprocessing, self.scoring_mode = preprocessing, scoring_mode
         self.batch_limit = MAX_BATCH  # images a call; less where the device's memory has not held as many
-        self._noise = functools.lru_cache(maxsize=8)(self._draws)
+        # of no method of this: that would keep a model's memory until cycles are collected
+        self._noise = functools.lru_cache(maxsize=8)(
+            functools.partial(noise.stacked, scoring_mode.schedule, seed=noise_seed)
+        )
+        self._warned: set[tuple[int, ...]] = set()  # sizes
         self._process = os.getpid()
 
     @property
@@ -144,11 +158,8 @@ class Predictor(abc.ABC):
             (B, 1, H, W) and (B, 1, 256, 256), float32.
         """
         self.require_own_process()
-        try:
+        with self._memory_errors():
             return self._session.maps(x, self._noise(x.shape[2], x.shape[3]))
-        except MemoryError as error:
-            reason = next(iter(str(error).splitlines()), "no memory")
-            raise OutOfMemoryError(f"backend {self.backend}: {reason}") from error
 
     def close(self) -> None:
         """Release what the backend holds on a device; nothing can be scored afterwards."""
@@ -160,11 +171,17 @@ class Predictor(abc.ABC):
         if self.scoring_mode.error_field:
             self.scoring_mode.error_field.require_size(size, name)
 
-    def _draws(self, height: int, width: int) -> Map:
-        return noise.stacked(self.scoring_mode.schedule, height, width, self._noise_seed)
-
     def _maps(self, prepared: Sequence[images.Image]) -> tuple[Map, Map]:
-        return self.maps(np.stack([image.pixels for image in prepared]))
+        with self._memory_errors():
+            pixels = np.stack([image.pixels for image in prepared])
+        return self.maps(pixels)
+
+    @contextlib.contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError as error:
+            raise OutOfMemoryError(f"backend {self.backend}: {_reason(error)}") from error
 
     @overload
     def predict(
@@ -203,8 +220,7 @@ class Predictor(abc.ABC):
             InputError: the image cannot be used.
         """
         image = images.load_image(source, self.preprocessing, channel_order=channel_order)
-        name = images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
-        self._require_size(image.pixels.shape[1:], name)
+        self._require_size(image.pixels.shape[1:], _name(source))
         return image
 
     def score(self, prepared: Sequence[images.Image]) -> list[Result]:
@@ -223,7 +239,8 @@ class Predictor(abc.ABC):
         for index, image in enumerate(prepared):
             by_shape.setdefault(image.pixels.shape, []).append(index)
         maps: dict[int, tuple[Map, Map]] = {}
-        for waiting in by_shape.values():
+        for (_, *size), waiting in by_shape.items():
+            self._warn(*size)
             while waiting:
                 batch = waiting[: self.batch_limit]
                 try:
@@ -240,6 +257,12 @@ class Predictor(abc.ABC):
                 del waiting[: len(batch)]
         share = (time.perf_counter() - started) * 1e3 / max(1, len(prepared))
         return [self._result(*maps[index], image.source_size, share) for index, image in enumerate(prepared)]
+
+    def _warn(self, height: int, width: int) -> None:
+        """Say once of a size what the map of it does not show."""
+        if (height, width) not in self._warned and (warning := skipped(height, width)):
+            self._warned.add((height, width))
+            _log.warning("%s", warning)
 
     def error(self, reason: str, milliseconds: float = 0.0) -> Result:
         """The result of an image that could not be scored."""
@@ -275,13 +298,38 @@ class Predictor(abc.ABC):
                 prepared[index] = self.prepare(source, channel_order)
             except InputError as error:
                 results[index] = self.error(str(error), (time.perf_counter() - started) * 1e3)
-        scored = self.score(list(prepared.values()))
+            except SprfastError:  # of the device, and of every image
+                raise
+            except Exception as error:  # the disk's, the decoder's, or no memory for it: of this image alone
+                reason = f"{_name(source)}: {_reason(error)}"
+                results[index] = self.error(reason, (time.perf_counter() - started) * 1e3)
+        scored = self._score_apart(list(prepared.values()))
         share = (time.perf_counter() - started) * 1e3 / len(sources)
         results |= {
             index: dataclasses.replace(result, milliseconds=share)
             for index, result in zip(prepared, scored, strict=True)
         }
         return [results[index] for index in range(len(sources))]
+
+    def _score_apart(self, prepared: list[images.Image]) -> list[Result]:
+        """`score`, where an image that is too large for the memory is an ERROR beside others that
+        are not.
+        """
+        try:
+            return self.score(prepared)
+        except OutOfMemoryError as error:
+            if len(prepared) == 1:
+                raise
+            failed = error
+        results = []
+        for image in prepared:
+            try:
+                results += self.score([image])
+            except OutOfMemoryError as error:
+                results.append(self.error(str(error)))
+        if all(result.error_map is None for result in results):
+            raise failed
+        return results
 
     def _result(self, errors: Map, anomalies: Map, size: tuple[int, int], milliseconds: float) -> Result:
         threshold = self.threshold
@@ -306,3 +354,17 @@ class Predictor(abc.ABC):
             map_threshold=self.scoring_mode.map_value,
             passes=self.scoring_mode.schedule.draws,
         )
+
+
+def _name(source: object) -> str:
+    """What a reason calls an image."""
+    return images.display_name(source) if isinstance(source, (str, os.PathLike)) else "image"
+
+
+def _reason(error: Exception) -> str:
+    """In one line what went wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = next(iter(str(error).splitlines()), "")
+    kind = "no memory for it" if isinstance(error, MemoryError) else f"cannot be read ({type(error).__name__})"
+    return f"{kind}: {said}" if said else kind

@@ -7,22 +7,27 @@ Under torchrun the processes share the scoring; the rest is the first one's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sprfast.data import figure, images
 from sprfast.data.datasets import Category, Sample
 from sprfast.engine.predictor import MAX_BATCH, Predictor, Result
 from sprfast.errors import CheckFailedError, InputError
 from sprfast.evaluation import metrics
+from sprfast.evaluation.column import Column
 from sprfast.evaluation.metrics import Metric
+from sprfast.method.anomaly_map import MAP_SIZE
 from sprfast.method.threshold import Verdict
 
 if TYPE_CHECKING:
     from sprfast.system.process_group import ProcessGroup
+
+_Map = npt.NDArray[np.float32]
 
 FIGURE_COLUMNS = 8
 _GOOD = "good"
@@ -38,7 +43,7 @@ class Evaluation:
     images: int
     rejected_good: tuple[int, int] | None  # good images above the threshold, and good images; None without a threshold
     samples: tuple[Sample, ...]
-    results: tuple[Result, ...]
+    results: tuple[Result, ...]  # without maps
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; an undefined metric is null, with its reason beside it."""
@@ -71,7 +76,10 @@ def evaluate(
     Raises:
         InputError: there are no test images, or one of them cannot be scored.
     """
-    return summarise(engine, category, [result for part in score(engine, category, on_image) for _, result in part])
+    with Scored() as scored:
+        for part in score(engine, category, on_image):
+            scored.add(part)
+        return summarise(engine, category, scored)
 
 
 def evaluate_among(
@@ -86,17 +94,17 @@ def evaluate_among(
         InputError: see `evaluate`.
         CheckFailedError: another process is gone, or has other test images.
     """
-    gathered: list[tuple[str, Result]] = []
-    for own in score(engine, category, on_image, group.rank, group.world_size):
-        for part in group.gather(own) or ():
-            gathered += part
-    if group.rank:
-        return None
-    if [name for name, _ in gathered] != [_name(sample) for sample in category.test]:
-        raise CheckFailedError(
-            f"{category.name}: not every test image was scored once: give all processes the same model and data"
-        )
-    return summarise(engine, category, [result for _, result in gathered])
+    with Scored() as scored:
+        for own in score(engine, category, on_image, group.rank, group.world_size):
+            for part in group.gather(own) or ():
+                scored.add(part)
+        if group.rank:
+            return None
+        if scored.names != [_name(sample) for sample in category.test]:
+            raise CheckFailedError(
+                f"{category.name}: not every test image was scored once: give all processes the same model and data"
+            )
+        return summarise(engine, category, scored)
 
 
 def score(
@@ -121,23 +129,55 @@ def score(
         on_image(min(first + together, len(samples)), len(samples))
 
 
-def summarise(engine: Predictor, category: Category, results: Sequence[Result]) -> Evaluation:
+class Scored:
+    """Names and results of test images, without their maps; anomaly maps are in a file."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.results: list[Result] = []
+        self._maps = Column()
+
+    def __enter__(self) -> Scored:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._maps.close()
+
+    def add(self, part: Sequence[tuple[str, Result]]) -> None:
+        """The next images; one that could not be scored has no map, and ends `summarise`."""
+        for name, result in part:
+            self.names.append(name)
+            self.results.append(dataclasses.replace(result, anomaly_map=None, error_map=None))
+            if result.anomaly_map is not None:
+                self._maps.append(result.anomaly_map.reshape(-1))
+
+    def maps(self) -> _Map:
+        """(N, 256, 256), mapped into memory; all images have been scored."""
+        return self._maps.array().reshape(-1, MAP_SIZE, MAP_SIZE)
+
+
+def summarise(engine: Predictor, category: Category, scored: Scored) -> Evaluation:
     """Metrics of the results of all test images, in their order.
 
     Raises:
         InputError: an image could not be scored.
     """
-    scored = list(zip(category.test, results, strict=True))
-    for sample, result in scored:
-        if result.anomaly_map is None or not np.isfinite(result.pred_score):
+    samples, results = category.test, scored.results
+    for sample, result in zip(samples, results, strict=True):
+        if not np.isfinite(result.pred_score):
             raise InputError(f"{images.display_name(sample.path)}: cannot be scored ({result.reason})")
-    rows = {}
-    for kind in sorted({sample.kind for sample in category.test if sample.label}):
-        rows[kind] = _row([(sample, result) for sample, result in scored if not sample.label or sample.kind == kind])
-    good = [result for sample, result in scored if not sample.label]
+    maps = scored.maps()
+
+    def row(kinds: Collection[str]) -> dict[str, Metric]:
+        chosen = [i for i, sample in enumerate(samples) if not sample.label or sample.kind in kinds]
+        return _row([samples[i] for i in chosen], [results[i].pred_score for i in chosen], (maps[i] for i in chosen))
+
+    kinds = sorted({sample.kind for sample in samples if sample.label})
+    good = [result for sample, result in zip(samples, results, strict=True) if not sample.label]
     rejected = sum(result.verdict is not Verdict.PASS for result in good)
     rejected_good = (rejected, len(good)) if engine.threshold else None
-    return Evaluation(category.name, _row(scored), rows, len(scored), rejected_good, category.test, tuple(results))
+    of_kinds = {kind: row([kind]) for kind in kinds}
+    return Evaluation(category.name, row(kinds), of_kinds, len(results), rejected_good, samples, tuple(results))
 
 
 def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
@@ -146,10 +186,11 @@ def write_figure(evaluation: Evaluation, engine: Predictor, path: Path) -> None:
     """
     columns = []
     for sample, result in _examples(evaluation):
-        assert result.error_map is not None  # evaluate() refuses images without one
+        error_map = engine.predict(sample.path).error_map  # again: it was not kept
+        if error_map is None:
+            raise InputError(f"{images.display_name(sample.path)}: cannot be scored any more")
         picture = images.read_rgb(sample.path, engine.preprocessing)
-        column = figure.Column(sample.kind, picture, result.error_map, _mask(sample), result.pred_score)
-        columns.append(column)
+        columns.append(figure.Column(sample.kind, picture, error_map, _mask(sample), result.pred_score))
     figure.evaluation_figure(columns, path)
 
 
@@ -157,21 +198,14 @@ def _name(sample: Sample) -> str:
     return f"{sample.kind}/{sample.path.name}"
 
 
-def _row(scored: Sequence[tuple[Sample, Result]]) -> dict[str, Metric]:
-    scores = np.array([result.pred_score for _, result in scored])
-    labels = np.array([sample.label for sample, _ in scored])
-    maps = np.stack([_map(result) for _, result in scored])
-    missing = any(sample.label and sample.mask is None for sample, _ in scored)
-    masks = None if missing else np.stack([_mask(sample) for sample, _ in scored])
-    return metrics.evaluate(scores, labels, maps, masks)
+def _row(samples: Sequence[Sample], scores: Sequence[float], maps: Iterable[_Map]) -> dict[str, Metric]:
+    labels = np.array([sample.label for sample in samples])
+    if any(sample.label and sample.mask is None for sample in samples):
+        return metrics.evaluate(np.array(scores), labels, (), None)
+    return metrics.evaluate_each(np.array(scores), labels, zip(maps, map(_mask, samples), strict=True))
 
 
-def _map(result: Result) -> np.ndarray:
-    assert result.anomaly_map is not None  # evaluate() refuses images without one
-    return result.anomaly_map
-
-
-def _mask(sample: Sample) -> np.ndarray:
+def _mask(sample: Sample) -> npt.NDArray[np.bool_]:
     return images.load_mask(sample.mask) if sample.mask else np.zeros((256, 256), dtype=bool)
 
 

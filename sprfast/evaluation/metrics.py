@@ -8,15 +8,17 @@ data at hand is None with a reason, never 0.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sprfast.errors import InputError
+from sprfast.evaluation.column import Column
 
 KEYS = ("image_AUROC", "pixel_AUROC", "AUPRO", "F1_max", "caught")
 FALSE_REJECTS = 0.001  # share of the good images that may be above the threshold at which `caught` is taken
@@ -49,12 +51,31 @@ def evaluate(
             infinite score or map, or a good image whose mask has a defect.
     """
     scores, labels = _image_arrays(scores, labels)
-    results = _of_scores(scores, labels)
     if maps is None or masks is None:
         missing = Metric(None, "no anomaly maps were given" if maps is None else "the data has no ground-truth masks")
-        results |= {"pixel_AUROC": missing, "AUPRO": missing}
-    else:
-        results |= _of_maps(*_pixel_arrays(maps, masks, labels))
+        results = _of_scores(scores, labels) | {"pixel_AUROC": missing, "AUPRO": missing}
+        return {key: results[key] for key in KEYS}
+    maps, masks = np.asarray(maps), np.asarray(masks)
+    if maps.ndim != 3 or maps.shape != masks.shape or len(maps) != len(labels):
+        raise InputError(
+            f"maps and masks: shapes {maps.shape} and {masks.shape}, expected ({len(labels)}, H, W) for both"
+        )
+    return evaluate_each(scores, labels, zip(maps, masks, strict=True))
+
+
+def evaluate_each(
+    scores: ArrayLike, labels: ArrayLike, pixels: Iterable[tuple[ArrayLike, ArrayLike]]
+) -> dict[str, Metric]:
+    """`evaluate` with a map and a mask of one image after the other, none of which stays in memory.
+
+    Pixels go to temporary files, 4 bytes each and 24 more where there is a defect.
+
+    Raises:
+        InputError: see `evaluate`; or there is no room for the files.
+    """
+    scores, labels = _image_arrays(scores, labels)
+    with contextlib.ExitStack() as stack:
+        results = _of_scores(scores, labels) | _of_pixels(_checked(pixels, labels), stack)
     return {key: results[key] for key in KEYS}
 
 
@@ -88,21 +109,23 @@ def _image_arrays(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.floa
     return scores, labels.astype(bool)
 
 
-def _pixel_arrays(
-    maps: ArrayLike, masks: ArrayLike, labels: NDArray[np.bool_]
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]:
-    maps, masks = np.asarray(maps), np.asarray(masks)
-    if maps.ndim != 3 or maps.shape != masks.shape or len(maps) != len(labels):
-        raise InputError(
-            f"maps and masks: shapes {maps.shape} and {masks.shape}, expected ({len(labels)}, H, W) for both"
-        )
-    if not np.issubdtype(maps.dtype, np.floating) or masks.dtype != np.bool_:
-        raise InputError(f"maps and masks: {maps.dtype} and {masks.dtype}, expected float and bool")
-    _finite("maps", maps)
-    marked = np.flatnonzero(masks.any(axis=(1, 2)) & ~labels)
-    if marked.size:
-        raise InputError(f"masks: image {marked[0]} is labelled good and its mask has a defect")
-    return maps, masks
+def _checked(
+    pixels: Iterable[tuple[ArrayLike, ArrayLike]], labels: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]]:
+    """Map and mask of each image, once they are what they must be."""
+    for index, (label, pair) in enumerate(zip(labels, pixels, strict=True)):
+        map_, mask = map(np.asarray, pair)
+        if map_.ndim != 2 or map_.shape != mask.shape:
+            raise InputError(
+                f"maps and masks: image {index} has shapes {map_.shape} and {mask.shape}, expected (H, W) for both"
+            )
+        if not np.issubdtype(map_.dtype, np.floating) or mask.dtype != np.bool_:
+            raise InputError(f"maps and masks: {map_.dtype} and {mask.dtype}, expected float and bool")
+        if not np.isfinite(map_).all():
+            raise InputError(f"maps: image {index} has a NaN or infinite value, expected finite numbers")
+        if not label and mask.any():
+            raise InputError(f"masks: image {index} is labelled good and its mask has a defect")
+        yield map_, mask
 
 
 def _finite(name: str, values: NDArray[np.floating[Any]]) -> None:
@@ -138,7 +161,9 @@ def _of_scores(scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> 
     }
 
 
-def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[str, Metric]:
+def _of_pixels(
+    pixels: Iterator[tuple[NDArray[np.floating[Any]], NDArray[np.bool_]]], stack: contextlib.ExitStack
+) -> dict[str, Metric]:
     """pixel_AUROC, and AUPRO: the mean overlap of the defect regions against the false-positive
     rate, integrated to AUPRO_LIMIT.
 
@@ -147,33 +172,45 @@ def _of_maps(maps: NDArray[np.floating[Any]], masks: NDArray[np.bool_]) -> dict[
     adds that times the part of the false-positive axis that lies beyond the rate reached there:
     exact over all thresholds, from one sort of the good pixels. Good pixels of the same value make
     the rise a ramp, which is a tie taken as one step.
+
+    Every column is a file, worked on in parts and added up by numpy as one array, so that the
+    numbers are those of arrays in memory to the last bit.
     """
+    good, defect, sizes, rates, areas = (stack.enter_context(contextlib.closing(Column())) for _ in range(5))
+    regions = 0
+    for map_, mask in pixels:
+        good.append(map_[~mask])
+        defect.append(map_[mask])
+        of_image, count = _region_sizes(mask)
+        sizes.append(of_image)
+        regions += count
     none, all_ = "every ground-truth mask is empty", "the ground-truth masks leave no good pixel"
-    if undefined := _undefined(masks, none, all_):
+    if not (len(good) and len(defect)):
+        undefined = Metric(None, all_ if len(defect) else none)
         return {"pixel_AUROC": undefined, "AUPRO": undefined}
-    good = np.sort(maps[~masks])
-    defect = maps[masks]  # (P,)
-    before = (good.size - np.searchsorted(good, defect, side="right")) / good.size  # where the rise starts
-    after = (good.size - np.searchsorted(good, defect, side="left")) / good.size  # and where it is complete
-    auroc = float(1.0 - np.mean((before + after) / 2))
-    start, end = np.minimum(before, AUPRO_LIMIT), np.minimum(after, AUPRO_LIMIT)
-    ramp = np.where(after > before, (end - start) ** 2 / (2 * np.where(after > before, after - before, 1)), 0)
-    area = np.sum(_region_shares(masks) * (ramp + AUPRO_LIMIT - end))
+    values = good.array()
+    values.sort()
+    for part, size in zip(defect.parts(), sizes.parts(), strict=True):
+        before = (values.size - np.searchsorted(values, part, side="right")) / values.size  # where the rise starts
+        after = (values.size - np.searchsorted(values, part, side="left")) / values.size  # and where it is complete
+        rates.append((before + after) / 2)
+        start, end = np.minimum(before, AUPRO_LIMIT), np.minimum(after, AUPRO_LIMIT)
+        ramp = np.where(after > before, (end - start) ** 2 / (2 * np.where(after > before, after - before, 1)), 0)
+        areas.append((1.0 / (size * regions)) * (ramp + AUPRO_LIMIT - end))
+    auroc = float(1.0 - np.mean(rates.array()))
     # rounded shares can exceed 1 by an ulp
+    area = np.sum(areas.array())
     return {"pixel_AUROC": Metric(auroc), "AUPRO": Metric(float(min(area / AUPRO_LIMIT, 1.0)))}
 
 
-def _region_shares(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(P,) for each defect pixel 1 / (pixels of its region x number of regions), in the order of
-    maps[masks].
+def _region_sizes(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """(P,) for each defect pixel the pixels of its region, in the order of map[mask]; and the
+    number of regions.
 
     A region is a set of defect pixels of one image connected over sides or corners.
     """
     from scipy.ndimage import label  # type: ignore[import-untyped]
 
-    structure = np.zeros((3, 3, 3), dtype=bool)
-    structure[1] = True  # 8 neighbours inside an image, none in the images beside it
-    regions, count = label(masks, structure=structure)
-    region = regions[masks]
-    shares: NDArray[np.float64] = 1.0 / (np.bincount(region)[region] * count)
-    return shares
+    regions, count = label(mask, structure=np.ones((3, 3), dtype=bool))
+    region = regions[mask]
+    return np.bincount(region)[region], count

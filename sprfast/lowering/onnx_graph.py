@@ -30,6 +30,8 @@ from sprfast.errors import InputError
 from sprfast.formats.export_metadata import MAX_BATCH, Quantization
 from sprfast.method.anomaly_map import MAP_SIZE, smoothing_matrix
 from sprfast.method.folded import BLOCKS, HALVINGS, MIN_SIZE, SKIPS, Array, ConvNorm, FoldedModel
+from sprfast.method.overflow import watched
+from sprfast.system.libraries import require
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +44,7 @@ OUTPUTS = ("error_map", "anomaly_map", "pred_score")
 # the convolutions that may be
 QUANTIZED = tuple(f"{block}.{place}" for block in BLOCKS for place in ("first", "second"))[1:]
 LARGEST: dict[Quantization, float] = {"int8": 127.0, "float8": 448.0}  # value of either sign that 8 bits hold
+FLOAT16 = 65504.0  # the largest number of 16 bits
 IR_VERSION = 10
 EPSILON = 1e-5
 MAX_BYTES = 2**31 - 2**20  # of constants: protobuf ends at 2 GiB
@@ -82,6 +85,7 @@ def onnx_model(
     Raises:
         InputError: a size, number or scale is out of range, or the network is too large for an ONNX
             file.
+        BackendError: onnx is not installed.
     """
     if min(height, width) < MIN_SIZE or not (batch is None or 1 <= batch <= MAX_BATCH):
         raise InputError(
@@ -101,13 +105,15 @@ def onnx_model(
 def with_noise(graph: bytes, noise: npt.NDArray[np.float32]) -> bytes:
     """A serialised graph of `onnx_model` with its noise (D, 3, H, W) as a constant, for what feeds
     it images alone.
-    """
-    import onnx
 
-    model = onnx.load_from_string(graph)
+    Raises:
+        BackendError: onnx is not installed.
+    """
+    library = require("onnx", "onnx")
+    model = library.load_from_string(graph)
     (given,) = (value for value in model.graph.input if value.name == "noise")
     model.graph.input.remove(given)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(noise, "noise"))
+    model.graph.initializer.append(library.numpy_helper.from_array(noise, "noise"))
     folded: bytes = model.SerializeToString()
     return folded
 
@@ -124,11 +130,9 @@ class _Graph:
         quantization: Quantization | None,
         scales: Mapping[str, float],
     ) -> None:
-        import onnx
-        from onnx import helper
-
-        types = onnx.TensorProto
-        self._helper, self._float, self._numpy = helper, types.FLOAT, onnx.numpy_helper
+        library = require("onnx", "onnx")
+        types, helper = library.TensorProto, library.helper
+        self._helper, self._float, self._numpy = helper, types.FLOAT, library.numpy_helper
         self._storage = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.BFLOAT16}[precision]
         self._eight_bits = helper.tensor_dtype_to_np_dtype(
             types.FLOAT8E4M3FN if quantization == "float8" else types.INT8
@@ -136,6 +140,10 @@ class _Graph:
         self._opset, self._smallest = _OPSETS[precision], _SMALLEST[precision]
         self._quantization, self._scales = quantization, scales
         self._folded, self._size, self._normalization = folded, size, normalization
+        inputs = {name: LARGEST[quantization] * scale for name, scale in scales.items()} if quantization else {}
+        # 8 bits hide the NaN that follows where a convolution overflows its 16 bits
+        self._watched = watched(folded, inputs, FLOAT16 if quantization and precision == "float16" else math.inf)
+        self._squares: list[str] = []  # sums of squares, (B·D,), of the watched convolutions' outputs
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
@@ -159,9 +167,10 @@ class _Graph:
         inputs, outputs = values[: len(INPUTS)], values[len(INPUTS) :]
         graph = self._helper.make_graph(self._nodes, "sprfast", inputs, outputs, list(self._constants.values()))
         opset = [self._helper.make_opsetid("", self._opset)]
-        return self._helper.make_model(
+        model: onnx.ModelProto = self._helper.make_model(
             graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="sprfast", producer_version=__version__
         )
+        return model
 
     def _perturbed(self) -> str:
         """x + std·z for every draw: (B·D, 3, H, W)."""
@@ -197,6 +206,9 @@ class _Graph:
         raw = self._node(f"{name}.conv", "Conv", x, weight, bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
         if not exact and self._storage != self._float:
             raw = self._node(f"{name}.conv.float32", "Cast", raw, to=self._float)
+        if name in self._watched:
+            axes = self._ints("axes.1.2.3", 1, 2, 3)
+            self._squares.append(self._node(f"{name}.squares", "ReduceSumSquare", raw, axes, keepdims=0))
         normalised = self._normalised(name, raw, layer)
         return self._node(f"{name}.swish", "Mul", normalised, self._node(f"{name}.sigmoid", "Sigmoid", normalised))
 
@@ -279,6 +291,8 @@ class _Graph:
             pixels = self._ints("axes.1.2", 1, 2)
             nothing = self._node("image.nothing.pixels", "Unsqueeze", self._nothing("image"), pixels)
             total = self._node("residual.total.checked", "Add", total, nothing)
+        for squares in self._squares:
+            total = self._node(f"{squares}.checked", "Add", total, self._nothing_of_draws(squares))
         self._node("error_map", "Unsqueeze", total, self._ints("axis.1", 1))
         rows = self._constant("rows", smoothing_matrix(height))
         columns = self._constant("columns", smoothing_matrix(width).T)
@@ -290,6 +304,12 @@ class _Graph:
         """0 for each image of `x`, or NaN where not all of it is finite: (B,) of (B, ., ., .)."""
         total = self._node(f"{x}.total", "ReduceSum", x, self._ints("axes.1.2.3", 1, 2, 3), keepdims=0)
         return self._node(f"{x}.nothing", "Mul", total, self._constant("zero", np.zeros(())))
+
+    def _nothing_of_draws(self, x: str) -> str:
+        """0 for each image, or NaN where a draw of it in `x` (B·D,) is not finite: (B, 1, 1)."""
+        apart = self._node(f"{x}.draws", "Reshape", x, self._ints("shape.squares", -1, self._folded.draws, 1))
+        nothing = self._node(f"{x}.nothing", "Mul", apart, self._constant("zero", np.zeros(())))
+        return self._node(f"{x}.nothing.image", "ReduceSum", nothing, self._ints("axis.1", 1), keepdims=1)
 
     def _halved(self, halvings: int) -> tuple[int, int]:
         """Height and width after so many halvings."""

@@ -27,6 +27,24 @@ def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
     return matrix
 
 
+@functools.lru_cache(maxsize=32)
+def skipped(height: int, width: int) -> str | None:
+    """One sentence where pixels of an error map of this size count for nothing in the anomaly map,
+    else None.
+
+    The resampling takes two pixels a side for each of 256 places, and so skips some of more than
+    512.
+    """
+    if max(height, width) <= 2 * MAP_SIZE:
+        return None
+    used = [float((smoothing_matrix(side) > 0).any(axis=0).mean()) for side in (height, width)]
+    return (
+        f"{height}x{width} pixels (height x width) at the network's input: above {2 * MAP_SIZE} a side the anomaly map "
+        f"skips pixels, here {1 - used[0] * used[1]:.0%} of them, and a small defect there is not seen; use a smaller "
+        f"--size, or cut long parts into pieces that are nearly square"
+    )
+
+
 def anomaly_map(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The heat map (256, 256) of an error map (H, W).
 

@@ -3,6 +3,7 @@ batches nor sizes change a result.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,38 @@ def test_overflow_inside_a_network_is_an_error_whatever_computes_it(backend, sma
     assert all("the score is" in result.reason for result in results)
 
 
+LOUD = ("inc.double_conv.0", "down4.maxpool_conv.1.double_conv.3", "up4.conv.double_conv.3")  # first, deepest, last
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("backend", "layer"),
+    [
+        *itertools.product(ENGINES, LOUD),
+        pytest.param("triton", LOUD[1], marks=pytest.mark.interpreter),
+    ],
+)
+def test_an_infinite_variance_is_an_error_whatever_computes_it(backend, layer, small_model, tmp_path):
+    """The normalisation behind the layer would make finite numbers of it, and a finite score."""
+    if reason := backends.unavailable(backend):
+        pytest.skip(reason)
+    loaded = Engine(overflowing(small_model, f"{layer}.weight", 1e25), backend, "cpu")
+    results = loaded.predict([picture(32, 32, seed) for seed in range(2)], channel_order="rgb")
+    assert [result.verdict for result in results] == [Verdict.ERROR] * 2
+    assert all("the score is" in result.reason for result in results)
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_what_is_loud_and_does_not_overflow_has_the_score_that_it_had(backend, small_model):
+    """A layer in front of a normalisation may be as loud as it likes."""
+    if reason := backends.unavailable(backend):
+        pytest.skip(reason)
+    loud = overflowing(small_model, "down1.maxpool_conv.1.double_conv.0.weight", 1e14)
+    expected = Engine(small_model, "eager", "cpu").predict(picture(32, 32, 0), channel_order="rgb").pred_score
+    got = Engine(loud, backend, "cpu").predict(picture(32, 32, 0), channel_order="rgb").pred_score
+    assert got == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_what_overflows_in_16_bits_only_is_an_error_there(small_model):
     if reason := backends.unavailable("onnxruntime"):
@@ -162,10 +195,11 @@ def test_what_overflows_in_16_bits_only_is_an_error_there(small_model):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+@pytest.mark.parametrize("layer", ["outc.conv", LOUD[1]])
 @pytest.mark.parametrize("target", RUNNERS)
-def test_a_network_that_overflows_is_not_exported(target, small_model, tmp_path):
+def test_a_network_that_overflows_is_not_exported(target, layer, small_model, tmp_path):
     with pytest.raises((BackendError, CheckFailedError), match=r"probe|NaN|not finite") as caught:
-        export.export(overflowing(small_model, "outc.conv.weight", 1e30), tmp_path / "model", Request(target))
+        export.export(overflowing(small_model, f"{layer}.weight", 1e30), tmp_path / "model", Request(target))
     assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

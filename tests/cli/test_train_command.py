@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from sprfast.errors import InputError
 from sprfast.formats import model as model_file
 from support import ROOT
 from support.command_line import TRAIN
@@ -43,6 +44,24 @@ def test_category_all_trains_and_evaluates_each_and_gives_the_mean(run, data_set
     assert json.loads(again)["mean"] == document["mean"]
     _, table, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all")
     assert "mean" in table
+
+
+def test_training_on_strips_warns_of_what_their_maps_skip(run, tmp_path, monkeypatch):
+    from sprfast.training import train as training
+
+    def stop(*args, **options):
+        raise InputError("trains no further")
+
+    monkeypatch.setattr(training, "train", stop)
+    (tmp_path / "strips").mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 256, (32, 544), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(tmp_path / "strips" / f"{i}.png")
+    code, _, err = run("train", tmp_path / "strips", "-o", tmp_path / "model", "--size", "32")
+    assert code == 2
+    assert "32x544 pixels (height x width) at the network's input: above 512 a side" in err
+    code, _, err = run("train", tmp_path / "strips", "-o", tmp_path / "model", "--size", "16")
+    assert "above 512" not in err
 
 
 def test_a_stop_in_this_process_leaves_a_checkpoint_to_resume_from(run, data_set, tmp_path, monkeypatch):

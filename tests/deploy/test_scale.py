@@ -1,14 +1,18 @@
 """Past one process, as far as it goes without Ray; tests/scale has the rest, with the real one."""
 
+import asyncio
 import importlib.util
+import itertools
 import math
 import os
 import pickle
+import types
 
 import pytest
 import torch
 
 import sprfast
+from sprfast.data import images
 from sprfast.deploy.ray import data as ray_data
 from sprfast.deploy.ray import serve as ray_serve
 from sprfast.deploy.ray.device import device_under_ray
@@ -27,6 +31,71 @@ def test_without_ray_the_command_says_what_to_install(run, model_path, pictures,
     assert not (tmp_path / "out").exists()
     with pytest.raises(BackendError, match=r"ray\.serve cannot be imported .*pip install 'sprfast\[ray\]'"):
         ray_serve.app({"model": str(model_path)})
+
+
+class Request:
+    """Of Starlette, as far as it is read; says how much of its body was taken."""
+
+    def __init__(self, parts, **headers):
+        self.headers, self._parts, self.taken = headers, parts, 0
+
+    async def stream(self):
+        for part in self._parts:
+            self.taken += len(part)
+            yield part
+
+
+def test_a_body_is_read_up_to_its_limit_only():
+    assert asyncio.run(ray_serve.read_body(Request([b"abc", b"de", b""]), 5)) == b"abcde"
+    endless = Request(itertools.repeat(b"x" * 100))
+    with pytest.raises(InputError, match="more than max_bytes, 1000"):
+        asyncio.run(ray_serve.read_body(endless, 1000))
+    assert endless.taken == 1100
+
+
+@pytest.mark.parametrize("length", ["1001", "9" * 5000])
+def test_a_body_that_says_it_is_too_long_is_not_read(length):
+    request = Request([b"abc"], **{"content-length": length})
+    with pytest.raises(InputError, match=f"{length[:15]} bytes are more than max_bytes, 1000"):
+        asyncio.run(ray_serve.read_body(request, 1000))
+    assert request.taken == 0
+
+
+@pytest.fixture
+def inspector(model_path, monkeypatch):
+    """A replica without Ray: what waits for its batch is scored by `_score`, answers are (JSON,
+    status).
+    """
+    fakes = {
+        "ray.serve": types.SimpleNamespace(batch=lambda **options: lambda score: score),
+        "starlette.responses": types.SimpleNamespace(JSONResponse=lambda document, status=200: (document, status)),
+    }
+    monkeypatch.setattr(ray_serve, "require", fakes.__getitem__)
+    return ray_serve.Inspector(ray_serve.Options(str(model_path), "eager", "cpu", max_bytes=10**6))
+
+
+def test_a_replica_answers_413_without_reading_on(inspector):
+    endless = Request(itertools.repeat(b"x" * 10**5))
+    endless.method, endless.url = "POST", types.SimpleNamespace(path="/")
+    document, status = asyncio.run(inspector(endless))
+    assert (status, document["verdict"], document["pred_score"]) == (413, "ERROR", None)
+    assert endless.taken == 1_100_000
+
+
+def test_one_image_without_memory_fails_none_beside_it_over_http(inspector, pictures, monkeypatch):
+    bodies = [path.read_bytes() for path in pictures]
+    expected = [result.pred_score for result in asyncio.run(inspector._score(bodies))]
+    load = images.load_image
+
+    def scarce(source, *args, **options):
+        if source.getvalue() == bodies[1]:
+            raise MemoryError
+        return load(source, *args, **options)
+
+    monkeypatch.setattr(images, "load_image", scarce)
+    got = asyncio.run(inspector._score(bodies))
+    assert [result.verdict.value == "ERROR" for result in got] == [index == 1 for index in range(len(bodies))]
+    assert [result.pred_score for result in got[:1] + got[2:]] == expected[:1] + expected[2:]
 
 
 @pytest.mark.parametrize("option", [("--workers", "2"), ("--worker-gpus", "1")])

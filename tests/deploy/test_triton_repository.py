@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from sprfast.data import images
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.deploy.triton_server import model as triton_model
@@ -246,7 +247,7 @@ def test_what_does_not_go_with_the_file_is_refused(small_model, source, graph, t
 
 
 def test_an_onnx_export_needs_onnx(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr(triton_repository.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendError, match=r"pip install 'sprfast\[onnx\]'"):
         write(tmp_path / "models", graph, Serving())
 
@@ -338,6 +339,27 @@ def serve(monkeypatch):
 
 def request(*contents):
     return {"IMAGE": Tensor("IMAGE", np.stack([np.frombuffer(content, np.uint8) for content in contents]))}
+
+
+def test_one_image_without_memory_fails_no_request_beside_it(
+    small_model, source, pictures, tmp_path, serve, monkeypatch
+):
+    write(tmp_path / "models", source, Serving(backend="eager", device="cpu"))
+    model = serve(tmp_path / "models")
+    contents, load = [path.read_bytes() for path in pictures], images.load_image
+    expected = [result.pred_score for result in Engine(small_model, "eager", "cpu").predict(pictures)]
+
+    def scarce(file, *args, **options):
+        if file.getvalue() == contents[1]:
+            raise MemoryError
+        return load(file, *args, **options)
+
+    monkeypatch.setattr(images, "load_image", scarce)
+    responses = model.execute([request(content) for content in contents])
+    assert [response.error for response in responses] == [None] * len(contents)
+    assert responses[1].text("verdict") == "ERROR"
+    got = [float(response.tensors["pred_score"][0, 0]) for response in responses]
+    assert got[:1] + got[2:] == expected[:1] + expected[2:]
 
 
 def test_requests_of_any_lengths_have_the_engines_answers_and_their_own(small_model, source, pictures, tmp_path, serve):

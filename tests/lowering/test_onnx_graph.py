@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -211,6 +213,33 @@ def test_a_nan_anywhere_in_an_anomaly_map_is_a_nan_score(small_model, where):
     scores = session(score).run(None, {"anomaly_map": maps})[0]
     assert np.isnan(scores[0])
     assert scores[1] == maps[1].max()
+
+
+def squares(made):
+    return [node.name.removesuffix(".squares") for node in made.graph.node if node.op_type == "ReduceSumSquare"]
+
+
+def loud(model, key, factor):
+    return dataclasses.replace(model, weights={**model.weights, key: model.weights[key] * factor})
+
+
+def test_only_what_could_overflow_is_watched(small_model):
+    """Graphs of ordinary weights are what they were."""
+    assert squares(graph.onnx_model(fold(small_model), 32, 32)) == []
+    made = graph.onnx_model(fold(loud(small_model, "down2.maxpool_conv.1.double_conv.0.weight", 1e16)), 32, 32)
+    assert squares(made) == ["down2.first"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_8_bits_do_not_hide_what_overflows_in_16(small_model):
+    """Quantized, an infinite number or a NaN is one of 256 steps."""
+    model = loud(small_model, "down2.maxpool_conv.1.double_conv.0.weight", 1e9)  # onnxruntime itself goes on in 32
+    options = {"precision": "float16", "normalization": "instance", "quantization": "int8", "scales": SCALES}
+    x, noise = given(small_model, (32, 32))
+    made = graph.onnx_model(fold(model), 32, 32, **options)
+    assert squares(made) == ["down2.first"]
+    assert not np.isfinite(session(made).run(["pred_score"], feed(x, noise))[0]).any()
+    assert squares(graph.onnx_model(fold(small_model), 32, 32, **options)) == []
 
 
 @pytest.mark.parametrize(

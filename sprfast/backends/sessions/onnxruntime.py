@@ -31,9 +31,7 @@ def library() -> Any:
     in the home folder, to send them to its maker; its own `disable_telemetry_events` is too late.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
+    return require("onnxruntime", "onnx")
 
 
 class OnnxRuntimeSession:

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import functools
 
-from sprfast.errors import BackendError
+from sprfast.system import libraries
 
-
-def require(name: str) -> Any:
-    """The module `name`.
-
-    Raises:
-        BackendError: it is not installed; the message says what to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BackendError(f"{name} cannot be imported ({error}): pip install 'sprfast[ray]'") from error
+require = functools.partial(libraries.require, extra="ray")

@@ -33,6 +33,7 @@ from sprfast.errors import InputError, SprfastError
 from sprfast.formats import export as export_file
 from sprfast.method.threshold import Verdict
 
+DIGITS = 15  # of a length; what has more is longer than anything may be
 _LIMITS: dict[str, tuple[float, float]] = {  # least and most of each option that is a number
     "max_batch": (1, 1024),
     "batch_wait": (0.0, 60.0),
@@ -128,11 +129,10 @@ class Inspector:
             return self._json({"status": "OK", **names, **scored})
         if request.method != "POST":
             return self._json({"detail": "POST the bytes of an image file, or GET /healthz"}, 405)
-        body = await request.body()
-        if len(body) > self._max_bytes:
-            return self._answer(
-                self._predictor.error(f"{len(body)} bytes are more than max_bytes, {self._max_bytes}"), 413
-            )
+        try:
+            body = await read_body(request, self._max_bytes)
+        except InputError as error:
+            return self._answer(self._predictor.error(str(error)), 413)
         try:
             result = await self._batched(body)
         except SprfastError as error:
@@ -153,6 +153,23 @@ class Inspector:
 
     def _answer(self, result: Result, status: int) -> Any:
         return self._json({**result.to_json(), "model": self._predictor.model_sha256}, status)
+
+
+async def read_body(request: Any, most: int) -> bytes:
+    """The body of a Starlette request, of which no more is read than it may have.
+
+    Raises:
+        InputError: it is longer than `most` bytes, or says so before it is read.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > DIGITS or int(declared) > most):
+        raise InputError(f"{declared[:DIGITS]} bytes are more than max_bytes, {most}")
+    body = bytearray()
+    async for part in request.stream():
+        if len(body) + len(part) > most:
+            raise InputError(f"the body is more than max_bytes, {most}")
+        body += part
+    return bytes(body)
 
 
 def app(given: dict[str, Any]) -> Any:

@@ -12,7 +12,6 @@ that `triton_model` serves.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import PIL.Image
 from sprfast.config import PUBLISHED, Precision
 from sprfast.engine import runner
 from sprfast.engine.predictor import input_size
-from sprfast.errors import BackendError, InputError
+from sprfast.errors import InputError
 from sprfast.formats import export as export_file
 from sprfast.formats.export import Export
 from sprfast.formats.manifest import PathLike, file_bytes
@@ -244,6 +243,4 @@ def _alone(export: Export) -> bytes:
             f"the export is fixed to batches of {metadata.batch}, a server makes its own: export the model without "
             f"--batch"
         )
-    if importlib.util.find_spec("onnx") is None:
-        raise BackendError("export: needs onnx, not installed here: run pip install 'sprfast[onnx]'")
     return graph.with_noise(export.graph, noise.stacked(metadata.schedule, *metadata.size, metadata.noise_seed))

@@ -259,6 +259,19 @@ def test_what_is_not_finite_stays_visible_anywhere_in_a_window(at, special):
     assert not np.isfinite(run("conv3x3", shape, passed)["raw"]).any()
 
 
+@pytest.mark.parametrize("operator", ["conv3x3", "perturb_conv3x3"])
+def test_an_infinite_variance_is_nan_in_its_group_and_in_no_other(operator):
+    """The map is finite; its squares are not, and an affine of 0·x + beta would hide that."""
+    shape = Shape(9, 11)
+    passed = arguments(operator, shape)
+    loud = (slice(None), 3) if operator == "perturb_conv3x3" else 3
+    passed["weight"][loud] *= np.float32(1e25)
+    got = run(operator, shape, passed)
+    assert np.isfinite(got["raw"]).all()
+    assert np.isnan(got["affine"]).any(axis=(0, 1)).nonzero()[0].tolist() == [3]
+    assert np.isnan(got["affine"][:, :, 3]).all()
+
+
 def test_swish():
     """Within 4 units in the last place of the exact value; below -87, where that is under 2e-36,
     within |x|·1.7e-38.

@@ -111,6 +111,22 @@ def test_an_image_gives_the_same_bits_alone_and_anywhere_in_a_batch(operator, st
             )
 
 
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+@pytest.mark.parametrize("of", [reference, kernels], ids=["reference", "kernels"])
+def test_an_infinite_variance_is_nan_in_its_group_and_in_no_other(of):
+    """The map is finite; its squares are not, and an affine of 0·x + beta would hide that."""
+    given = arguments("group_norm_affine", Shape(32, 5, 8), torch.float32)
+    given["raw"][:, 3] *= 1e25
+    assert of.group_norm_affine(**given).isnan().all(1)[0].nonzero().flatten().tolist() == [3]
+    out = torch.empty_like(given["raw"])
+    of.group_norm_swish(**given, out=out)
+    assert out.isnan().all((2, 3))[0].nonzero().flatten().tolist() == [3]
+    given = arguments("perturb_conv3x3", Shape(32, 5, 8), torch.float32)
+    given["weight"][:, 3] *= 1e25
+    assert of.perturb_conv3x3(**given).isnan().all(1)[0].nonzero().flatten().tolist() == [3]
+    assert given["out"].isfinite().all()
+
+
 # The scale of a group is 1 / std when gamma is one; these give it as each operator with statistics
 # computes it.
 
