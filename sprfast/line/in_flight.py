@@ -298,8 +298,10 @@ class InFlight:
             raise ClosedError(self.closed or "the line is closed")
         if self.failure:
             self._decide(entry, None, self.failure, described(self.failure))
-        elif full:
+        elif full and self._still_wanted(entry):
             self._make_room(entry)
+        elif full:  # its deadline came while it waited for room
+            self._overflowed.add(entry.number)
         if entry.answer is None and entry.due < math.inf:
             self._set_alarm(entry)
 

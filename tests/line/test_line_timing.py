@@ -192,9 +192,9 @@ def test_numbers_that_no_clock_has_are_not_taken(engine, name, value):
 @pytest.mark.parametrize(
     ("name", "made"),
     [
-        ("timeout", lambda engine, **given: Line(engine, **given)),
-        ("max_wait", lambda engine, **given: Line(engine, **given)),
-        ("deadline", lambda engine, **given: Line(engine, **given)),
+        ("timeout", Line),
+        ("max_wait", Line),
+        ("deadline", Line),
         ("timeout", lambda _, **given: Stream(None, **given)),
         ("period", lambda _, **given: Stream(None, **given)),
         ("first_wait", lambda _, **given: Stream(None, **given)),
