@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from collections.abc import Hashable
 from typing import Any, Literal, NoReturn, get_args
@@ -18,6 +19,7 @@ Buffer = bytes | bytearray | memoryview
 
 _MAX_SIDE = 2**31 - 1  # pixels
 _MAX_ROW = 2**40  # bytes
+_PIXEL_BYTES = 12  # of the largest form that is accepted, three float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,48 @@ def _buffer(frame: Any, dtype: PixelType) -> memoryview:
             f"{dtype}"
         )
     return given
+
+
+def owned(
+    image: Any, channel_order: ChannelOrder | None, declared: FrameFormat | None, max_pixels: int
+) -> tuple[Any, ChannelOrder | None]:
+    """The image as a line keeps it, with its channel order: arrays, tensors and buffers are copied,
+    files and PIL images are the caller's.
+
+    Args:
+        declared: the form of the camera's frames; buffers need it.
+        max_pixels: above which an image is refused before it is copied.
+
+    Raises:
+        InputError: it is too large, or has another form than declared.
+    """
+    if isinstance(image, (bytes, bytearray, memoryview)) or (declared and isinstance(image, np.ndarray)):
+        if declared is None:
+            raise InputError("image: a raw buffer needs a line with a frame_format")
+        if channel_order not in (None, declared.channel_order):
+            raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {declared.channel_order}")
+        view = declared.view(image)
+        _check_bytes(view.nbytes, view.shape, max_pixels)
+        return np.array(view, order="C"), declared.channel_order
+    if isinstance(image, np.ndarray):
+        _check_bytes(image.nbytes, image.shape, max_pixels)
+        return np.array(image, order="K", subok=True), channel_order
+    if isinstance(image, io.BytesIO):
+        return io.BytesIO(image.getvalue()), channel_order  # which shares the bytes until one is written
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)  # where nobody has imported it, there is none
+    if tensor is not None and isinstance(image, tensor):
+        _check_bytes(image.numel() * image.element_size(), tuple(image.shape), max_pixels)
+        return image.detach().clone(), channel_order
+    return image, channel_order
+
+
+def _check_bytes(count: int, shape: tuple[int, ...], max_pixels: int) -> None:
+    """What is smaller in memory, such as a broadcast array, has all these bytes as a copy."""
+    if count > max_pixels * _PIXEL_BYTES:
+        raise InputError(
+            f"image: shape {shape} is {count} bytes, more than {max_pixels} pixels (max_pixels) have at "
+            f"{_PIXEL_BYTES} bytes each"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -97,7 +97,7 @@ class Counters:
     """
 
     def __init__(self, drift: Drift | str) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask while the main thread counts
         self._drift = drift
         self._counts = collections.Counter(taken=0, refused=0, callback_failures=0, batches=0, batched=0, swaps=0)
         self._verdicts = {verdict.value: 0 for verdict in Verdict}
@@ -112,10 +112,8 @@ class Counters:
         with self._lock:
             self._counts.update(more)
 
-    def answer(self, verdict: Verdict, score: float | None, error: errors.SprfastError | None, seconds: float) -> None:
-        """An answer goes out, `seconds` after its trigger; `score` is None where it is not of the
-        model that serves now.
-        """
+    def answer(self, verdict: Verdict, error: errors.SprfastError | None, seconds: float) -> None:
+        """An answer goes out, `seconds` after its trigger."""
         kind = None if error is None else kind_of(error)
         with self._lock:
             self._verdicts[verdict.value] += 1
@@ -124,8 +122,18 @@ class Counters:
             self._seconds += seconds
             if kind is not None:
                 self._errors[kind] += 1
+
+    def watch(self, verdict: Verdict, score: float | None) -> None:
+        """Look for drift; `score` is None where it is not of the model that serves now. One score
+        in some hundred takes a millisecond, so this comes after the answer.
+        """
+        with self._lock:
             if verdict is Verdict.PASS and score is not None and isinstance(self._drift, Drift):
                 self._drift.add(score)
+
+    def forked(self) -> None:
+        """This is a fork of the process, in which nobody lets go of the lock."""
+        self._lock = threading.RLock()
 
     def swap(self, drift: Drift | str) -> None:
         """Another model serves: its scores are compared with those of its own calibration."""

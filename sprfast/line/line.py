@@ -12,37 +12,41 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from sprfast.config import require
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
 from sprfast.engine.predictor import MAX_BATCH, Predictor
 from sprfast.errors import BackendError, ClosedError, InputError, OverloadedError, SprfastError
 from sprfast.line import drift, stages
-from sprfast.line.answer import Answer, Entry
-from sprfast.line.frames import Frame, FrameFormat
+from sprfast.line.answer import Answer, Entry, Stage
+from sprfast.line.done_callbacks import DoneCallbacks
+from sprfast.line.durations import finite, seconds
+from sprfast.line.frames import Frame, FrameFormat, owned
 from sprfast.line.health import Counters, Health, ModelInfo, State
 from sprfast.line.in_flight import InFlight, Overflow
+from sprfast.line.known_ids import claim_on
+from sprfast.line.telling import say, typed
+from sprfast.line.threads import CLOCK, Threads
 
 STALL = 10.0  # seconds of one call of the network after which `Line.health` says so
 EXIT_TIMEOUT = 2.0  # seconds that the end of the interpreter waits for a line
 
-_log = logging.getLogger("sprfast.line")
-
 
 class Line:
-    """Answers frames in the background; safe to call from several threads.
+    """Answers frames in the background; safe to call from several threads and signal handlers.
 
-    One thread runs the network, `workers` decode and resize beside it, one delivers. Frames that
-    wait together are scored together; each has the score that it has alone.
+    One thread runs the network, `workers` decode and resize beside it, one delivers, and one keeps
+    the deadlines. Frames that wait together are scored together; each has the score that it has
+    alone.
 
     Args:
         predictor: an `Engine` or a `Runner` with a threshold.
         on_answer: called with every `Answer`, one at a time, on the line's own thread; what it
-            raises is logged and counted.
-        in_order: deliver in the order of `submit`; an answer then waits for those before it, up to
-            its own deadline.
+            raises, SystemExit among it, is logged and counted. While it has not returned, other
+            frames have their ERROR in their futures at their deadlines, and it is called with that
+            afterwards.
+        in_order: call `on_answer` in the order of `submit`. An answer then waits for those before
+            it, up to its own deadline, when its future has it.
         capacity: frames that may be in the line.
         overflow: what a frame meets for which there is no room: "block" waits for room up to
             `timeout`, after which the frame is answered with ERROR; "reject" answers so at once;
@@ -86,8 +90,7 @@ class Line:
         limits = (("capacity", capacity, 2**20), ("max_batch", max_batch, MAX_BATCH), ("workers", workers, 256))
         for name, value, most in limits:
             require(type(value) is int and 1 <= value <= most, name, value, f"an integer from 1 to {most}")
-        for name, seconds in (("timeout", timeout), ("max_wait", max_wait)):
-            require(0.0 <= seconds < math.inf, name, seconds, "seconds, 0 or more")
+        timeout, max_wait = seconds("timeout", timeout, zero=True), seconds("max_wait", max_wait, zero=True)
         self._deadline = _checked_deadline(deadline)
         self._frame_format, self._max_batch, self._false_alarm_rate = frame_format, max_batch, false_alarm_rate
         self._in_flight = InFlight(capacity, overflow, timeout, max_batch, in_order)
@@ -97,18 +100,32 @@ class Line:
         self._started = threading.Event()
         self._network = stages.Network(self._in_flight, self._counters, max_wait)
         self._process = os.getpid()
-        self._swapping = threading.Lock()
-        delivery = stages.Delivery(self._in_flight, self._counters, lambda: self._predictor, on_answer)
-        self._threads = [
-            threading.Thread(target=self._run_network, name="sprfast-network", daemon=True),
-            threading.Thread(target=delivery.run, name="sprfast-delivery", daemon=True),
-        ]
-        for index in range(workers):
-            arguments, name = (self._in_flight, lambda: self._predictor), f"sprfast-prepare-{index}"
-            self._threads.append(threading.Thread(target=stages.prepare, args=arguments, name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self._swapping = threading.RLock()
+        self._done_callbacks = DoneCallbacks(self._in_flight.release)
+        self._answers = stages.Answers(self._in_flight, self._counters, lambda: self._predictor, self._done_callbacks)
+        self._threads = Threads(lambda: self._in_flight.stopped, self._in_flight.fail)
+        try:
+            self._start(on_answer, workers)
+        except BaseException:  # such as no more threads
+            self._in_flight.stop(ClosedError("the line could not start"))
+            raise
         atexit.register(self.close, EXIT_TIMEOUT)
+
+    def _start(self, on_answer: Callable[[Answer], object] | None, workers: int) -> None:
+        frames, add = self._in_flight, self._threads.add
+        delivery = stages.Delivery(frames, self._counters, self._answers, on_answer)
+        add("sprfast-network", self._run_network, lambda error: frames.abandon(Stage.SCORING, error))
+        add("sprfast-delivery", delivery.run)
+        for index in range(workers):
+            add(
+                f"sprfast-prepare-{index}",
+                lambda: stages.prepare(frames, lambda: self._predictor),
+                lambda error: frames.abandon(Stage.PREPARING, error),
+            )
+        add(
+            CLOCK,
+            lambda: stages.keep_deadlines(frames, self._answers, self._done_callbacks, self._threads.watch),
+        )
 
     def __enter__(self) -> Line:
         try:
@@ -127,6 +144,7 @@ class Line:
         Raises:
             SprfastError: it has not passed; every frame is answered with ERROR.
         """
+        self._check_process()
         self._started.wait()
         if failure := self._in_flight.failure:
             raise failure
@@ -166,22 +184,23 @@ class Line:
                 the frame is not taken.
             ClosedError: the line is closed or belongs to another process; the frame is not taken.
         """
+        self._check_process()  # before anything with a lock, which may be held for ever in a fork
         try:
+            if not (fault is None or isinstance(fault, SprfastError)):
+                raise InputError(f"fault: {type(fault).__name__} is not allowed, expected an SprfastError or None")
             entry = self._entry(id, trigger_time, channel_order, deadline)
-            entry.future.set_running_or_notify_cancel()  # it cannot be cancelled: a part needs its answer
-            self._in_flight.admit(entry)
         except SprfastError:
             self._counters.count(refused=1)
             raise
-        self._counters.count(taken=1)
-        if fault is not None:
-            self._in_flight.decide(entry, None, fault)
-        elif entry.open:
-            try:
-                entry.image, entry.channel_order = self._own(image, channel_order)
-                self._in_flight.put(entry)
-            except Exception as error:
-                self._in_flight.decide(entry, None, stages.typed(error, InputError, "image: cannot be copied"))
+        try:
+            self._take(entry, image, fault)
+        except SprfastError:
+            self._counters.count(refused=1)
+            raise
+        except BaseException as error:  # such as Ctrl-C: nobody will go on with this frame
+            reason = InputError(f"`submit` was interrupted ({type(error).__name__}) before it had taken the image")
+            self._in_flight.withdraw(entry, reason)
+            raise
         return entry.future
 
     def run(self, source: Iterable[Frame]) -> None:
@@ -190,6 +209,7 @@ class Line:
         A frame that the line does not take, such as one whose id was there before, is logged and
         counted in `Health.refused`.
         """
+        self._check_process()
         for frame in source:
             try:
                 self.submit(
@@ -198,7 +218,7 @@ class Line:
             except ClosedError:
                 return
             except (InputError, OverloadedError) as error:
-                _log.warning("frame refused: %s", error)
+                say(logging.WARNING, "frame refused: %s", error)
 
     def swap(self, predictor: Predictor) -> None:
         """Go on with another model, once it has passed its self-test; until then, and if it does
@@ -220,12 +240,21 @@ class Line:
                 raise BackendError("the line has failed, make a new one")
             self._predictor, self._model = predictor, model
             self._counters.swap(watch)
-        _log.info("model %s now serves", model.sha256[:12])
+        say(logging.INFO, "model %s now serves", model.sha256[:12])
 
     def health(self) -> Health:
-        """State, reasons and counts, now."""
-        state, reasons = State.OK, self._reasons()
-        if failure := self._in_flight.failure:
+        """State, reasons and counts, now; in a fork of the line's process, CLOSED and what was
+        counted before.
+        """
+        forked = os.getpid() != self._process
+        if forked:
+            self._counters.forked()
+        else:
+            self._threads.watch()
+        state, reasons = State.OK, [self._of_another_process()] if forked else self._reasons()
+        if forked:
+            state = State.CLOSED
+        elif failure := self._in_flight.failure:
             state, reasons = State.FAILED, [str(failure)]
         elif self._in_flight.closed:
             state = State.CLOSED
@@ -246,63 +275,61 @@ class Line:
 
         Returns:
             Whether all were delivered within `timeout` seconds.
+
+        Raises:
+            ClosedError: this is a fork of the line's process.
         """
+        self._check_process()
         self._in_flight.refuse("the line is closed: it is being drained")
-        return self._in_flight.wait_until_empty(timeout)
+        return self._in_flight.wait_until_empty(min(timeout, threading.TIMEOUT_MAX))
 
     def close(self, timeout: float = 5.0) -> None:
         """`drain`, then answer what is left with ERROR and ClosedError, and end the threads; may be
         called again.
 
         A callback that never returns, or a network that does not, is left behind after another
-        second.
+        second; every future is done all the same.
         """
         if os.getpid() != self._process:
             return
+        timeout = min(timeout, threading.TIMEOUT_MAX)
         self.drain(timeout)
         left = self._in_flight.stop(
             ClosedError(f"the line was closed before this frame was answered, {timeout:.3g} s after the last was taken")
         )
+        for entry in left:
+            self._answers.leave(entry)
         if left:
-            _log.warning("closed with %d frames unanswered", left)
+            say(logging.WARNING, "closed with %d frames unanswered", len(left))
+        self._done_callbacks.close()
         until = time.monotonic() + 1.0
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, until - time.monotonic()))
+        self._threads.join(1.0)
+        self._done_callbacks.join(max(0.0, until - time.monotonic()))
         atexit.unregister(self.close)
 
     def _entry(
         self, id: Hashable, trigger_time: float | None, channel_order: ChannelOrder | None, deadline: float | None
     ) -> Entry:
-        self._check_process()
-        try:
-            hash(id), str(id)  # now, and not on the thread that delivers
-        except Exception as error:
-            raise InputError(
-                f"id: {type(id).__name__} is not allowed, expected a string, a number or another hashable value"
-            ) from error
-        now = time.monotonic()
-        trigger = now if trigger_time is None else trigger_time
-        valid = _is_number(trigger) and math.isfinite(trigger)
-        require(valid, "trigger_time", trigger, "seconds of time.monotonic()")
+        claim = claim_on(id)
+        trigger = time.monotonic()
+        if trigger_time is not None:
+            trigger = finite("trigger_time", trigger_time, "seconds of time.monotonic()")
         limit = self._deadline if deadline is None else _checked_deadline(deadline)
-        return Entry(id, None, float(trigger), trigger + limit, channel_order)
+        return Entry(claim, None, trigger, trigger + limit, channel_order)
 
-    def _own(self, image: Any, channel_order: ChannelOrder | None) -> tuple[Any, ChannelOrder | None]:
-        """The image as the line keeps it, with its channel order."""
-        declared = self._frame_format
-        if isinstance(image, (bytes, bytearray, memoryview)) or (declared and isinstance(image, np.ndarray)):
-            if declared is None:
-                raise InputError("image: a raw buffer needs a line with a frame_format")
-            order = declared.channel_order
-            if channel_order not in (None, order):
-                raise InputError(f"channel_order: {channel_order!r}, this camera was declared as {order}")
-            return np.array(declared.view(image), order="C"), order
-        if isinstance(image, np.ndarray):
-            return np.array(image, order="K", subok=True), channel_order
-        if hasattr(image, "detach"):  # a tensor
-            return image.detach().clone(), channel_order
-        return image, channel_order
+    def _take(self, entry: Entry, image: Any, fault: SprfastError | None) -> None:
+        self._in_flight.admit(entry)
+        self._counters.count(taken=1)
+        if fault is not None:
+            self._in_flight.decide(entry, None, fault)
+        elif entry.open:
+            try:
+                entry.image, entry.channel_order = owned(
+                    image, entry.channel_order, self._frame_format, self._predictor.preprocessing.max_pixels
+                )
+                self._in_flight.put(entry)
+            except Exception as error:
+                self._in_flight.decide(entry, None, typed(error, InputError, "image: cannot be copied"))
 
     def _watch(self, predictor: Predictor) -> drift.Drift | str:
         if predictor.threshold is None:
@@ -310,12 +337,13 @@ class Line:
         return drift.watch(predictor.threshold, rate=self._false_alarm_rate)
 
     def _run_network(self) -> None:
-        try:
-            self._test(self._predictor)
-        except SprfastError as error:
-            self._in_flight.fail(error)
-        finally:
-            self._started.set()
+        if not self._started.is_set():
+            try:
+                self._test(self._predictor)
+            except BaseException as error:
+                self._in_flight.fail(typed(error, BackendError, "the model's self-test failed"))
+            finally:
+                self._started.set()
         self._network.run()
 
     def _test(self, predictor: Predictor) -> None:
@@ -331,7 +359,7 @@ class Line:
             raise BackendError(f"the model's self-test failed ({type(error).__name__}: {error})") from error
 
     def _reasons(self) -> list[str]:
-        reasons = self._counters.reasons()
+        reasons = self._counters.reasons() + self._threads.reasons()
         if (busy := self._network.busy_for()) > STALL:
             reasons.append(f"the network has not returned for {busy:.0f} s")
         if self._network.last_failure:
@@ -342,20 +370,14 @@ class Line:
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
-            raise ClosedError(
-                f"this line was made in process {self._process} and does not run in a fork of it; make one here"
-            )
+            raise ClosedError(self._of_another_process())
+
+    def _of_another_process(self) -> str:
+        return f"this line was made in process {self._process} and does not run in a fork of it; make one here"
 
 
 def _checked_deadline(deadline: float | None) -> float:
-    if deadline is None:
-        return math.inf
-    require(_is_number(deadline) and 0.0 < deadline < math.inf, "deadline", deadline, "seconds above 0")
-    return float(deadline)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return math.inf if deadline is None else seconds("deadline", deadline, zero=False)
 
 
 def _model_info(predictor: Predictor) -> ModelInfo:

@@ -87,7 +87,7 @@ def test_defects_above_the_threshold_raise_no_alarm():
         counters = Counters(drift)
         while not drift.report().windows:
             score = float(scores(rng, 1)[0]) if rng.random() > 0.05 else threshold.value * rng.uniform(1.1, 10)
-            counters.answer(verdict(score, threshold), score, None, 0.01)
+            counters.watch(verdict(score, threshold), score)
         alarms += drift.report().alarms
     assert alarms <= binom.ppf(0.9995, windows, rate)
 

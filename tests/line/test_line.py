@@ -2,8 +2,10 @@
 frames and the producers.
 """
 
+import io
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import PIL.Image
@@ -17,7 +19,7 @@ from sprfast.line import Line
 from sprfast.line.frames import Frame, FrameFormat
 from sprfast.line.health import State
 from sprfast.method.threshold import Verdict
-from support.line_cases import PATIENCE, engine_with_network, eventually, frame
+from support.line_cases import PATIENCE, engine_with_network, entry_of, eventually, frame
 from support.scoring_mode_cases import with_mode
 
 
@@ -80,6 +82,7 @@ def forms(folder):
         (frame(6).astype(np.uint16) * 200, "bgr"),
         ((frame(7) / np.float32(255)).astype(np.float32), "rgb"),
         (path, None),
+        (io.BytesIO(path.read_bytes()), None),
         (PIL.Image.fromarray(frame(8)), None),
         (torch.from_numpy(np.moveaxis(frame(9) / np.float32(127.5) - np.float32(1), 2, 0).astype(np.float32)), None),
         (np.flip(wide, 1), "rgb"),
@@ -89,7 +92,7 @@ def forms(folder):
 def test_32_producers_with_mixed_sizes_and_forms_get_their_own_results(engine, tmp_path):
     pictures = forms(tmp_path)
     expected = [engine.predict(picture, order).pred_score for picture, order in pictures]
-    assert len(set(expected)) == len(pictures)
+    assert len(set(expected)) == len(pictures) - 1  # a file, and the same one in memory
     wrong, rounds = [], 6
 
     def produce(producer):
@@ -147,13 +150,54 @@ def test_delivery_in_order_or_as_decided(small_model, in_order, tmp_path):
             first = line.submit(frame(0), "good", channel_order="rgb")
             bad = line.submit(tmp_path / "missing.png", "bad")
             if in_order:
-                assert eventually(lambda: not line._in_flight._entries["bad"].open)
+                assert eventually(lambda: not entry_of(line, "bad").open)
                 assert not bad.done()
             else:
                 assert bad.result(PATIENCE).verdict is Verdict.ERROR
             assert not first.done()
         assert line.drain(PATIENCE)
     assert order == (["good", "bad"] if in_order else ["bad", "good"])
+
+
+def test_a_file_in_memory_is_taken_as_one_on_disk(engine, tmp_path):
+    """It is the line's own copy, and may be the same one for two frames."""
+    PIL.Image.fromarray(frame(4)).save(tmp_path / "part.png")
+    content = io.BytesIO((tmp_path / "part.png").read_bytes())
+    with Line(engine, workers=2) as line:
+        futures = [line.submit(content, number) for number in range(4)]
+        content.seek(0)
+        content.write(bytes(1000))
+        scores = {future.result(PATIENCE).result.pred_score for future in futures}
+        assert scores == {engine.predict(frame(4), "rgb").pred_score}
+        content.close()
+        streams = [content, (tmp_path / "part.png").open("rb"), io.StringIO("no picture")]
+        for number, stream in enumerate(streams, 10):
+            answer = line.submit(stream, number).result(PATIENCE)
+            assert isinstance(answer.error, InputError)
+            stream.close()
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "declared", "itemsize"])
+def test_what_is_small_in_memory_only_is_refused_before_it_is_copied(small_model, kind):
+    engine = Engine(small_model)
+    limit = engine.preprocessing.max_pixels
+    side = int(limit**0.5) + 1
+    shape = (4 * side, 4 * side, 3)
+    image, order, declared = {
+        "array": (np.broadcast_to(np.uint8(7), shape), "rgb", None),
+        "tensor": (torch.zeros(1).expand(3, 2 * side, 2 * side), None, None),
+        "declared": (np.broadcast_to(np.uint8(7), shape), None, FrameFormat(*shape[:2], "rgb")),
+        "itemsize": (np.broadcast_to(np.zeros(1, "V1000000"), (2000, 2000)), "grey", None),
+    }[kind]
+    with Line(engine) as line:
+        line._frame_format = declared
+        tracemalloc.start()
+        answer = line.submit(image, 1, channel_order=order).result(PATIENCE)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert isinstance(answer.error, InputError)
+    assert f"more than {limit} pixels (max_pixels)" in str(answer.error)
+    assert most < 10_000_000
 
 
 @pytest.mark.parametrize("kind", ["array", "declared array", "buffer", "tensor"])
@@ -321,7 +365,7 @@ def test_closing_answers_what_is_left(small_model):
         line.close(timeout=0.05)
         assert [type(future.result(PATIENCE).error) for future in futures] == [ClosedError] * 3
     assert [answer.verdict for answer in answers] == [Verdict.ERROR] * 3
-    assert eventually(lambda: not any(thread.is_alive() for thread in line._threads))  # the network's, once it returned
+    assert eventually(lambda: not line._threads.any_alive())  # the network's, once it returned
 
 
 def test_a_line_that_cannot_start_says_why(small_model):

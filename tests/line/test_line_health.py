@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from sprfast.engine.engine import Engine
-from sprfast.errors import InputError
 from sprfast.line import Line, drift
 from sprfast.line.health import Counters, State
 from sprfast.method import threshold
@@ -103,18 +102,18 @@ def test_after_a_swap_scores_of_the_old_model_are_not_watched(small_model):
             line.swap(new)
         assert [future.result(PATIENCE).verdict for future in futures] == [Verdict.PASS] * 2
         assert line.submit(frame(2), 2, channel_order="rgb").result(PATIENCE).verdict is Verdict.PASS
-        assert line._counters._drift._filled == 1
+        assert eventually(lambda: line._counters._drift._filled == 1)
 
 
 def test_only_parts_that_passed_are_watched_for_drift():
     counters = Counters(drift.Drift(range(50), window=5, false_alarm_rate=0.01))
     for score in range(5):
-        counters.answer(Verdict.REJECT, 1000.0 + score, None, 0.01)
-        counters.answer(Verdict.ERROR, float("nan"), InputError("bad"), 0.01)
-        counters.answer(Verdict.PASS, None, None, 0.01)  # of the model before
+        counters.watch(Verdict.REJECT, 1000.0 + score)
+        counters.watch(Verdict.ERROR, float("nan"))
+        counters.watch(Verdict.PASS, None)  # of the model before
     assert counters._drift.report().windows == 0
     for score in range(5):
-        counters.answer(Verdict.PASS, 1000.0 + score, None, 0.01)
+        counters.watch(Verdict.PASS, 1000.0 + score)
     assert counters._drift.report().alarms == 1
 
 

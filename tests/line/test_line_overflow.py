@@ -16,7 +16,7 @@ from sprfast.line import Line
 from sprfast.line.in_flight import InFlight
 from sprfast.method.threshold import Verdict
 from support import ROOT
-from support.line_cases import PATIENCE, errors_of, eventually, fill, frame
+from support.line_cases import PATIENCE, entry_of, errors_of, eventually, fill, frame
 
 
 def test_a_full_line_that_rejects(held):
@@ -174,8 +174,8 @@ def test_an_answer_that_a_slow_callback_delays_beyond_its_deadline_is_no_pass(en
         first = line.submit(passing, 1, channel_order="rgb")
         assert eventually(lambda: len(seen) == 1)
         second = line.submit(passing, 2, channel_order="rgb", deadline=0.3)
-        assert eventually(lambda: not line._in_flight._entries[2].open)
-        assert eventually(lambda: time.monotonic() > line._in_flight._entries[2].due)
+        assert eventually(lambda: not entry_of(line, 2).open)
+        assert eventually(lambda: time.monotonic() > entry_of(line, 2).due)
         go.set()
         assert first.result(PATIENCE).verdict is Verdict.PASS
         assert isinstance(second.result(PATIENCE).error, DeadlineExceededError)
@@ -242,13 +242,13 @@ def test_an_id_that_is_used_again_is_refused(held, when):
 
 
 def test_the_memory_for_ids_and_alarms_is_bounded(engine, monkeypatch):
-    from sprfast.line import in_flight
+    from sprfast.line import known_ids
 
-    monkeypatch.setattr(in_flight, "REMEMBERED", 10)
+    monkeypatch.setattr(known_ids, "REMEMBERED", 10)
     with Line(engine, capacity=4, deadline=1000.0) as line:
         for number in range(100):
             line.submit(b"", number).result(PATIENCE)
         assert eventually(lambda: line.health().unanswered == 0)
-        assert len(line._in_flight._remembered) == 10
+        assert len(line._in_flight._known) == 10
         assert len(line._in_flight._due) <= 12 + 1
         assert line.submit(b"", 0).result(PATIENCE).error  # forgotten, so that it may come again

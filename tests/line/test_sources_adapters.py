@@ -1,10 +1,7 @@
-"""Adapters for cameras: recordings through OpenCV, and GenICam buffers, as far as that goes without
-a camera.
-"""
+"""Adapters for cameras: GenICam buffers, as far as that goes without a camera."""
 
 import inspect
 import signal
-import socket
 import sys
 import types
 from pathlib import Path
@@ -14,78 +11,8 @@ import pytest
 
 from sprfast.errors import BackendError, CameraError, InputError
 from sprfast.line.frames import FrameFormat
-from sprfast.line.sources import HarvestersCamera, OpenCvCamera, Stream
+from sprfast.line.sources import HarvestersCamera, Stream
 from sprfast.line.sources.harvesters import PIXEL_FORMATS, pixels
-
-# OpenCV
-
-
-@pytest.fixture
-def recording(tmp_path):
-    """A video of five pictures: blue is 200, red grows by 40."""
-    cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "recording.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
-    if not writer.isOpened():
-        pytest.skip("this OpenCV writes no video")
-    rows = np.arange(48, dtype=np.uint8)[:, None]
-    for index in range(5):
-        image = np.zeros((48, 64, 3), np.uint8)
-        image[:, :, 0], image[:, :, 1], image[:, :, 2] = 200, rows, 40 * index
-        writer.write(image)
-    writer.release()
-    return path
-
-
-def test_a_recording_is_read_to_its_end(recording):
-    frames = list(Stream(lambda: OpenCvCamera(str(recording)), FrameFormat(48, 64, "bgr"), "clip"))
-    assert [frame.id for frame in frames] == [f"clip-{number}" for number in range(1, 6)]
-    for index, frame in enumerate(frames):
-        assert (frame.channel_order, frame.fault) == ("bgr", None)
-        assert frame.image[:, :, 0].mean() == pytest.approx(200, abs=8)
-        assert frame.image[:, :, 2].mean() == pytest.approx(40 * index, abs=8)
-    assert [frame.trigger_time for frame in frames] == sorted(frame.trigger_time for frame in frames)
-
-
-def test_pictures_of_opencv_are_their_own(recording):
-    camera = OpenCvCamera(str(recording))
-    first, second = camera.grab(1.0), camera.grab(1.0)
-    assert not np.shares_memory(first.image, second.image)
-    camera.close()
-    camera.close()
-    with pytest.raises(EOFError):
-        camera.grab(1.0)
-
-
-@pytest.mark.parametrize("device", [97, "/nosuch/recording.avi"])
-def test_a_camera_that_is_not_there(device):
-    pytest.importorskip("cv2")
-    with pytest.raises(CameraError, match=f"camera {device}: cannot be opened"):
-        OpenCvCamera(device)
-
-
-def test_a_silent_address_is_given_up_and_its_password_is_not_told(capfd):
-    """Something takes the connection and never says a word; without its limit OpenCV waits for 30
-    seconds.
-    """
-    pytest.importorskip("cv2")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(CameraError, match="cannot be opened") as raised:
-            OpenCvCamera(f"rtsp://operator:hunter2@127.0.0.1:{port}/live?token=s3cr3t&channel=1", timeout=0.3)
-    written = "".join(capfd.readouterr()) + str(raised.value)
-    assert "Stream timeout triggered" in written  # that it was the limit
-    assert f"127.0.0.1:{port}/live" in str(raised.value)
-    assert "channel=1" in str(raised.value)
-    assert "hunter2" not in written
-    assert "s3cr3t" not in written
-
-
-def test_without_opencv(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(BackendError, match=r"source opencv: OpenCV does not load .*; pip install 'sprfast\[opencv\]'"):
-        OpenCvCamera(0)
-
 
 # Buffers of GenICam cameras
 

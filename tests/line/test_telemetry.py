@@ -1,6 +1,5 @@
 import dataclasses
 import gc
-import math
 import subprocess
 import sys
 import urllib.request
@@ -151,9 +150,7 @@ def test_the_number_of_samples_does_not_depend_on_what_comes_in():
     kinds = [kind for _, kind in KINDS] + [errors.SprfastError]
     for number in range(10_000):
         counters.count(taken=1)
-        counters.answer(
-            Verdict.ERROR, math.nan, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100
-        )
+        counters.answer(Verdict.ERROR, kinds[number % len(kinds)](f"part {number}: fault {number}"), number / 100)
     samples = scraped(registry)[0]
     assert samples.keys() == before
     assert value(samples, "images_total", verdict="ERROR") == 10_000

@@ -84,3 +84,8 @@ def fill(line, network, count, first=0):
 
 def errors_of(futures):
     return [type(future.result(PATIENCE).error) for future in futures]
+
+
+def entry_of(line, id):
+    """What the line knows of the frame with this id."""
+    return next(entry for entry in line._in_flight._entries.values() if entry.claim.id == id)

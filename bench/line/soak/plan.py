@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 
 import numpy as np
@@ -23,12 +24,26 @@ class LineFault(str, enum.Enum):
     WRONG_DTYPE = "wrong_dtype"  # int32
     NAN_VALUES = "nan_values"  # float32, with a pixel that is no number
     WRONG_CHANNEL_ORDER = "wrong_channel_order"  # colour that is declared grey
-    FAILING_CALLBACK = "failing_callback"  # the callback raises at its answer
 
     def __str__(self) -> str:
         return self.value
 
 
+class CallbackFault(str, enum.Enum):
+    """What the caller's own code does at an answer; the answers are none the worse."""
+
+    RAISES = "raises"
+    HANGS = "hangs"  # for a while
+    EXITS = "exits"  # it raises SystemExit
+    DONE_RAISES = "done_raises"  # a done-callback of the future
+    DONE_HANGS = "done_hangs"
+    DONE_EXITS = "done_exits"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+CALLBACKS = 0.01  # share of the frames at whose answer a callback misbehaves, where there are faults
 Kind = Fault | LineFault
 KINDS: tuple[Kind, ...] = (*Fault, *LineFault)
 TWICE = (Fault.REPEAT, Fault.REORDER, LineFault.DUPLICATE_ID)  # whose id comes again, and must be refused then
@@ -38,7 +53,7 @@ def error_of(kind: Kind | None) -> str | None:
     """The kind of the error that a frame must be answered with, one of `health.KINDS`; None: it
     must have its score.
     """
-    if kind in (None, LineFault.DUPLICATE_ID, LineFault.FAILING_CALLBACK):
+    if kind in (None, LineFault.DUPLICATE_ID):
         return None
     if isinstance(kind, Fault):
         return "camera" if kind.spoils else None
@@ -46,8 +61,8 @@ def error_of(kind: Kind | None) -> str | None:
 
 
 class FaultPlan:
-    """The faults of all producers' frames, one byte a frame; frames are counted over all producers,
-    one producer after another.
+    """The faults of all producers' frames, and of the callbacks at their answers; frames are
+    counted over all producers, one producer after another.
 
     Args:
         frames: of all producers together.
@@ -72,8 +87,11 @@ class FaultPlan:
             needed = f"{producers} producers and {faults} faults, there are {len(KINDS)} kinds of them"
             raise InputError(f"frames: {frames} are too few for {needed}")
         self._codes = np.zeros(frames, np.uint8)  # 0: a good frame
-        chosen = np.random.default_rng(seed).choice(places, faults, replace=False)
-        self._codes[chosen] = 1 + np.arange(faults) % len(KINDS)
+        random = np.random.default_rng(seed)
+        self._codes[random.choice(places, faults, replace=False)] = 1 + np.arange(faults) % len(KINDS)
+        callbacks = max(round(frames * CALLBACKS), len(CallbackFault)) if rate else 0
+        chosen = random.choice(places, callbacks, replace=False)
+        self._callbacks = dict(zip(chosen.tolist(), itertools.cycle(CallbackFault), strict=False))
 
     @staticmethod
     def camera(producer: int) -> str:
@@ -95,6 +113,10 @@ class FaultPlan:
         """What befalls it."""
         code = int(self._codes[frame])
         return KINDS[code - 1] if code else None
+
+    def callback(self, frame: int) -> CallbackFault | None:
+        """What a callback does at its answer."""
+        return self._callbacks.get(frame)
 
     def camera_faults(self, producer: int) -> dict[int, Fault]:
         """What befalls it in its camera, by number among the producer's."""

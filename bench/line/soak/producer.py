@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -113,11 +114,12 @@ class Producer(threading.Thread):
         self._answers.expect(index)
         try:
             future = self._line.submit(**given)
+            taken = time.monotonic()
         except SprfastError as error:
             closed = isinstance(error, ClosedError)
             self._answers.refuse(index, closed, str(error))
             return not closed
-        future.add_done_callback(functools.partial(self._answers.by_future, index))
+        future.add_done_callback(functools.partial(self._answers.by_future, index, taken))
         return True
 
     def _mistake(self, kind: LineFault, frame: Frame) -> dict[str, Any]:

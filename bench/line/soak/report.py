@@ -28,6 +28,9 @@ MEMORY_LIMIT = 1.0
 # frames after the warm-up from which memory is judged; before, what an allocator keeps outweighs
 # what grows
 JUDGED = 20_000
+# share of the frames that may miss their deadlines, as behind the callbacks that hang, and frames
+# from which that is judged
+LATE_LIMIT, LATE_JUDGED = 0.1, 10_000
 
 # Fields of `ProcessSample`, and their headings.
 _QUANTITIES = {
@@ -96,6 +99,9 @@ def document(outcome: SoakOutcome, predictor: Predictor, heap: str) -> dict[str,
             str(kind): answers.verdicts[kind] | ({"refused": answers.refused[kind]} if kind in TWICE else {})
             for kind in KINDS
         },
+        "callbacks": {str(fault): count for fault, count in answers.callbacks.items()},
+        "deadline": answers.deadline,
+        "late": answers.late,
         "swaps": dataclasses.asdict(outcome.swaps),
         "batches": outcome.health.batches,
         "heap": heap,
@@ -153,6 +159,12 @@ def _answers(outcome: SoakOutcome) -> Iterator[Check]:
     numbers = f"{ids['taken']} taken; {ids['unanswered']} not answered, {ids['answered_twice']} answered again"
     numbers += f", {ids['taken_twice']} taken again, {others} answers to another id"
     yield "every id is answered once", once, numbers
+    in_time = not (wrong["late"] or wrong["late passes"])
+    if in_time and answers.answered >= LATE_JUDGED:
+        in_time = answers.late <= LATE_LIMIT * answers.answered
+    hung = f"{sum(answers.callbacks.values())} callbacks raised, hung or exited"
+    found = f"{wrong['late']} answers and {wrong['late passes']} PASS came after {answers.deadline:.3g} s"
+    yield "answers come by their deadline", in_time, f"{found}; {answers.late} were ERROR for it; {hung}"
     spoilt = sum(sum(answers.verdicts[kind].values()) for kind in KINDS if error_of(kind))
     missed = f"{wrong['passed']} passed, {wrong['not noticed']} had another answer than their ERROR"
     yield "no fault passes", not (wrong["passed"] or wrong["not noticed"]), f"{spoilt} faults; {missed}"

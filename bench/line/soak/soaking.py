@@ -35,6 +35,8 @@ SWAPS = 20  # over the run, each of a broken model and of an equal one
 DRAIN = 10.0  # seconds for the answers to what was taken before a signal
 PATIENCE = 120.0  # seconds without an answer after which the line hangs
 POLL = 0.02  # seconds
+LEAST_DEADLINE = 1.0  # seconds
+FULL = 256  # frames that the network scores within a deadline, four times what the line holds
 
 
 def run(
@@ -84,11 +86,14 @@ def run(
         if on_progress:
             on_progress(0, options.frames, "scoring alone")
         shown = SoakPictures.create(predictor, sources, options.seed, Path(folder))
+        began = time.monotonic()
         scores = np.array(pictures.scores(predictor, shown.arrays, "rgb"))
+        alone = (time.monotonic() - began) / len(scores)
+        deadline = max(LEAST_DEADLINE, FULL * alone)
         threshold = calibrate(scores, REJECTED)
         predictor.scoring_mode = equal.scoring_mode = dataclasses.replace(predictor.scoring_mode, threshold=threshold)
-        answers = AnswerCounts(plan, scores, pictures.tolerance(predictor), threshold)
-        line = line_of(predictor, answers.by_callback, timeout=PATIENCE)
+        answers = AnswerCounts(plan, scores, pictures.tolerance(predictor), threshold, deadline)
+        line = line_of(predictor, answers.by_callback, timeout=PATIENCE, deadline=deadline)
         try:
             line.wait_until_started()
             stride = max(LEAST_STRIDE, options.frames // SAMPLES // options.producers)

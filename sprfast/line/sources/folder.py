@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sprfast.config import require
 from sprfast.data.datasets import IMAGE_SUFFIXES
 from sprfast.data.images import display_name
 from sprfast.errors import CameraError, InputError
+from sprfast.line.durations import seconds
 from sprfast.line.frames import Frame
 from sprfast.line.sources.retry import Retry
 
@@ -72,9 +71,8 @@ class FolderWatch:
         longest_wait: float = 10.0,
         give_up: float | None = None,
     ) -> None:
-        require(0.0 < poll < math.inf, "poll", poll, "seconds above 0")
-        require(0.0 <= settle < math.inf, "settle", settle, "seconds, 0 or more")
-        self._folder, self._poll, self._settle = Path(folder), poll, settle
+        self._poll, self._settle = seconds("poll", poll, zero=False), seconds("settle", settle, zero=True)
+        self._folder = Path(folder)
         self._suffixes = tuple(suffixes)
         self._retry = Retry(first_wait, longest_wait, give_up)
         self._files: dict[str, _File] = {}

@@ -7,6 +7,7 @@ import time
 
 from sprfast.config import require
 from sprfast.errors import CameraError
+from sprfast.line.durations import seconds
 
 SLICE = 0.05  # seconds between two looks at whether it was closed
 
@@ -21,11 +22,11 @@ class Retry:
     """
 
     def __init__(self, first: float, longest: float, give_up: float | None) -> None:
-        ordered = 0.0 < first <= longest < math.inf
+        self._first = seconds("first_wait", first, zero=False)
+        self._longest = seconds("longest_wait", longest, zero=False)
+        ordered = self._first <= self._longest
         require(ordered, "first_wait, longest_wait", (first, longest), "0 < first_wait <= longest_wait")
-        allowed = give_up is None or 0.0 <= give_up < math.inf
-        require(allowed, "give_up", give_up, "seconds, 0 or more, or None")
-        self._first, self._longest, self._give_up = first, longest, give_up
+        self._give_up = None if give_up is None else seconds("give_up", give_up, zero=True)
         self.failures, self._since = 0, 0.0  # attempts in a row that failed, and when the first of them did
         self._closed = False
 

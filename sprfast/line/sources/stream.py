@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sprfast.config import require
 from sprfast.errors import CameraError, InputError
+from sprfast.line.durations import seconds
 from sprfast.line.frames import Frame, FrameFormat
 from sprfast.line.sources.camera import Camera, Picture
 from sprfast.line.sources.ids import Ids
@@ -74,10 +74,9 @@ class Stream:
         longest_wait: float = 10.0,
         give_up: float | None = None,
     ) -> None:
-        for argument, value in (("timeout", timeout), ("period", period)):
-            require(value is None or 0.0 < value < math.inf, argument, value, "seconds above 0")
         self._open_camera, self._format, self._name = open_camera, frame_format, name
-        self._timeout, self._period = timeout, period
+        self._timeout = seconds("timeout", timeout, zero=False)
+        self._period = None if period is None else seconds("period", period, zero=False)
         self._retry = Retry(first_wait, longest_wait, give_up)
         self._ids = Ids(name)
         self._camera: Camera | None = None

@@ -17,8 +17,8 @@ import pytest
 
 import sprfast
 from sprfast.bench.line import soak
+from sprfast.bench.line.soak import answers, plan, report, samples, soaking
 from sprfast.bench.line.soak import pictures as pictures_of_a_run
-from sprfast.bench.line.soak import plan, report, samples, soaking
 from sprfast.data.images import Image
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError, OverloadedError
@@ -36,6 +36,7 @@ def little_work(monkeypatch):
     """Of what a run does beside its frames."""
     monkeypatch.setattr(soaking, "SWAPS", 2)
     monkeypatch.setattr(pictures_of_a_run, "COUNT", 7)
+    monkeypatch.setattr(answers, "LONG_HANGS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,16 @@ def test_a_line_that_is_right_holds_every_check(engines):
     assert (document["ids"]["taken"], document["ids"]["answered"]) == (120, 120)
     faults = document["faults"]
     assert set(faults) == {str(kind) for kind in plan.KINDS}
-    answers = {name: sum(counts[verdict] for verdict in ("PASS", "REJECT", "ERROR")) for name, counts in faults.items()}
-    assert sum(answers.values()) == 48  # a share of 0.4
-    assert set(answers.values()) == {2, 3}
+    answered = {name: sum(each[verdict] for verdict in ("PASS", "REJECT", "ERROR")) for name, each in faults.items()}
+    assert sum(answered.values()) == 48  # a share of 0.4
+    assert set(answered.values()) == {3}
     for kind in plan.KINDS:
         counts = faults[str(kind)]
-        assert (counts["ERROR"] == answers[str(kind)]) is (plan.error_of(kind) is not None), kind
-    assert faults["repeat"]["refused"] == answers["repeat"]
-    assert faults["duplicate_id"]["refused"] == answers["duplicate_id"]
+        assert (counts["ERROR"] == answered[str(kind)]) is (plan.error_of(kind) is not None), kind
+    assert sum(document["callbacks"].values()) == 6
+    assert set(document["callbacks"].values()) == {1}
+    assert faults["repeat"]["refused"] == answered["repeat"]
+    assert faults["duplicate_id"]["refused"] == answered["duplicate_id"]
     assert document["verdicts"]["PASS"] > document["verdicts"]["REJECT"] > 0
     assert document["swaps"]["refused"] == document["swaps"]["accepted"] >= 2
     assert "probe image" in document["swaps"]["reason"]
@@ -134,6 +137,21 @@ class Miscounts(Line):
         if id == "soak0-0":
             self._counters.count(taken=1)
         return super().submit(image, id, *given, **named)
+
+
+class WaitsForItsCallback(Line):
+    """Gives no answer while the callback hangs, whatever the deadline."""
+
+    def __init__(self, predictor, on_answer, **given):
+        super().__init__(predictor, on_answer, **given)
+        self._in_flight.take_late = lambda beat: None if self._in_flight.stopped else time.sleep(beat) or []
+
+
+class PassesLate(Line):
+    """Answers what it has answered, a while after the deadline."""
+
+    def __init__(self, predictor, on_answer, *, deadline, **given):
+        super().__init__(predictor, on_answer, deadline=None, **given)
 
 
 class TakesAnyModel(Line):
@@ -230,7 +248,7 @@ def test_a_line_that_hangs_is_given_up(engines, small_model, monkeypatch):
     monkeypatch.setattr(soaking, "DRAIN", 0.5)
     stuck = Stuck(small_model, device="cpu")
     try:
-        document = soak.run(stuck, stuck, OPTIONS, line_of=lambda *given, timeout: Line(*given, timeout=PATIENCE))
+        document = soak.run(stuck, stuck, OPTIONS, line_of=lambda *given, **_: Line(*given, timeout=PATIENCE))
     finally:
         release.set()
     assert not document["complete"]
@@ -307,7 +325,7 @@ def test_the_command_prints_a_table(run, model_path, monkeypatch):
     ("arguments", "said"),
     [
         (["--frames", "0"], "frames: 0 is not allowed"),
-        (["--frames", "20"], "frames: 20 are too few for 4 producers and 17 faults"),
+        (["--frames", "20"], "frames: 20 are too few for 4 producers and 16 faults"),
         (["--faults", "1.5"], "faults: 1.5 is not allowed"),
         (["--producers", "0"], "producers: 0 is not allowed"),
         (["--warm-up", "100000"], "warm_up: 100000 is not allowed, expected 0 to 99999"),
@@ -365,3 +383,32 @@ def test_memory_is_judged_on_long_runs(slope, frames, passed):
     held = {name: result for name, result, _ in report._resources(outcome, trends)}
     assert held["memory does not grow"] is passed
     assert (held["threads do not grow"], held["descriptors do not grow"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("line_of", "names"),
+    [
+        (Line, []),
+        (WaitsForItsCallback, ["answers come by their deadline"]),
+        (PassesLate, ["answers come by their deadline"]),
+    ],
+)
+def test_callbacks_that_hang_beyond_all_deadlines_delay_no_answer(engines, monkeypatch, line_of, names):
+    monkeypatch.setattr(answers, "LONG_HANGS", 1)
+    monkeypatch.setattr(answers, "GRACE", 0.2)
+    monkeypatch.setattr(soaking, "LEAST_DEADLINE", 0.2)
+    monkeypatch.setattr(soaking, "FULL", 1)
+    document = soak.run(*engines, soak.SoakOptions(frames=240, faults=0.2, producers=3), line_of=line_of)
+    assert failed(document) == names
+    assert document["deadline"] == 0.2
+    if line_of is Line:
+        assert document["late"] > 0
+        assert document["complete"]
+
+
+def test_a_plan_has_every_way_in_which_a_callback_fails():
+    made = plan.FaultPlan(10_000, 4, 0.01, seed=1)
+    faults = [fault for frame in range(10_000) if (fault := made.callback(frame))]
+    assert len(faults) == 100
+    assert set(faults) == set(plan.CallbackFault)
+    assert not any(plan.FaultPlan(103, 4, 0.0, 1).callback(frame) for frame in range(103))
