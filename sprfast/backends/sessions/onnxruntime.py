@@ -12,6 +12,7 @@ import numpy as np
 from sprfast.backends.sessions.session import Floats
 from sprfast.config import Precision
 from sprfast.errors import BackendError
+from sprfast.system.libraries import require
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by kind of device
 OUTPUTS = ("error_map", "anomaly_map")
