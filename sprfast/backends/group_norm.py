@@ -12,25 +12,26 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from sprfast.method.folded import BLOCKS
+from sprfast.method.folded import BLOCKS, HALVINGS
 from sprfast.method.unet import DoubleConv, ScoreUNet
 
-PIXELS = (
-    512 * 512
-)  # of a map, up to which PyTorch's kernel is exact enough; its bits are those of every earlier version
+# Of the network's input, up to which PyTorch's kernel is exact enough and maps have the bits of
+# earlier versions.
+PIXELS = 512 * 512
 
 
 class GroupNorm(nn.GroupNorm):
-    """As `nn.GroupNorm`, in two passes above `PIXELS`, or always where `watched`.
+    """As `nn.GroupNorm`, in two passes on maps of more than `pixels`, or always where `watched`.
 
     A variance that is not finite gives NaN.
     """
 
     watched = False
+    pixels = PIXELS
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
-        large = x.device.type == "cpu" and x.shape[2] * x.shape[3] > PIXELS
+        large = x.device.type == "cpu" and x.shape[2] * x.shape[3] > self.pixels
         if not (large or self.watched):
             return super().forward(x)
         out = torch.empty_like(x)
@@ -72,4 +73,5 @@ def replace_norms(network: ScoreUNet, watched: Collection[str]) -> None:
         for name, (place, given) in zip(("first", "second"), given_norms, strict=True):
             norm = GroupNorm(given.num_groups, given.num_channels, given.eps, device="meta")
             norm.weight, norm.bias, norm.watched = given.weight, given.bias, f"{block}.{name}" in watched
+            norm.pixels = PIXELS >> 2 * HALVINGS[block]  # of a map of such an input here
             layers[place] = norm

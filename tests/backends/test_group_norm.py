@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sprfast.backends import group_norm
 from sprfast.backends.eager import EagerBackend
 from sprfast.backends.group_norm import GroupNorm
+from sprfast.method.folded import HALVINGS
 
 
 def layer(**attributes):
@@ -40,9 +41,8 @@ def test_up_to_512_pixels_a_side_it_has_the_bits_of_torch():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mean", [0.0, 3.0, 1000.0])
-def test_a_large_map_is_normalised_as_in_float64(mean, monkeypatch):
-    norm, x = layer(), a_map(96, 128, mean)
-    monkeypatch.setattr(group_norm, "PIXELS", 96 * 128 - 1)
+def test_a_large_map_is_normalised_as_in_float64(mean):
+    norm, x = layer(pixels=96 * 128 - 1), a_map(96, 128, mean)
     got = norm(x)
     assert relative(got, x, norm) < 3e-7 * (1 + mean / 30)
     assert got.is_contiguous(memory_format=torch.channels_last)
@@ -69,3 +69,10 @@ def test_eager_watches_no_layer_of_ordinary_weights(small_model):
         each for each in EagerBackend(small_model, torch.device("cpu")).network.modules() if isinstance(each, GroupNorm)
     ]
     assert [each.watched for each in norms] == [False] * 18
+
+
+def test_maps_of_an_input_above_512_a_side_are_large_in_every_block(small_model):
+    network = EagerBackend(small_model, torch.device("cpu")).network
+    norms = {name: each.pixels for name, each in network.named_modules() if isinstance(each, GroupNorm)}
+    sides = {name.split(".")[0]: round(pixels**0.5) for name, pixels in norms.items()}
+    assert sides == {name: 512 >> halvings for name, halvings in HALVINGS.items()}
