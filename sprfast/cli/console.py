@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import RenderableType
@@ -25,10 +25,16 @@ _DESCRIPTION = TextColumn("{task.description}", markup=False)
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | None = None) -> None:
+def emit(
+    document: Any,
+    as_json: bool,
+    render: Callable[[], RenderableType] | None = None,
+    results: Iterable[Any] | None = None,
+) -> None:
     """Print `document` as JSON, or what `render` makes for a person: by default a line a field.
 
-    In a file or a pipe a table is up to `WIDEST` wide.
+    In a file or a pipe a table is up to `WIDEST` wide. `results` become a field of the JSON, one by
+    one, since there may be millions.
 
     Raises:
         InputError: stdout cannot be written.
@@ -36,7 +42,7 @@ def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | No
     """
     try:
         if as_json:
-            sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+            sys.stdout.writelines(_json(document, results))
         else:
             _print(render() if render else fields_table(document))
         sys.stdout.flush()
@@ -45,6 +51,17 @@ def emit(document: Any, as_json: bool, render: Callable[[], RenderableType] | No
     except OSError as error:
         discard_output()
         raise InputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def _json(document: Any, results: Iterable[Any] | None) -> Iterator[str]:
+    text = json.dumps(document, indent=1, allow_nan=False)
+    if results is None:
+        yield text + "\n"
+        return
+    yield text.removesuffix("\n}") + ',\n "results": ['
+    for number, row in enumerate(results):
+        yield (",\n  " if number else "\n  ") + json.dumps(row, allow_nan=False)
+    yield "\n ]\n}\n"
 
 
 def discard_output() -> None:

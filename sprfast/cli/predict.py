@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +64,7 @@ def predict(
         if workers is not None or worker_gpus is not None:
             raise InputError("--workers and --worker-gpus are for --ray")
         document, results, stopped = predict_files(model, paths, output, runtime, resume=resume)
-        _emit(document, results, json_)
+        console.emit(document, json_, lambda: _table(document, results), results)
         if not document["complete"] and output:
             console.say("sprfast: stopped by a signal; go on with the same command and --resume")
     if not document["complete"]:
@@ -169,17 +167,6 @@ def _reason(error: Exception) -> str:
     """What an error says, in one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return text.splitlines()[0]
-
-
-def _emit(document: dict[str, Any], results: Results, as_json: bool) -> None:
-    """Print what is said of all images, and the rows one by one, since there may be millions."""
-    if not as_json:
-        console.emit(document, as_json, lambda: _table(document, results))
-        return
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False).removesuffix("\n}") + ',\n "results": [')
-    for number, row in enumerate(results):
-        sys.stdout.write((",\n  " if number else "\n  ") + json.dumps(row, allow_nan=False))
-    sys.stdout.write("\n ]\n}\n")
 
 
 def _table(document: dict[str, Any], results: Results) -> Table:

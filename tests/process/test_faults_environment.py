@@ -86,7 +86,7 @@ def test_names_that_no_file_can_have_are_refused(name, tmp_path):
     for write in (lambda: files.write_bytes(path, b""), lambda: files.check_writable(path)):
         with pytest.raises(InputError, match="cannot be written"):
             write()
-    with pytest.raises(ModelFileError, match="no such file"):
+    with pytest.raises(ModelFileError, match=r"no such file|cannot be read"):
         model_file.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_image(path, Preprocessing())

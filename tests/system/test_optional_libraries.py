@@ -14,7 +14,20 @@ from support import ROOT
 
 # What setup.py's `install_requires` brings, and the only files that may import anything else at
 # their beginning or as it comes: they are imported by who has asked whether it is there.
-CORE = {"torch", "numpy", "safetensors", "PIL", "sklearn", "scipy", "matplotlib", "typer", "click", "rich", "jinja2"}
+CORE = {
+    "torch",
+    "numpy",
+    "safetensors",
+    "PIL",
+    "simplejpeg",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "typer",
+    "click",
+    "rich",
+    "jinja2",
+}
 ASKED = {
     "backends/sessions/cuda.py": {"pycuda", "cuda"},  # by `open_device`
     "deploy/triton_server/model.py": {"triton_python_backend_utils"},  # there is one inside the server only
