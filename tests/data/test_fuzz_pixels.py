@@ -20,10 +20,18 @@ from support.fuzzing import fuzzed
 from support.pictures import chunk, decoded, tagged_tiff
 
 cv2 = pytest.importorskip("cv2")
-cv2.utils.logging.setLogLevel(0)  # it logs each file that it refuses
 
 GIVEN = Preprocessing(size=16, alpha="composite", max_pixels=100_000)
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """OpenCV logs each file that it refuses."""
+    before = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(0)
+    yield
+    cv2.utils.logging.setLogLevel(before)
 
 
 def smooth(random, height, width):
