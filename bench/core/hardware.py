@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -15,8 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from sprfast.bench.core import timing
-from sprfast.bench.gpu.operators import copying
-from sprfast.bench.gpu.roofline import flops
 from sprfast.config import NetworkConfig
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
@@ -71,6 +70,17 @@ def ceilings(
     }
 
 
+def flops(config: NetworkConfig, height: int, width: int) -> int:
+    """Floating-point operations of one pass of one image through the network, two a multiplication
+    and addition.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
+    return int(counter.get_total_flops())
+
+
 def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
     """Values in the inputs and outputs of all convolutions of one pass of one image.
 
@@ -91,6 +101,16 @@ def convolution_values(config: NetworkConfig, height: int, width: int) -> int:
                 module.register_forward_hook(count)
         network.scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
     return values
+
+
+def copying(size: int, device: torch.device) -> timing.Clock:
+    """A clock of copies that move `size` bytes, read and written together."""
+    generator = torch.Generator(device).manual_seed(0)
+    pairs = [
+        torch.rand(2, math.ceil(size / 8), device=device, generator=generator)
+        for _ in range(timing.working_sets(size, device))
+    ]
+    return timing.captured([functools.partial(target.copy_, source) for source, target in pairs], device)
 
 
 def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> dict[str, float]:

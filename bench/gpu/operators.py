@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sprfast.bench.core import timing
+from sprfast.bench.core.hardware import copying
 from sprfast.bench.gpu.calls import Call, recorded
 from sprfast.bench.gpu.passes import Pass, distinct
 from sprfast.config import Precision
@@ -186,16 +187,6 @@ def _passed(parity: list[Check]) -> bool:
 
 def _wrong(parity: list[Check]) -> dict[str, Any]:
     return {"status": "failed", "reason": "the result is not the reference's", "parity": parity}
-
-
-def copying(size: int, device: torch.device) -> timing.Clock:
-    """A clock of copies that move `size` bytes, read and written together."""
-    generator = torch.Generator(device).manual_seed(0)
-    pairs = [
-        torch.rand(2, math.ceil(size / 8), device=device, generator=generator)
-        for _ in range(timing.working_sets(size, device))
-    ]
-    return timing.captured([functools.partial(target.copy_, source) for source, target in pairs], device)
 
 
 def _speed(size: int, time_s: dict[str, float], copy_s: dict[str, float]) -> dict[str, Any]:

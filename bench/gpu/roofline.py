@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sprfast.backends.tensors import inputs
 from sprfast.backends.triton import STORAGE, FusedUNet
 from sprfast.bench.core import timing
-from sprfast.bench.gpu.operators import Save, copying
-from sprfast.config import NetworkConfig, Precision
+from sprfast.bench.core.hardware import copying, flops
+from sprfast.bench.gpu.operators import Save
+from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
-from sprfast.method import unet
 from sprfast.method.noise import noise_bank
 from sprfast.system import environment
 
@@ -88,17 +88,6 @@ def measure(
         report["convolutions"].append(_convolutions(model, device, images, height, width, precision, floor, repeats))
         save(report)
     return report
-
-
-def flops(config: NetworkConfig, height: int, width: int) -> int:
-    """Floating-point operations of one pass of one image through the network, two a multiplication
-    and addition.
-    """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        unet.ScoreUNet(config).scaled_score(torch.empty(1, 3, height, width), torch.empty(1))
-    return int(counter.get_total_flops())
 
 
 class _Recorded(TorchDispatchMode):  # type: ignore[no-untyped-call]

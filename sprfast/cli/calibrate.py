@@ -212,6 +212,8 @@ def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode
         if field or request.balance:
             fit, good = (datasets.image_files([request.fit]), good) if request.fit else calibration.halves(good)
             _require_disjoint(fit, good)
+            if request.fit:
+                _require_untrained(model.provenance, fit, request.force)
         elif request.fit:
             raise InputError(f"--fit: setting {request.setting} has nothing to fit")
         if request.balance:
@@ -258,8 +260,8 @@ def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
 
 
 def _require_untrained(provenance: Mapping[str, Any], good: Sequence[Path], force: bool) -> None:
-    """No image that was trained on may be promised on: the network knows it, so that its score is
-    lower than a fresh one's.
+    """No image that was trained on may be promised or fitted on: the network knows it, so that its
+    errors and its score are lower than a fresh one's.
     """
     from sprfast.data import datasets
     from sprfast.formats import trained_on

@@ -142,25 +142,14 @@ def _images(sources: list[Path]) -> Iterator[tuple[Path, str | None]]:
             yield from ((image, None) for image in found)
 
 
-def _results(engine: Predictor, chunk: list[tuple[Path, str | None]]) -> Iterator[Result]:
+def _results(engine: Predictor, chunk: list[tuple[Path, str | None]]) -> list[Result]:
     """A result for each of `_images`."""
-    scored = _scored(engine, [image for image, reason in chunk if reason is None])
-    for _, reason in chunk:
-        yield next(scored) if reason is None else engine.error(reason)
-
-
-def _scored(engine: Predictor, paths: list[Path]) -> Iterator[Result]:
-    """A result for each image: where the machine cannot do one of them, that one is an ERROR."""
-    from sprfast.data.images import display_name
-
+    paths = [image for image, reason in chunk if reason is None]
     try:
-        yield from engine.predict(paths)
-    except (MemoryError, OSError, OutOfMemoryError) as error:
-        if len(paths) > 1:
-            for path in paths:
-                yield from _scored(engine, [path])
-        else:
-            yield engine.error(f"{display_name(paths[0])}: cannot be scored ({_reason(error)})")
+        scored = iter(engine.predict(paths))
+    except OutOfMemoryError as error:  # there was no memory for any of them
+        scored = iter([engine.error(str(error))] * len(paths))
+    return [next(scored) if reason is None else engine.error(reason) for _, reason in chunk]
 
 
 def _reason(error: Exception) -> str:

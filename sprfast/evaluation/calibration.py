@@ -58,11 +58,8 @@ def fit_field(
         InputError: there are none, one cannot be scored, or they are not of one size at the
             network's input.
     """
-    errors = [result.error_map for result in results(predictor, paths, on_image) if result.error_map is not None]
-    sizes = sorted({each.shape for each in errors})
-    if len(sizes) != 1:
-        raise InputError(f"error field: expected good images of one size at the network's input, got {sizes or 'none'}")
-    return error_field.fit(np.stack(errors))
+    scored = results(predictor, paths, on_image)
+    return error_field.fit(result.error_map for result in scored if result.error_map is not None)
 
 
 def calibrate(

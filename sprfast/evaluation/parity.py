@@ -37,6 +37,7 @@ from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import verdict
 from sprfast.system import devices
 from sprfast.system.files import confined
+from sprfast.system.reading import open_regular
 
 GOLDEN_T = 1e-3  # the sigma level of every golden error map
 GOLDEN_RMS_TOLERANCE = 1e-5  # relative RMS, of scores and error maps
@@ -286,7 +287,8 @@ def _arrays(folder: Path, name: str, case: Mapping[str, Any]) -> _Arrays:
     """The arrays of one case, after its hash, shapes and dtypes have been checked."""
     path = confined(folder, f"{name}.npz")
     try:
-        content = path.read_bytes()
+        with open_regular(path) as stream:
+            content = stream.readall()
     except OSError as error:
         raise InputError(f"{path}: is listed in golden.json but cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != case["sha256"]:

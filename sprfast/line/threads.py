@@ -68,10 +68,6 @@ class Threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
 
-    def any_alive(self) -> bool:
-        """Whether one has not ended."""
-        return any(thread.is_alive() for thread in self._threads.values())
-
     def _start(self, name: str, before: str = "") -> None:
         thread = threading.Thread(target=self._run, args=(name, before), name=name, daemon=True)
         thread.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -102,20 +103,29 @@ class ErrorField:
         return cls(field, samples)
 
 
-def fit(errors: Map) -> ErrorField:
+def fit(errors: Iterable[Map]) -> ErrorField:
     """The field of good parts, none of which may have been trained on.
 
     Args:
-        errors: (n, H, W) float32 error maps.
+        errors: error maps (H, W), float32; one is held at a time.
 
     Raises:
-        InputError: there are none, or they are not finite, or are 0 throughout.
+        InputError: there are none, they are not of one size or not finite, or are 0 throughout.
     """
     from scipy.ndimage import uniform_filter  # type: ignore[import-untyped]
 
-    if errors.ndim != 3 or not len(errors):
-        raise InputError(f"error field: maps of shape {errors.shape}, expected (n, H, W), at least one good image")
-    mean = errors.astype(np.float64).mean(axis=0)
+    total, samples = np.zeros((0, 0)), 0
+    for each in errors:
+        if not samples:
+            total = np.zeros(each.shape)
+        if each.ndim != 2 or each.shape != total.shape:
+            sizes = sorted({total.shape, each.shape})
+            raise InputError(f"error field: expected good images of one size at the network's input, got {sizes}")
+        total += each
+        samples += 1
+    if not samples:
+        raise InputError("error field: expected at least one good image, got none")
+    mean = total / samples
     window = [max(1, round(side * BLUR)) for side in mean.shape]
     expected = uniform_filter(mean, window, mode="nearest") + FLOOR * mean.mean()
-    return ErrorField(expected.astype(np.float32), len(errors))
+    return ErrorField(expected.astype(np.float32), samples)

@@ -2,6 +2,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from support.line_cases import frame
+
 
 @pytest.fixture
 def data_set(tmp_path):
@@ -24,3 +26,14 @@ def data_set(tmp_path):
             mask[4:8, 4:8] = 255
             write(root / category / "ground_truth" / "dent" / f"{number:03}_mask.png", mask)
     return root
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder of 20 good images, 32x32: half of them are enough for a field and thresholds at a
+    rate of 0.2.
+    """
+    folder = tmp_path_factory.mktemp("good")
+    for index in range(20):
+        PIL.Image.fromarray(frame(200 + index)).save(folder / f"{index:02}.png")
+    return folder

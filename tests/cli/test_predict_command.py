@@ -15,6 +15,7 @@ import torch
 from sprfast.data import images
 from sprfast.engine import predictor
 from sprfast.engine.engine import Engine
+from sprfast.engine.load import load
 from sprfast.errors import InputError, OutOfMemoryError
 from sprfast.formats import model as model_file
 from sprfast.system import lines
@@ -171,25 +172,23 @@ def test_a_full_disk_ends_it_in_one_sentence_with_the_rows_so_far(
     assert len(rows_of(tmp_path / "out")) == 2
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error"), OutOfMemoryError("none")])
-def test_an_image_that_the_machine_cannot_score_is_an_error_for_itself_only(
-    error, run, model_path, pictures, monkeypatch
-):
-    predict = Engine.predict
+@pytest.mark.parametrize("large", [{1}, {0, 1, 2, 3}])
+def test_an_image_for_which_there_is_no_memory_is_an_error(large, run, model_path, pictures, monkeypatch):
+    maps = Engine.maps
+    refused = [load(model_path).prepare(pictures[index]).pixels for index in large]
 
-    def failing(self, paths):
-        if pictures[1] in paths:
-            raise error
-        return predict(self, paths)
+    def failing(self, x):
+        if any((pixels == each).all() for pixels in refused for each in x):
+            raise OutOfMemoryError("no memory")
+        return maps(self, x)
 
     expected = json.loads(run("predict", model_path, *pictures, "--json")[1])["results"]
-    monkeypatch.setattr(Engine, "predict", failing)
+    monkeypatch.setattr(Engine, "maps", failing)
     code, out, _ = run("predict", model_path, *pictures, "--json")
     rows = json.loads(out)["results"]
     assert code == 1
-    assert [row["verdict"] == "ERROR" for row in rows] == [False, True, False, False]
-    assert "1.png: cannot be scored" in rows[1]["reason"]
-    assert [row["pred_score"] for row in rows[2:]] == [row["pred_score"] for row in expected[2:]]
+    for index, row in enumerate(rows):
+        assert row["reason"] == "no memory" if index in large else row["pred_score"] == expected[index]["pred_score"]
 
 
 @pytest.mark.parametrize(

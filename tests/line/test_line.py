@@ -365,7 +365,7 @@ def test_closing_answers_what_is_left(small_model):
         line.close(timeout=0.05)
         assert [type(future.result(PATIENCE).error) for future in futures] == [ClosedError] * 3
     assert [answer.verdict for answer in answers] == [Verdict.ERROR] * 3
-    assert eventually(lambda: not line._threads.any_alive())  # the network's, once it returned
+    assert eventually(lambda: "sprfast-network" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_a_line_that_cannot_start_says_why(small_model):

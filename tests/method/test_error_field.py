@@ -92,7 +92,7 @@ def test_one_error_that_is_no_number_leaves_no_finite_score(poison):
     ("errors", "match"),
     [
         (np.ones((0, 32, 32), np.float32), "at least one good image"),
-        (np.ones((32, 32), np.float32), r"expected \(n, H, W\)"),
+        (np.ones((32, 32), np.float32), r"of one size .*, got \[\(32,\)\]"),
         (np.zeros((2, 32, 32), np.float32), "finite, positive"),
         (np.full((2, 32, 32), math.nan, np.float32), "finite, positive"),
         (np.ones((1, 2, MAX_SIDE + 1), np.float32), f"at most {MAX_SIDE}"),

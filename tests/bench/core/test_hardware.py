@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sprfast.bench.core import hardware
-from sprfast.bench.gpu import roofline
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
@@ -98,7 +97,7 @@ def test_ceilings_are_rates_and_what_an_image_asks(model):
     assert list(found) == ["matmul_gflop_per_s", "copy_gb_per_s", "gflop_per_image", "least_mb_per_image"]
     assert list(found["matmul_gflop_per_s"]) == ["float32", "bfloat16"]
     assert min(found["copy_gb_per_s"], *found["matmul_gflop_per_s"].values()) > 0
-    assert found["gflop_per_image"] == pytest.approx(3e-9 * roofline.flops(model.network, 32, 40))
+    assert found["gflop_per_image"] == pytest.approx(3e-9 * hardware.flops(model.network, 32, 40))
     assert found["least_mb_per_image"]["float32"] == pytest.approx(
         3 * 4e-6 * hardware.convolution_values(model.network, 32, 40)
     )

@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from sprfast.bench.core import layers
-from sprfast.bench.gpu import roofline
+from sprfast.bench.core import hardware, layers
 from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library, operators
@@ -30,7 +29,7 @@ def test_every_convolution_counts_once_and_the_rest_of_the_time_is_told(model):
     kernels = [shape[:2] for shape in shapes.values() if tuple(shape[2:]) == (3, 3)]
     assert sorted((row["channels_out"], row["channels_in"]) for row in convolutions) == sorted(kernels)
     assert (head["name"], anomaly_map["name"], anomaly_map["gflop"]) == ("head", "anomaly map", None)
-    flops = 5 * 3 * roofline.flops(model.network, 32, 32)  # with those of the time embedding
+    flops = 5 * 3 * hardware.flops(model.network, 32, 32)  # with those of the time embedding
     assert report["total"]["gflop"] == pytest.approx(1e-9 * flops, rel=1e-4)
     assert all(0 < row["ms"] < report["call_ms"] for row in report["rows"])
     assert 0 < report["total"]["percent"] <= 100

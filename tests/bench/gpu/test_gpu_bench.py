@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sprfast.bench.core import peers, timing
+from sprfast.bench.core import hardware, peers, timing
 from sprfast.bench.gpu import calls, operators, passes, roofline, waterfall
 from sprfast.bench.gpu import check as gpu_check
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
@@ -54,7 +54,7 @@ def plain(model, noise, device, factor=1.0):
 
 
 def test_flops_of_a_forward():
-    assert [round(roofline.flops(NetworkConfig(), size, size) / 1e9, 1) for size in (192, 256)] == [45.0, 80.0]
+    assert [round(hardware.flops(NetworkConfig(), size, size) / 1e9, 1) for size in (192, 256)] == [45.0, 80.0]
 
 
 def test_recorded_calls_are_those_of_the_published_network():
