@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -233,10 +232,12 @@ def test_an_overload_is_refused_at_once_and_what_was_taken_is_answered(server, l
 def test_a_request_that_waits_longer_than_it_may_is_refused(server, large_model, pictures):
     before = server.settled("nv_inference_request_failure", model="slow", reason="REJECTED")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        first = pool.submit(at_once, server, [[pictures[0].read_bytes()]], name="slow")
-        time.sleep(0.1)
+        first = pool.submit(at_once, server, [[pictures[0].read_bytes()]] * 2, name="slow")
+        while not (first.done() or server.metric("nv_inference_pending_request_count", model="slow")):
+            pass  # until one runs and one waits
         late = at_once(server, [[pictures[1].read_bytes()]] * 2, name="slow", timeout=1000)  # microseconds
-        check(first.result()[0], 0, Engine(large_model, device="cpu").predict(pictures[0]))
+        for answer in first.result():
+            check(answer, 0, Engine(large_model, device="cpu").predict(pictures[0]))
     assert {answer.status() for answer in late} == set(REFUSED)
     assert all("Request timeout expired" in answer.message() for answer in late)
     assert server.settled("nv_inference_request_failure", model="slow", reason="REJECTED") - before == 2
