@@ -40,10 +40,10 @@ INSTRUCTION_SETS = {
 UNITS = [
     "dispatch.cpp",
 ]
-HEADERS = ("kernels/cpu/*.h", "include/*.h", "include/*.hpp")
+HEADERS = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "include/*.h", "include/*.hpp")
 UNIT_FLAGS = f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS}"
 # The C++ library comes along, hidden: a caller may have another one.
-LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--as-needed"
+LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed"
 
 
 class BuildCpuKernels(build_ext):
