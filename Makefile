@@ -9,7 +9,7 @@ TORCH_CPU := +cpu --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH := torch==$(TORCH_VERSION)$(shell \
   [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo "$(TORCH_CPU)")
 # The library of the CPU kernels, or the text that says why it could not be built.
-CPU_LIBRARY := $(or $(wildcard kernels/cpu/libsprfast_cpu.*),kernels/cpu/libsprfast_cpu.so)
+CPU_LIBRARY := $(or $(wildcard kernels/cpu/libsprfast.*),kernels/cpu/libsprfast.so)
 INSTALLED := $(READY) $(CPU_LIBRARY)
 
 OLDEST_TRITON := 3.6.0
@@ -122,7 +122,7 @@ test-sanitizers: $(INSTALLED)
 	rm -rf build/sanitizers
 	CFLAGS="-g $(SANITIZERS)" $(BIN)/python setup.py --quiet build \
 	  --build-base build/sanitizers --build-lib build/sanitizers
-	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast_cpu.so
+	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast.so
 	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py
 
@@ -135,7 +135,7 @@ install:
 	cmake --install build/library
 
 clean:
-	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version; \

@@ -7,13 +7,13 @@ extern "C" {
 const int32_t spr_interface_version = SPR_INTERFACE_VERSION;
 
 extern const struct spr_operators spr_operators_generic;
-#ifdef SPR_X86
+#ifdef __x86_64__
 extern const struct spr_operators spr_operators_avx2, spr_operators_avx512;
 #endif
 
 const struct spr_operators* spr_operators(const char* instruction_set) {
     if (!strcmp(instruction_set, "generic")) return &spr_operators_generic;
-#ifdef SPR_X86
+#ifdef __x86_64__
     __builtin_cpu_init();
     if (!strcmp(instruction_set, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &spr_operators_avx2;

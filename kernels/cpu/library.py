@@ -15,7 +15,7 @@ INTERFACE_VERSION = 1  # of interface.h
 INSTRUCTION_SETS = ("avx512", "avx2", "generic")  # best first
 VARIABLE = "SPRFAST_INSTRUCTION_SET"
 
-_PATH = Path(__file__).with_name("libsprfast_cpu.so")
+_PATH = Path(__file__).with_name("libsprfast.so")
 _REASON = _PATH.with_suffix(".txt")  # which the build writes in its place where it fails
 
 

@@ -53,7 +53,7 @@ def swish(operators, x):
 def unbuilt(tmp_path):
     """A checkout whose library was never built."""
     shutil.copytree(
-        ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("libsprfast_cpu.*", "__pycache__")
+        ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("libsprfast.*", "__pycache__")
     )
     (tmp_path / "sprfast").symlink_to(ROOT / "sprfast")
     return tmp_path
@@ -119,7 +119,7 @@ def test_an_unknown_instruction_set_is_refused_in_one_sentence():
 def test_importing_loads_nothing():
     code = """
 from sprfast.kernels.cpu import library
-loaded = lambda: "libsprfast_cpu" in open("/proc/self/maps").read()
+loaded = lambda: "libsprfast" in open("/proc/self/maps").read()
 before = loaded()
 library.operators()
 print(before, loaded())
@@ -144,19 +144,19 @@ print(torch.ones(3).sum().item(), library.unavailable(), len(set(found)))
 def test_without_the_library_doctor_says_what_to_install(unbuilt):
     reason = json.loads(run(DOCTOR, unbuilt))["cpu_kernels"]
     assert "are not built" in reason
-    assert f"{unbuilt / 'kernels/cpu/libsprfast_cpu.so'} is missing" in reason
+    assert f"{unbuilt / 'kernels/cpu/libsprfast.so'} is missing" in reason
     assert "`apt install g++`" in reason
     assert "\n" not in reason
     assert json.loads(run(DOCTOR, unbuilt))["backend_auto"] == "eager"
 
 
 def test_the_builds_own_reason_is_repeated(unbuilt):
-    (unbuilt / "kernels/cpu/libsprfast_cpu.txt").write_text("c++: error: no such option: -fopenmp")
+    (unbuilt / "kernels/cpu/libsprfast.txt").write_text("c++: error: no such option: -fopenmp")
     assert "(c++: error: no such option: -fopenmp): install" in run(REASON, unbuilt)
 
 
 def test_a_library_that_does_not_load_is_told_from_one_that_is_not_there(unbuilt):
-    (unbuilt / "kernels/cpu/libsprfast_cpu.so").write_bytes(b"no library at all")
+    (unbuilt / "kernels/cpu/libsprfast.so").write_bytes(b"no library at all")
     reason = run(REASON, unbuilt)
     assert "do not load" in reason
     assert "file too short" in reason or "invalid" in reason.lower()
@@ -166,7 +166,7 @@ def test_a_library_that_does_not_load_is_told_from_one_that_is_not_there(unbuilt
 @needs_library
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="changes an ELF file")
 def test_a_missing_openmp_is_named_with_its_package(unbuilt):
-    (unbuilt / "kernels/cpu/libsprfast_cpu.so").write_bytes(
+    (unbuilt / "kernels/cpu/libsprfast.so").write_bytes(
         library._PATH.read_bytes().replace(b"libgomp.so.1", b"libgomp.so.0")
     )
     reason = run(REASON, unbuilt)
