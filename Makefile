@@ -129,10 +129,11 @@ test-sanitizers: $(INSTALLED)
 # The library for C, C++ and C# with its headers, CMake package and pkg-config file; needs CMake and a C++ compiler, no
 # Python: make install PREFIX=/opt/sprfast
 PREFIX ?= /usr/local
+LIBRARY_BUILD ?= build/library
 install:
-	cmake -S kernels/cpu -B build/library -DCMAKE_INSTALL_PREFIX=$(PREFIX)
-	cmake --build build/library --parallel
-	cmake --install build/library
+	cmake -S kernels/cpu -B $(LIBRARY_BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+	cmake --build $(LIBRARY_BUILD) --parallel
+	cmake --install $(LIBRARY_BUILD)
 
 clean:
 	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache

@@ -147,7 +147,7 @@ sprfast_result failed(int32_t code, const char* reason) {
 }
 
 sprfast_result result_of(const Result& given, int draws) {
-    if (given.failure) return failed(static_cast<int32_t>(given.failure->code), given.failure->text.c_str());
+    if (given.code) return failed(static_cast<int32_t>(*given.code), given.reason.c_str());
     sprfast_result result{};
     result.verdict = code_of(given.verdict);
     result.pred_score = given.score;

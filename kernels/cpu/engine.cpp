@@ -73,31 +73,32 @@ double skipped_share(int height, int width) {
     return 1 - used;
 }
 
-Result failed(Failure failure) {
+Result failed(const Failure& failure) {
     Result result;
     result.score = NONE;
-    result.reason = failure.text;
-    result.failure = std::move(failure);
+    result.reason = "frame: " + failure.text;
+    result.code = failure.code;
     return result;
 }
 
-std::unique_ptr<const Network> network_of(const Export& exported, const std::string& instruction_set) {
+std::unique_ptr<const Network> network_of(const Export& exported, const spr_operators* operators) {
     std::map<std::string, const float*> arrays;
     for (const auto& [name, values] : exported.arrays) arrays[name] = values.data();
-    return std::make_unique<const Network>(exported.base_width, exported.schedule.draws(), arrays,
-                                           operators_for(instruction_set.c_str()));
+    return std::make_unique<const Network>(exported.base_width, exported.schedule.draws(), arrays, operators);
 }
 
 }  // namespace
 
 Engine::Engine(const std::string& path, int threads, const char* instruction_set)
-    : instruction_set_(chosen_set(instruction_set)), threads_(threads ? threads : default_threads()) {
+    : instruction_set_(chosen_set(instruction_set)),
+      operators_(operators_for(instruction_set_.c_str())),
+      threads_(threads ? threads : default_threads()) {
     if (threads_ < 1 || threads_ > MOST_THREADS)
         throw Failure{Code::invalid_argument, "threads: " + std::to_string(threads) +
                                                   " is not allowed, expected 1 to " + std::to_string(MOST_THREADS) +
                                                   ", or 0"};
     export_ = read_export(path);
-    network_ = network_of(export_, instruction_set_);
+    network_ = network_of(export_, operators_);
     export_.arrays.clear();  // the network has them in a form of its own
     try {
         probe_error_ = self_test();
@@ -171,8 +172,8 @@ std::vector<Result> Engine::score(const std::vector<Frame>& frames, const Maps& 
     std::map<std::pair<int, int>, std::vector<size_t>> by_size;
     for (size_t i = 0; i < frames.size(); i++) try {
             by_size[input_size(frames[i].height, frames[i].width)].push_back(i);
-        } catch (Failure& failure) {
-            results[i] = failed(std::move(failure));
+        } catch (const Failure& failure) {
+            results[i] = failed(failure);
         }
     const size_t together = std::max(1, SAMPLES / export_.schedule.draws());
     for (const auto& [size, waiting] : by_size)
@@ -203,10 +204,10 @@ void Engine::score_together(const std::vector<Frame>& frames, const std::vector<
     std::vector<float> pixels(indices.size() * 3 * plane);
     std::vector<size_t> good;
     for (const size_t index : indices) try {
-            network_input(frames[index], export_.preprocessing, pixels.data() + good.size() * 3 * plane);
+            network_input(frames[index], export_.preprocessing, operators_, pixels.data() + good.size() * 3 * plane);
             good.push_back(index);
-        } catch (Failure& failure) {
-            results[index] = failed(std::move(failure));
+        } catch (const Failure& failure) {
+            results[index] = failed(failure);
         }
     if (good.empty()) return;
     std::vector<float> errors(good.size() * plane), anomalies(good.size() * area);

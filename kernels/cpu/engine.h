@@ -22,10 +22,10 @@ namespace sprfast {
 
 struct Result {
     Verdict verdict = Verdict::error;
-    double score = 0;                // NaN where there is none
-    double skipped = 0;              // share of the input's pixels that count for nothing in the anomaly map
-    std::optional<Failure> failure;  // what is wrong with the frame
-    std::string reason;              // why the verdict is ERROR
+    double score = 0;          // NaN where there is none
+    double skipped = 0;        // share of the input's pixels that count for nothing in the anomaly map
+    std::optional<Code> code;  // of what is wrong with the frame
+    std::string reason;        // why the verdict is ERROR
 };
 
 // Where maps of one frame go; each may be null.
@@ -77,13 +77,12 @@ private:
     double self_test() const;
 
     std::string instruction_set_;
+    const spr_operators* operators_;
     int threads_;
     Export export_;
     std::unique_ptr<const Network> network_;
     mutable PerProcess<Recent> recent_;
     double probe_error_;
 };
-
-constexpr int MOST_THREADS = 1024;
 
 }  // namespace sprfast
