@@ -23,6 +23,10 @@ TELEMETRY = "prometheus-client>=0.20"
 OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
+SCIPY = "scipy>=1.14"
+FIGURES = ["matplotlib>=3.9", SCIPY]
+TRAIN = ["torch>=2.11", "scikit-learn>=1.6", *FIGURES, "jinja2>=3.1"]
+
 CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
@@ -145,24 +149,22 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
+    # to score exports
     install_requires=[
-        "torch>=2.11",
         "numpy>=2.0",
         "safetensors>=0.5",
         "pillow>=11",
         "simplejpeg>=1.8",
-        "scikit-learn>=1.6",
-        "scipy>=1.14",
-        "matplotlib>=3.9",
         "typer>=0.15",
         "rich>=13",
-        "jinja2>=3.1",
     ],
     extras_require={
-        "line": [TELEMETRY],
+        "train": TRAIN,  # models: to train, calibrate and export them, and to measure
+        "figures": FIGURES,  # of `predict -o`
+        "line": [TELEMETRY, SCIPY],
         "opencv": [OPENCV],
         "harvesters": ["harvesters>=1.4"],
-        "demo": ["scikit-image>=0.25"],
+        "demo": [*TRAIN, "scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
@@ -179,6 +181,7 @@ setup(
             "MNN>=3.6.1",
         ],
         "dev": [
+            *TRAIN,
             "scikit-image>=0.25",
             TRITON,
             *ONNX,
