@@ -15,7 +15,7 @@ INSTALLED := $(READY) $(CPU_LIBRARY)
 OLDEST_TRITON := 3.6.0
 
 .PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map
-.PHONY: bench accuracy curve clean
+.PHONY: bench accuracy curve install clean
 
 demo: $(INSTALLED)
 	$(BIN)/sprfast demo
@@ -125,6 +125,15 @@ test-sanitizers: $(INSTALLED)
 	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast.so
 	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py
+
+# The library for C, C++ and C# with its headers, CMake package and pkg-config file; needs CMake and a C++ compiler, no
+# Python: make install PREFIX=/opt/sprfast
+PREFIX ?= /usr/local
+LIBRARY_BUILD ?= build/library
+install:
+	cmake -S kernels/cpu -B $(LIBRARY_BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+	cmake --build $(LIBRARY_BUILD) --parallel
+	cmake --install $(LIBRARY_BUILD)
 
 clean:
 	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache

@@ -23,6 +23,10 @@ TELEMETRY = "prometheus-client>=0.20"
 OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
+SCIPY = "scipy>=1.14"
+FIGURES = ["matplotlib>=3.9", SCIPY]
+TRAIN = ["torch>=2.11", "scikit-learn>=1.6", *FIGURES, "jinja2>=3.1"]
+
 CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
@@ -40,10 +44,12 @@ INSTRUCTION_SETS = {
 UNITS = [
     "dispatch.cpp",
 ]
-HEADERS = ("kernels/cpu/*.h", "include/*.h", "include/*.hpp")
-UNIT_FLAGS = f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS}"
+NEEDED = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "kernels/cpu/CMakeLists.txt", "kernels/cpu/*.in", "include/*")
+UNIT_FLAGS = (
+    f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS} -DSPRFAST_VERSION={VERSION}"
+)
 # The C++ library comes along, hidden: a caller may have another one.
-LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--as-needed"
+LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
 
 
 class BuildCpuKernels(build_ext):
@@ -93,7 +99,7 @@ class BuildCpuKernels(build_ext):
         os.makedirs(self.build_temp, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, [f"{compiling} {rest} -c -o {objects[name]}" for name, rest in sources.items()]))
-        _run(f"{linking} {' '.join(objects.values())} {LINK_FLAGS} -o {library}")
+        _run(f"{linking} {' '.join(objects.values())} {LINK_FLAGS}={source}/exported.map -o {library}")
 
     def get_ext_filename(self, fullname):
         """Without a tag of the Python, which it does not depend on."""
@@ -138,29 +144,27 @@ setup(
         Extension(
             f"{CPU_KERNELS}.libsprfast",
             sources=["kernels/cpu/operators.cpp", *(f"kernels/cpu/{unit}" for unit in UNITS)],
-            depends=sorted(str(path.relative_to(ROOT)) for found in HEADERS for path in ROOT.glob(found)),
+            depends=sorted(str(path.relative_to(ROOT)) for names in NEEDED for path in ROOT.glob(names)),
             optional=True,
         )
     ],
     cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
+    # to score exports
     install_requires=[
-        "torch>=2.11",
         "numpy>=2.0",
         "safetensors>=0.5",
         "pillow>=11",
         "simplejpeg>=1.8",
-        "scikit-learn>=1.6",
-        "scipy>=1.14",
-        "matplotlib>=3.9",
         "typer>=0.15",
         "rich>=13",
-        "jinja2>=3.1",
     ],
     extras_require={
-        "line": [TELEMETRY],
+        "train": TRAIN,  # models: to train, calibrate and export them, and to measure
+        "figures": FIGURES,  # of `predict -o`
+        "line": [TELEMETRY, SCIPY],
         "opencv": [OPENCV],
         "harvesters": ["harvesters>=1.4"],
-        "demo": ["scikit-image>=0.25"],
+        "demo": [*TRAIN, "scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
@@ -177,6 +181,7 @@ setup(
             "MNN>=3.6.1",
         ],
         "dev": [
+            *TRAIN,
             "scikit-image>=0.25",
             TRITON,
             *ONNX,
