@@ -31,7 +31,7 @@ CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
 OPERATOR_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
+    "-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
     f"-fvisibility=hidden {WARNINGS}"
 )
 INSTRUCTION_SETS = {
@@ -41,15 +41,13 @@ INSTRUCTION_SETS = {
 }
 # Everything else, compiled once, for the least processor. Nothing is contracted: results are those
 # of NumPy and Pillow bit for bit.
-UNITS = [
-    "dispatch.cpp",
-]
+UNITS = sorted(path.name for path in ROOT.glob("kernels/cpu/*.cpp") if path.name != "operators.cpp")
 NEEDED = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "kernels/cpu/CMakeLists.txt", "kernels/cpu/*.in", "include/*")
 UNIT_FLAGS = (
     f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS} -DSPRFAST_VERSION={VERSION}"
 )
 # The C++ library comes along, hidden: a caller may have another one.
-LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
+LINK_FLAGS = "-shared -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
 
 
 class BuildCpuKernels(build_ext):
@@ -74,7 +72,7 @@ class BuildCpuKernels(build_ext):
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
             remedy = (
-                "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install "
+                "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install "
                 "sprfast again"
             )
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
