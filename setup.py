@@ -40,10 +40,12 @@ INSTRUCTION_SETS = {
 UNITS = [
     "dispatch.cpp",
 ]
-HEADERS = ("kernels/cpu/*.h", "include/*.h", "include/*.hpp")
-UNIT_FLAGS = f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS}"
+NEEDED = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "kernels/cpu/CMakeLists.txt", "kernels/cpu/*.in", "include/*")
+UNIT_FLAGS = (
+    f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS} -DSPRFAST_VERSION={VERSION}"
+)
 # The C++ library comes along, hidden: a caller may have another one.
-LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--as-needed"
+LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
 
 
 class BuildCpuKernels(build_ext):
@@ -93,7 +95,7 @@ class BuildCpuKernels(build_ext):
         os.makedirs(self.build_temp, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(_run, [f"{compiling} {rest} -c -o {objects[name]}" for name, rest in sources.items()]))
-        _run(f"{linking} {' '.join(objects.values())} {LINK_FLAGS} -o {library}")
+        _run(f"{linking} {' '.join(objects.values())} {LINK_FLAGS}={source}/exported.map -o {library}")
 
     def get_ext_filename(self, fullname):
         """Without a tag of the Python, which it does not depend on."""
@@ -138,7 +140,7 @@ setup(
         Extension(
             f"{CPU_KERNELS}.libsprfast",
             sources=["kernels/cpu/operators.cpp", *(f"kernels/cpu/{unit}" for unit in UNITS)],
-            depends=sorted(str(path.relative_to(ROOT)) for found in HEADERS for path in ROOT.glob(found)),
+            depends=sorted(str(path.relative_to(ROOT)) for names in NEEDED for path in ROOT.glob(names)),
             optional=True,
         )
     ],

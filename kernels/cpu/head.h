@@ -14,13 +14,25 @@ constexpr int TOGETHER = 4;  // pixels whose sums are in registers
 constexpr int LOOKAHEAD = 32;
 constexpr int OUTPUTS = 3;
 
+// Lane l: lane from[l] of a, or of b from LANES on; `from` is constant once loops are unrolled.
+INLINE Vec shuffle(Vec a, Vec b, IntVec from) {
+#ifdef __clang__
+    Vec result{};
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    return result;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 // Lane l: the sum of lanes l and l ^ half, of b where l has the bit `half`, else of a.
 INLINE Vec merge(Vec a, Vec b, int half) {
     IntVec lane{};
 #pragma GCC unroll 16
     for (int l = 0; l < LANES; l++) lane[l] = l;
     const IntVec from_b = (lane & half) / half * LANES;
-    return __builtin_shuffle(a, b, lane + from_b) + __builtin_shuffle(a, b, (lane ^ half) + from_b);
+    return shuffle(a, b, lane + from_b) + shuffle(a, b, (lane ^ half) + from_b);
 }
 
 // Lane i: the sum over the lanes of v[i]. Overwrites v.

@@ -28,7 +28,7 @@ from support.cpu_kernel_cases import (
     truth,
 )
 
-PANEL = {"avx512": 32, "avx2": 16, "generic": 8}  # output channels that lie together in a packed weight
+PANEL = {"avx512": 32, "avx2": 16, "neon": 8, "generic": 8}  # output channels that lie together in a packed weight
 THREADS = (2, 3, 5)
 BOUNDS = {"raw": 3e-7, "affine": 1e-6, "errors": 5e-7, "maps": 2e-7}  # relative RMS errors against float64
 WINOGRAD = 1e-6  # of raw, for sums over at most 128 channels; twice that for more
