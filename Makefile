@@ -56,7 +56,8 @@ map: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/clang-format --dry-run --Werror kernels/cpu/*.h kernels/cpu/*.cpp
+	$(BIN)/clang-format --dry-run --Werror kernels/cpu/*.h kernels/cpu/*.cpp include/*.h include/*.hpp \
+	  examples/*/*.c examples/*/*.cpp
 	rm -rf build/typed && mkdir -p build/typed/sprfast
 	ln -s $(CURDIR)/sprfast/* $(CURDIR)/kernels $(CURDIR)/bench build/typed/sprfast/
 	cd build/typed && MYPYPATH=$(CURDIR)/tests/typings/tensorrt-11.4 \

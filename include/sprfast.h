@@ -2,8 +2,7 @@
  *
  * Threads: every function may be called from any number of threads at the same time, on one engine too, but for
  * sprfast_close, which must be an engine's last call. After a fork the child may go on with the engines of its parent.
- * Nothing is kept but in an engine. No function throws, aborts or changes a signal, a locale or the caller's memory
- * beyond what it says.
+ * Nothing is kept but in an engine. No function throws or aborts. No thread may be cancelled (pthread_cancel) in one.
  *
  * Memory: whatever a pointer leads to is the caller's, before and after the call; nothing is read or written after the
  * call has returned. Memory of pixels needs no alignment, every other pointer that of its type. Where a pointer may be
@@ -40,12 +39,11 @@ extern "C" {
 enum {
     SPRFAST_OK = 0,
     SPRFAST_INVALID_ARGUMENT = 1,
-    SPRFAST_BAD_FILE =
-        2, /* missing, damaged, foreign, from a newer version, or it does not give its probe's map here */
-    SPRFAST_BAD_IMAGE = 3,
+    SPRFAST_BAD_FILE = 2,    /* missing, damaged, foreign, or from a newer version */
+    SPRFAST_BAD_IMAGE = 3,   /* pixels that the export does not take */
     SPRFAST_UNSUPPORTED = 4, /* what this processor, this build or this export cannot do */
     SPRFAST_OUT_OF_MEMORY = 5,
-    SPRFAST_INTERNAL = 6
+    SPRFAST_INTERNAL = 6 /* the library or the machine is at fault: an export's probe is not computed as it should */
 };
 
 /* Verdicts. Memory of zeros is an ERROR. */
@@ -84,7 +82,8 @@ typedef struct sprfast_error {
 
 typedef struct sprfast_options {
     uint32_t size;
-    int32_t threads;             /* that a call computes with; 0: one for each processor that the process may use */
+    int32_t threads;             /* that a call computes with, up to 1024; 0: what the environment's OMP_NUM_THREADS
+                                    says, else one for each processor that the process may use */
     const char* instruction_set; /* "avx512", "avx2" or "generic"; null: what the environment's SPRFAST_INSTRUCTION_SET
                                     says, else the best that runs here */
 } sprfast_options;

@@ -104,7 +104,7 @@ def test_what_an_export_says_of_itself(engine, runner):
     assert (info.height, info.width) == runner.input_size == (32, 32)
     assert (info.any_size, info.size_policy, info.bit_depth, info.draws, info.threads) == (1, 1, 16, 2, 1)
     assert info.threshold == info.map_threshold == runner.threshold.value
-    assert info.probe_error == runner.probe_error
+    assert info.probe_error == pytest.approx(runner.probe_error, rel=1e-9)
     assert info.model_sha256.decode() == runner.model_sha256
     assert info.instruction_set.decode() == library.instruction_set()
 
@@ -209,10 +209,10 @@ def test_what_the_anomaly_map_skips_is_said(engine, runner):
         ({"data": None}, c.INVALID_ARGUMENT, "null"),
         ({"bytes": 0}, c.INVALID_ARGUMENT, "bytes"),
         ({"bytes": 2**63}, c.INVALID_ARGUMENT, "bytes"),
-        ({"height": 0}, c.INVALID_ARGUMENT, "height"),
-        ({"height": -1}, c.INVALID_ARGUMENT, "height"),
-        ({"width": -(2**31)}, c.INVALID_ARGUMENT, "width"),
-        ({"height": 2**31 - 1, "width": 2**31 - 1}, c.INVALID_ARGUMENT, ""),
+        ({"height": 0}, c.BAD_IMAGE, "0x32 pixels"),
+        ({"height": -1}, c.BAD_IMAGE, "-1x32 pixels"),
+        ({"width": -(2**31)}, c.BAD_IMAGE, "32x-2147483648 pixels"),
+        ({"height": 2**31 - 1, "width": 2**31 - 1}, c.BAD_IMAGE, "pixels"),
         ({"pitch": 95}, c.INVALID_ARGUMENT, "pitch"),
         ({"pitch": -96}, c.INVALID_ARGUMENT, "pitch"),
         ({"pitch": 2**62}, c.INVALID_ARGUMENT, ""),
@@ -232,8 +232,8 @@ def test_a_frame_that_describes_no_memory(engine, values, code, said):
 
 
 def test_a_picture_that_is_refused(written):
-    engine, runner = written(preprocessing=Preprocessing(size=32, max_pixels=2000))
-    for array in (picture(50, 50), picture(1, 1999)):
+    engine, runner = written(preprocessing=Preprocessing(size=32, max_pixels=150_000))
+    for array in (picture(400, 400), np.zeros((1, 140_000, 3), np.uint8)):
         expected = runner.predict(array, channel_order="rgb")
         result = engine.score(Frame.of(array))
         assert expected.reason
@@ -358,7 +358,7 @@ def test_an_export_that_does_not_compute_its_probe(c_library, plan, tmp_path):
     export_file.write(path, dataclasses.replace(made, metadata=dataclasses.replace(made.metadata, probe=probe)))
     with pytest.raises(RefusedError, match=r"wrong\.plan: .*probe") as refused:
         c_library.open(path)
-    assert refused.value.code == c.BAD_FILE
+    assert refused.value.code == c.INTERNAL
 
 
 def test_options(c_library, plan, monkeypatch):
