@@ -31,8 +31,7 @@ CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
 OPERATOR_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
-    f"-fvisibility=hidden {WARNINGS}"
+    f"-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden {WARNINGS}"
 )
 INSTRUCTION_SETS = {
     "generic": "",
@@ -71,10 +70,7 @@ class BuildCpuKernels(build_ext):
             lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
-            remedy = (
-                "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install "
-                "sprfast again"
-            )
+            remedy = "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install sprfast again"
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
 
     def build(self, source, library):
