@@ -15,7 +15,7 @@ namespace sprfast {
 namespace {
 
 // How long a thread that waits keeps its core: about what it takes to sleep and to be woken.
-constexpr std::chrono::microseconds SPIN(40);
+constexpr std::chrono::microseconds SPIN(50);
 constexpr int PAUSES = 16;  // between two looks at the clock
 constexpr size_t STACK = 1 << 20;
 
