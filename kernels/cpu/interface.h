@@ -3,13 +3,13 @@
 // Feature maps are float32, channels-last (sample, row, column, channel), contiguous, with a multiple of 32
 // channels; images, noise and error maps are planar. Sample n is draw n % draws of image n / draws. No pointer
 // needs any alignment beyond that of a float. Nothing here allocates, and nothing is kept between calls:
-// `space` is scratch memory of as many floats as the function of the same name with `_space` says.
-// Results depend neither on `threads` nor on the other samples of a call.
+// `space` is scratch memory of as many floats as the function of the same name with `_space` says for at least as many
+// threads. Results depend neither on `threads` nor on the other samples of a call.
 #pragma once
 
 #include <stdint.h>
 
-#define SPR_INTERFACE_VERSION 1  // of everything below
+#define SPR_INTERFACE_VERSION 2  // of everything below
 
 enum spr_source_kind {
     SPR_ACTIVATION = 0,  // swish(a·raw + b) + embedding
@@ -60,6 +60,25 @@ struct spr_head {
     const float* scale;    // (draws)
 };
 
+// Threads that work on one operator at a time.
+struct spr_threads {
+    void* pool;
+    // Calls work(context, thread, threads) in each of `threads` threads, the caller among them, and returns when all
+    // have ended.
+    void (*run)(void* pool, void (*work)(void* context, int32_t thread, int32_t threads), void* context);
+    // For `work`: returns when all its threads have called it.
+    void (*barrier)(void* pool);
+};
+
+// The weights of a resampling to `outputs` places: of place o for `count[o]` pairs of pixels from pair `first[o]` on,
+// at o·stride of `low` and `high`. A weight has 22 fractional bits, its upper 12 of 24 in `high`; two of them are the
+// halves, the lower one first, of a number.
+struct spr_taps {
+    int32_t outputs, stride;
+    const int32_t *first, *count;
+    const uint32_t *low, *high;
+};
+
 // The operators as compiled for one instruction set.
 struct spr_operators {
     // (channels_out, channels_in, 3, 3) to 36·channels_in·channels_out floats, computed in double.
@@ -69,32 +88,68 @@ struct spr_operators {
     // channels_out), without the bias; affine: (samples, 2, channels_out), normalisation of raw with the bias folded
     // in.
     void (*conv3x3)(const struct spr_conv3x3*, const struct spr_source* sources, float* raw, float* affine,
-                    float* space, int32_t threads);
+                    float* space, const struct spr_threads* threads);
     int64_t (*perturb_conv3x3_space)(const struct spr_perturb_conv3x3*, int32_t threads);
     // raw: (images·draws, height, width, channels_out); raw and affine as of conv3x3.
     void (*perturb_conv3x3)(const struct spr_perturb_conv3x3*, float* raw, float* affine, float* space,
-                            int32_t threads);
+                            const struct spr_threads* threads);
     // errors: (images, height, width): sum over draws d and channels of
     // scale_d·(weight·activation + bias_d + noise_d)².
-    void (*head)(const struct spr_head*, float* errors, int32_t threads);
+    void (*head)(const struct spr_head*, float* errors, const struct spr_threads* threads);
     int64_t (*anomaly_map_space)(int32_t images, int32_t height, int32_t width, int32_t size);
     // maps = rows · errors · columnsᵀ; errors: (images, height, width), rows: (size, height), columns: (size, width),
     // maps: (images, size, size).
     // Zeros at both ends of a row of `rows` or `columns` cost nothing.
     void (*anomaly_map)(int32_t images, int32_t height, int32_t width, int32_t size, const float* errors,
-                        const float* rows, const float* columns, float* maps, float* space, int32_t threads);
+                        const float* rows, const float* columns, float* maps, float* space,
+                        const struct spr_threads* threads);
     // x·sigmoid(x) as all of them compute it.
     void (*swish)(const float* x, float* y, int64_t count);
+    // 16 rows of `width` 8-bit pixels of 1 or 3 channels, resampled along the rows. pairs: rows 2i and 2i + 1 of output
+    // o of a channel go to i·pairs_pitch + channel·outputs + o. space: 128·channels·ceil(width / 16) numbers.
+    void (*resample_band)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
+                          int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
+    // One row of such pairs of rows resampled, in [-1, 1]; pairs_pitch: a multiple of 16, as long as the result.
+    void (*resample_row)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
+                         float* result);
+};
+
+// An operator of the network that has just run, for benchmarks; what it points to is valid until the observer returns.
+struct spr_layer {
+    const char* name;  // such as "down1.first"; "head"; "anomaly map"
+    int32_t channels_in, channels_out;
+    int32_t height, width;  // of the output
+    int32_t images, sources_count;
+    const struct spr_source* sources;  // what a 3x3 convolution or the head reads; not of the first one
+    const float *output, *affine;      // as of the operator; affine is null where there is none
+    double seconds;
+};
+
+#define SPR_ERROR_SIZE 512  // bytes of an error's text with its end
+
+// Beside the public functions of sprfast.h, what the Python package and the tests of single operators call.
+struct spr_interface {
+    int32_t version;  // SPR_INTERFACE_VERSION; to be compared before anything else is read
+    // For "avx512", "avx2", "neon" or "generic"; null where this processor or this build has not got them.
+    const struct spr_operators* (*operators)(const char* instruction_set);
+    // Threads of a caller of single operators; null where there is no memory.
+    const struct spr_threads* (*open_threads)(int32_t count);
+    void (*close_threads)(const struct spr_threads*);
+    // sprfast::Network (network.h) for C. Null after an error, whose text is then in `error`.
+    void* (*open_network)(const struct spr_operators*, int32_t base_width, int32_t draws, int32_t count,
+                          const char* const* names, const float* const* arrays, char* error);
+    void (*close_network)(void* network);
+    // 0, or sprfast::Code (failure.h) of an error, whose text is then in `error`. observe: null, or called after every
+    // operator.
+    int32_t (*maps)(const void* network, const float* x, int32_t images, int32_t height, int32_t width,
+                    const float* noise, float* errors, float* maps, int32_t threads,
+                    void (*observe)(const struct spr_layer*), char* error);
 };
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-#define SPR_EXPORTED __attribute__((visibility("default")))
-// Of the library; to be compared with SPR_INTERFACE_VERSION before anything is called.
-extern SPR_EXPORTED const int32_t spr_interface_version;
-// The operators for "avx512", "avx2" or "generic"; null where this processor or this build has not got them.
-SPR_EXPORTED const struct spr_operators* spr_operators(const char* instruction_set);
+extern __attribute__((visibility("default"))) const struct spr_interface spr_interface;
 #ifdef __cplusplus
 }
 #endif
