@@ -6,7 +6,8 @@
 #include "interface.h"
 #include "noise.h"
 #include "pixels.h"
-#include "resample.h"
+#include "resample_16_bit.h"
+#include "resample_8_bit.h"
 #include "score.h"
 
 using namespace sprfast;
@@ -65,8 +66,11 @@ int unit_network_input(const void* data, int64_t bytes, int height, int width, i
                        char* text) {
     return guarded(text, [&] {
         spr_operators own{};
-        own.resample_band = resample_band;
-        own.resample_row = resample_row;
+        own.resample_band_8 = resample_band_8;
+        own.resample_row_8 = resample_row_8;
+        own.turn_band_16 = turn_band_16;
+        own.resample_band_16 = resample_band_16;
+        own.resample_row_16 = resample_row_16;
         network_input({data, bytes, height, width, pitch, static_cast<PixelFormat>(format)},
                       preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, pixels);
     });

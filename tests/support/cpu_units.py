@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 _KERNELS = Path(__file__).parents[2] / "kernels" / "cpu"
-_UNITS = ("noise", "pixels", "resize", "score")
+_UNITS = ("lanczos", "noise", "pixels", "resize", "score")
 _FLAGS = "-std=c++17 -O2 -fPIC -shared -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror"
 TEXT = 400  # bytes of a failure's text
 
