@@ -9,13 +9,13 @@ TORCH_CPU := +cpu --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH := torch==$(TORCH_VERSION)$(shell \
   [ "$$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo "$(TORCH_CPU)")
 # The library of the CPU kernels, or the text that says why it could not be built.
-CPU_LIBRARY := $(or $(wildcard kernels/cpu/libsprfast_cpu.*),kernels/cpu/libsprfast_cpu.so)
+CPU_LIBRARY := $(or $(wildcard kernels/cpu/libsprfast.*),kernels/cpu/libsprfast.so)
 INSTALLED := $(READY) $(CPU_LIBRARY)
 
 OLDEST_TRITON := 3.6.0
 
 .PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map
-.PHONY: bench accuracy curve clean
+.PHONY: bench accuracy curve install clean
 
 demo: $(INSTALLED)
 	$(BIN)/sprfast demo
@@ -56,7 +56,8 @@ map: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/clang-format --dry-run --Werror kernels/cpu/*.h kernels/cpu/*.cpp
+	$(BIN)/clang-format --dry-run --Werror kernels/cpu/*.h kernels/cpu/*.cpp include/*.h include/*.hpp \
+	  examples/*/*.c examples/*/*.cpp
 	rm -rf build/typed && mkdir -p build/typed/sprfast
 	ln -s $(CURDIR)/sprfast/* $(CURDIR)/kernels $(CURDIR)/bench build/typed/sprfast/
 	cd build/typed && MYPYPATH=$(CURDIR)/tests/typings/tensorrt-11.4 \
@@ -122,12 +123,21 @@ test-sanitizers: $(INSTALLED)
 	rm -rf build/sanitizers
 	CFLAGS="-g $(SANITIZERS)" $(BIN)/python setup.py --quiet build \
 	  --build-base build/sanitizers --build-lib build/sanitizers
-	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast_cpu.so
+	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast.so
 	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(CURDIR)/$(BIN)/python -m pytest $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py
 
+# The library for C, C++ and C# with its headers, CMake package and pkg-config file; needs CMake and a C++ compiler, no
+# Python: make install PREFIX=/opt/sprfast
+PREFIX ?= /usr/local
+LIBRARY_BUILD ?= build/library
+install:
+	cmake -S kernels/cpu -B $(LIBRARY_BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+	cmake --build $(LIBRARY_BUILD) --parallel
+	cmake --install $(LIBRARY_BUILD)
+
 clean:
-	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast_cpu.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version; \

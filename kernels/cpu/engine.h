@@ -22,10 +22,10 @@ namespace sprfast {
 
 struct Result {
     Verdict verdict = Verdict::error;
-    double score = 0;               // NaN where there is none
-    double skipped = 0;             // share of the input's pixels that count for nothing in the anomaly map
-    std::optional<Failure> failure; // what is wrong with the frame
-    std::string reason;             // why the verdict is ERROR
+    double score = 0;          // NaN where there is none
+    double skipped = 0;        // share of the input's pixels that count for nothing in the anomaly map
+    std::optional<Code> code;  // of what is wrong with the frame
+    std::string reason;        // why the verdict is ERROR
 };
 
 // Where maps of one frame go; each may be null.
@@ -67,24 +67,22 @@ private:
     };
     using Recent = std::list<std::shared_ptr<const Drawn>>;  // the last one used in front
 
-    struct Indexed {
-        size_t index;
-        const Frame* frame;
-    };
-    void score_together(const std::vector<Indexed>& frames, const Drawn& drawn, const Maps& maps,
-                        std::vector<Result>& results) const;
+    std::vector<Result> score(const std::vector<Frame>& frames, const Maps& maps) const;
+    void score_part(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
+                    const Maps& maps, std::vector<Result>& results) const;
+    void score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices, const Drawn& drawn,
+                        const Maps& maps, std::vector<Result>& results) const;
     Result result(const Drawn& drawn, const float* errors, const float* map) const;
     std::shared_ptr<const Drawn> drawn(int height, int width) const;
     double self_test() const;
 
     std::string instruction_set_;
+    const spr_operators* operators_;
     int threads_;
     Export export_;
     std::unique_ptr<const Network> network_;
     mutable PerProcess<Recent> recent_;
     double probe_error_;
 };
-
-constexpr int MOST_THREADS = 1024;
 
 }  // namespace sprfast

@@ -34,9 +34,9 @@ class Value;
 
 class Document {
 public:
-    // Throws Failure, whose text says what is wrong and where, unless `text` is one JSON value with up to `depth`
-    // arrays and objects in one another.
-    Document(std::string text, int depth, Spelling spelling);
+    // Throws Failure, whose text begins with `name` and says what is wrong and where, unless `text` is one JSON value
+    // with up to `depth` arrays and objects in one another.
+    Document(const char* name, std::string text, int depth, Spelling spelling);
     Document(const Document&) = delete;
     Document& operator=(const Document&) = delete;
 
@@ -53,6 +53,8 @@ private:
         uint32_t begin, end, next;  // of its text; in the list
         Kind kind;
     };
+
+    Value value(uint32_t index) const;
 
     std::string source;
     std::vector<Node> nodes;
@@ -75,6 +77,7 @@ public:
     // Of an integer; the nearest one that there is where it is larger.
     int64_t integer() const;
 
+    size_t size() const;               // of an array
     std::vector<Value> items() const;  // of an array
     struct Member;
     std::vector<Member> members() const;  // of an object, in the order of the text
@@ -93,7 +96,13 @@ struct Value::Member {
     Value key, value;
 };
 
+inline Value Document::value(uint32_t index) const { return Value(this, index); }
+inline Value Document::root() const { return value(0); }
+
 // "an integer", "an object", ...: for messages.
 const char* name_of(Kind kind);
+
+// Text in quotes, fit for a message: a name from a file may be long or hold control characters.
+std::string quoted(std::string_view text);
 
 }  // namespace sprfast::json

@@ -10,8 +10,7 @@ namespace sprfast {
 
 // A value behind a mutex, which is another one in each process. What the parent had in it is not freed in a child: a
 // thread that the child has not got may have been changing it.
-template <typename T>
-class PerProcess {
+template <typename T> class PerProcess {
 public:
     PerProcess() : current_(new State{getpid()}) {}
     ~PerProcess() {
@@ -22,8 +21,7 @@ public:
     PerProcess& operator=(const PerProcess&) = delete;
 
     // work(value), while no other thread is at the value.
-    template <typename Work>
-    auto locked(Work work) {
+    template <typename Work> auto locked(Work work) {
         State& state = of_this_process();
         const std::lock_guard<std::mutex> lock(state.mutex);
         return work(state.value);
