@@ -114,17 +114,18 @@ struct spr_operators {
     void (*swish)(const float* x, float* y, int64_t count);
     // 16 rows of `width` pixels of 8 bits and 1 or 3 channels, resampled along the rows. pairs: rows 2i and 2i + 1 of
     // output o of a channel go to i·pairs_pitch + channel·outputs + o. space: 128·channels·ceil(width / 16) numbers.
-    void (*resample_band_8)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
-                            int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
+    void (*resample_strip_8)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
+                             int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
     // Pairs of rows resampled along the columns: one row of the result, which has as many pixels as pairs_pitch, a
     // multiple of 16.
     void (*resample_row_8)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
                            uint8_t* result);
     // 16 rows of 16 bits, divided by `top`: turned[(channel·width + x)·16 + row].
-    void (*turn_band_16)(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top, float* turned);
+    void (*turn_strip_16)(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top,
+                          float* turned);
     // Such rows resampled along the rows: output o of a channel to row·pitch + channel·outputs + o of `planes`.
-    void (*resample_band_16)(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
-                             float* planes, int64_t pitch);
+    void (*resample_strip_16)(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
+                              float* planes, int64_t pitch);
     // Rows resampled along the columns: one row of the result, of `pitch` pixels, a multiple of 16.
     void (*resample_row_16)(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
                             float* result);

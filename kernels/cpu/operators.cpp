@@ -16,5 +16,5 @@ static void swish_all(const float* x, float* y, int64_t count) {
 
 extern "C" const struct spr_operators SPR_NAME(SPR_SET) = {
     pack_conv3x3,      conv3x3_space,  conv3x3,   perturb_conv3x3_space, perturb_conv3x3, head,
-    anomaly_map_space, anomaly_map,    swish_all, resample_band_8,       resample_row_8,  turn_band_16,
-    resample_band_16,  resample_row_16};
+    anomaly_map_space, anomaly_map,    swish_all, resample_strip_8,      resample_row_8,  turn_strip_16,
+    resample_strip_16, resample_row_16};

@@ -49,12 +49,12 @@ INLINE void weighted(const spr_weights* weights, int output, const float* values
 // 16 pixels of each of 16 rows: turned[(channel·width + pixel)·16 + row].
 template <int CHANNELS>
 INLINE void turn(const uint8_t* rows, int64_t pitch, int64_t width, int pixels, float top, float* turned) {
-    Bytes columns[2 * CHANNELS * BAND];
-    for (int i = 0; i < 2 * CHANNELS; i++) transpose(rows + i * BAND, pitch, columns + i * BAND);
+    Bytes columns[2 * CHANNELS * STRIP];
+    for (int i = 0; i < 2 * CHANNELS; i++) transpose(rows + i * STRIP, pitch, columns + i * STRIP);
     for (int channel = 0; channel < CHANNELS; channel++)
         for (int i = 0; i < pixels; i++) {
             const Bytes* pixel = columns + 2 * (i * CHANNELS + channel);
-            UnalignedEightFloats* at = (UnalignedEightFloats*)(turned + (channel * width + i) * BAND);
+            UnalignedEightFloats* at = (UnalignedEightFloats*)(turned + (channel * width + i) * STRIP);
             at[0] = __builtin_convertvector((Words)lower(pixel[0], pixel[1]), EightFloats) / top;
             at[1] = __builtin_convertvector((Words)upper(pixel[0], pixel[1]), EightFloats) / top;
         }
@@ -62,12 +62,13 @@ INLINE void turn(const uint8_t* rows, int64_t pitch, int64_t width, int pixels, 
 
 template <int CHANNELS> INLINE void turn_rows(const uint8_t* rows, int64_t pitch, int width, float top, float* turned) {
     for_blocks<2 * CHANNELS>(rows, pitch, width, [=](const uint8_t* block, int64_t block_pitch, int x) {
-        turn<CHANNELS>(block, block_pitch, width, width - x < BAND ? width - x : BAND, top, turned + (int64_t)x * BAND);
+        turn<CHANNELS>(block, block_pitch, width, width - x < STRIP ? width - x : STRIP, top,
+                       turned + (int64_t)x * STRIP);
     });
 }
 
 // See interface.h.
-void turn_band_16(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top, float* turned) {
+void turn_strip_16(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top, float* turned) {
     if (channels == 1)
         turn_rows<1>(rows, pitch, width, top, turned);
     else
@@ -75,21 +76,21 @@ void turn_band_16(const uint8_t* rows, int64_t pitch, int32_t width, int32_t cha
 }
 
 // See interface.h.
-void resample_band_16(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
-                      float* planes, int64_t pitch) {
+void resample_strip_16(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
+                       float* planes, int64_t pitch) {
     for (int channel = 0; channel < channels; channel++)
         for (int output = 0; output < weights->outputs; output++) {
-            float sums[BAND];
-            weighted(weights, output, turned + (int64_t)channel * width * BAND, BAND, sums);
+            float sums[STRIP];
+            weighted(weights, output, turned + (int64_t)channel * width * STRIP, STRIP, sums);
             float* at = planes + (int64_t)channel * weights->outputs + output;
-            for (int row = 0; row < BAND; row++) at[row * pitch] = sums[row];
+            for (int row = 0; row < STRIP; row++) at[row * pitch] = sums[row];
         }
 }
 
 // See interface.h.
 void resample_row_16(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
                      float* result) {
-    for (int64_t lane = 0; lane < pitch; lane += BAND) weighted(weights, output, rows + lane, pitch, result + lane);
+    for (int64_t lane = 0; lane < pitch; lane += STRIP) weighted(weights, output, rows + lane, pitch, result + lane);
 }
 
 }  // namespace

@@ -56,13 +56,13 @@ INLINE void weighted(const spr_taps* taps, int output, const int32_t* values, in
 
 // 16 pixels of each of 16 rows to 8 pairs a channel: pairs[(channel·plane + pair)·16 + row].
 template <int CHANNELS> INLINE void pair_up(const uint8_t* rows, int64_t pitch, int64_t plane, int32_t* pairs) {
-    Bytes columns[CHANNELS * BAND];  // of bytes, one channel after the other in turns
-    for (int i = 0; i < CHANNELS; i++) transpose(rows + i * BAND, pitch, columns + i * BAND);
+    Bytes columns[CHANNELS * STRIP];  // of bytes, one channel after the other in turns
+    for (int i = 0; i < CHANNELS; i++) transpose(rows + i * STRIP, pitch, columns + i * STRIP);
     for (int channel = 0; channel < CHANNELS; channel++)
-        for (int i = 0; i < BAND / 2; i++) {
+        for (int i = 0; i < STRIP / 2; i++) {
             const Bytes a = columns[2 * i * CHANNELS + channel], b = columns[(2 * i + 1) * CHANNELS + channel];
             const Bytes first = lower(a, b), last = upper(a, b), zero = {};
-            UnalignedBytes* at = (UnalignedBytes*)(pairs + (channel * plane + i) * BAND);
+            UnalignedBytes* at = (UnalignedBytes*)(pairs + (channel * plane + i) * STRIP);
             at[0] = lower(first, zero);
             at[1] = upper(first, zero);
             at[2] = lower(last, zero);
@@ -71,26 +71,26 @@ template <int CHANNELS> INLINE void pair_up(const uint8_t* rows, int64_t pitch, 
 }
 
 template <int CHANNELS>
-INLINE void band_to_pairs(const uint8_t* rows, int64_t pitch, int width, int64_t plane, int32_t* pairs) {
+INLINE void strip_to_pairs(const uint8_t* rows, int64_t pitch, int width, int64_t plane, int32_t* pairs) {
     for_blocks<CHANNELS>(rows, pitch, width, [=](const uint8_t* block, int64_t block_pitch, int x) {
-        pair_up<CHANNELS>(block, block_pitch, plane, pairs + x / 2 * BAND);
+        pair_up<CHANNELS>(block, block_pitch, plane, pairs + x / 2 * STRIP);
     });
 }
 
 // See interface.h.
-void resample_band_8(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels,
-                     int32_t* space, int32_t* pairs, int64_t pairs_pitch) {
-    const int64_t plane = (width + BAND - 1) / BAND * (BAND / 2);
+void resample_strip_8(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels,
+                      int32_t* space, int32_t* pairs, int64_t pairs_pitch) {
+    const int64_t plane = (width + STRIP - 1) / STRIP * (STRIP / 2);
     if (channels == 1)
-        band_to_pairs<1>(rows, pitch, width, plane, space);
+        strip_to_pairs<1>(rows, pitch, width, plane, space);
     else
-        band_to_pairs<3>(rows, pitch, width, plane, space);
+        strip_to_pairs<3>(rows, pitch, width, plane, space);
     for (int channel = 0; channel < channels; channel++)
         for (int output = 0; output < taps->outputs; output++) {
             IntVec sums[PARTS];
-            weighted(taps, output, space + channel * plane * BAND, BAND, sums);
+            weighted(taps, output, space + channel * plane * STRIP, STRIP, sums);
             int32_t* at = pairs + (int64_t)channel * taps->outputs + output;
-            for (int i = 0; i < BAND / 2; i++, at += pairs_pitch)
+            for (int i = 0; i < STRIP / 2; i++, at += pairs_pitch)
                 *at = sums[2 * i / LANES][2 * i % LANES] | sums[2 * i / LANES][2 * i % LANES + 1] << 16;
         }
 }
@@ -98,7 +98,7 @@ void resample_band_8(const struct spr_taps* taps, const uint8_t* rows, int64_t p
 // See interface.h.
 void resample_row_8(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
                     uint8_t* result) {
-    for (int64_t lane = 0; lane < pairs_pitch; lane += BAND) {
+    for (int64_t lane = 0; lane < pairs_pitch; lane += STRIP) {
         IntVec sums[PARTS];
         weighted(taps, output, pairs + lane, pairs_pitch, sums);
         for (int p = 0; p < PARTS; p++)

@@ -12,9 +12,9 @@ namespace sprfast {
 
 namespace {
 
-constexpr int BAND = 16;  // rows that an operator takes at once; rows of its results have a multiple of it
+constexpr int STRIP = 16;  // rows that an operator takes at once; rows of its results have a multiple of it
 
-int64_t padded(int64_t count) { return (count + BAND - 1) / BAND * BAND; }
+int64_t padded(int64_t count) { return (count + STRIP - 1) / STRIP * STRIP; }
 
 // Whether Pillow begins with the columns.
 bool columns_first(const Rows& source, int rows, int columns) {
@@ -22,11 +22,11 @@ bool columns_first(const Rows& source, int rows, int columns) {
 }
 
 // The 16 rows from y on; of those that are behind the last one the values do not matter.
-struct Band {
-    Band(const Rows& source, int y, int64_t row_bytes, std::vector<uint8_t>& space)
+struct Strip {
+    Strip(const Rows& source, int y, int64_t row_bytes, std::vector<uint8_t>& space)
         : data(source.data + y * source.pitch), pitch(source.pitch) {
-        if (y + BAND <= source.height) return;
-        space.resize(BAND * row_bytes);
+        if (y + STRIP <= source.height) return;
+        space.resize(STRIP * row_bytes);
         for (int row = 0; row < source.height - y; row++)
             memcpy(&space[row * row_bytes], data + row * pitch, row_bytes);
         data = space.data();
@@ -73,12 +73,12 @@ std::unique_ptr<int32_t[]> rows_of_8_bit(const Rows& source, const spr_operators
     }
     const FixedLanczos filter(source.width, columns);
     const spr_taps taps = filter.taps();
-    const std::unique_ptr<int32_t[]> space(new int32_t[padded(source.width) * BAND / 2 * source.channels]);
+    const std::unique_ptr<int32_t[]> space(new int32_t[padded(source.width) * STRIP / 2 * source.channels]);
     std::vector<uint8_t> last;
-    for (int y = 0; y < source.height; y += BAND) {
-        const Band band(source, y, int64_t{source.width} * source.channels, last);
-        operators->resample_band_8(&taps, band.data, band.pitch, source.width, source.channels, space.get(),
-                                   &pairs[y / 2 * pitch], pitch);
+    for (int y = 0; y < source.height; y += STRIP) {
+        const Strip strip(source, y, int64_t{source.width} * source.channels, last);
+        operators->resample_strip_8(&taps, strip.data, strip.pitch, source.width, source.channels, space.get(),
+                                    &pairs[y / 2 * pitch], pitch);
     }
     return pairs;
 }
@@ -142,19 +142,19 @@ Numbers columns_of_numbers(const Numbers& source, const spr_operators* operators
     return result;
 }
 
-// What turn_band_16 does, of numbers.
+// What turn_strip_16 does, of numbers.
 void turn(const Numbers& source, int y, int width, int channels, float* turned) {
-    for (int row = 0; row < std::min(BAND, source.height - y); row++)
+    for (int row = 0; row < std::min(STRIP, source.height - y); row++)
         for (int channel = 0; channel < channels; channel++)
             for (int x = 0; x < width; x++)
-                turned[(int64_t{channel} * width + x) * BAND + row] =
+                turned[(int64_t{channel} * width + x) * STRIP + row] =
                     source.values[(y + row) * source.pitch + int64_t{x} * channels + channel];
 }
 
 // Its inverse, to rows of planes.
 void turn_back(const float* turned, int width, int channels, float* planes, int64_t pitch) {
-    for (int row = 0; row < BAND; row++)
-        for (int64_t i = 0; i < int64_t{channels} * width; i++) planes[row * pitch + i] = turned[i * BAND + row];
+    for (int row = 0; row < STRIP; row++)
+        for (int64_t i = 0; i < int64_t{channels} * width; i++) planes[row * pitch + i] = turned[i * STRIP + row];
 }
 
 // Rows of planes at the wanted width; at the wanted height too, where the columns come first.
@@ -166,19 +166,19 @@ Numbers rows_of_numbers(const Rows& source, int top, const spr_operators* operat
     Numbers result{shrunk.height, pitch, std::make_unique<float[]>(pitch * padded(shrunk.height))};
     const Lanczos filter(width, columns);
     const spr_weights weights = filter.weights();
-    std::vector<float> turned(int64_t{width} * channels * BAND);
+    std::vector<float> turned(int64_t{width} * channels * STRIP);
     std::vector<uint8_t> last;
-    for (int y = 0; y < result.height; y += BAND) {
+    for (int y = 0; y < result.height; y += STRIP) {
         if (shrunk.values) {
             turn(shrunk, y, width, channels, turned.data());
         } else {
-            const Band band(source, y, int64_t{2} * width * channels, last);
-            operators->turn_band_16(band.data, band.pitch, width, channels, static_cast<float>(top), turned.data());
+            const Strip strip(source, y, int64_t{2} * width * channels, last);
+            operators->turn_strip_16(strip.data, strip.pitch, width, channels, static_cast<float>(top), turned.data());
         }
         if (columns == width)
             turn_back(turned.data(), width, channels, &result.values[y * pitch], pitch);
         else
-            operators->resample_band_16(&weights, turned.data(), width, channels, &result.values[y * pitch], pitch);
+            operators->resample_strip_16(&weights, turned.data(), width, channels, &result.values[y * pitch], pitch);
     }
     return result;
 }

@@ -7,8 +7,8 @@
 
 namespace {
 
-constexpr int BAND = 16;             // rows of a block
-constexpr int PARTS = BAND / LANES;  // vectors of a number from every row
+constexpr int STRIP = 16;             // rows of a block
+constexpr int PARTS = STRIP / LANES;  // vectors of a number from every row
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint8_t UnalignedBytes __attribute__((vector_size(16), aligned(1), may_alias));
@@ -25,15 +25,15 @@ INLINE Bytes upper(Bytes a, Bytes b) {
 }
 
 // 16 rows of 16 bytes to 16 columns: four times every row in turns with the one 8 below it.
-INLINE void transpose(const uint8_t* rows, int64_t pitch, Bytes columns[BAND]) {
-    Bytes turned[BAND];
-    for (int i = 0; i < BAND; i++) columns[i] = *(const UnalignedBytes*)(rows + i * pitch);
+INLINE void transpose(const uint8_t* rows, int64_t pitch, Bytes columns[STRIP]) {
+    Bytes turned[STRIP];
+    for (int i = 0; i < STRIP; i++) columns[i] = *(const UnalignedBytes*)(rows + i * pitch);
     for (int stage = 0; stage < 4; stage++) {
-        for (int i = 0; i < BAND / 2; i++) {
-            turned[2 * i] = lower(columns[i], columns[i + BAND / 2]);
-            turned[2 * i + 1] = upper(columns[i], columns[i + BAND / 2]);
+        for (int i = 0; i < STRIP / 2; i++) {
+            turned[2 * i] = lower(columns[i], columns[i + STRIP / 2]);
+            turned[2 * i + 1] = upper(columns[i], columns[i + STRIP / 2]);
         }
-        for (int i = 0; i < BAND; i++) columns[i] = turned[i];
+        for (int i = 0; i < STRIP; i++) columns[i] = turned[i];
     }
 }
 
@@ -42,13 +42,13 @@ INLINE void transpose(const uint8_t* rows, int64_t pitch, Bytes columns[BAND]) {
 template <int PIXEL_BYTES, typename Fill>
 INLINE void for_blocks(const uint8_t* rows, int64_t pitch, int width, Fill fill) {
     int x = 0;
-    for (; x + BAND <= width; x += BAND) fill(rows + (int64_t)x * PIXEL_BYTES, pitch, x);
+    for (; x + STRIP <= width; x += STRIP) fill(rows + (int64_t)x * PIXEL_BYTES, pitch, x);
     if (x == width) return;
-    uint8_t rest[BAND][PIXEL_BYTES * BAND] = {};
-    for (int row = 0; row < BAND; row++)
+    uint8_t rest[STRIP][PIXEL_BYTES * STRIP] = {};
+    for (int row = 0; row < STRIP; row++)
         for (int i = 0; i < (width - x) * PIXEL_BYTES; i++)
             rest[row][i] = rows[row * pitch + (int64_t)x * PIXEL_BYTES + i];
-    fill(rest[0], PIXEL_BYTES * BAND, x);
+    fill(rest[0], PIXEL_BYTES * STRIP, x);
 }
 
 }  // namespace

@@ -127,7 +127,7 @@ def test_every_depth(bit_depth, pixel_format):
 def test_every_instruction_set(name, pixel_format):
     if name not in library.available():
         pytest.skip(f"this processor or this build has no {name}")
-    operators = ctypes.c_void_p(ctypes.addressof(library.load(name)))
+    operators = ctypes.c_void_p(library.load(name))
     for height, width, size in SIZES.values():
         array, order = frame_of(pixel_format, height, width)
         assert_equal(array, order, Preprocessing(size=size), pixel_format, operators=operators)
