@@ -23,11 +23,15 @@ TELEMETRY = "prometheus-client>=0.20"
 OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
+SCIPY = "scipy>=1.14"
+FIGURES = ["matplotlib>=3.9", SCIPY]
+TRAIN = ["torch>=2.11", "scikit-learn>=1.6", *FIGURES, "jinja2>=3.1"]
+
 CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
 OPERATOR_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
+    "-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
     f"-fvisibility=hidden {WARNINGS}"
 )
 INSTRUCTION_SETS = {
@@ -37,15 +41,13 @@ INSTRUCTION_SETS = {
 }
 # Everything else, compiled once, for the least processor. Nothing is contracted: results are those
 # of NumPy and Pillow bit for bit.
-UNITS = [
-    "dispatch.cpp",
-]
+UNITS = sorted(path.name for path in ROOT.glob("kernels/cpu/*.cpp") if path.name != "operators.cpp")
 NEEDED = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "kernels/cpu/CMakeLists.txt", "kernels/cpu/*.in", "include/*")
 UNIT_FLAGS = (
     f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS} -DSPRFAST_VERSION={VERSION}"
 )
 # The C++ library comes along, hidden: a caller may have another one.
-LINK_FLAGS = "-shared -fopenmp -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
+LINK_FLAGS = "-shared -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
 
 
 class BuildCpuKernels(build_ext):
@@ -70,7 +72,7 @@ class BuildCpuKernels(build_ext):
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
             remedy = (
-                "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install "
+                "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install "
                 "sprfast again"
             )
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
@@ -145,24 +147,22 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
+    # to score exports
     install_requires=[
-        "torch>=2.11",
         "numpy>=2.0",
         "safetensors>=0.5",
         "pillow>=11",
         "simplejpeg>=1.8",
-        "scikit-learn>=1.6",
-        "scipy>=1.14",
-        "matplotlib>=3.9",
         "typer>=0.15",
         "rich>=13",
-        "jinja2>=3.1",
     ],
     extras_require={
-        "line": [TELEMETRY],
+        "train": TRAIN,  # models: to train, calibrate and export them, and to measure
+        "figures": FIGURES,  # of `predict -o`
+        "line": [TELEMETRY, SCIPY],
         "opencv": [OPENCV],
         "harvesters": ["harvesters>=1.4"],
-        "demo": ["scikit-image>=0.25"],
+        "demo": [*TRAIN, "scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
@@ -179,6 +179,7 @@ setup(
             "MNN>=3.6.1",
         ],
         "dev": [
+            *TRAIN,
             "scikit-image>=0.25",
             TRITON,
             *ONNX,

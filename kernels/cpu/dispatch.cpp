@@ -1,17 +1,17 @@
-// Which instruction sets this build has, and which of them this processor can run.
+#include "dispatch.h"
+
 #include <string.h>
 
-#include "interface.h"
-
 extern "C" {
-const int32_t spr_interface_version = SPR_INTERFACE_VERSION;
-
 extern const struct spr_operators spr_operators_generic;
 #ifdef __x86_64__
 extern const struct spr_operators spr_operators_avx2, spr_operators_avx512;
 #endif
+}
 
-const struct spr_operators* spr_operators(const char* instruction_set) {
+namespace sprfast {
+
+const spr_operators* operators_for(const char* instruction_set) {
     if (!strcmp(instruction_set, "generic")) return &spr_operators_generic;
 #ifdef __x86_64__
     __builtin_cpu_init();
@@ -23,4 +23,5 @@ const struct spr_operators* spr_operators(const char* instruction_set) {
 #endif
     return nullptr;
 }
-}
+
+}  // namespace sprfast

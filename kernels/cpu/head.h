@@ -4,7 +4,7 @@
 #include "interface.h"
 #include "partial.h"
 #include "simd.h"
-#include "threads.h"
+#include "team.h"
 
 namespace {
 
@@ -112,18 +112,16 @@ static void head_run(const spr_head& h, int image, int64_t first, int64_t last, 
     }
 }
 
-static void head(const spr_head* given, float* errors, int threads) {
+static void head(const spr_head* given, float* errors, const spr_threads* threads) {
     const spr_head& h = *given;
     const int64_t pixels = (int64_t)h.height * h.width;
     const int runs = (int)((pixels + RUN - 1) / RUN);
-#pragma omp parallel num_threads(threads)
-    {
-        const Team t = team();
+    in_parallel(*threads, [&](const Team& t) {
         for (int i = t.begin((int64_t)h.images * runs); i < t.end((int64_t)h.images * runs); i++) {
             const int64_t first = (int64_t)(i % runs) * RUN, last = first + RUN < pixels ? first + RUN : pixels;
             head_run(h, i / runs, first, last, errors);
         }
-    }
+    });
 }
 
 }  // namespace

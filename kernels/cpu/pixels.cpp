@@ -74,6 +74,7 @@ Rows rows_of(const Frame& frame) {
 }
 
 void check_depth(const Rows& source, int bit_depth) {
+    if (bit_depth == 16) return;
     const int top = (1 << bit_depth) - 1;
     uint16_t lowest = 0xffff, highest = 0;
     for (int y = 0; y < source.height; y++) {
@@ -112,7 +113,7 @@ void network_input(const Frame& frame, const Preprocessing& preprocessing, const
     const int64_t plane = int64_t{rows} * columns;
     if (is_deep(frame.format)) {
         check_depth(source, preprocessing.bit_depth);
-        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, rows, columns, pixels);
+        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, operators, rows, columns, pixels);
     } else {
         resize_8_bit(source, operators, rows, columns, pixels);
     }
