@@ -86,9 +86,7 @@ def test_errors_that_are_not_of_the_fields_size_are_refused():
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("frame: "))
 
 
-@pytest.mark.parametrize(
-    "value", [0.0, 0.1, float(np.float32(0.1)), 1e-300, 5e-324, math.inf, -math.inf, math.nan, 1e38]
-)
+@pytest.mark.parametrize("value", [0.0, 0.1, float(np.float32(0.1)), 1e-300, 5e-324, math.inf, -math.inf, math.nan, 1e38])
 @pytest.mark.parametrize("limit", [None, 0.1, 0.0, -1.0, 1e300])
 def test_verdict(value, limit):
     given = None if limit is None else ctypes.byref(ctypes.c_double(limit))
