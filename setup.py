@@ -23,21 +23,34 @@ TELEMETRY = "prometheus-client>=0.20"
 OPENCV = "opencv-python-headless>=4.10"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
+SCIPY = "scipy>=1.14"
+FIGURES = ["matplotlib>=3.9", SCIPY]
+TRAIN = ["torch>=2.11", "scikit-learn>=1.6", *FIGURES, "jinja2>=3.1"]
+
 CPU_KERNELS = "sprfast.kernels.cpu"
-FLAGS = (
-    "-std=c++17 -O3 -fPIC -fopenmp -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
-    "-fvisibility=hidden -Wall -Wextra"
+WARNINGS = "-Wall -Wextra"
+# Of operators.cpp, which is compiled once for each instruction set.
+OPERATOR_FLAGS = (
+    f"-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden {WARNINGS}"
 )
-INSTRUCTION_SETS = {
+X86_SETS = {
     "generic": "",
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
+# Everything else, compiled once, for the least processor. Nothing is contracted: results are those
+# of NumPy and Pillow bit for bit.
+UNITS = sorted(path.name for path in ROOT.glob("kernels/cpu/*.cpp") if path.name != "operators.cpp")
+NEEDED = ("kernels/cpu/*.h", "kernels/cpu/exported.map", "kernels/cpu/CMakeLists.txt", "kernels/cpu/*.in", "include/*")
+UNIT_FLAGS = (
+    f"-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Iinclude {WARNINGS} -DSPRFAST_VERSION={VERSION}"
+)
+# The C++ library comes along, hidden: a caller may have another one.
+LINK_FLAGS = "-shared -pthread -static-libstdc++ -static-libgcc -Wl,--as-needed -Wl,--version-script"
 
 
 class BuildCpuKernels(build_ext):
-    """The CPU kernels as one library: operators.cpp compiled for each instruction set, and
-    dispatch.cpp.
+    """The CPU engine as one library: operators.cpp compiled for each instruction set, and UNITS.
 
     Where it cannot be built the install goes on without it, and a text file in its place says why.
     CXX (or CC), CPPFLAGS, CFLAGS, CXXFLAGS and LDFLAGS are taken from the environment.
@@ -48,7 +61,7 @@ class BuildCpuKernels(build_ext):
         source = self.get_finalized_command("build_py").get_package_dir(CPU_KERNELS)
         folder = Path(source) if self.inplace else Path(self.build_lib, *CPU_KERNELS.split("."))
         folder.mkdir(parents=True, exist_ok=True)
-        library, reason = folder / "libsprfast_cpu.so", folder / "libsprfast_cpu.txt"
+        library, reason = folder / "libsprfast.so", folder / "libsprfast.txt"
         library.unlink(missing_ok=True)
         reason.unlink(missing_ok=True)
         try:
@@ -57,10 +70,7 @@ class BuildCpuKernels(build_ext):
             lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
-            remedy = (
-                "install a C++17 compiler with OpenMP (`apt install g++` or `dnf install gcc-c++`) and install "
-                "sprfast again"
-            )
+            remedy = "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install sprfast again"
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
 
     def build(self, source, library):
@@ -73,21 +83,17 @@ class BuildCpuKernels(build_ext):
         given = {name: os.environ.get(name, "") for name in ("CPPFLAGS", "CFLAGS", "CXXFLAGS", "LDFLAGS")}
         compiler = os.environ.get("CXX") or os.environ.get("CC") or "c++"
         compiling = "{compiler} {CPPFLAGS} {CFLAGS} {CXXFLAGS}".format(compiler=compiler, **given)
-        # as-needed: C++'s standard library, of which nothing is used, must not be loaded ahead of
-        # the one that torch wants
-        linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS} -shared -fopenmp -Wl,--as-needed".format(
-            compiler=compiler, **given
-        )
+        linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS}".format(compiler=compiler, **given)
 
-        x86 = self.plat_name.endswith(("x86_64", "amd64"))
-        sets = INSTRUCTION_SETS if x86 else {"generic": ""}
-        units = {name: f"{source}/operators.cpp -DSPR_SET={name} {flags}" for name, flags in sets.items()}
-        units["dispatch"] = f"{source}/dispatch.cpp {'-DSPR_X86' if x86 else ''}"
-        objects = {name: f"{self.build_temp}/{name}.o" for name in units}
+        sets = _instruction_sets(compiling)
+        operators = f"{OPERATOR_FLAGS} {source}/operators.cpp -DSPR_SET"
+        sources = {name: f"{operators}={name} {flags}" for name, flags in sets.items()}
+        sources |= {Path(unit).stem: f"{UNIT_FLAGS} {source}/{unit}" for unit in UNITS}
+        objects = {name: f"{self.build_temp}/{name}.o" for name in sources}
         os.makedirs(self.build_temp, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(_run, [f"{compiling} {FLAGS} {unit} -c -o {objects[name]}" for name, unit in units.items()]))
-        _run(f"{linking} {' '.join(objects.values())} -o {library}")
+            list(pool.map(_run, [f"{compiling} {rest} -c -o {objects[name]}" for name, rest in sources.items()]))
+        _run(f"{linking} {' '.join(objects.values())} {LINK_FLAGS}={source}/exported.map -o {library}")
 
     def get_ext_filename(self, fullname):
         """Without a tag of the Python, which it does not depend on."""
@@ -100,6 +106,18 @@ class PlatformWheel(bdist_wheel):
     def get_tag(self):
         """Python, ABI and platform."""
         return "py3", "none", super().get_tag()[2]
+
+
+def _instruction_sets(compiler):
+    """Those that operators.cpp is compiled for, with their flags; by the compiler's target, which
+    need not be this machine.
+    """
+    macros = subprocess.run(
+        [*shlex.split(compiler), "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if "__x86_64__" in macros:
+        return X86_SETS
+    return {"neon" if "__aarch64__" in macros else "generic": ""}
 
 
 def _run(command):
@@ -125,31 +143,29 @@ setup(
     package_data={"sprfast": ["py.typed"]},
     ext_modules=[
         Extension(
-            f"{CPU_KERNELS}.libsprfast_cpu",
-            sources=["kernels/cpu/operators.cpp", "kernels/cpu/dispatch.cpp"],
-            depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("kernels/cpu/*.h"))],
+            f"{CPU_KERNELS}.libsprfast",
+            sources=["kernels/cpu/operators.cpp", *(f"kernels/cpu/{unit}" for unit in UNITS)],
+            depends=sorted(str(path.relative_to(ROOT)) for names in NEEDED for path in ROOT.glob(names)),
             optional=True,
         )
     ],
     cmdclass={"build_ext": BuildCpuKernels, "bdist_wheel": PlatformWheel},
+    # to score exports
     install_requires=[
-        "torch>=2.11",
         "numpy>=2.0",
         "safetensors>=0.5",
         "pillow>=11",
         "simplejpeg>=1.8",
-        "scikit-learn>=1.6",
-        "scipy>=1.14",
-        "matplotlib>=3.9",
         "typer>=0.15",
         "rich>=13",
-        "jinja2>=3.1",
     ],
     extras_require={
-        "line": [TELEMETRY],
+        "train": TRAIN,  # models: to train, calibrate and export them, and to measure
+        "figures": FIGURES,  # of `predict -o`
+        "line": [TELEMETRY, SCIPY],
         "opencv": [OPENCV],
         "harvesters": ["harvesters>=1.4"],
-        "demo": ["scikit-image>=0.25"],
+        "demo": [*TRAIN, "scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
         "tensorrt": ["onnx>=1.23", "tensorrt>=10.13", CUDA_BINDINGS],
@@ -166,6 +182,7 @@ setup(
             "MNN>=3.6.1",
         ],
         "dev": [
+            *TRAIN,
             "scikit-image>=0.25",
             TRITON,
             *ONNX,

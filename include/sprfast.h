@@ -2,8 +2,7 @@
  *
  * Threads: every function may be called from any number of threads at the same time, on one engine too, but for
  * sprfast_close, which must be an engine's last call. After a fork the child may go on with the engines of its parent.
- * Nothing is kept but in an engine. No function throws, aborts or changes a signal, a locale or the caller's memory
- * beyond what it says.
+ * Nothing is kept but in an engine. No function throws or aborts. No thread may be cancelled (pthread_cancel) in one.
  *
  * Memory: whatever a pointer leads to is the caller's, before and after the call; nothing is read or written after the
  * call has returned. Memory of pixels needs no alignment, every other pointer that of its type. Where a pointer may be
@@ -40,11 +39,11 @@ extern "C" {
 enum {
     SPRFAST_OK = 0,
     SPRFAST_INVALID_ARGUMENT = 1,
-    SPRFAST_BAD_FILE = 2, /* missing, damaged, foreign, from a newer version, or it does not give its probe's map here */
-    SPRFAST_BAD_IMAGE = 3,
+    SPRFAST_BAD_FILE = 2,    /* missing, damaged, foreign, or from a newer version */
+    SPRFAST_BAD_IMAGE = 3,   /* pixels that the export does not take */
     SPRFAST_UNSUPPORTED = 4, /* what this processor, this build or this export cannot do */
     SPRFAST_OUT_OF_MEMORY = 5,
-    SPRFAST_INTERNAL = 6
+    SPRFAST_INTERNAL = 6 /* the library or the machine is at fault: an export's probe is not computed as it should */
 };
 
 /* Verdicts. Memory of zeros is an ERROR. */
@@ -83,8 +82,9 @@ typedef struct sprfast_error {
 
 typedef struct sprfast_options {
     uint32_t size;
-    int32_t threads;             /* that a call computes with; 0: one for each processor that the process may use */
-    const char *instruction_set; /* "avx512", "avx2" or "generic"; null: what the environment's SPRFAST_INSTRUCTION_SET
+    int32_t threads;             /* that a call computes with, up to 1024; 0: what the environment's OMP_NUM_THREADS
+                                    says, else one for each processor that the process may use */
+    const char* instruction_set; /* "avx512", "avx2" or "generic"; null: what the environment's SPRFAST_INSTRUCTION_SET
                                     says, else the best that runs here */
 } sprfast_options;
 
@@ -106,7 +106,7 @@ typedef struct sprfast_info {
 typedef struct sprfast_frame {
     uint32_t size;
     int32_t format;        /* SPRFAST_GREY8, ... */
-    const void *data;      /* the first row */
+    const void* data;      /* the first row */
     uint64_t bytes;        /* that may be read at `data`: (height - 1) * pitch and one row, at least */
     int32_t height, width; /* pixels */
     int64_t pitch;         /* bytes from one row to the next, at least those of a row */
@@ -126,43 +126,43 @@ typedef struct sprfast_maps {
     uint32_t size;
     int32_t height, width; /* of `error_map`, as sprfast_input_size says */
     int32_t reserved;      /* 0 */
-    float *error_map;      /* height * width floats, or null */
-    float *anomaly_map;    /* SPRFAST_MAP_SIZE * SPRFAST_MAP_SIZE floats, or null */
-    uint8_t *pred_mask;    /* as many bytes, 1 where the anomaly map is above map_threshold, else 0; or null */
+    float* error_map;      /* height * width floats, or null */
+    float* anomaly_map;    /* SPRFAST_MAP_SIZE * SPRFAST_MAP_SIZE floats, or null */
+    uint8_t* pred_mask;    /* as many bytes, 1 where the anomaly map is above map_threshold, else 0; or null */
 } sprfast_maps;
 
 /* Opens a file of `sprfast export --to plan`. It has computed the file's probe image when this returns, so that it
  * computes here what it should. `options` may be null. `*engine` is null after an error, else the caller's until
  * sprfast_close. */
-SPRFAST_API int32_t sprfast_open(const char *path, const sprfast_options *options, sprfast_engine **engine,
-                                 sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_open(const char* path, const sprfast_options* options, sprfast_engine** engine,
+                                 sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* Releases an engine; null does nothing. No call on it may be under way, none may follow. */
-SPRFAST_API void sprfast_close(sprfast_engine *engine) SPRFAST_NOEXCEPT;
+SPRFAST_API void sprfast_close(sprfast_engine* engine) SPRFAST_NOEXCEPT;
 
-SPRFAST_API int32_t sprfast_describe(const sprfast_engine *engine, sprfast_info *info,
-                                     sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_describe(const sprfast_engine* engine, sprfast_info* info,
+                                     sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* The size of the network's input, and so of the error map, for frames of `height` x `width` pixels. */
-SPRFAST_API int32_t sprfast_input_size(const sprfast_engine *engine, int32_t height, int32_t width,
-                                       int32_t *input_height, int32_t *input_width,
-                                       sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_input_size(const sprfast_engine* engine, int32_t height, int32_t width,
+                                       int32_t* input_height, int32_t* input_width,
+                                       sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* Scores one frame. SPRFAST_OK says that `result` was written, not that the frame was good. */
-SPRFAST_API int32_t sprfast_score(const sprfast_engine *engine, const sprfast_frame *frame, sprfast_result *result,
-                                  sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_score(const sprfast_engine* engine, const sprfast_frame* frame, sprfast_result* result,
+                                  sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* Scores `count` frames, each as sprfast_score would, to the bit; one bad frame is an ERROR for itself only. */
-SPRFAST_API int32_t sprfast_score_many(const sprfast_engine *engine, const sprfast_frame *frames, size_t count,
-                                       sprfast_result *results, sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_score_many(const sprfast_engine* engine, const sprfast_frame* frames, size_t count,
+                                       sprfast_result* results, sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* Scores one frame and writes those maps whose pointers are not null; nothing where `result->code` is not
  * SPRFAST_OK. */
-SPRFAST_API int32_t sprfast_map(const sprfast_engine *engine, const sprfast_frame *frame, sprfast_result *result,
-                                const sprfast_maps *maps, sprfast_error *error) SPRFAST_NOEXCEPT;
+SPRFAST_API int32_t sprfast_map(const sprfast_engine* engine, const sprfast_frame* frame, sprfast_result* result,
+                                const sprfast_maps* maps, sprfast_error* error) SPRFAST_NOEXCEPT;
 
 /* Of the library, such as "1.2.3"; lives as long as the library is loaded. */
-SPRFAST_API const char *sprfast_version(void) SPRFAST_NOEXCEPT;
+SPRFAST_API const char* sprfast_version(void) SPRFAST_NOEXCEPT;
 
 /* SPRFAST_ABI_VERSION of the library; one that is lower than the caller's may lack functions. */
 SPRFAST_API uint32_t sprfast_abi_version(void) SPRFAST_NOEXCEPT;

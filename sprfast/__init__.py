@@ -48,4 +48,11 @@ def __getattr__(name: str) -> Any:
     """Public names load what they need on first use, so that importing sprfast costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'sprfast' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sprfast.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"sprfast.{_HOMES[name]}"), name)
+    except ImportError as error:
+        from sprfast.system.libraries import refusal
+
+        if said := refusal(error):
+            raise said from error
+        raise

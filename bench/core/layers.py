@@ -4,12 +4,12 @@ network.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-import functools
+import math
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,29 +17,37 @@ from rich.console import Group, RenderableType
 from rich.table import Column
 from torch import Tensor
 
-from sprfast.backends.sessions.cpu import CpuSession, Layer
+from sprfast.backends.sessions.cpu import CpuSession
+from sprfast.backends.sessions.session import Floats
 from sprfast.bench.core import tables
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
-from sprfast.kernels.cpu import library, operators, reference
-from sprfast.kernels.cpu.operators import Floats
+from sprfast.kernels.cpu import library, reference
+from sprfast.kernels.cpu.reference import Kind, Source
 from sprfast.lowering.fold import fold
 from sprfast.method import noise
-from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.folded import Array, ConvNorm
+from sprfast.method.anomaly_map import smoothing_matrix
+from sprfast.method.folded import Array, ConvNorm, FoldedModel
 from sprfast.system import environment
 
 SCHEMA_VERSION = 1
 CALLS = 5  # at least
 CPU = torch.device("cpu")
 
-_WRITTEN = {"head": -2, "anomaly_map": -3}  # what an operator writes, among its arguments; those before are read
-_WATCHED = ("perturb_conv3x3", "conv3x3", *_WRITTEN)
-
-Operator = Callable[..., None]
 Exact = dict[int, tuple[Tensor, Tensor]]  # raw output and affine in float64, by the address of the float32 output
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """An operator of the network."""
+
+    name: str  # of a convolution its block and its place there, such as "down1.first"
+    channels_in: int
+    channels_out: int
+    height: int  # pixels of the output
+    width: int
 
 
 def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, Any]:
@@ -68,18 +76,14 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     reason = library.unavailable()
     if reason:
         raise BackendError(f"backend cpu: {reason}")
-    plan, watched = fold(model), _Watched()
-    network = CpuSession(plan, torch.get_num_threads, watched)
+    plan = fold(model)
+    session = CpuSession(plan, torch.get_num_threads)
     x = random_images(images, size).pixels.numpy()
     z = noise.stacked(model.schedule, size, size, model.noise_seed)
-    convolutions = network.layers(size, size)
-    head = Layer("head", model.network.base_width, 3, size, size)
-    layers = [*convolutions, head, Layer("anomaly map", 1, 1, MAP_SIZE, MAP_SIZE)]
-    norms = [getattr(plan.blocks[block], place) for block, place in (layer.name.split(".") for layer in convolutions)]
-    errors = _errors(network, watched, norms, x[:1], z)
-    calls, wholes = _times(network, watched, len(layers), x, z, seconds)
+    layers, errors = _errors(session, plan, x[:1], z)
+    calls, wholes = _times(session, len(layers), x, z, seconds)
     samples = images * plan.draws
-    gflop = [*(_gflop(layer, 9, samples) for layer in convolutions), _gflop(head, 1, samples), None]
+    gflop = [*(_gflop(layer, 9, samples) for layer in layers[:-2]), _gflop(layers[-2], 1, samples), None]
     call = statistics.median(wholes)
     rows = [
         {**dataclasses.asdict(layer), **_speed(median, count, call), "relative_rms": alone, "accumulated_rms": so_far}
@@ -123,101 +127,94 @@ def table(report: dict[str, Any]) -> RenderableType:
     )
 
 
-class _Watched:
-    """`kernels.cpu.operators`, with those that compute maps run by `run`."""
-
-    def __init__(self) -> None:
-        self.run: Callable[..., None] = lambda name, operator, *given: operator(*given)
-
-    def __getattr__(self, name: str) -> Any:
-        operator = getattr(operators, name)
-        return functools.partial(self.run, name, operator) if name in _WATCHED else operator
-
-
-def _times(
-    network: CpuSession, watched: _Watched, count: int, x: Floats, z: Floats, seconds: float
-) -> tuple[Floats, list[float]]:
+def _times(session: CpuSession, count: int, x: Floats, z: Floats, seconds: float) -> tuple[Floats, list[float]]:
     """Seconds of every layer, (calls, count), and of every call."""
     spent: list[float] = []
 
-    def timed(name: str, operator: Operator, *given: Any) -> None:
+    def call() -> float:
+        spent.clear()
         started = time.perf_counter()
-        operator(*given)
-        spent.append(time.perf_counter() - started)
+        session.maps(x, z, lambda layer: spent.append(layer.seconds))
+        return time.perf_counter() - started
 
-    watched.run = timed
-    network.maps(x, z)
+    call()
     calls: list[Floats] = []
     wholes: list[float] = []
     begun = time.perf_counter()
     while len(wholes) < CALLS or time.perf_counter() - begun + wholes[-1] < seconds:
-        spent.clear()
-        started = time.perf_counter()
-        network.maps(x, z)
-        wholes.append(time.perf_counter() - started)
+        wholes.append(call())
         calls.append(np.reshape(spent, (-1, count)).sum(axis=0))  # a row for each pass
     return np.stack(calls), wholes
 
 
 @torch.inference_mode()
 def _errors(
-    network: CpuSession, watched: _Watched, norms: list[ConvNorm[Array]], x: Floats, z: Floats
-) -> list[tuple[float, float | None]]:
-    """Relative RMS errors of every layer for one image, alone and accumulated: of convolutions on
-    its first draw, of the rest on all.
+    session: CpuSession, plan: FoldedModel, x: Floats, z: Floats
+) -> tuple[list[Layer], list[tuple[float, float | None]]]:
+    """The layers, and their relative RMS errors for one image, alone and accumulated: of
+    convolutions on the first draw, of the rest on all.
     """
+    layers: list[Layer] = []
     found: list[tuple[float, float | None]] = []
     exact: Exact = {}
+    errors = torch.empty(0)
 
-    def compared(name: str, operator: Operator, *given: Any) -> None:
-        operator(*given)
-        if name in _WRITTEN:
-            place = _WRITTEN[name]
-            expected = getattr(reference, name)(*map(_double, given[:place]))
-            found.append((_relative_rms(given[place], expected), None))
-            return
-        norm, raw = norms[len(found)], given[-4]
-        if name == "perturb_conv3x3":
-            alone = accumulated = _perturb_conv3x3(norm, *given)
+    def compare(given: library.Layer) -> None:
+        nonlocal errors
+        layer = Layer(given.name.decode(), given.channels_in, given.channels_out, given.height, given.width)
+        layers.append(layer)
+        if layer.name == "head":
+            source = _source(given.sources[0], plan.draws, {})
+            constants = (plan.head_weight, plan.head_bias, z[:, None], plan.scale)
+            expected = reference.head(source.raw, source.affine, *map(_double, constants))
+            errors = _read(given.output, *expected.shape)
+            found.append((_relative_rms(errors, expected), None))
+        elif layer.name == "anomaly map":
+            expected = reference.anomaly_map(errors, *(_double(smoothing_matrix(side)) for side in x.shape[2:]))
+            found.append((_relative_rms(_read(given.output, *expected.shape), expected), None))
         else:
-            alone, accumulated = _conv3x3(norm, {}, *given), _conv3x3(norm, exact, *given)
-        found.append((_relative_rms(raw[:1], alone[0]), _relative_rms(raw[:1], accumulated[0])))
-        exact[raw.ctypes.data] = accumulated
+            raw = _read(given.output, 1, layer.height, layer.width, layer.channels_out)
+            alone, accumulated = (_convolution(plan, given, x, z, known) for known in ({}, exact))
+            found.append((_relative_rms(raw, alone[0]), _relative_rms(raw, accumulated[0])))
+            exact[given.output] = accumulated
 
-    watched.run = compared
-    network.maps(x, z)
-    return found
-
-
-def _perturb_conv3x3(
-    norm: ConvNorm[Array], image: Floats, noise: Floats, std: Floats, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    """Raw output and affine of the first draw."""
-    first = (_double(image), _double(noise[:1]), _double(std[:1]), reference.pack_perturb(_double(norm.weight)))
-    return reference.perturb_conv3x3(*first, *_double_norm(norm), rest[4])
+    session.maps(x, z, compare)
+    return layers, found
 
 
-def _conv3x3(norm: ConvNorm[Array], exact: Exact, sources: Any, *rest: Any) -> tuple[Tensor, Tensor]:
-    """The same, of what is in `exact` where that has the source."""
-    groups, raw = rest[4], rest[6]
-    inputs = []
-    for source in sources:
-        read = exact.get(source.raw.ctypes.data) or (_double(source.raw[:1]), _double(source.affine[:1]))
-        embedding = None if source.embedding is None else _double(source.embedding[:1])
-        inputs.append(operators.Source(*read, embedding, source.kind))
-    return reference.conv3x3(inputs, _double(norm.weight), *_double_norm(norm), groups, *raw.shape[1:3])
+def _convolution(plan: FoldedModel, given: library.Layer, x: Floats, z: Floats, known: Exact) -> tuple[Tensor, Tensor]:
+    """Raw output and affine of the first draw, of what is in `known` where that has the source."""
+    block, place = given.name.decode().split(".")
+    norm: ConvNorm[Array] = getattr(plan.blocks[block], place)
+    weight, constants = _double(norm.weight), map(_double, (norm.bias, norm.gamma, norm.beta))
+    if not given.sources_count:
+        perturbed = map(_double, (x, z[:1, None], plan.std[:1]))
+        return reference.perturb_conv3x3(*perturbed, reference.pack_perturb(weight), *constants, plan.groups)
+    sources = [_source(source, 1, known) for source in given.sources[: given.sources_count]]
+    return reference.conv3x3(sources, weight, *constants, plan.groups, given.height, given.width)
 
 
-def _relative_rms(got: Floats, expected: Tensor) -> float:
-    return float((_double(got) - expected).norm() / expected.norm())
+def _source(given: library.Source, samples: int, known: Exact) -> Source:
+    """The first samples of what an operator has read, or what is known of it."""
+    raw, affine = known.get(given.raw) or (
+        _read(given.raw, samples, given.height, given.width, given.channels),
+        _read(given.affine, samples, 2, given.channels),
+    )
+    embedding = _read(given.embedding, samples, given.channels) if given.embedding else None
+    return Source(raw, affine, embedding, get_args(Kind)[given.kind])
 
 
-def _double(values: Floats) -> Tensor:
-    return torch.from_numpy(values).double()
+def _read(address: int, *shape: int) -> Tensor:
+    """The floats in the memory of the network."""
+    return _double(np.ctypeslib.as_array((ctypes.c_float * math.prod(shape)).from_address(address)).reshape(shape))
 
 
-def _double_norm(norm: ConvNorm[Array]) -> tuple[Tensor, Tensor, Tensor]:
-    return _double(norm.bias), _double(norm.gamma), _double(norm.beta)
+def _relative_rms(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def _double(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.float64))
 
 
 def _gflop(layer: Layer, taps: int, samples: int) -> float:

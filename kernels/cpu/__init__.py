@@ -1,6 +1,6 @@
-"""The operators of the whole network on the CPU: C++ compiled once for each instruction set, called
+"""The engine on the CPU: C++ with its operators compiled once for each instruction set, called
 through ctypes.
 
-Needs NumPy only. `library` loads them, `operators` calls them on arrays, `reference` says in plain
-torch what they compute; `interface.h` is their C interface.
+Needs NumPy only. `library` loads it, `reference` says in plain torch what the operators compute;
+`interface.h` is the C interface.
 """

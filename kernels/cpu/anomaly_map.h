@@ -7,7 +7,7 @@
 #include "interface.h"
 #include "partial.h"
 #include "simd.h"
-#include "threads.h"
+#include "team.h"
 
 namespace {
 
@@ -99,25 +99,23 @@ static int64_t anomaly_map_space(int images, int height, int width, int size) {
 }
 
 static void anomaly_map(int images, int height, int width, int size, const float* errors, const float* rows,
-                        const float* columns, float* maps, float* space, int threads) {
+                        const float* columns, float* maps, float* space, const spr_threads* threads) {
     AnomalyMap h{height, width, size, errors, rows, columns, maps};
     h.row_spans = (Span*)space;
     h.column_spans = h.row_spans + h.groups();
     h.packed = (float*)(h.column_spans + h.vectors());
     h.filtered = h.packed + (int64_t)h.vectors() * LANES * width;
     const int groups = h.groups();
-#pragma omp parallel num_threads(threads)
-    {
-        const Team t = team();
+    in_parallel(*threads, [&](const Team& t) {
         for (int i = t.begin(h.vectors()); i < t.end(h.vectors()); i++) h.pack(i);
         for (int i = t.begin(groups); i < t.end(groups); i++)
             h.row_spans[i] = h.span_of(rows, height, i * GROUP, GROUP);
-#pragma omp barrier
+        t.meet();
         for (int i = t.begin((int64_t)images * groups); i < t.end((int64_t)images * groups); i++) {
             h.filter_rows(i / groups, i % groups);
             h.filter_columns(i / groups, i % groups);
         }
-    }
+    });
 }
 
 }  // namespace

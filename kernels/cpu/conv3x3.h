@@ -12,7 +12,7 @@
 #include "normalise.h"
 #include "simd.h"
 #include "source.h"
-#include "threads.h"
+#include "team.h"
 #include "transform.h"
 
 namespace {
@@ -227,38 +227,31 @@ struct Work {
             const int at = first + i / chunks;
             transform_in(sources, at / blocks, l.block(at % blocks), i % chunks, before(at) - start, tiles);
         }
-        meet();
+        team.meet();
         for (int i = team.begin(PLANES * panels); i < team.end(PLANES * panels); i++)
             multiply_plane(i / panels, i % panels, tiles);
-        meet();
+        team.meet();
         for (int i = team.begin(count * panels); i < team.end(count * panels); i++) {
             const int at = first + i / panels;
             transform_out(at / blocks, at % blocks, i % panels, before(at) - start, tiles, raw);
         }
     }
-
-    INLINE void meet() const {
-        if (l.shared) {
-#pragma omp barrier
-        }
-    }
 };
 
 static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* raw, float* affine, float* space,
-                    int threads) {
+                    const spr_threads* threads) {
     const spr_conv3x3& c = *given;
     const Layout l = layout_of(c);
     const int blocks = l.blocks(), all = c.samples * blocks;
     const Norm norm{c.channels_out, c.groups, c.bias, c.gamma, c.beta};
-#pragma omp parallel num_threads(threads)
-    {
-        const Team whole = team(), alone{0, 1};
+    in_parallel(*threads, [&](const Team& whole) {
+        const Team alone{0, 1};
         const Work work{c, l, space_of(c, l, space, whole), c.channels_in / CHUNK, c.channels_out / PANEL};
         if (l.shared)
             for (int i = 0; i < all; i += l.step) work.step(sources, i, least(l.step, all - i), whole, raw);
         else
             for (int i = whole.begin(all); i < whole.end(all); i++) work.step(sources, i, 1, alone, raw);
-#pragma omp barrier
+        whole.meet();
         for (int i = whole.begin(c.samples * c.groups); i < whole.end(c.samples * c.groups); i++) {
             const int sample = i / c.groups;
             normalise(
@@ -266,7 +259,7 @@ static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* 
                 [&](int index) { return l.pixels(index, c.height, c.width); },
                 affine + (int64_t)sample * 2 * c.channels_out);
         }
-    }
+    });
 }
 
 static void pack_conv3x3(const float* weight, int channels_in, int channels_out, float* packed) {

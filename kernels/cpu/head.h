@@ -4,7 +4,7 @@
 #include "interface.h"
 #include "partial.h"
 #include "simd.h"
-#include "threads.h"
+#include "team.h"
 
 namespace {
 
@@ -14,13 +14,25 @@ constexpr int TOGETHER = 4;  // pixels whose sums are in registers
 constexpr int LOOKAHEAD = 32;
 constexpr int OUTPUTS = 3;
 
+// Lane l: lane from[l] of a, or of b from LANES on; `from` is constant once loops are unrolled.
+INLINE Vec shuffle(Vec a, Vec b, IntVec from) {
+#ifdef __clang__
+    Vec result{};
+#pragma clang loop unroll(full)
+    for (int l = 0; l < LANES; l++) result[l] = from[l] < LANES ? a[from[l]] : b[from[l] - LANES];
+    return result;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 // Lane l: the sum of lanes l and l ^ half, of b where l has the bit `half`, else of a.
 INLINE Vec merge(Vec a, Vec b, int half) {
     IntVec lane{};
 #pragma GCC unroll 16
     for (int l = 0; l < LANES; l++) lane[l] = l;
     const IntVec from_b = (lane & half) / half * LANES;
-    return __builtin_shuffle(a, b, lane + from_b) + __builtin_shuffle(a, b, (lane ^ half) + from_b);
+    return shuffle(a, b, lane + from_b) + shuffle(a, b, (lane ^ half) + from_b);
 }
 
 // Lane i: the sum over the lanes of v[i]. Overwrites v.
@@ -100,18 +112,16 @@ static void head_run(const spr_head& h, int image, int64_t first, int64_t last, 
     }
 }
 
-static void head(const spr_head* given, float* errors, int threads) {
+static void head(const spr_head* given, float* errors, const spr_threads* threads) {
     const spr_head& h = *given;
     const int64_t pixels = (int64_t)h.height * h.width;
     const int runs = (int)((pixels + RUN - 1) / RUN);
-#pragma omp parallel num_threads(threads)
-    {
-        const Team t = team();
+    in_parallel(*threads, [&](const Team& t) {
         for (int i = t.begin((int64_t)h.images * runs); i < t.end((int64_t)h.images * runs); i++) {
             const int64_t first = (int64_t)(i % runs) * RUN, last = first + RUN < pixels ? first + RUN : pixels;
             head_run(h, i / runs, first, last, errors);
         }
-    }
+    });
 }
 
 }  // namespace

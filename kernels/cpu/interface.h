@@ -70,6 +70,15 @@ struct spr_threads {
     void (*barrier)(void* pool);
 };
 
+// The weights of a resampling to `outputs` places: of place o for `count[o]` pairs of pixels from pair `first[o]` on,
+// at o·stride of `low` and `high`. A weight has 22 fractional bits, its upper 12 of 24 in `high`; two of them are the
+// halves, the lower one first, of a number.
+struct spr_taps {
+    int32_t outputs, stride;
+    const int32_t *first, *count;
+    const uint32_t *low, *high;
+};
+
 // The operators as compiled for one instruction set.
 struct spr_operators {
     // (channels_out, channels_in, 3, 3) to 36·channels_in·channels_out floats, computed in double.
@@ -96,6 +105,13 @@ struct spr_operators {
                         const struct spr_threads* threads);
     // x·sigmoid(x) as all of them compute it.
     void (*swish)(const float* x, float* y, int64_t count);
+    // 16 rows of `width` 8-bit pixels of 1 or 3 channels, resampled along the rows. pairs: rows 2i and 2i + 1 of output
+    // o of a channel go to i·pairs_pitch + channel·outputs + o. space: 128·channels·ceil(width / 16) numbers.
+    void (*resample_band)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
+                          int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
+    // One row of such pairs of rows resampled, in [-1, 1]; pairs_pitch: a multiple of 16, as long as the result.
+    void (*resample_row)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
+                         float* result);
 };
 
 // An operator of the network that has just run, for benchmarks; what it points to is valid until the observer returns.
@@ -114,7 +130,7 @@ struct spr_layer {
 // Beside the public functions of sprfast.h, what the Python package and the tests of single operators call.
 struct spr_interface {
     int32_t version;  // SPR_INTERFACE_VERSION; to be compared before anything else is read
-    // For "avx512", "avx2" or "generic"; null where this processor or this build has not got them.
+    // For "avx512", "avx2", "neon" or "generic"; null where this processor or this build has not got them.
     const struct spr_operators* (*operators)(const char* instruction_set);
     // Threads of a caller of single operators; null where there is no memory.
     const struct spr_threads* (*open_threads)(int32_t count);

@@ -1,5 +1,6 @@
-"""Loads the compiled operators and chooses the instruction set; names and order of all fields are
-those of interface.h.
+"""Loads the compiled engine and chooses the instruction set.
+
+Names and order of all fields are those of interface.h.
 """
 
 from __future__ import annotations
@@ -7,74 +8,53 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import CFUNCTYPE, POINTER, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int32, c_void_p
 from pathlib import Path
-from typing import Any
 
-INTERFACE_VERSION = 1  # of interface.h
-INSTRUCTION_SETS = ("avx512", "avx2", "generic")  # best first
+INTERFACE_VERSION, ERROR_SIZE = 2, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
+INSTRUCTION_SETS = ("avx512", "avx2", "neon", "generic")  # best first
 VARIABLE = "SPRFAST_INSTRUCTION_SET"
 
-_PATH = Path(__file__).with_name("libsprfast_cpu.so")
+_PATH = Path(__file__).with_name("libsprfast.so")
 _REASON = _PATH.with_suffix(".txt")  # which the build writes in its place where it fails
-
-
-def _sizes(*names: str) -> tuple[tuple[str, type[c_int32]], ...]:
-    return tuple((name, c_int32) for name in names)
-
-
-def _arrays(*names: str) -> tuple[tuple[str, type[c_void_p]], ...]:
-    return tuple((name, c_void_p) for name in names)
 
 
 class Source(ctypes.Structure):
     """`spr_source`: what a convolution reads."""
 
-    _fields_ = (*_arrays("raw", "affine", "embedding"), *_sizes("channels", "height", "width", "kind"))
-
-
-class Conv3x3(ctypes.Structure):
-    """`spr_conv3x3`: a convolution and the GroupNorm behind it."""
-
     _fields_ = (
-        *_sizes("samples", "draws", "height", "width", "channels_in", "channels_out", "groups"),
-        *_arrays("weight", "bias", "gamma", "beta"),
+        *((name, c_void_p) for name in ("raw", "affine", "embedding")),
+        *((name, c_int32) for name in ("channels", "height", "width", "kind")),
     )
 
 
-class PerturbConv3x3(ctypes.Structure):
-    """`spr_perturb_conv3x3`: the first convolution, of image + std·noise."""
+class Layer(ctypes.Structure):
+    """`spr_layer`: an operator of the network that has just run."""
 
     _fields_ = (
-        *_sizes("images", "draws", "height", "width", "channels_out", "groups", "noise_images"),
-        *_arrays("image", "noise", "std", "weight", "bias", "gamma", "beta"),
+        ("name", c_char_p),
+        *((name, c_int32) for name in ("channels_in", "channels_out", "height", "width", "images", "sources_count")),
+        ("sources", POINTER(Source)),
+        ("output", c_void_p),
+        ("affine", c_void_p),
+        ("seconds", c_double),
     )
 
 
-class Head(ctypes.Structure):
-    """`spr_head`: the last convolution and the squared residual."""
+OBSERVER = CFUNCTYPE(None, POINTER(Layer))
+
+
+class Interface(ctypes.Structure):
+    """`spr_interface`: the functions of the library; a call holds no lock of Python's."""
 
     _fields_ = (
-        *_sizes("images", "draws", "height", "width", "channels", "noise_images"),
-        *_arrays("raw", "affine", "weight", "bias", "noise", "scale"),
-    )
-
-
-class Operators(ctypes.Structure):
-    """`spr_operators`: the functions as compiled for one instruction set; a call holds no lock of
-    Python's.
-    """
-
-    _fields_ = (
-        ("pack_conv3x3", CFUNCTYPE(None, c_void_p, c_int32, c_int32, c_void_p)),
-        ("conv3x3_space", CFUNCTYPE(c_int64, POINTER(Conv3x3), c_int32)),
-        ("conv3x3", CFUNCTYPE(None, POINTER(Conv3x3), POINTER(Source), c_void_p, c_void_p, c_void_p, c_int32)),
-        ("perturb_conv3x3_space", CFUNCTYPE(c_int64, POINTER(PerturbConv3x3), c_int32)),
-        ("perturb_conv3x3", CFUNCTYPE(None, POINTER(PerturbConv3x3), c_void_p, c_void_p, c_void_p, c_int32)),
-        ("head", CFUNCTYPE(None, POINTER(Head), c_void_p, c_int32)),
-        ("anomaly_map_space", CFUNCTYPE(c_int64, c_int32, c_int32, c_int32, c_int32)),
-        ("anomaly_map", CFUNCTYPE(None, *[c_int32] * 4, *[c_void_p] * 5, c_int32)),
-        ("swish", CFUNCTYPE(None, c_void_p, c_void_p, c_int64)),
+        ("version", c_int32),
+        ("operators", CFUNCTYPE(c_void_p, c_char_p)),
+        ("open_threads", CFUNCTYPE(c_void_p, c_int32)),
+        ("close_threads", CFUNCTYPE(None, c_void_p)),
+        ("open_network", CFUNCTYPE(c_void_p, c_void_p, *[c_int32] * 3, *[c_void_p] * 2, c_char_p)),
+        ("close_network", CFUNCTYPE(None, c_void_p)),
+        ("maps", CFUNCTYPE(c_int32, *[c_void_p] * 2, *[c_int32] * 3, *[c_void_p] * 3, c_int32, OBSERVER, c_char_p)),
     )
 
 
@@ -117,8 +97,8 @@ def instruction_set() -> str:
 
 
 @functools.cache
-def load(instruction_set: str) -> Operators:
-    """The operators as compiled for one of INSTRUCTION_SETS.
+def load(instruction_set: str) -> int:
+    """Address of the operators as compiled for one of INSTRUCTION_SETS.
 
     Raises:
         ValueError: it is none of `available()`; the library is not built, or does not load.
@@ -126,11 +106,11 @@ def load(instruction_set: str) -> Operators:
     table = _table(instruction_set)
     if not table:
         raise ValueError(f"instruction set {instruction_set!r} {_refusal(instruction_set)}")
-    return Operators.from_address(table)
+    return table
 
 
-def operators() -> Operators:
-    """The operators as compiled for `instruction_set()`.
+def operators() -> int:
+    """Address of the operators as compiled for `instruction_set()`.
 
     Raises:
         ValueError: as of `instruction_set`.
@@ -145,29 +125,31 @@ def _refusal(name: str) -> str:
 
 def _table(name: str) -> int | None:
     """Address of the operators for an instruction set, or None."""
-    return _find()(os.fsencode(name))  # type: ignore[no-any-return]
+    return interface().operators(os.fsencode(name))  # type: ignore[no-any-return]
 
 
 @functools.cache
-def _find() -> Any:
-    """The library's one function, once its interface is known to be the one below."""
+def interface() -> Interface:
+    """The library's functions.
+
+    Raises:
+        ValueError: it is not built, or does not load.
+    """
     again = "`pip install --force-reinstall --no-deps .` in its source folder"
     if not _PATH.exists():
         reason = _REASON.read_text("utf-8") if _REASON.exists() else f"{_PATH} is missing"
         raise ValueError(
-            f"the CPU kernels are not built ({reason}): install a C++17 compiler with OpenMP (`apt install g++` or "
+            f"the CPU kernels are not built ({reason}): install a C++17 compiler (`apt install g++` or "
             f"`dnf install gcc-c++`), then sprfast again with {again}"
         )
     try:
         library = ctypes.CDLL(str(_PATH))
     except OSError as error:
-        missing = "libgomp" in str(error)
-        remedy = "install `libgomp1` (apt) or `libgomp` (dnf)" if missing else f"install sprfast again with {again}"
-        raise ValueError(f"the CPU kernels do not load ({error}): {remedy}") from error
-    if c_int32.in_dll(library, "spr_interface_version").value != INTERFACE_VERSION:
-        raise ValueError(
-            f"the CPU kernels in {_PATH} were built from other sources: install sprfast again with {again}"
-        )
-    find = library.spr_operators
-    find.argtypes, find.restype = [ctypes.c_char_p], c_void_p
-    return find
+        raise ValueError(f"the CPU kernels do not load ({error}): install sprfast again with {again}") from error
+    try:
+        found = Interface.in_dll(library, "spr_interface")
+        if found.version == INTERFACE_VERSION:
+            return found
+    except ValueError:
+        pass  # an older one has no such symbol
+    raise ValueError(f"the CPU kernels in {_PATH} were built from other sources: install sprfast again with {again}")

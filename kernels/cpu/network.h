@@ -2,27 +2,26 @@
 #pragma once
 
 #include <stdint.h>
-#include <sys/types.h>
 
 #include <atomic>
 #include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "interface.h"
 
 namespace sprfast {
 
-constexpr int GROUPS = 32;    // of every GroupNorm
-constexpr int MIN_SIDE = 16;  // pixels: what four halvings leave a pixel of
+constexpr int GROUPS = 32;          // of every GroupNorm
+constexpr int CHANNELS = 32;        // every feature map has a multiple of this many
+constexpr int MIN_SIDE = 16;        // pixels: what four halvings leave a pixel of
+constexpr int MOST_THREADS = 1024;  // of a call
 
 using Observer = void (*)(const spr_layer*);
 
 class Network {
 public:
-    // The arrays by the names of method/folded.py, of the shapes that it says; none is kept as it is. base_width: a
-    // multiple of 32.
+    // The arrays by the names and with the sizes of method/folded.py; none is kept as it is.
     Network(int base_width, int draws, const std::map<std::string, const float*>& arrays,
             const spr_operators* operators);
     ~Network();
@@ -36,13 +35,18 @@ public:
     void maps(const float* x, int images, int height, int width, const float* noise, float* errors, float* maps,
               int threads, Observer observe = nullptr) const;
 
-    int draws() const;
-
 private:
     struct Weights;
+    struct Workspace;
     struct Idle;
+    class Pass;
+
+    Idle& idle() const;
+    std::unique_ptr<Workspace> lend(int height, int width, int threads) const;
+    void give_back(std::unique_ptr<Workspace> space) const;
+
     std::unique_ptr<const Weights> weights_;
-    mutable std::atomic<Idle*> idle_;  // workspaces that no call is using
+    mutable std::atomic<Idle*> idle_{nullptr};
 };
 
 }  // namespace sprfast

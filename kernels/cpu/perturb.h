@@ -6,7 +6,7 @@
 #include "interface.h"
 #include "normalise.h"
 #include "simd.h"
-#include "threads.h"
+#include "team.h"
 
 namespace {
 
@@ -120,13 +120,12 @@ static void convolve_band(const spr_perturb_conv3x3& c, const Perturbed& p, floa
     }
 }
 
-static void perturb_conv3x3(const spr_perturb_conv3x3* given, float* raw, float* affine, float* space, int threads) {
+static void perturb_conv3x3(const spr_perturb_conv3x3* given, float* raw, float* affine, float* space,
+                            const spr_threads* threads) {
     const spr_perturb_conv3x3& c = *given;
     const int samples = c.images * c.draws, bands = bands_of(c);
     const Norm norm{c.channels_out, c.groups, c.bias, c.gamma, c.beta};
-#pragma omp parallel num_threads(threads)
-    {
-        const Team t = team();
+    in_parallel(*threads, [&](const Team& t) {
         Perturbed p(space + stats_size(c) + t.thread * perturbed_size(c), c.width);
         for (int i = t.begin((int64_t)samples * bands); i < t.end((int64_t)samples * bands); i++) {
             const int sample = i / bands, top = i % bands * BAND;
@@ -135,14 +134,14 @@ static void perturb_conv3x3(const spr_perturb_conv3x3* given, float* raw, float*
             float* out = raw + ((int64_t)sample * c.height + top) * c.width * c.channels_out;
             convolve_band(c, p, out, space + (int64_t)i * 2 * c.channels_out);
         }
-#pragma omp barrier
+        t.meet();
         for (int i = t.begin((int64_t)samples * c.groups); i < t.end((int64_t)samples * c.groups); i++) {
             const int sample = i / c.groups;
             normalise(
                 norm, i % c.groups, space + (int64_t)sample * bands * 2 * c.channels_out, bands,
                 [&](int band) { return rows_of(c, band) * c.width; }, affine + (int64_t)sample * 2 * c.channels_out);
         }
-    }
+    });
 }
 
 }  // namespace

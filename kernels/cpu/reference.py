@@ -8,20 +8,39 @@ number of draws of an image over all sigma levels. Results are new tensors.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast.kernels.cpu.operators import Source
 from sprfast.kernels.triton import reference
+
+Kind = Literal["activation", "pooled", "upsampled"]
 
 anomaly_map = reference.anomaly_map  # which has no feature maps
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """What a convolution reads: another convolution's raw output, activated on the way.
+
+    activation: swish(a·raw + b) + embedding, for an output of (h, w).
+    pooled: its 2x2 maximum, for (h // 2, w // 2); an odd last row or column is dropped.
+    upsampled: its bilinear upsampling by 2 (align_corners), for (2h or 2h + 1, 2w or 2w + 1), zero
+    beyond.
+    """
+
+    raw: Tensor  # (N, h, w, C)
+    affine: Tensor  # (N, 2, C): a and b of the normalisation
+    embedding: Tensor | None  # (D, C), added to the samples of each draw
+    kind: Kind
+
+
 def conv3x3(
-    sources: Sequence[Source[Tensor]],
+    sources: Sequence[Source],
     weight: Tensor,
     bias: Tensor,
     gamma: Tensor,
@@ -93,7 +112,7 @@ def head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, noise: Tenso
     return reference.affine_swish_head(_planar(raw), affine, weight, bias, noise, scale)
 
 
-def _read(source: Source[Tensor], height: int, width: int) -> Tensor:
+def _read(source: Source, height: int, width: int) -> Tensor:
     """(N, C, height, width): a source as a convolution sees it."""
     raw, channels = _planar(source.raw), source.raw.shape[3]
     embedding = raw.new_zeros(1, channels) if source.embedding is None else source.embedding

@@ -14,6 +14,9 @@ constexpr int ROWS = 14;  // of the register block: 14 x 2 accumulators, 2 vecto
 #elif defined(__AVX2__)
 constexpr int LANES = 8;
 constexpr int ROWS = 6;
+#elif defined(__aarch64__)
+constexpr int LANES = 4;
+constexpr int ROWS = 12;  // of 32 registers, as with AVX-512
 #else
 constexpr int LANES = 4;
 constexpr int ROWS = 6;
@@ -31,7 +34,7 @@ INLINE Vec load(const float* p) { return *(const UnalignedVec*)p; }
 INLINE void store(float* p, Vec v) { *(UnalignedVec*)p = v; }
 INLINE Vec broadcast(float s) { return s - Vec{}; }
 // The larger one, NaN where either is NaN.
-INLINE Vec maximum(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
+INLINE Vec maximum(Vec a, Vec b) { return ((a > b) | (a != a)) ? a : b; }
 
 INLINE Vec reciprocal(Vec x) {
 #if defined(__AVX512F__)

@@ -1,15 +1,16 @@
-// Threads of one call of the network: those that wait for each other spin for a moment, then sleep.
+// The threads of one call of the network. Those that wait for each other spin for a moment, then they sleep.
 //
-// Nothing is shared between pools, and nothing is global. A pool starts its threads when it is first used, and they
-// end when it has not been used for a while. They block all signals. Where a thread cannot be started, there are
-// fewer; results do not depend on it. In the child of a fork, where they do not exist, they are started anew.
+// Nothing is shared between pools, and nothing is global. A pool starts its threads when it is used, and they end when
+// it has not been used for a while. They block all signals. Where a thread cannot be started there are fewer, which
+// changes no result. In the child of a fork, where they do not exist, they are started anew.
 #pragma once
 
 #include <pthread.h>
 #include <stdint.h>
-#include <unistd.h>
+#include <sys/types.h>
 
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "interface.h"
@@ -21,10 +22,11 @@ class Signal {
 public:
     uint32_t value() const { return value_.load(std::memory_order_acquire); }
 
-    // Replaces `before`, and wakes who waits for that; false where the value is another one.
+    // Replaces `before` and wakes all that wait; false where the value is another one.
     bool change(uint32_t before, uint32_t after);
 
-    // Returns when the value is not `before` any more, or false after so many milliseconds; negative: never.
+    // Returns when the value is not `before` any more; false: it still is, after `milliseconds` (negative: without
+    // end).
     bool wait(uint32_t before, int milliseconds = -1);
 
 private:
@@ -33,40 +35,50 @@ private:
 
 class Pool {
 public:
-    // threads: that work at once, the caller among them; at least 1. idle: milliseconds until unused ones end.
+    // threads: that work at once, the caller among them. idle: milliseconds after which unused ones end.
     explicit Pool(int threads, int idle = 10'000);
-    ~Pool();  // not while it runs
+    ~Pool();  // not while they work
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
-    // What operators take. One at a time may use it.
-    const spr_threads& threads() const { return interface_; }
+    // What operators take; one thread at a time may use them. Starts what is missing.
+    const spr_threads& threads();
+
+    // Threads that there are, the caller among them.
+    int count() const { return 1 + (int)workers_.size(); }
 
 private:
-    using Work = void (*)(void*, int32_t, int32_t);
+    using Work = void (*)(void* context, int32_t thread, int32_t threads);
 
-    void run(Work work, void* context);
-    void meet();
-    void start();  // the threads that are missing
-    void forget();
-    static void* serve(void* thread);
+    // What the threads have in common.
+    struct Meeting {
+        Signal command;  // to the workers: another value is another work, an odd one the end
+        Signal together;
+        std::atomic<uint32_t> come{0};
+        int threads = 1;  // of the work
+        Work work = nullptr;
+        void* context = nullptr;
 
-    struct Thread {
-        Pool* pool;
-        int index;
-        uint32_t seen;  // of `command_` when it was started
+        void wait();
+    };
+    struct Worker {
+        Meeting* meeting;
+        int index, idle;
+        uint32_t seen;  // the command before it was started
         pthread_t handle;
     };
 
+    void run(Work work, void* context);
+    bool gone() const;
+    void start();
+    void end();
+    static void* serve(void* worker);
+
     const int wanted_, idle_;
-    spr_threads interface_;
-    pid_t process_ = 0;
-    std::vector<Thread*> started_;
-    int running_ = 1;  // threads of a run, the caller among them
-    Work work_ = nullptr;
-    void* context_ = nullptr;
-    Signal command_, generation_;
-    std::atomic<uint32_t> arrived_{0};
+    const spr_threads threads_;
+    pid_t process_;
+    std::unique_ptr<Meeting> meeting_;
+    std::vector<Worker> workers_;  // whose addresses stay
 };
 
 }  // namespace sprfast

@@ -8,7 +8,6 @@ take torch tensors on a device.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -17,6 +16,7 @@ from sprfast.backends.sessions.session import Session, TensorRtOptions
 from sprfast.config import Precision
 from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library
+from sprfast.system import libraries
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = ("eager", "cpu", "onnxruntime", "triton", "cuda_graph", "tensorrt", "tensorrt_rtx")
 _TORCH = {"eager": "EagerBackend", "triton": "TritonBackend", "cuda_graph": "CudaGraphBackend"}
+_OWN = ("cpu", *_TORCH)  # the others take an ONNX graph
 
 
 class Backend(Protocol):
@@ -114,10 +115,10 @@ def unavailable(name: str) -> str | None:
     """
     if name not in NAMES:
         raise InputError(f"backend: {name!r} is not known, choose from auto, {', '.join(NAMES)}")
+    if reason := libraries.missing("torch", "train") or (None if name in _OWN else libraries.missing("onnx", "onnx")):
+        return reason
     if name in _TORCH:
         return _class(name).unavailable()  # type: ignore[no-any-return]
-    if name != "cpu" and importlib.util.find_spec("onnx") is None:
-        return "needs onnx, not installed here: run pip install 'sprfast[onnx]'"
     return session.unavailable(name)
 
 

@@ -32,6 +32,7 @@ from sprfast.cli.soak import soak
 from sprfast.cli.study.group import study
 from sprfast.cli.train import train
 from sprfast.errors import SprfastError, SprfastWarning
+from sprfast.system import libraries
 
 _show_any_warning = warnings.showwarning
 
@@ -55,6 +56,11 @@ def main() -> None:
     except SprfastError as error:
         console.say(f"sprfast: {error}")
         sys.exit(error.exit_code)
+    except ImportError as error:
+        if (refusal := libraries.refusal(error)) is None:
+            raise
+        console.say(f"sprfast: {refusal}")
+        sys.exit(refusal.exit_code)
     except OSError as error:
         console.say(f"sprfast: {error.filename or 'system'}: {error.strerror or error}")
         sys.exit(2)

@@ -14,6 +14,7 @@ def doctor(json_: Json = False) -> None:
 
     listed = {name: registry.unavailable(name) or "can run" for name in registry.NAMES}
     exports = {name: session.unavailable(name) or "can run" for name in session.BACKENDS}
-    found = {"backends": listed, "backend_auto": registry.choose("auto"), "exports": exports}
+    automatic = registry.choose("auto") if listed["eager"] == "can run" else None
+    found = {"backends": listed, "backend_auto": automatic, "exports": exports}
     summary = environment.describe() | found
     console.emit(summary, json_)

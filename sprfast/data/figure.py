@@ -17,6 +17,7 @@ from PIL import Image
 from sprfast.data.lettering import lettered
 from sprfast.errors import InputError
 from sprfast.system.files import write_bytes
+from sprfast.system.libraries import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,10 +62,10 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
 
     Raises:
         InputError: a wrong shape or dtype, or a NaN or infinite value in the map or threshold.
+        BackendError: matplotlib or SciPy is not installed.
     """
-    import matplotlib as mpl
-    from scipy.ndimage import binary_erosion  # type: ignore[import-untyped]
-
+    colormaps = require("matplotlib", "figures").colormaps
+    binary_erosion = require("scipy.ndimage", "figures").binary_erosion
     _check_image(image)
     _check_map("anomaly_map", anomaly_map)
     if threshold is not None and not np.isfinite(threshold):
@@ -77,7 +78,7 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     end = 2 * threshold if threshold is not None and threshold > 0 else float(stretched.max())
     heat = np.clip(stretched / end, 0, 1) if end > 0 else np.zeros_like(stretched)
     alpha = _OPACITY * np.clip(2 * heat - 0.5, 0, 1)[..., None]
-    colour = mpl.colormaps["turbo"](0.1 + 0.8 * heat)[..., :3] * 255  # without the near-black ends
+    colour = colormaps["turbo"](0.1 + 0.8 * heat)[..., :3] * 255  # without the near-black ends
     blended = np.where(alpha > 0, np.rint(image * (1 - alpha) + colour * alpha), image).astype(np.uint8)
     if threshold is not None:
         above = stretched > threshold

@@ -9,6 +9,7 @@ from sprfast.config import PUBLISHED, Precision
 from sprfast.errors import InputError
 from sprfast.formats import export as export_file
 from sprfast.formats.manifest import PathLike
+from sprfast.system.libraries import require
 
 if TYPE_CHECKING:
     from sprfast.backends.sessions.session import TensorRtOptions
@@ -55,6 +56,7 @@ def load(
         BackendError: the backend or device cannot run here, or computes wrong error maps.
     """
     if export_file.kind(path) == "model":
+        require("torch", "train")
         from sprfast.engine.engine import Engine
         from sprfast.formats import model as model_file
 

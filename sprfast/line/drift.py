@@ -21,6 +21,7 @@ import numpy as np
 from sprfast.config import require
 from sprfast.errors import InputError
 from sprfast.method.threshold import MAX_SCORES, Threshold
+from sprfast.system.libraries import require as require_library
 
 WINDOW = 200  # parts that passed, in each test
 FALSE_ALARM_RATE = 1e-3  # of a window
@@ -77,6 +78,7 @@ class Drift:
     Raises:
         InputError: an argument is not allowed, or so few scores of the calibration could never give
             an alarm; the message says how many are needed.
+        BackendError: SciPy is not installed.
     """
 
     def __init__(
@@ -88,9 +90,7 @@ class Drift:
                 f"the calibration has {len(calibration)} scores below its threshold, to test {window} parts at a "
                 f"false-alarm rate of {false_alarm_rate} takes {needed}"
             )
-        from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # now, since it takes a second
-
-        self._test = ks_2samp
+        self._test = require_library("scipy.stats", "line").ks_2samp  # now, since it takes a second
         self._calibration = np.sort(np.asarray(calibration, np.float64))
         if not np.isfinite(self._calibration).all():
             raise InputError("calibration: a score is NaN or infinite, expected finite numbers")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from sprfast._version import __version__
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library
+
+if TYPE_CHECKING:
+    import torch
 
 _GIB = 2**30
 
@@ -28,30 +31,29 @@ def describe(device: torch.device | None = None) -> dict[str, Any]:
     Args:
         device: describe this device only; None describes the CPU and every CUDA device.
     """
-    cuda_devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    devices = [torch.device("cpu"), *cuda_devices] if device is None else [device]
+    found = _torch(device) if importlib.util.find_spec("torch") else {}
     return {
         "date_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "sprfast": __version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": found.get("version"),
         "triton": version("triton"),
         "numpy": np.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
+        "cuda": found.get("cuda"),
+        "cudnn": found.get("cudnn"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_mhz": _cpu_mhz(),  # now, mean of the cores
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_kernels": _cpu_kernels(),
+        "cpu_capability": found.get("cpu_capability"),
+        "cpu_kernels": _cpu_kernels(found.get("threads")),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "load_average": round(os.getloadavg()[0], 2),  # processes wanting a core, last minute
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": found.get("threads"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "devices": {str(each): _describe_device(each) for each in devices},
+        "devices": found.get("devices") or {"cpu": _describe_cpu()},
     }
 
 
@@ -74,6 +76,8 @@ def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
         BackendError: nvidia-ml-py is not installed, or the driver does not answer, here or in the
             body.
     """
+    import torch
+
     try:
         import pynvml
     except ImportError:
@@ -88,9 +92,29 @@ def nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
         raise BackendError(f"the driver of {device} does not answer by NVML: {error}") from error
 
 
-def _describe_device(device: torch.device) -> dict[str, Any]:
-    if device.type != "cuda":
-        return {"name": _cpu_name(), "memory_gib": _memory_gib()}
+def _torch(device: torch.device | None) -> dict[str, Any]:
+    """What PyTorch says, and the devices that it has."""
+    import torch
+
+    cuda_devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    devices = [torch.device("cpu"), *cuda_devices] if device is None else [device]
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "devices": {str(each): _describe_cuda(each) if each.type == "cuda" else _describe_cpu() for each in devices},
+    }
+
+
+def _describe_cpu() -> dict[str, Any]:
+    return {"name": _cpu_name(), "memory_gib": _memory_gib()}
+
+
+def _describe_cuda(device: torch.device) -> dict[str, Any]:
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     return {
         "name": properties.name,
@@ -121,12 +145,12 @@ def _from_driver(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_kernels() -> dict[str, Any] | str:
+def _cpu_kernels(threads: int | None) -> dict[str, Any] | str:
     """How the CPU kernels run, or why they do not."""
     return library.unavailable() or {
         "instruction_set": library.instruction_set(),
         "available": list(library.available()),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
     }
 
 

@@ -1,8 +1,8 @@
+import ctypes
 import gc
 import json
+import math
 import os
-import tracemalloc
-import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +13,13 @@ import torch
 
 from sprfast.backends import registry as backends
 from sprfast.backends.model_sessions import open_session
-from sprfast.backends.sessions.cpu import SAMPLES, CpuSession
+from sprfast.backends.sessions.cpu import CpuSession
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
 from sprfast.evaluation import parity
 from sprfast.formats.model import Model
-from sprfast.kernels.cpu import library, operators
+from sprfast.kernels.cpu import library
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
@@ -29,6 +29,7 @@ from support.scoring_mode_cases import with_mode
 
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 CPU = torch.device("cpu")
+SAMPLES = 6  # of a pass (kernels/cpu/network.cpp)
 
 
 @pytest.fixture
@@ -60,13 +61,9 @@ def random_model(width, schedule):
     return Model(config, ScoringMode(schedule), Preprocessing(size=32), weights)
 
 
-def watched(**replacements):
-    """The operators, some of them replaced."""
-    return types.SimpleNamespace(**{name: getattr(operators, name) for name in dir(operators)} | replacements)
-
-
-def network_maps(network, x, noise):
-    return network.maps(x.numpy(), torch.cat(noise)[:, 0].numpy())
+def arrays(x, noise):
+    """What a session takes."""
+    return x.numpy(), torch.cat(noise)[:, 0].numpy()
 
 
 def test_published_numbers_within_the_bounds_of_the_backend(golden_folder, golden_document):
@@ -207,21 +204,33 @@ def test_results_are_their_own_memory(small_model):
 
 
 def test_memory_does_not_grow_with_the_number_of_sizes(small_model):
-    backend = backends.create("cpu", small_model, CPU)
-    sizes = [(16 + 3 * i, 64 - 3 * i) for i in range(12)] + [(16, 16)]
-    for size in sizes:  # what is kept beside: matrices of the anomaly map
-        backend.maps(images(1, *size), noise_bank(small_model.schedule, *size, 0))
-    tracemalloc.start()  # numpy reports its arrays
-    try:
-        backend.maps(images(1, 16, 17), noise_bank(small_model.schedule, 16, 17, 0))
-        smallest = tracemalloc.get_traced_memory()[0]
-        for size in sizes:
-            backend.maps(images(1, *size), noise_bank(small_model.schedule, *size, 0))
-        backend.maps(images(1, 16, 17), noise_bank(small_model.schedule, 16, 17, 0))
+    class Mallinfo2(ctypes.Structure):
+        _fields_ = tuple(
+            (name, ctypes.c_size_t)
+            for name in (
+                *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+                *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+            )
+        )
+
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("needs glibc")
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    session = CpuSession(fold(small_model), lambda: 2)
+
+    def bytes_with(size):
+        session.maps(*arrays(images(1, *size), noise_bank(small_model.schedule, *size, 0)))
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] < smallest + 100_000
-    finally:
-        tracemalloc.stop()
+        found = mallinfo2()
+        return found.uordblks + found.hblkhd
+
+    smallest = bytes_with((16, 17))
+    largest = bytes_with((128, 128))
+    assert largest > smallest + 4 * 128 * 128 * 32 * 6
+    for i in range(12):
+        bytes_with((16 + 3 * i, 64 - 3 * i))
+    assert bytes_with((16, 17)) < smallest + 200_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc/self/statm")
@@ -240,61 +249,60 @@ def test_resident_memory_does_not_grow_from_call_to_call(small_model):
     assert resident() - before < 4e6
 
 
-def test_an_exception_gives_the_workspace_back(small_model):
-    calls = []
-
-    def head(*arguments):
-        calls.append("head")
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        operators.head(*arguments)
-
-    made = []
-
-    def anomaly_map_space(*arguments):
-        made.append(arguments)
-        return operators.anomaly_map_space(*arguments)
-
-    network = CpuSession(fold(small_model), lambda: 1, watched(head=head, anomaly_map_space=anomaly_map_space))
+def test_an_exception_of_an_observer_reaches_the_caller_and_the_next_call_is_right(small_model):
+    session = CpuSession(fold(small_model), lambda: 1)
     x, noise = images(1, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
-    with pytest.raises(KeyboardInterrupt):
-        network_maps(network, x, noise)
-    got = network_maps(network, x, noise)
-    assert len(made) == 1
+
+    def interrupt(layer):
+        raise KeyboardInterrupt(layer.name.decode())
+
+    with pytest.raises(KeyboardInterrupt, match=r"^inc\.first$"):
+        session.maps(*arrays(x, noise), interrupt)
+    got = session.maps(*arrays(x, noise))
     assert relative_rms(torch.from_numpy(got[0]), definition(small_model, x, noise)) <= 1e-5
 
 
-def test_layers_are_the_convolutions_in_the_order_of_their_calls(small_model):
-    calls = []
+def layers_of(model, count, height, width):
+    """Name, channels in, shape of the output in one pass, and the spans of memory that the operator
+    reads and writes.
+    """
+    found = []
 
-    def perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, affine, space, threads):
-        calls.append((image.shape[1], raw.shape))
-        operators.perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, affine, space, threads)
+    def seen(layer):
+        shape = (count * 2, layer.height, layer.width, layer.channels_out)
+        sources = layer.sources[: layer.sources_count]
+        read = [(s.raw, s.raw + 4 * count * 2 * s.height * s.width * s.channels) for s in sources]
+        written = (layer.output, layer.output + 4 * math.prod(shape))
+        found.append((layer.name.decode(), layer.channels_in, shape, read, written))
 
-    def conv3x3(sources, weight, bias, gamma, beta, groups, draws, raw, affine, space, threads):
-        calls.append((sum(source.raw.shape[3] for source in sources), raw.shape))
-        assert not any(np.shares_memory(source.raw, raw) for source in sources)
-        operators.conv3x3(sources, weight, bias, gamma, beta, groups, draws, raw, affine, space, threads)
+    session = CpuSession(fold(model), lambda: 1)
+    session.maps(*arrays(images(count, height, width), noise_bank(model.schedule, height, width, 0)), seen)
+    return found
 
-    network = CpuSession(fold(small_model), lambda: 1, watched(perturb_conv3x3=perturb_conv3x3, conv3x3=conv3x3))
-    network_maps(network, images(1, 47, 33), noise_bank(small_model.schedule, 47, 33, 0))
-    layers = network.layers(47, 33)
-    assert calls == [(layer.channels_in, (2, layer.height, layer.width, layer.channels_out)) for layer in layers]
-    assert [layer.name for layer in layers][:3] == ["inc.first", "inc.second", "down1.first"]
-    assert layers[-1].name == "up4.second"
+
+def test_layers_are_those_of_the_network_in_the_order_of_their_calls(small_model):
+    layers = layers_of(small_model, 1, 47, 33)
+    assert [name for name, *_ in layers][:3] == ["inc.first", "inc.second", "down1.first"]
+    assert [name for name, *_ in layers][-3:] == ["up4.second", "head", "anomaly map"]
+    assert [shape[1:3] for name, _, shape, *_ in layers if name == "down2.second"] == [(11, 8)]
     modules = unet.from_weights(small_model.network, small_model.weights)
     # without the head
     kernels = [module.weight.shape for module in modules.modules() if isinstance(module, torch.nn.Conv2d)][:-1]
-    assert [(layer.channels_out, layer.channels_in, 3, 3) for layer in layers] == kernels
+    assert [(shape[3], channels_in, 3, 3) for _, channels_in, shape, *_ in layers[:-2]] == kernels
 
 
 @pytest.mark.parametrize("size", [(192, 192), (47, 33), (16, 31)])
-def test_a_workspace_is_as_large_as_it_says(small_model, size):
-    network = CpuSession(fold(small_model), lambda: 1)
-    maps = network.workspace(3, *size, 1).maps.size / (
-        3 * network.draws * size[0] * size[1] * small_model.network.base_width
-    )
-    assert 2.0 < maps <= 2.25
+def test_maps_lie_in_little_memory_and_none_where_it_is_still_read(small_model, size):
+    layers = layers_of(small_model, 3, *size)[:-2]
+    spans = [written for *_, written in layers]
+    whole = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    assert 2.0 < whole / (4 * 3 * 2 * size[0] * size[1] * small_model.network.base_width) <= 2.25
+    for i, (name, _, _, read, (begin, end)) in enumerate(layers):
+        for source in read:
+            assert source[1] <= begin or end <= source[0], f"{name} overwrites what it reads"
+            last = max(j for j in range(i) if spans[j] == source)
+            for other in range(last + 1, i):
+                assert spans[other][1] <= source[0] or source[1] <= spans[other][0], f"{name} reads what is gone"
 
 
 def test_the_weights_as_they_were_are_not_kept(small_model):

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sprfast.kernels.cpu import operators, reference
+from sprfast.kernels.cpu import reference
+from sprfast.kernels.cpu.reference import Source
 from sprfast.kernels.triton.reference import group_norm_affine
+from support import cpu_operators as operators
 
 OUTPUTS = {
     "conv3x3": ("raw", "affine"),
@@ -103,10 +105,10 @@ def arguments(operator: str, shape: Shape) -> dict[str, Any]:
         a, b = generator.uniform(0.5, 1.5, (s.samples, channels)), generator.standard_normal((s.samples, channels))
         return inside_nan(np.stack([a, b], axis=1))
 
-    def source(kind: str, channels: int) -> operators.Source:
+    def source(kind: str, channels: int) -> Source:
         height, width = source_size(kind, s.height, s.width)
         embedding = random(s.draws, channels) if s.embedding else None
-        return operators.Source(random(s.samples, height, width, channels), affine(channels), embedding, kind)
+        return Source(random(s.samples, height, width, channels), affine(channels), embedding, kind)
 
     noise = random(s.draws, s.images if s.noise_per_image else 1, 3, s.height, s.width)
     norm = {"bias": random(s.channels), "gamma": random(s.channels), "beta": random(s.channels), "groups": s.groups}
@@ -212,8 +214,7 @@ def of_image(shape: Shape, given: dict[str, Any], image: int) -> dict[str, Any]:
     def part(name: str, value: Any) -> Any:
         if name == "sources":
             return [
-                operators.Source(inside_nan(s.raw[samples]), inside_nan(s.affine[samples]), s.embedding, s.kind)
-                for s in value
+                Source(inside_nan(s.raw[samples]), inside_nan(s.affine[samples]), s.embedding, s.kind) for s in value
             ]
         if name in ("raw", "affine"):
             return inside_nan(value[samples])
@@ -225,8 +226,8 @@ def of_image(shape: Shape, given: dict[str, Any], image: int) -> dict[str, Any]:
 
 
 def _double(value: Any) -> Any:
-    if isinstance(value, operators.Source):
-        return operators.Source(_double(value.raw), _double(value.affine), _double(value.embedding), value.kind)
+    if isinstance(value, Source):
+        return Source(_double(value.raw), _double(value.affine), _double(value.embedding), value.kind)
     if isinstance(value, list):
         return [_double(each) for each in value]
     return torch.from_numpy(value.astype(np.float64)) if isinstance(value, np.ndarray) else value

@@ -162,7 +162,7 @@ def test_files_of_any_length_go_in_one_batch_and_a_bad_one_disturbs_none(server,
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "computes"), [("lid", "plan", "libsprfast_cpu.so"), ("seal", "onnx", "onnxruntime")]
+    ("name", "target", "computes"), [("lid", "plan", "libsprfast.so"), ("seal", "onnx", "onnxruntime")]
 )
 def test_an_export_is_served_without_pytorch(server, small_model, pictures, tmp_path, name, target, computes):
     export.export(small_model, tmp_path / "export", Request(target))

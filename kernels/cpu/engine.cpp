@@ -1,0 +1,223 @@
+#include "engine.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <new>
+
+#include "dispatch.h"
+#include "noise.h"
+
+namespace sprfast {
+
+namespace {
+
+constexpr size_t RECENT_SIZES = 4;  // whose noise is kept
+constexpr int SAMPLES = 6;          // of a pass
+constexpr double NONE = std::numeric_limits<double>::quiet_NaN();
+
+std::string described(std::pair<int, int> size) {
+    return std::to_string(size.first) + "x" + std::to_string(size.second);
+}
+
+int available_processors() {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+// What OMP_NUM_THREADS says, where that begins with a number that is allowed, else the processors.
+int default_threads() {
+    const char* given = getenv("OMP_NUM_THREADS");
+    char* end = nullptr;
+    const long count = given ? strtol(given, &end, 10) : 0;
+    const bool whole = given && (*end == 0 || *end == ',' || *end == ' ');
+    return whole && 1 <= count && count <= MOST_THREADS ? static_cast<int>(count) : available_processors();
+}
+
+std::string available_sets() {
+    std::string names;
+    for (const char* name : INSTRUCTION_SETS)
+        if (operators_for(name)) names += (names.empty() ? "" : ", ") + std::string(name);
+    return names;
+}
+
+// The name of the instruction set that is asked for, by argument or environment, else of the best.
+std::string chosen_set(const char* given) {
+    const bool argument = given && *given;
+    const char* named = argument ? given : getenv("SPRFAST_INSTRUCTION_SET");
+    for (const char* name : INSTRUCTION_SETS)
+        if (operators_for(name) && (!named || !*named || !strcmp(named, name))) return name;
+    throw Failure{Code::unsupported, std::string(argument ? "instruction_set" : "SPRFAST_INSTRUCTION_SET") + " is '" +
+                                         named + "', choose from " + available_sets()};
+}
+
+// Share of the pixels of an input that no place of the anomaly map looks at.
+double skipped_share(int height, int width) {
+    if (std::max(height, width) <= 2 * MAP_SIZE) return 0;
+    double used = 1;
+    for (const int side : {height, width}) {
+        const std::vector<float> matrix = smoothing_matrix(side);
+        int seen = 0;
+        for (int column = 0; column < side; column++)
+            for (int row = 0; row < MAP_SIZE; row++)
+                if (matrix[static_cast<size_t>(row) * side + column] > 0) {
+                    seen++;
+                    break;
+                }
+        used *= static_cast<double>(seen) / side;
+    }
+    return 1 - used;
+}
+
+Result failed(const Failure& failure) {
+    Result result;
+    result.score = NONE;
+    result.reason = "frame: " + failure.text;
+    result.code = failure.code;
+    return result;
+}
+
+std::unique_ptr<const Network> network_of(const Export& exported, const spr_operators* operators) {
+    std::map<std::string, const float*> arrays;
+    for (const auto& [name, values] : exported.arrays) arrays[name] = values.data();
+    return std::make_unique<const Network>(exported.base_width, exported.schedule.draws(), arrays, operators);
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& path, int threads, const char* instruction_set)
+    : instruction_set_(chosen_set(instruction_set)),
+      operators_(operators_for(instruction_set_.c_str())),
+      threads_(threads ? threads : default_threads()) {
+    if (threads_ < 1 || threads_ > MOST_THREADS)
+        throw Failure{Code::invalid_argument, "threads: " + std::to_string(threads) +
+                                                  " is not allowed, expected 1 to " + std::to_string(MOST_THREADS) +
+                                                  ", or 0"};
+    export_ = read_export(path);
+    network_ = network_of(export_, operators_);
+    export_.arrays.clear();  // the network has them in a form of its own
+    try {
+        probe_error_ = self_test();
+    } catch (const Failure& failure) {
+        throw Failure{failure.code, path + ": " + failure.text};
+    }
+}
+
+double Engine::self_test() const {
+    const auto [height, width] = std::pair(export_.probe.height, export_.probe.width);
+    const std::vector<float> image = probe_image(height, width);
+    std::vector<float> errors(image.size() / 3), map(MAP_SIZE * MAP_SIZE);
+    network_->maps(image.data(), 1, height, width, drawn(height, width)->noise.data(), errors.data(), map.data(),
+                   threads_);
+    return check_probe(export_, errors.data());
+}
+
+std::pair<int, int> Engine::input_size() const {
+    if (export_.size) return *export_.size;
+    if (export_.field) return {export_.field->height, export_.field->width};
+    return {export_.preprocessing.size, export_.preprocessing.size};
+}
+
+std::pair<int, int> Engine::input_size(int height, int width) const {
+    const std::pair<int, int> size = network_size(height, width, export_.preprocessing);
+    if ((export_.size || export_.field) && size != input_size())
+        throw Failure{Code::bad_image,
+                      described(size) + " pixels (height x width) at the network's input, this export" +
+                          (export_.field ? "'s error field was fitted at " : " takes only ") + described(input_size())};
+    return size;
+}
+
+std::shared_ptr<const Engine::Drawn> Engine::drawn(int height, int width) const {
+    const auto found = recent_.locked([&](Recent& recent) -> std::shared_ptr<const Drawn> {
+        for (auto at = recent.begin(); at != recent.end(); ++at)
+            if ((*at)->height == height && (*at)->width == width) {
+                recent.splice(recent.begin(), recent, at);
+                return recent.front();
+            }
+        return nullptr;
+    });
+    if (found) return found;
+    Drawn made{height, width, {}, skipped_share(height, width)};
+    made.noise.resize(static_cast<size_t>(export_.schedule.draws()) * 3 * height * width);
+    draws(export_.schedule, height, width, export_.noise_seed, made.noise.data());
+    const auto shared = std::make_shared<const Drawn>(std::move(made));
+    recent_.locked([&](Recent& recent) {
+        recent.push_front(shared);
+        if (recent.size() > RECENT_SIZES) recent.pop_back();
+    });
+    return shared;
+}
+
+Result Engine::result(const Drawn& drawn, const float* errors, const float* map) const {
+    Result result;
+    result.score = sprfast::score(export_, errors, drawn.height, drawn.width, map);
+    result.verdict = verdict(result.score, export_.threshold);
+    result.skipped = drawn.skipped;
+    result.reason = reason(result.score, export_.threshold);
+    return result;
+}
+
+std::vector<Result> Engine::score(const std::vector<Frame>& frames) const { return score(frames, Maps{}); }
+
+Result Engine::score(const Frame& frame, const Maps& maps) const {
+    return std::move(score(std::vector<Frame>{frame}, maps).front());
+}
+
+std::vector<Result> Engine::score(const std::vector<Frame>& frames, const Maps& maps) const {
+    std::vector<Result> results(frames.size());
+    std::map<std::pair<int, int>, std::vector<size_t>> by_size;
+    for (size_t i = 0; i < frames.size(); i++) try {
+            by_size[input_size(frames[i].height, frames[i].width)].push_back(i);
+        } catch (const Failure& failure) {
+            results[i] = failed(failure);
+        }
+    const size_t together = std::max(1, SAMPLES / export_.schedule.draws());
+    for (const auto& [size, waiting] : by_size)
+        for (size_t first = 0; first < waiting.size(); first += together) {
+            const auto begin = waiting.begin() + static_cast<ptrdiff_t>(first);
+            const auto end = begin + static_cast<ptrdiff_t>(std::min(together, waiting.size() - first));
+            score_part(frames, {begin, end}, size, maps, results);
+        }
+    return results;
+}
+
+// Those frames of `indices`, all of one network size; where there is no memory for all at once, one after the other.
+void Engine::score_part(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
+                        const Maps& maps, std::vector<Result>& results) const {
+    try {
+        score_together(frames, indices, *drawn(size.first, size.second), maps, results);
+    } catch (const std::bad_alloc&) {
+        if (indices.size() == 1)
+            results[indices[0]] = failed({Code::out_of_memory, "no memory to score a frame of this size"});
+        else
+            for (const size_t index : indices) score_part(frames, {index}, size, maps, results);
+    }
+}
+
+void Engine::score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices, const Drawn& drawn,
+                            const Maps& maps, std::vector<Result>& results) const {
+    const size_t plane = static_cast<size_t>(drawn.height) * drawn.width, area = MAP_SIZE * MAP_SIZE;
+    std::vector<float> pixels(indices.size() * 3 * plane);
+    std::vector<size_t> good;
+    for (const size_t index : indices) try {
+            network_input(frames[index], export_.preprocessing, operators_, pixels.data() + good.size() * 3 * plane);
+            good.push_back(index);
+        } catch (const Failure& failure) {
+            results[index] = failed(failure);
+        }
+    if (good.empty()) return;
+    std::vector<float> errors(good.size() * plane), anomalies(good.size() * area);
+    network_->maps(pixels.data(), static_cast<int>(good.size()), drawn.height, drawn.width, drawn.noise.data(),
+                   errors.data(), anomalies.data(), threads_);
+    for (size_t i = 0; i < good.size(); i++)
+        results[good[i]] = result(drawn, errors.data() + i * plane, anomalies.data() + i * area);
+    if (maps.error_map) std::copy_n(errors.data(), plane, maps.error_map);
+    if (maps.anomaly_map) std::copy_n(anomalies.data(), area, maps.anomaly_map);
+    if (maps.pred_mask) pred_mask(anomalies.data(), map_value(export_).value(), maps.pred_mask);
+}
+
+}  // namespace sprfast

@@ -1,0 +1,200 @@
+"""The library as C, C++ and C# meet it: installed without Python, found by CMake and pkg-config, and with Python's
+scores to the bit.
+"""
+
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import sprfast
+from sprfast.deploy import export
+from sprfast.deploy.export import Request
+from sprfast.kernels.cpu import library
+from support import ROOT
+from support.c_interface import STRUCTS
+
+EXAMPLES = ROOT / "examples"
+TOOLS = ("cmake", "make", "c++", "cc", "g++", "gcc", "ld", "as", "ar", "ranlib", "sh", "sed", "uname", "rm", "mkdir")
+needs_tools = pytest.mark.skipif(
+    not all(map(shutil.which, ("cmake", "make", "c++", "cc", "pkg-config"))), reason="needs CMake and a C++ compiler"
+)
+C99 = "-std=c99 -Wall -Wextra -Werror -pedantic"
+CXX17 = "-std=c++17 -Wall -Wextra -Werror -pedantic"
+
+
+def run(command, **environment):
+    done = subprocess.run(
+        command if isinstance(command, list) else shlex.split(command),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The folder that `make install` fills, where there is no Python on the path."""
+    folder = tmp_path_factory.mktemp("installed")
+    (tools := folder / "tools").mkdir()
+    for name in TOOLS:
+        (tools / name).symlink_to(shutil.which(name))
+    prefix, build = folder / "prefix", folder / "build"
+    run(["make", "-C", str(ROOT), "install", f"PREFIX={prefix}", f"LIBRARY_BUILD={build}"], PATH=str(tools))
+    return prefix
+
+
+@pytest.fixture
+def environment(installed):
+    """Variables with which the installed library is found by compilers, and by programs."""
+    (folder,) = installed.glob("lib*")
+    return {"PKG_CONFIG_PATH": str(folder / "pkgconfig"), "LD_LIBRARY_PATH": str(folder)}
+
+
+def built_c(folder, environment):
+    flags = run("pkg-config --cflags --libs sprfast", **environment)
+    run(f"cc {C99} {EXAMPLES}/c/station.c {flags} -o {folder}/station")
+    return [f"{folder}/station"]
+
+
+def built_cpp(folder, environment):
+    """By a CMake project, which finds the library."""
+    prefix = os.path.dirname(environment["LD_LIBRARY_PATH"])
+    run(f"cmake -S {EXAMPLES}/cpp -B {folder}/build -DCMAKE_PREFIX_PATH={prefix} '-DCMAKE_CXX_FLAGS={CXX17}'")
+    run(f"cmake --build {folder}/build")
+    return [f"{folder}/build/station"]
+
+
+def built_csharp(folder, environment):
+    if not shutil.which("mcs"):
+        pytest.skip("needs Mono: apt install mono-mcs mono-runtime")
+    run(f"mcs -warnaserror -out:{folder}/Station.exe {EXAMPLES}/csharp/Station.cs {EXAMPLES}/csharp/Sprfast.cs")
+    return ["mono", f"{folder}/Station.exe"]
+
+
+def pictures():
+    """Arrays of several sizes and depths, grey and colour."""
+    random = np.random.default_rng(1)
+    for index, (height, width) in enumerate(((32, 32), (33, 47), (97, 45), (20, 61), (3, 5), (131, 70))):
+        contrast = 0.3 + 0.7 * (index % 3) / 2
+        for channels in ((), (3,)):
+            for dtype in (np.uint8, np.uint16):
+                yield (random.random((height, width, *channels)) * contrast * np.iinfo(dtype).max).astype(dtype)
+
+
+def write_pnm(path, array):
+    kind = "P5" if array.ndim == 2 else "P6"
+    header = f"{kind}\n{array.shape[1]} {array.shape[0]}\n{np.iinfo(array.dtype).max}\n"
+    path.write_bytes(header.encode() + array.astype(array.dtype.newbyteorder(">")).tobytes())
+
+
+@pytest.fixture(scope="module")
+def plan(small_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "model.plan"
+    export.export(small_model, path, Request("plan"))
+    return path
+
+
+@pytest.mark.build
+@needs_tools
+@pytest.mark.parametrize("built", [built_c, built_cpp, built_csharp])
+def test_the_examples_give_pythons_verdicts_and_scores(built, plan, environment, tmp_path):
+    program = built(tmp_path, environment)
+    (folder := tmp_path / "parts").mkdir()
+    arrays = dict(zip((folder / f"{i:02}.pnm" for i in range(100)), pictures(), strict=False))
+    for path, array in arrays.items():
+        write_pnm(path, array)
+    (folder / "bad.pnm").write_bytes(b"P6\n40 40\n255\nno")
+    given = [*sorted(arrays), folder / "bad.pnm"] if built is built_c else [folder]
+    lines = run([*program, str(plan), *map(str, given)], **environment).splitlines()
+    assert len(lines) == len(arrays) + 1
+    assert re.match(r"ERROR nan .*/bad\.pnm: \w", lines.pop(), re.IGNORECASE)
+    runner = sprfast.load(plan)
+    for line, (path, array) in zip(lines, arrays.items(), strict=True):
+        expected = runner.predict(array, channel_order="rgb" if array.ndim == 3 else "grey")
+        verdict, score, rest = line.split(" ", 2)
+        assert (verdict, float(score), rest) == (expected.verdict.value, expected.pred_score, f"{path}: ")
+    assert {line.split()[0] for line in lines} == {"PASS", "REJECT"}
+    (folder / "missing.plan").unlink(missing_ok=True)
+    refused = subprocess.run(
+        [*program, str(folder / "missing.plan"), str(folder)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"station: {folder}/missing.plan: ")
+
+
+@pytest.mark.build
+@needs_tools
+def test_nothing_is_exported_but_the_interface(installed):
+    declared = set(re.findall(r"\b(sprfast_\w+)\(", (ROOT / "include" / "sprfast.h").read_text()))
+    for path in (next(installed.glob("lib*/libsprfast.so")), library._PATH):
+        symbols = {line.split()[-1] for line in run(f"nm -D --defined-only {path}").splitlines()}
+        assert symbols == declared | {"spr_interface"}
+        needed = set(re.findall(r"NEEDED.*\[(.*)\]", run(f"readelf -d {path}")))
+        assert not {name for name in needed if not re.match(r"lib(c|m|pthread|dl)\.so|ld-linux", name)}
+    assert "SONAME" in (dynamic := run(f"readelf -d {next(installed.glob('lib*/libsprfast.so'))}"))
+    assert "[libsprfast.so.1]" in dynamic
+
+
+@pytest.mark.build
+@needs_tools
+def test_structs_lie_in_memory_as_they_always_will(tmp_path):
+    """Layouts of version 1 on a 64-bit machine, in C, in C++ and in the tests' own ctypes."""
+    header = (ROOT / "include" / "sprfast.h").read_text()
+    structs = {
+        name: re.findall(r"\*?(\w+)(?:\[\w+\])?[,;]", re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL))
+        for name, body in re.findall(r"typedef struct (\w+) {(.*?)\n}", header, re.DOTALL)
+    }
+    assert structs.keys() == STRUCTS.keys()
+    prints = "".join(
+        f'    printf("\\n{name} %d", (int)sizeof({name}));\n'
+        + "".join(f'    printf(" %d", (int)offsetof({name}, {field}));\n' for field in fields)
+        for name, fields in structs.items()
+    )
+    (source := tmp_path / "layout.c").write_text(
+        f"#include <sprfast.h>\n#include <stdio.h>\nint main(void) {{\n{prints}    return 0;\n}}\n"
+    )
+    for compiler in (f"cc {C99}", f"c++ -x c++ {CXX17}", f"c++ -x c++ -include {ROOT}/include/sprfast.hpp {CXX17}"):
+        run(f"{compiler} -I {ROOT}/include {source} -o {tmp_path}/layout")
+        found = {line.split()[0]: [*map(int, line.split()[1:])] for line in run(f"{tmp_path}/layout").splitlines()[1:]}
+        assert found == LAYOUT
+    for name, struct in STRUCTS.items():
+        assert [field for field, _ in struct._fields_] == structs[name]
+        offsets = [getattr(struct, field).offset for field in structs[name]]
+        assert [ctypes.sizeof(struct), *offsets] == LAYOUT[name]
+
+
+# Size, and where each field begins.
+LAYOUT = {
+    "sprfast_error": [512, 0, 4, 8],
+    "sprfast_options": [16, 0, 4, 8],
+    "sprfast_info": [144, 0, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 128],
+    "sprfast_frame": [40, 0, 4, 8, 16, 24, 28, 32],
+    "sprfast_result": [512, 0, 4, 8, 16, 24, 28, 32],
+    "sprfast_maps": [40, 0, 4, 8, 12, 16, 24, 32],
+}
+
+
+def test_both_builds_compile_the_operators_alike():
+    """Whose bits depend on the compiler's flags: setup.py and CMake."""
+    cmake, setup = (path.read_text() for path in (ROOT / "kernels" / "cpu" / "CMakeLists.txt", ROOT / "setup.py"))
+    for name in library.INSTRUCTION_SETS:
+        (flags,) = re.findall(rf'"{name}": "(.*)"', setup)
+        assert re.search(rf"FLAGS_{name} (.*)\)", cmake)[1].strip('"') == flags
+    operators, units = (re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS"))
+    for flag in re.findall(r"-f(?!PIC|visibility|openmp)[\w=-]+|-O\d", operators):
+        assert flag in cmake
+    assert "-ffp-contract=off" in units
+    assert "sprfast PRIVATE -ffp-contract=off" in cmake

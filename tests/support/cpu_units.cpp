@@ -1,0 +1,115 @@
+// C functions over the engine's units that tests call through ctypes. Each returns 0, or the code of the failure, whose
+// text it writes.
+#include <stdio.h>
+#include <string.h>
+
+#include "interface.h"
+#include "noise.h"
+#include "pixels.h"
+#include "resample.h"
+#include "score.h"
+
+using namespace sprfast;
+
+namespace {
+
+template <typename Work>
+int guarded(char* text, Work work) {
+    try {
+        work();
+    } catch (const Failure& failure) {
+        snprintf(text, 400, "%s", failure.text.c_str());
+        return static_cast<int>(failure.code);
+    }
+    return 0;
+}
+
+Preprocessing preprocessing_of(int size, int policy, int bit_depth, int64_t max_pixels) {
+    Preprocessing result;
+    result.size = size;
+    result.size_policy = static_cast<SizePolicy>(policy);
+    result.bit_depth = bit_depth;
+    result.max_pixels = max_pixels;
+    return result;
+}
+
+Export export_of(const float* field, int height, int width, const double* threshold, const double* map_threshold) {
+    Export result{};
+    if (field) result.field = Field{height, width, std::vector<float>(field, field + size_t(height) * width)};
+    if (threshold) result.threshold = *threshold;
+    if (map_threshold) result.map_threshold = *map_threshold;
+    return result;
+}
+
+}  // namespace
+
+extern "C" {
+
+void unit_draws(int levels, const int* counts, int noise, int height, int width, uint32_t seed, float* z) {
+    Schedule schedule{std::vector<Level>(levels), static_cast<NoiseKind>(noise)};
+    for (int i = 0; i < levels; i++) schedule.levels[i].draws = counts[i];
+    draws(schedule, height, width, seed, z);
+}
+
+int unit_network_size(int height, int width, int size, int policy, int* rows, int* columns, char* text) {
+    return guarded(text, [&] {
+        const auto result = network_size(height, width, preprocessing_of(size, policy, 16, 1));
+        *rows = result.first;
+        *columns = result.second;
+    });
+}
+
+// operators: null for those that are compiled with this.
+int unit_network_input(const void* data, int64_t bytes, int height, int width, int64_t pitch, int format, int size,
+                       int policy, int bit_depth, int64_t max_pixels, const spr_operators* operators, float* pixels,
+                       char* text) {
+    return guarded(text, [&] {
+        spr_operators own{};
+        own.resample_band = resample_band;
+        own.resample_row = resample_row;
+        network_input({data, bytes, height, width, pitch, static_cast<PixelFormat>(format)},
+                      preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, pixels);
+    });
+}
+
+void unit_smoothing_matrix(int size, float* matrix) {
+    const std::vector<float> result = smoothing_matrix(size);
+    memcpy(matrix, result.data(), sizeof(float) * result.size());
+}
+
+int unit_score(const float* field, int field_height, int field_width, const float* errors, int height, int width,
+               const float* map, double* result, char* text) {
+    return guarded(text, [&] {
+        const Export exported = export_of(field, field_height, field_width, nullptr, nullptr);
+        *result = score(exported, errors, height, width, map);
+    });
+}
+
+int unit_verdict(double score, const double* threshold, char* text) {
+    const std::optional<double> given = threshold ? std::optional<double>(*threshold) : std::nullopt;
+    snprintf(text, 400, "%s", reason(score, given).c_str());
+    return static_cast<int>(verdict(score, given));
+}
+
+// Whether there is a value above which pixels are marked; if so the mask.
+int unit_pred_mask(const float* field, const double* threshold, const double* map_threshold, const float* map,
+                   uint8_t* mask) {
+    const std::optional<double> value = map_value(export_of(field, 1, 1, threshold, map_threshold));
+    if (value) pred_mask(map, *value, mask);
+    return value.has_value();
+}
+
+void unit_probe_image(int height, int width, float* image) {
+    const std::vector<float> result = probe_image(height, width);
+    memcpy(image, result.data(), sizeof(float) * result.size());
+}
+
+int unit_check_probe(const float* expected, const float* errors, int count, double tolerance, double* error,
+                     char* text) {
+    return guarded(text, [&] {
+        Export exported{};
+        exported.probe = {1, count, std::vector<float>(expected, expected + count), tolerance};
+        *error = check_probe(exported, errors);
+    });
+}
+}
