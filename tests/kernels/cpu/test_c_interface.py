@@ -77,7 +77,11 @@ def picture(height, width, channels=3, dtype=np.uint8, seed=0):
 
 
 SIZES = ((32, 32), (33, 47), (20, 61), (150, 32), (3, 5), (97, 250))
-FORMATS = (("grey", np.uint8), ("grey", np.uint16), *((order, kind) for order in ("rgb", "bgr") for kind in (np.uint8, np.uint16)))
+FORMATS = (
+    ("grey", np.uint8),
+    ("grey", np.uint16),
+    *((order, kind) for order in ("rgb", "bgr") for kind in (np.uint8, np.uint16)),
+)
 
 
 def cases():
@@ -192,7 +196,9 @@ def test_other_size_policies(written, policy):
     assert (info.any_size, info.size_policy, info.bit_depth) == (0, {"stretch": 2, "refuse": 3}[policy], 12)
     deep = picture(40, 40, 1, np.uint16) >> 4
     for array in (picture(40, 60), picture(40, 40), deep, deep + 1):
-        assert same(engine.score(Frame.of(array)), runner.predict(array, channel_order="rgb" if array.ndim == 3 else None))
+        assert same(
+            engine.score(Frame.of(array)), runner.predict(array, channel_order="rgb" if array.ndim == 3 else None)
+        )
 
 
 def test_what_the_anomaly_map_skips_is_said(engine, runner):
