@@ -10,7 +10,7 @@ from sprfast.config import Preprocessing
 from sprfast.data.images import load_image, network_size
 from sprfast.errors import InputError
 from sprfast.kernels.cpu import library
-from support.cpu_units import TEXT, UnitFailure, checked, units
+from support.cpu_units import TEXT, UnitError, checked, units
 
 FORMATS = ("grey8", "grey16", "rgb8", "bgr8", "rgb16", "bgr16")  # as PixelFormat has them
 POLICIES = ("fit", "stretch", "refuse")  # as SizePolicy has them
@@ -123,7 +123,7 @@ def test_every_depth(bit_depth, pixel_format):
 
 
 @pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
-@pytest.mark.parametrize("pixel_format", ["grey8", "rgb8"])
+@pytest.mark.parametrize("pixel_format", ["grey8", "rgb8", "grey16", "rgb16"])
 def test_every_instruction_set(name, pixel_format):
     if name not in library.available():
         pytest.skip(f"this processor or this build has no {name}")
@@ -157,7 +157,7 @@ def test_sizes_are_refused_as_by_load_image(height, width, preprocessing):
     preprocessing = Preprocessing(**preprocessing)
     with pytest.raises(InputError) as expected:
         load_image(np.broadcast_to(np.uint8(0), (height, width)), preprocessing)
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(np.zeros((1, 1), np.uint8), preprocessing, "grey8", height=height, width=width)
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("array: "))
 
@@ -171,7 +171,7 @@ def test_a_value_above_the_depth_is_refused_as_by_load_image(pixel_format):
     array = np.minimum(array, 1024)
     with pytest.raises(InputError) as expected:
         load_image(array, preprocessing, channel_order=order)
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(array, preprocessing, pixel_format)
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("array: "))
 
@@ -190,7 +190,7 @@ MEMORY = {  # what is wrong with a frame of 20 rows of 60 bytes, and the beginni
 
 @pytest.mark.parametrize(("changes", "text"), MEMORY.values(), ids=MEMORY)
 def test_a_frame_that_describes_no_memory_is_refused(changes, text):
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(np.zeros((20, 20, 3), np.uint8), Preprocessing(size=16), "rgb8", **changes)
     assert refused.value.args[0] == INVALID_ARGUMENT
     assert refused.value.args[1].startswith(text)
