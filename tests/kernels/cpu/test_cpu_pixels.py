@@ -8,6 +8,7 @@ import pytest
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import load_image, network_size
+from sprfast.data.opening import check_pixel_count
 from sprfast.errors import InputError
 from sprfast.kernels.cpu import library
 from support.cpu_units import TEXT, UnitError, checked, units
@@ -197,17 +198,19 @@ def test_a_frame_that_describes_no_memory_is_refused(changes, text):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_network_size(policy):
+@pytest.mark.parametrize("max_pixels", [40_000, 2**31])
+def test_network_size(policy, max_pixels):
     rows, columns, text = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(TEXT)
-    sides = (1, 2, 15, 16, 17, 191, 500, 3001, 65535, 1_000_000)
+    sides = (0, 1, 2, 15, 16, 17, 191, 500, 3001, 65535, 1_000_000, 2**31 - 1)
     for height, width, size in itertools.product(sides, sides, (16, 192, 4096)):
-        preprocessing = Preprocessing(size=size, size_policy=policy)
+        preprocessing = Preprocessing(size=size, size_policy=policy, max_pixels=max_pixels)
         try:
+            check_pixel_count(height, width, preprocessing)
             expected = network_size(height, width, preprocessing)
         except InputError as error:
             expected = str(error)
-        policy_code = POLICIES.index(policy)
         code = units().unit_network_size(
-            height, width, size, policy_code, ctypes.byref(rows), ctypes.byref(columns), text
-        )
+            height, width, size, POLICIES.index(policy), ctypes.c_int64(max_pixels),
+            ctypes.byref(rows), ctypes.byref(columns), text,
+        )  # fmt: skip
         assert (text.value.decode() if code else (rows.value, columns.value)) == expected
