@@ -11,11 +11,12 @@ TORCH := torch==$(TORCH_VERSION)$(shell \
 # The library of the CPU kernels, or the text that says why it could not be built.
 CPU_LIBRARY := $(or $(wildcard kernels/cpu/libsprfast.*),kernels/cpu/libsprfast.so)
 INSTALLED := $(READY) $(CPU_LIBRARY)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sprfast/_version.py)
 
 OLDEST_TRITON := 3.6.0
 
 .PHONY: demo test test-all test-rest test-scale test-oldest-triton test-sanitizers lint docs pictures map
-.PHONY: bench accuracy curve install clean
+.PHONY: bench accuracy curve install wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/sprfast demo
@@ -136,8 +137,26 @@ install:
 	cmake --build $(LIBRARY_BUILD) --parallel
 	cmake --install $(LIBRARY_BUILD)
 
+# The sdist, and the wheel of it for every Linux from glibc 2.28 on, by the compiler that PyPI's ziglang is. The same
+# commit gives the same wheel. make wheel MACHINE=aarch64 cross-compiles.
+WHEEL := $(VENV)-wheel
+MACHINE ?= x86_64
+PLATFORM = manylinux_2_28_$(MACHINE)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),315532800)
+WHEEL_CXX = $(CURDIR)/$(WHEEL)/bin/python -m ziglang c++ -target $(MACHINE)-linux-gnu.2.28
+wheel:
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet ziglang==0.17.1 auditwheel==6.8.2 setuptools==84.2.1
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(WHEEL)/bin/python setup.py --quiet sdist --dist-dir dist
+	tar -xzf dist/sprfast-$(VERSION).tar.gz -C build/wheel --strip-components 1
+	cd build/wheel && umask 022 && SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) CXX="$(WHEEL_CXX)" LDFLAGS=-s \
+	  $(CURDIR)/$(WHEEL)/bin/python setup.py --quiet bdist_wheel --plat-name $(PLATFORM) --dist-dir $(CURDIR)/dist
+	test -f build/wheel/build/lib*/sprfast/kernels/cpu/libsprfast.so
+	$(WHEEL)/bin/auditwheel show dist/sprfast-$(VERSION)-py3-none-$(PLATFORM).whl
+
 clean:
-	rm -rf build $(VENV) $(SCALE) $(OLDEST) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version; \

@@ -31,10 +31,9 @@ CPU_KERNELS = "sprfast.kernels.cpu"
 WARNINGS = "-Wall -Wextra"
 # Of operators.cpp, which is compiled once for each instruction set.
 OPERATOR_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast "
-    f"-fvisibility=hidden {WARNINGS}"
+    f"-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden {WARNINGS}"
 )
-INSTRUCTION_SETS = {
+X86_SETS = {
     "generic": "",
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
@@ -71,10 +70,7 @@ class BuildCpuKernels(build_ext):
             lines = (error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)).splitlines()
             why = next((line for line in lines if re.search("error|cannot", line)), " ".join(lines))
             reason.write_text(why, "utf-8")
-            remedy = (
-                "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install "
-                "sprfast again"
-            )
+            remedy = "install a C++17 compiler (`apt install g++` or `dnf install gcc-c++`) and install sprfast again"
             print(f"sprfast: the CPU kernels were not built ({why}): {remedy}")
 
     def build(self, source, library):
@@ -89,7 +85,7 @@ class BuildCpuKernels(build_ext):
         compiling = "{compiler} {CPPFLAGS} {CFLAGS} {CXXFLAGS}".format(compiler=compiler, **given)
         linking = "{compiler} {CFLAGS} {CXXFLAGS} {LDFLAGS}".format(compiler=compiler, **given)
 
-        sets = INSTRUCTION_SETS if _target(compiling).startswith("x86_64") else {"generic": ""}
+        sets = _instruction_sets(compiling)
         operators = f"{OPERATOR_FLAGS} {source}/operators.cpp -DSPR_SET"
         sources = {name: f"{operators}={name} {flags}" for name, flags in sets.items()}
         sources |= {Path(unit).stem: f"{UNIT_FLAGS} {source}/{unit}" for unit in UNITS}
@@ -112,9 +108,16 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-def _target(compiler):
-    """What it compiles for, which need not be this machine: "x86_64-linux-gnu"."""
-    return subprocess.run([*shlex.split(compiler), "-dumpmachine"], capture_output=True, text=True, check=True).stdout
+def _instruction_sets(compiler):
+    """Those that operators.cpp is compiled for, with their flags; by the compiler's target, which
+    need not be this machine.
+    """
+    macros = subprocess.run(
+        [*shlex.split(compiler), "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if "__x86_64__" in macros:
+        return X86_SETS
+    return {"neon" if "__aarch64__" in macros else "generic": ""}
 
 
 def _run(command):

@@ -147,7 +147,7 @@ struct spr_layer {
 // Beside the public functions of sprfast.h, what the Python package and the tests of single operators call.
 struct spr_interface {
     int32_t version;  // SPR_INTERFACE_VERSION; to be compared before anything else is read
-    // For "avx512", "avx2" or "generic"; null where this processor or this build has not got them.
+    // For "avx512", "avx2", "neon" or "generic"; null where this processor or this build has not got them.
     const struct spr_operators* (*operators)(const char* instruction_set);
     // Threads of a caller of single operators; null where there is no memory.
     const struct spr_threads* (*open_threads)(int32_t count);

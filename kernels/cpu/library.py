@@ -12,7 +12,7 @@ from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int32, c_void_p
 from pathlib import Path
 
 INTERFACE_VERSION, ERROR_SIZE = 2, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
-INSTRUCTION_SETS = ("avx512", "avx2", "generic")  # best first
+INSTRUCTION_SETS = ("avx512", "avx2", "neon", "generic")  # best first
 VARIABLE = "SPRFAST_INSTRUCTION_SET"
 
 _PATH = Path(__file__).with_name("libsprfast.so")

@@ -1,5 +1,5 @@
-"""The library as C, C++ and C# meet it: installed without Python, found by CMake and pkg-config, and with Python's
-scores to the bit.
+"""The library as C, C++ and C# meet it: installed without Python, found by CMake and pkg-config,
+with Python's scores to the bit.
 """
 
 import ctypes
@@ -193,7 +193,9 @@ def test_both_builds_compile_the_operators_alike():
     for name in library.INSTRUCTION_SETS:
         (flags,) = re.findall(rf'"{name}": "(.*)"', setup)
         assert re.search(rf"FLAGS_{name} (.*)\)", cmake)[1].strip('"') == flags
-    operators, units = (re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS"))
+    operators, units = (
+        re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS")
+    )
     for flag in re.findall(r"-f(?!PIC|visibility|openmp)[\w=-]+|-O\d", operators):
         assert flag in cmake
     assert "-ffp-contract=off" in units
