@@ -29,17 +29,6 @@ bool is_deep(PixelFormat format) {
     return format == PixelFormat::grey16 || format == PixelFormat::rgb16 || format == PixelFormat::bgr16;
 }
 
-void check_pixel_count(int height, int width, const Preprocessing& preprocessing) {
-    const int64_t count = int64_t{height} * width;
-    if (height < 1 || width < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
-    if (count > preprocessing.max_pixels)
-        refuse(height, width,
-               " (height x width) is " + std::to_string(count) + " pixels, above max_pixels " +
-                   std::to_string(preprocessing.max_pixels));
-    if (std::max(height, width) > LONGEST_SIDE)
-        refuse(height, width, " pixels (height x width): a side may have up to " + std::to_string(LONGEST_SIDE));
-}
-
 std::pair<int64_t, int64_t> target_size(int height, int width, const Preprocessing& preprocessing) {
     const int64_t size = preprocessing.size, shorter = std::min(height, width), longer = std::max(height, width);
     if (shorter < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
@@ -74,6 +63,7 @@ Rows rows_of(const Frame& frame) {
 }
 
 void check_depth(const Rows& source, int bit_depth) {
+    if (bit_depth == 16) return;
     const int top = (1 << bit_depth) - 1;
     uint16_t lowest = 0xffff, highest = 0;
     for (int y = 0; y < source.height; y++) {
@@ -92,6 +82,17 @@ void check_depth(const Rows& source, int bit_depth) {
 }
 
 }  // namespace
+
+void check_pixel_count(int height, int width, const Preprocessing& preprocessing) {
+    const int64_t count = int64_t{height} * width;
+    if (height < 1 || width < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
+    if (count > preprocessing.max_pixels)
+        refuse(height, width,
+               " (height x width) is " + std::to_string(count) + " pixels, above max_pixels " +
+                   std::to_string(preprocessing.max_pixels));
+    if (std::max(height, width) > LONGEST_SIDE)
+        refuse(height, width, " pixels (height x width): a side may have up to " + std::to_string(LONGEST_SIDE));
+}
 
 std::pair<int, int> network_size(int height, int width, const Preprocessing& preprocessing) {
     const auto [rows, columns] = target_size(height, width, preprocessing);
@@ -112,7 +113,7 @@ void network_input(const Frame& frame, const Preprocessing& preprocessing, const
     const int64_t plane = int64_t{rows} * columns;
     if (is_deep(frame.format)) {
         check_depth(source, preprocessing.bit_depth);
-        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, rows, columns, pixels);
+        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, operators, rows, columns, pixels);
     } else {
         resize_8_bit(source, operators, rows, columns, pixels);
     }
