@@ -190,9 +190,8 @@ LAYOUT = {
 def test_both_builds_compile_the_operators_alike():
     """Whose bits depend on the compiler's flags: setup.py and CMake."""
     cmake, setup = (path.read_text() for path in (ROOT / "kernels" / "cpu" / "CMakeLists.txt", ROOT / "setup.py"))
-    for name in library.INSTRUCTION_SETS:
-        (flags,) = re.findall(rf'"{name}": "(.*)"', setup)
-        assert re.search(rf"FLAGS_{name} (.*)\)", cmake)[1].strip('"') == flags
+    sets = dict(re.findall(r'"(\w+)": "(.*)"', re.search(r"X86_SETS = {(.*?)}", setup, re.DOTALL)[1]))
+    assert sets == {name: flags.strip('"') for name, flags in re.findall(r"set\(FLAGS_(\w+) (.*)\)", cmake)}
     operators, units = (
         re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS")
     )
