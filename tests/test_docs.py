@@ -86,6 +86,6 @@ def test_modules_and_files_that_are_named_exist(path):
         module = next(
             (".".join(parts[:end]) for end in (len(parts), len(parts) - 1) if ".".join(parts[:end]) in known), ""
         )
-        assert module or parts[0] in ("load",), name
+        assert module or parts[0] in ("load", "h", "hpp"), name
     for name in re.findall(r"`((?:sprfast|kernels|bench|tests|examples|docs)/[\w/.*-]+)`", TEXTS[path]):
         assert list(ROOT.glob(name.rstrip("/"))), name
