@@ -31,7 +31,6 @@ bool is_deep(PixelFormat format) {
 
 std::pair<int64_t, int64_t> target_size(int height, int width, const Preprocessing& preprocessing) {
     const int64_t size = preprocessing.size, shorter = std::min(height, width), longer = std::max(height, width);
-    if (shorter < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
     if (preprocessing.size_policy == SizePolicy::refuse && shorter != longer)
         refuse(height, width, " pixels is not square; size_policy 'refuse' takes square images only");
     if (preprocessing.size_policy != SizePolicy::fit) return {size, size};
@@ -95,6 +94,7 @@ void check_pixel_count(int height, int width, const Preprocessing& preprocessing
 }
 
 std::pair<int, int> network_size(int height, int width, const Preprocessing& preprocessing) {
+    check_pixel_count(height, width, preprocessing);
     const auto [rows, columns] = target_size(height, width, preprocessing);
     // between the two passes, and for Lanczos' weights of the longer side
     const int64_t memory = 4 * std::max(rows * width, columns * height) + int64_t{48} * std::max(height, width);
@@ -107,7 +107,6 @@ std::pair<int, int> network_size(int height, int width, const Preprocessing& pre
 
 void network_input(const Frame& frame, const Preprocessing& preprocessing, const spr_operators* operators,
                    float* pixels) {
-    check_pixel_count(frame.height, frame.width, preprocessing);
     const auto [rows, columns] = network_size(frame.height, frame.width, preprocessing);
     const Rows source = rows_of(frame);
     const int64_t plane = int64_t{rows} * columns;

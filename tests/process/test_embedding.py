@@ -1,5 +1,5 @@
-"""The library as C, C++ and C# meet it: installed without Python, found by CMake and pkg-config, and with Python's
-scores to the bit.
+"""The library as C, C++ and C# meet it: installed without Python, found by CMake and pkg-config,
+with Python's scores to the bit.
 """
 
 import ctypes

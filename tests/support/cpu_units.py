@@ -23,7 +23,7 @@ FLAGS = "-std=c++17 -O2 -fPIC -shared -ffp-contract=off -Wall -Wextra -Werror"
 TEXT = 400  # bytes of a failure's text
 
 
-class UnitFailure(Exception):
+class UnitError(Exception):
     """Code and text of a `Failure` in C++."""
 
 
@@ -47,6 +47,6 @@ def units() -> Any:
 
 
 def checked(code: int, text: ctypes.Array[ctypes.c_char]) -> None:
-    """Raise UnitFailure with code and text where a function says so."""
+    """Raise UnitError with code and text where a function says so."""
     if code:
-        raise UnitFailure(code, text.value.decode())
+        raise UnitError(code, text.value.decode())

@@ -8,9 +8,10 @@ import pytest
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import load_image, network_size
+from sprfast.data.opening import check_pixel_count
 from sprfast.errors import InputError
 from sprfast.kernels.cpu import library
-from support.cpu_units import TEXT, UnitFailure, checked, units
+from support.cpu_units import TEXT, UnitError, checked, units
 
 FORMATS = ("grey8", "grey16", "rgb8", "bgr8", "rgb16", "bgr16")  # as PixelFormat has them
 POLICIES = ("fit", "stretch", "refuse")  # as SizePolicy has them
@@ -123,7 +124,7 @@ def test_every_depth(bit_depth, pixel_format):
 
 
 @pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
-@pytest.mark.parametrize("pixel_format", ["grey8", "rgb8"])
+@pytest.mark.parametrize("pixel_format", ["grey8", "rgb8", "grey16", "rgb16"])
 def test_every_instruction_set(name, pixel_format):
     if name not in library.available():
         pytest.skip(f"this processor or this build has no {name}")
@@ -157,7 +158,7 @@ def test_sizes_are_refused_as_by_load_image(height, width, preprocessing):
     preprocessing = Preprocessing(**preprocessing)
     with pytest.raises(InputError) as expected:
         load_image(np.broadcast_to(np.uint8(0), (height, width)), preprocessing)
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(np.zeros((1, 1), np.uint8), preprocessing, "grey8", height=height, width=width)
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("array: "))
 
@@ -171,7 +172,7 @@ def test_a_value_above_the_depth_is_refused_as_by_load_image(pixel_format):
     array = np.minimum(array, 1024)
     with pytest.raises(InputError) as expected:
         load_image(array, preprocessing, channel_order=order)
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(array, preprocessing, pixel_format)
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("array: "))
 
@@ -190,24 +191,26 @@ MEMORY = {  # what is wrong with a frame of 20 rows of 60 bytes, and the beginni
 
 @pytest.mark.parametrize(("changes", "text"), MEMORY.values(), ids=MEMORY)
 def test_a_frame_that_describes_no_memory_is_refused(changes, text):
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         network_input(np.zeros((20, 20, 3), np.uint8), Preprocessing(size=16), "rgb8", **changes)
     assert refused.value.args[0] == INVALID_ARGUMENT
     assert refused.value.args[1].startswith(text)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_network_size(policy):
+@pytest.mark.parametrize("max_pixels", [40_000, 2**31])
+def test_network_size(policy, max_pixels):
     rows, columns, text = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(TEXT)
-    sides = (1, 2, 15, 16, 17, 191, 500, 3001, 65535, 1_000_000)
+    sides = (0, 1, 2, 15, 16, 17, 191, 500, 3001, 65535, 1_000_000, 2**31 - 1)
     for height, width, size in itertools.product(sides, sides, (16, 192, 4096)):
-        preprocessing = Preprocessing(size=size, size_policy=policy)
+        preprocessing = Preprocessing(size=size, size_policy=policy, max_pixels=max_pixels)
         try:
+            check_pixel_count(height, width, preprocessing)
             expected = network_size(height, width, preprocessing)
         except InputError as error:
             expected = str(error)
-        policy_code = POLICIES.index(policy)
         code = units().unit_network_size(
-            height, width, size, policy_code, ctypes.byref(rows), ctypes.byref(columns), text
-        )
+            height, width, size, POLICIES.index(policy), ctypes.c_int64(max_pixels),
+            ctypes.byref(rows), ctypes.byref(columns), text,
+        )  # fmt: skip
         assert (text.value.decode() if code else (rows.value, columns.value)) == expected

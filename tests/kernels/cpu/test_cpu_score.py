@@ -13,7 +13,7 @@ from sprfast.method.anomaly_map import MAP_SIZE, anomaly_map, smoothing_matrix
 from sprfast.method.error_field import ErrorField
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, Verdict, verdict
-from support.cpu_units import TEXT, UnitFailure, checked, units
+from support.cpu_units import TEXT, UnitError, checked, units
 
 VERDICTS = (Verdict.PASS, Verdict.REJECT, Verdict.ERROR)  # as C++ has them
 BAD_IMAGE, INTERNAL = 3, 6  # of Code
@@ -81,7 +81,7 @@ def test_errors_that_are_not_of_the_fields_size_are_refused():
     with pytest.raises(InputError) as expected:
         field.require_size((17, 16), "frame")
     errors = np.ones((17, 16), np.float32)
-    with pytest.raises(UnitFailure) as refused:
+    with pytest.raises(UnitError) as refused:
         score(errors, anomaly_map(errors), field)
     assert refused.value.args == (BAD_IMAGE, str(expected.value).removeprefix("frame: "))
 
@@ -130,19 +130,31 @@ def test_probe_image(height, width):
     np.testing.assert_array_equal(image[1:-1].view(np.uint32), expected.view(np.uint32))
 
 
-@pytest.mark.parametrize("change", [0.0, 1e-6, 1e-3, 0.5, math.nan, math.inf, 1e38])
-def test_check_probe(change):
-    expected = np.random.default_rng(0).random((5, 7), np.float32)
-    errors = expected.copy()
-    errors[2, 3] += np.float32(change)
+def checked_probe(expected, errors):
+    """The relative RMS error of a probe's error map."""
     error, text = ctypes.c_double(), ctypes.create_string_buffer(TEXT)
     code = units().unit_check_probe(
         pointer(expected), pointer(errors), errors.size, ctypes.c_double(1e-4), ctypes.byref(error), text
     )
-    try:
-        of_python = Probe(expected, 1e-4).check(errors, "backend cpu")
-    except BackendError as refused:
-        assert (code, f"backend cpu: {text.value.decode()}") == (INTERNAL, str(refused))
-    else:
-        assert code == 0
-        assert error.value == pytest.approx(of_python, rel=1e-12)
+    checked(code, text)
+    return error.value
+
+
+PROBED = np.random.default_rng(0).random((5, 7), np.float32)
+
+
+@pytest.mark.parametrize("change", [0.0, 1e-6, 1e-5])
+def test_the_probes_error_map_may_be_off_by_the_tolerance(change):
+    errors = PROBED + np.float32(change)
+    assert checked_probe(PROBED, errors) == pytest.approx(Probe(PROBED, 1e-4).check(errors, "cpu"), rel=1e-12)
+
+
+@pytest.mark.parametrize("change", [1e-3, 0.5, math.nan, math.inf, 1e38])
+def test_a_probes_error_map_that_is_off_by_more_is_refused_as_in_python(change):
+    errors = PROBED.copy()
+    errors[2, 3] += np.float32(change)
+    with pytest.raises(BackendError) as expected:
+        Probe(PROBED, 1e-4).check(errors, "cpu")
+    with pytest.raises(UnitError) as refused:
+        checked_probe(PROBED, errors)
+    assert refused.value.args == (INTERNAL, str(expected.value).removeprefix("cpu: "))

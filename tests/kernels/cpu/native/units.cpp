@@ -51,9 +51,10 @@ void unit_draws(int levels, const int* counts, int noise, int height, int width,
     draws(schedule, height, width, seed, z);
 }
 
-int unit_network_size(int height, int width, int size, int policy, int* rows, int* columns, char* text) {
+int unit_network_size(int height, int width, int size, int policy, int64_t max_pixels, int* rows, int* columns,
+                      char* text) {
     return guarded(text, [&] {
-        const auto result = network_size(height, width, preprocessing_of(size, policy, 16, 1));
+        const auto result = network_size(height, width, preprocessing_of(size, policy, 16, max_pixels));
         *rows = result.first;
         *columns = result.second;
     });
