@@ -34,9 +34,8 @@ struct Item {
 
     void require(bool condition, const std::string& allowed) const {
         if (condition) return;
-        std::string shown(value.text());  // printable, since the text is canonical
-        if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
-        throw Failure{Code::bad_file, name + ": " + shown + " is not allowed, expected " + allowed};
+        throw Failure{Code::bad_file,
+                      name + ": " + json::printable(value.text()) + " is not allowed, expected " + allowed};
     }
 
     int64_t integer(int64_t low, int64_t high) const {
