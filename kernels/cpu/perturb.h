@@ -10,29 +10,31 @@
 
 namespace {
 
-constexpr int BAND = 8;  // rows of a block: its perturbed rows stay in the first-level cache
+constexpr int BAND_ROWS = 8;  // rows of a block: its perturbed rows stay in the first-level cache
 constexpr int COLORS = 3;
 constexpr int TAPS = 9 * COLORS;
 
-// The perturbed rows of a block: at[COLORS][BAND + 2][columns], with a border of zeros.
+// The perturbed rows of a block: at[COLORS][BAND_ROWS + 2][columns], with a border of zeros.
 struct Perturbed {
     float* at;
     int rows, columns;  // of the block; with the border
     int taps[TAPS];     // where the inputs of a pixel lie, from the first of them on, in the order of the weight's rows
 
     Perturbed(float* space, int width) : at(space), rows(0), columns(width + 2), taps{} {
-        for (int k = 0; k < TAPS; k++) taps[k] = (k / 9 * (BAND + 2) + k / 3 % 3) * columns + k % 3;
+        for (int k = 0; k < TAPS; k++) taps[k] = (k / 9 * (BAND_ROWS + 2) + k / 3 % 3) * columns + k % 3;
     }
 };
 
-INLINE int bands_of(const spr_perturb_conv3x3& c) { return (c.height + BAND - 1) / BAND; }
+INLINE int bands_of(const spr_perturb_conv3x3& c) { return (c.height + BAND_ROWS - 1) / BAND_ROWS; }
 INLINE int rows_of(const spr_perturb_conv3x3& c, int band) {
-    return band < bands_of(c) - 1 ? BAND : c.height - band * BAND;
+    return band < bands_of(c) - 1 ? BAND_ROWS : c.height - band * BAND_ROWS;
 }
 static int64_t stats_size(const spr_perturb_conv3x3& c) {
     return (int64_t)c.images * c.draws * bands_of(c) * 2 * c.channels_out;
 }
-static int64_t perturbed_size(const spr_perturb_conv3x3& c) { return (int64_t)COLORS * (BAND + 2) * (c.width + 2); }
+static int64_t perturbed_size(const spr_perturb_conv3x3& c) {
+    return (int64_t)COLORS * (BAND_ROWS + 2) * (c.width + 2);
+}
 
 static int64_t perturb_conv3x3_space(const spr_perturb_conv3x3* c, int threads) {
     return stats_size(*c) + threads * perturbed_size(*c);
@@ -45,7 +47,7 @@ static void perturb(const spr_perturb_conv3x3& c, int sample, int top, const Per
     const float std = c.std[draw];
     for (int color = 0; color < COLORS; color++)
         for (int y = top - 1; y < top + p.rows + 1; y++) {
-            float* out = p.at + (color * (BAND + 2) + y - top + 1) * p.columns;
+            float* out = p.at + (color * (BAND_ROWS + 2) + y - top + 1) * p.columns;
             const bool inside = y >= 0 && y < c.height;
             const float* x = c.image + (((int64_t)image * COLORS + color) * c.height + y) * c.width;
             const float* z = c.noise + ((noise_map * COLORS + color) * c.height + y) * c.width;
@@ -128,7 +130,7 @@ static void perturb_conv3x3(const spr_perturb_conv3x3* given, float* raw, float*
     in_parallel(*threads, [&](const Team& t) {
         Perturbed p(space + stats_size(c) + t.thread * perturbed_size(c), c.width);
         for (int i = t.begin((int64_t)samples * bands); i < t.end((int64_t)samples * bands); i++) {
-            const int sample = i / bands, top = i % bands * BAND;
+            const int sample = i / bands, top = i % bands * BAND_ROWS;
             p.rows = rows_of(c, i % bands);
             perturb(c, sample, top, p);
             float* out = raw + ((int64_t)sample * c.height + top) * c.width * c.channels_out;

@@ -40,7 +40,7 @@ class Head(ctypes.Structure):
 
 
 class Operators(ctypes.Structure):
-    """`spr_operators`; its last argument, where an operator has one, are `spr_threads`."""
+    """The first ones of `spr_operators`; the last argument of most are `spr_threads`."""
 
     _fields_ = (
         ("pack_conv3x3", CFUNCTYPE(None, c_void_p, c_int32, c_int32, c_void_p)),
