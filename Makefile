@@ -137,23 +137,25 @@ install:
 	cmake --build $(LIBRARY_BUILD) --parallel
 	cmake --install $(LIBRARY_BUILD)
 
-# The sdist, and the wheel of it for every Linux from glibc 2.28 on, by the compiler that PyPI's ziglang is. The same
-# commit gives the same wheel. make wheel MACHINE=aarch64 cross-compiles.
-WHEEL := $(VENV)-wheel
+# The sdist, and of it the wheel for every Linux from glibc 2.28 on, compiled by Zig, which has the interfaces of every
+# glibc. The same commit gives the same bytes. make wheel MACHINE=aarch64 cross-compiles.
+WHEEL := $(abspath $(VENV)-wheel)
 MACHINE ?= x86_64
-PLATFORM = manylinux_2_28_$(MACHINE)
+DIST ?= $(CURDIR)/dist
+TAG = manylinux_2_28_$(MACHINE)
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),315532800)
-WHEEL_CXX = $(CURDIR)/$(WHEEL)/bin/python -m ziglang c++ -target $(MACHINE)-linux-gnu.2.28
-wheel:
+wheel: $(WHEEL)/ready
+	$(WHEEL)/bin/python setup.py --quiet sdist --dist-dir $(DIST)
+	umask 022 && SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) LDFLAGS=-s \
+	  CXX="$(WHEEL)/bin/python -m ziglang c++ -target $(MACHINE)-linux-gnu.2.28 -Qunused-arguments" \
+	  $(WHEEL)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir $(DIST) \
+	  --config-settings=--build-option=--plat-name=$(TAG) $(DIST)/sprfast-$(VERSION).tar.gz
+	$(WHEEL)/bin/auditwheel show $(DIST)/sprfast-$(VERSION)-py3-none-$(TAG).whl
+
+$(WHEEL)/ready: Makefile
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/python -m pip install --quiet ziglang==0.17.1 auditwheel==6.8.2 setuptools==84.2.1
-	rm -rf build/wheel && mkdir -p build/wheel
-	$(WHEEL)/bin/python setup.py --quiet sdist --dist-dir dist
-	tar -xzf dist/sprfast-$(VERSION).tar.gz -C build/wheel --strip-components 1
-	cd build/wheel && umask 022 && SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) CXX="$(WHEEL_CXX)" LDFLAGS=-s \
-	  $(CURDIR)/$(WHEEL)/bin/python setup.py --quiet bdist_wheel --plat-name $(PLATFORM) --dist-dir $(CURDIR)/dist
-	test -f build/wheel/build/lib*/sprfast/kernels/cpu/libsprfast.so
-	$(WHEEL)/bin/auditwheel show dist/sprfast-$(VERSION)-py3-none-$(PLATFORM).whl
+	$(WHEEL)/bin/python -m pip install --quiet auditwheel==6.8.2 setuptools==84.2.1 ziglang==0.17.1
+	touch $@
 
 clean:
 	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache

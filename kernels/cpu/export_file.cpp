@@ -39,12 +39,13 @@ Members members_of(const Value& value) {
     return found;
 }
 
-// A member, which must be of this kind.
-Value field(const Members& members, const char* name, Kind kind) {
+// A member, which must be of this kind; `of` says what it is a member of.
+Value field(const Members& members, const char* name, Kind kind, const std::string& of = "") {
     const auto found = members.find(name);
-    if (found == members.end()) fail("field " + quoted(name) + " is missing");
-    if (found->second.kind() != kind)
-        fail("field " + quoted(name) + " is " + name_of(found->second.kind()) + ", expected " + name_of(kind));
+    const std::string field = "field " + quoted(name) + of;
+    if (found == members.end()) fail(field + " is missing");
+    const Kind given = found->second.kind();
+    if (given != kind) fail(field + " is " + name_of(given) + ", expected " + name_of(kind));
     return found->second;
 }
 
@@ -70,7 +71,6 @@ std::string read_header(RegularFile& file) {
 
 // The manifest's text, from the entry of the header that only holds texts.
 std::string manifest_text(const Members& header) {
-    std::string found;
     const Members metadata = members_of(field(header, "__metadata__", Kind::object));
     field(metadata, "sprfast", Kind::string);
     for (const auto& [name, value] : metadata)
@@ -125,41 +125,49 @@ bool equals(const Value& value, int64_t number) {  // as Python compares
     return value.kind() == Kind::integer && value.integer() == number;
 }
 
-// Whether a list has these items. As a size, each must be an integer without a sign.
+// Whether a list has these items. As a size, each must be an integer.
 bool is_shape(const Value& value, const std::vector<int64_t>& shape, bool sizes) {
-    if (value.kind() != Kind::array) return false;
+    if (value.size() != shape.size()) return false;
     const std::vector<Value> items = value.items();
-    if (items.size() != shape.size()) return false;
     for (size_t i = 0; i < items.size(); i++)
         if (!equals(items[i], shape[i]) || (sizes && items[i].kind() != Kind::integer)) return false;
     return true;
 }
 
-// A byte's place in the data.
-uint64_t offset(const std::string& name, const Value& value) {
-    if (value.kind() != Kind::integer || value.text()[0] == '-')
-        fail("tensor " + quoted(name) + " has no allowed data_offsets: the file is damaged");
-    return static_cast<uint64_t>(value.integer());
+std::string described(const std::vector<int64_t>& shape) {
+    std::string text;
+    for (const int64_t side : shape) text += (text.empty() ? "[" : ", ") + std::to_string(side);
+    return text + "]";
 }
 
+bool is_offset(const Value& value) { return value.kind() == Kind::integer && value.text()[0] != '-'; }
+
+// From what the header says of an array and what the manifest does; both must be right.
 Place place_of(const std::string& name, const std::vector<int64_t>& shape, const Value& entry, const Value& claimed) {
-    const auto require = [&](bool condition, const char* what) {
-        if (!condition)
-            fail("tensor " + quoted(name) + " has another " + what + " than an export's, or the file is damaged");
+    const std::string of = " of tensor " + quoted(name);
+    const auto require = [&](bool condition, const char* what, const Value& value, const std::string& expected) {
+        if (!condition) fail(what + of + " is " + json::printable(value.text()) + ", expected " + expected);
     };
-    require(entry.kind() == Kind::object && claimed.kind() == Kind::object, "description");
-    const Members said = members_of(entry), signed_for = members_of(claimed);
-    require(field(said, "dtype", Kind::string).string() == "F32", "dtype");
-    require(field(signed_for, "dtype", Kind::string).string() == "float32", "dtype");
-    require(is_shape(field(said, "shape", Kind::array), shape, true), "shape");
-    require(is_shape(field(signed_for, "shape", Kind::array), shape, false), "shape");
-    const std::vector<Value> offsets = field(said, "data_offsets", Kind::array).items();
-    require(offsets.size() == 2, "number of data_offsets");
-    Place found{name, field(signed_for, "sha256", Kind::string).string(), offset(name, offsets[0]),
-                offset(name, offsets[1])};
     uint64_t bytes = sizeof(float);
     for (const int64_t side : shape) bytes *= static_cast<uint64_t>(side);
-    require(found.begin <= found.end && found.end - found.begin == bytes, "length");
+    require(entry.kind() == Kind::object, "the entry", entry, "an object");
+    require(claimed.kind() == Kind::object, "the entry", claimed, "an object");
+    const Members said = members_of(entry), meant = members_of(claimed);
+
+    const Value dtype = field(said, "dtype", Kind::string, of), type = field(meant, "dtype", Kind::string, of);
+    require(dtype.string() == "F32", "dtype", dtype, "F32");
+    require(type.string() == "float32", "dtype", type, "float32");
+    const Value sides = field(said, "shape", Kind::array, of), same = field(meant, "shape", Kind::array, of);
+    require(is_shape(sides, shape, true), "shape", sides, described(shape));
+    require(is_shape(same, shape, false), "shape", same, described(shape));
+    const Value place = field(said, "data_offsets", Kind::array, of);
+    const std::string allowed = "a place of " + std::to_string(bytes) + " bytes";
+    require(place.size() == 2, "data_offsets", place, allowed);
+    const Value first = place.items()[0], last = place.items()[1];
+    require(is_offset(first) && is_offset(last), "data_offsets", place, allowed);
+    Place found{name, field(meant, "sha256", Kind::string, of).string(), static_cast<uint64_t>(first.integer()),
+                static_cast<uint64_t>(last.integer())};
+    require(found.begin <= found.end && found.end - found.begin == bytes, "data_offsets", place, allowed);
     return found;
 }
 

@@ -70,13 +70,20 @@ struct spr_threads {
     void (*barrier)(void* pool);
 };
 
-// The weights of a resampling to `outputs` places: of place o for `count[o]` pairs of pixels from pair `first[o]` on,
-// at o·stride of `low` and `high`. A weight has 22 fractional bits, its upper 12 of 24 in `high`; two of them are the
-// halves, the lower one first, of a number.
+// The weights of a resampling of 8 bits to `outputs` places: of place o for `count[o]` pairs of pixels from pair
+// `first[o]` on, at o·stride of `low` and `high`. A weight has 22 fractional bits, its upper 12 of 24 in `high`; two of
+// them are the halves, the lower one first, of a number.
 struct spr_taps {
     int32_t outputs, stride;
     const int32_t *first, *count;
     const uint32_t *low, *high;
+};
+
+// The same of 16 bits: for `count[o]` pixels from pixel `first[o]` on.
+struct spr_weights {
+    int32_t outputs, stride;
+    const int32_t *first, *count;
+    const double* weights;
 };
 
 // The operators as compiled for one instruction set.
@@ -105,13 +112,23 @@ struct spr_operators {
                         const struct spr_threads* threads);
     // x·sigmoid(x) as all of them compute it.
     void (*swish)(const float* x, float* y, int64_t count);
-    // 16 rows of `width` 8-bit pixels of 1 or 3 channels, resampled along the rows. pairs: rows 2i and 2i + 1 of output
-    // o of a channel go to i·pairs_pitch + channel·outputs + o. space: 128·channels·ceil(width / 16) numbers.
-    void (*resample_band)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
-                          int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
-    // One row of such pairs of rows resampled, in [-1, 1]; pairs_pitch: a multiple of 16, as long as the result.
-    void (*resample_row)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
-                         float* result);
+    // 16 rows of `width` pixels of 8 bits and 1 or 3 channels, resampled along the rows. pairs: rows 2i and 2i + 1 of
+    // output o of a channel go to i·pairs_pitch + channel·outputs + o. space: 128·channels·ceil(width / 16) numbers.
+    void (*resample_strip_8)(const struct spr_taps* taps, const uint8_t* rows, int64_t pitch, int32_t width,
+                             int32_t channels, int32_t* space, int32_t* pairs, int64_t pairs_pitch);
+    // Pairs of rows resampled along the columns: one row of the result, which has as many pixels as pairs_pitch, a
+    // multiple of 16.
+    void (*resample_row_8)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
+                           uint8_t* result);
+    // 16 rows of 16 bits, divided by `top`: turned[(channel·width + x)·16 + row].
+    void (*turn_strip_16)(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top,
+                          float* turned);
+    // Such rows resampled along the rows: output o of a channel to row·pitch + channel·outputs + o of `planes`.
+    void (*resample_strip_16)(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
+                              float* planes, int64_t pitch);
+    // Rows resampled along the columns: one row of the result, of `pitch` pixels, a multiple of 16.
+    void (*resample_row_16)(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
+                            float* result);
 };
 
 // An operator of the network that has just run, for benchmarks; what it points to is valid until the observer returns.

@@ -317,8 +317,8 @@ const char* name_of(Kind kind) {
     return NAMES[static_cast<int>(kind)];
 }
 
-std::string quoted(std::string_view text) {
-    std::string shown = "'";
+std::string printable(std::string_view text) {
+    std::string shown;
     for (const char c : text.substr(0, 100)) {
         if (c >= ' ' && c <= '~')
             shown += c;
@@ -326,7 +326,9 @@ std::string quoted(std::string_view text) {
             for (const char each : {'\\', 'x', "0123456789abcdef"[c >> 4 & 15], "0123456789abcdef"[c & 15]})
                 shown += each;
     }
-    return shown + (text.size() > 100 ? "...'" : "'");
+    return text.size() > 100 ? shown + "..." : shown;
 }
+
+std::string quoted(std::string_view text) { return "'" + printable(text) + "'"; }
 
 }  // namespace sprfast::json

@@ -102,7 +102,8 @@ inline Value Document::root() const { return value(0); }
 // "an integer", "an object", ...: for messages.
 const char* name_of(Kind kind);
 
-// Text in quotes, fit for a message: a name from a file may be long or hold control characters.
+// Text fit for a message, and the same in quotes: a name from a file may be long or hold control characters.
+std::string printable(std::string_view text);
 std::string quoted(std::string_view text);
 
 }  // namespace sprfast::json

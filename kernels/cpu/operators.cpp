@@ -4,7 +4,8 @@
 #include "head.h"
 #include "interface.h"
 #include "perturb.h"
-#include "resample.h"
+#include "resample_16_bit.h"
+#include "resample_8_bit.h"
 
 static void swish_all(const float* x, float* y, int64_t count) {
     for (int64_t i = 0; i < count; i++) y[i] = swish(broadcast(x[i]))[0];
@@ -14,5 +15,6 @@ static void swish_all(const float* x, float* y, int64_t count) {
 #define SPR_NAME(set) SPR_JOIN(spr_operators_, set)
 
 extern "C" const struct spr_operators SPR_NAME(SPR_SET) = {
-    pack_conv3x3,      conv3x3_space, conv3x3,   perturb_conv3x3_space, perturb_conv3x3, head,
-    anomaly_map_space, anomaly_map,   swish_all, resample_band,         resample_row};
+    pack_conv3x3,      conv3x3_space,  conv3x3,   perturb_conv3x3_space, perturb_conv3x3, head,
+    anomaly_map_space, anomaly_map,    swish_all, resample_strip_8,      resample_row_8,  turn_strip_16,
+    resample_strip_16, resample_row_16};

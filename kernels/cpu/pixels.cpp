@@ -42,7 +42,6 @@ void check_pixel_count(int height, int width, const Preprocessing& preprocessing
 
 std::pair<int64_t, int64_t> target_size(int height, int width, const Preprocessing& preprocessing) {
     const int64_t size = preprocessing.size, shorter = std::min(height, width), longer = std::max(height, width);
-    if (shorter < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
     if (preprocessing.size_policy == SizePolicy::refuse && shorter != longer)
         refuse(height, width, " pixels is not square; size_policy 'refuse' takes square images only");
     if (preprocessing.size_policy != SizePolicy::fit) return {size, size};
@@ -74,6 +73,7 @@ Rows rows_of(const Frame& frame) {
 }
 
 void check_depth(const Rows& source, int bit_depth) {
+    if (bit_depth == 16) return;
     const int top = (1 << bit_depth) - 1;
     uint16_t lowest = 0xffff, highest = 0;
     for (int y = 0; y < source.height; y++) {
@@ -94,6 +94,7 @@ void check_depth(const Rows& source, int bit_depth) {
 }  // namespace
 
 std::pair<int, int> network_size(int height, int width, const Preprocessing& preprocessing) {
+    check_pixel_count(height, width, preprocessing);
     const auto [rows, columns] = target_size(height, width, preprocessing);
     // between the two passes, and for Lanczos' weights of the longer side
     const int64_t memory = 4 * std::max(rows * width, columns * height) + int64_t{48} * std::max(height, width);
@@ -106,13 +107,12 @@ std::pair<int, int> network_size(int height, int width, const Preprocessing& pre
 
 void network_input(const Frame& frame, const Preprocessing& preprocessing, const spr_operators* operators,
                    float* pixels) {
-    check_pixel_count(frame.height, frame.width, preprocessing);
     const auto [rows, columns] = network_size(frame.height, frame.width, preprocessing);
     const Rows source = rows_of(frame);
     const int64_t plane = int64_t{rows} * columns;
     if (is_deep(frame.format)) {
         check_depth(source, preprocessing.bit_depth);
-        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, rows, columns, pixels);
+        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, operators, rows, columns, pixels);
     } else {
         resize_8_bit(source, operators, rows, columns, pixels);
     }

@@ -1,125 +1,41 @@
 #include "resize.h"
 
-#include <math.h>
 #include <string.h>
 
 #include <algorithm>
 #include <memory>
+#include <vector>
+
+#include "lanczos.h"
 
 namespace sprfast {
 
 namespace {
 
-constexpr int BAND = 16;         // rows of 8 bits that an operator takes at once
-constexpr int WEIGHT_BITS = 22;  // behind the point, of a weight for 8 bits
-constexpr int LOW_BITS = 12;     // of a weight, in its lower part
-constexpr int LANES = 8;         // of 16-bit pixels, which are summed beside each other
+constexpr int STRIP = 16;  // rows that an operator takes at once; rows of its results have a multiple of it
 
-int64_t padded(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+int64_t padded(int64_t count) { return (count + STRIP - 1) / STRIP * STRIP; }
 
-double sinc(double x) {
-    if (x == 0.0) return 1.0;
-    x *= M_PI;
-    return sin(x) / x;
+// Whether Pillow begins with the columns.
+bool columns_first(const Rows& source, int rows, int columns) {
+    return columns != source.width && source.height > rows && source.height - rows > 2 * (source.width - columns);
 }
 
-double lanczos(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
-
-}  // namespace
-
-Lanczos::Lanczos(int size, int outputs) : first_(outputs), count_(outputs) {
-    const double scale = static_cast<double>(size) / outputs, stretch = std::max(scale, 1.0);
-    const double support = 3.0 * stretch;
-    stride_ = static_cast<int>(ceil(support)) * 2 + 1;
-    weights_.resize(static_cast<size_t>(outputs) * stride_);
-    for (int output = 0; output < outputs; output++) {
-        const double centre = (output + 0.5) * scale;
-        const int first = std::max(0, static_cast<int>(centre - support + 0.5));
-        const int count = std::min(size, static_cast<int>(centre + support + 0.5)) - first;
-        double* weights = &weights_[static_cast<size_t>(output) * stride_];
-        double sum = 0.0;
-        for (int i = 0; i < count; i++) sum += weights[i] = lanczos((i + first - centre + 0.5) * (1.0 / stretch));
-        for (int i = 0; i < count; i++)
-            if (sum != 0.0) weights[i] /= sum;
-        first_[output] = first;
-        count_[output] = count;
-    }
-}
-
-namespace {
-
-// The weights as spr_taps has them.
-class FixedPoint {
-public:
-    explicit FixedPoint(const Lanczos& filter)
-        : stride_(filter.most() / 2 + 1), first_(filter.outputs()), count_(filter.outputs()) {
-        low_.resize(static_cast<size_t>(filter.outputs()) * stride_);
-        high_.resize(low_.size());
-        for (int output = 0; output < filter.outputs(); output++) {
-            const int first = filter.first(output), count = filter.count(output), odd = first % 2;
-            first_[output] = first / 2;
-            count_[output] = (odd + count + 1) / 2;
-            uint32_t *low = &low_[static_cast<size_t>(output) * stride_], *high = &high_[low - low_.data()];
-            for (int i = 0; i < count; i++) {
-                const double weight = filter.weights(output)[i] * (1 << WEIGHT_BITS);
-                const int32_t whole = static_cast<int32_t>(weight < 0 ? weight - 0.5 : weight + 0.5);
-                const int half = (odd + i) % 2 * 16;
-                low[(odd + i) / 2] |= (whole & ((1u << LOW_BITS) - 1)) << half;
-                high[(odd + i) / 2] |= (static_cast<uint32_t>(whole >> LOW_BITS) & 0xffffu) << half;
-            }
-        }
+// The 16 rows from y on; of those that are behind the last one the values do not matter.
+struct Strip {
+    Strip(const Rows& source, int y, int64_t row_bytes, std::vector<uint8_t>& space)
+        : data(source.data + y * source.pitch), pitch(source.pitch) {
+        if (y + STRIP <= source.height) return;
+        space.resize(STRIP * row_bytes);
+        for (int row = 0; row < source.height - y; row++)
+            memcpy(&space[row * row_bytes], data + row * pitch, row_bytes);
+        data = space.data();
+        pitch = row_bytes;
     }
 
-    spr_taps taps() const {
-        return {static_cast<int32_t>(first_.size()), stride_, first_.data(), count_.data(), low_.data(), high_.data()};
-    }
-
-private:
-    int32_t stride_;
-    std::vector<int32_t> first_, count_;
-    std::vector<uint32_t> low_, high_;
-};
-
-// Pairs of rows, each row one plane of columns after the other.
-struct Pairs {
+    const uint8_t* data;
     int64_t pitch;
-    std::unique_ptr<int32_t[]> values;
 };
-
-void pair_up(const Rows& source, int y, int32_t* pairs) {
-    const uint8_t* first = source.data + y * source.pitch;
-    const uint8_t* second = y + 1 < source.height ? first + source.pitch : first;
-    for (int channel = 0; channel < source.channels; channel++)
-        for (int x = 0; x < source.width; x++) {
-            const int64_t at = int64_t{x} * source.channels + channel;
-            *pairs++ = first[at] | second[at] << 16;
-        }
-}
-
-Pairs along_rows(const Rows& source, const spr_operators* operators, int columns) {
-    const int64_t pitch = padded(int64_t{columns} * source.channels, BAND);
-    Pairs pairs{pitch, std::make_unique<int32_t[]>(pitch * padded(source.height, BAND) / 2)};
-    if (columns == source.width) {
-        for (int y = 0; y < source.height; y += 2) pair_up(source, y, &pairs.values[y / 2 * pitch]);
-        return pairs;
-    }
-    const FixedPoint weights(Lanczos(source.width, columns));
-    const spr_taps taps = weights.taps();
-    const std::unique_ptr<int32_t[]> space(new int32_t[padded(source.width, BAND) * BAND / 2 * source.channels]);
-    const int whole = source.height / BAND * BAND;
-    for (int y = 0; y < whole; y += BAND)
-        operators->resample_band(&taps, source.data + y * source.pitch, source.pitch, source.width, source.channels,
-                                 space.get(), &pairs.values[y / 2 * pitch], pitch);
-    if (whole < source.height) {
-        const int64_t row = int64_t{source.width} * source.channels;
-        std::vector<uint8_t> rest(BAND * row);
-        for (int y = whole; y < source.height; y++)
-            memcpy(&rest[(y - whole) * row], source.data + y * source.pitch, row);
-        operators->resample_band(&taps, rest.data(), row, source.width, source.channels, space.get(),
-                                 &pairs.values[whole / 2 * pitch], pitch);
-    }
-    return pairs;
-}
 
 // A row of planes to its place in each of them.
 void spread(const float* row, int channels, int columns, int64_t plane, float* pixels) {
@@ -127,105 +43,155 @@ void spread(const float* row, int channels, int columns, int64_t plane, float* p
         memcpy(pixels + channel * plane, row + int64_t{channel} * columns, sizeof(float) * columns);
 }
 
+// Rows y and y + 1 in pairs, each as one plane of `channels`, which may also be 1 for pixels as they lie.
+void pair_up(const Rows& source, int y, int channels, int32_t* pairs) {
+    const uint8_t* first = source.data + y * source.pitch;
+    const uint8_t* second = y + 1 < source.height ? first + source.pitch : first;
+    for (int channel = 0; channel < channels; channel++)
+        for (int64_t i = channel; i < int64_t{source.width} * source.channels; i += channels)
+            *pairs++ = first[i] | second[i] << 16;
+}
+
+// The picture at the wanted height, its rows `pitch` bytes apart.
+std::vector<uint8_t> columns_of_8_bit(const Rows& source, const spr_operators* operators, int rows, int64_t pitch) {
+    const auto pairs = std::make_unique<int32_t[]>(pitch * ((source.height + 1) / 2));
+    for (int y = 0; y < source.height; y += 2) pair_up(source, y, 1, &pairs[y / 2 * pitch]);
+    const FixedLanczos filter(source.height, rows);
+    const spr_taps taps = filter.taps();
+    std::vector<uint8_t> result(rows * pitch);
+    for (int y = 0; y < rows; y++) operators->resample_row_8(&taps, y, pairs.get(), pitch, &result[y * pitch]);
+    return result;
+}
+
+// Pairs of rows of planes at the wanted width, `pitch` apart.
+std::unique_ptr<int32_t[]> rows_of_8_bit(const Rows& source, const spr_operators* operators, int columns,
+                                         int64_t pitch) {
+    auto pairs = std::make_unique<int32_t[]>(pitch * padded(source.height) / 2);
+    if (columns == source.width) {
+        for (int y = 0; y < source.height; y += 2) pair_up(source, y, source.channels, &pairs[y / 2 * pitch]);
+        return pairs;
+    }
+    const FixedLanczos filter(source.width, columns);
+    const spr_taps taps = filter.taps();
+    const std::unique_ptr<int32_t[]> space(new int32_t[padded(source.width) * STRIP / 2 * source.channels]);
+    std::vector<uint8_t> last;
+    for (int y = 0; y < source.height; y += STRIP) {
+        const Strip strip(source, y, int64_t{source.width} * source.channels, last);
+        operators->resample_strip_8(&taps, strip.data, strip.pitch, source.width, source.channels, space.get(),
+                                    &pairs[y / 2 * pitch], pitch);
+    }
+    return pairs;
+}
+
 }  // namespace
 
-void resize_8_bit(const Rows& source, const spr_operators* operators, int rows, int columns, float* pixels) {
-    const Pairs pairs = along_rows(source, operators, columns);
-    std::vector<float> row(pairs.pitch);
-    const int64_t plane = int64_t{rows} * columns;
-    if (rows == source.height) {
-        for (int y = 0; y < rows; y++) {
-            const int32_t* values = &pairs.values[y / 2 * pairs.pitch];
-            for (int64_t i = 0; i < pairs.pitch; i++)
-                row[i] = static_cast<float>(values[i] >> y % 2 * 16 & 0xff) / 255.0f * 2.0f - 1.0f;
-            spread(row.data(), source.channels, columns, plane, pixels + int64_t{y} * columns);
-        }
-        return;
+void resize_8_bit(const Rows& given, const spr_operators* operators, int rows, int columns, float* pixels) {
+    Rows source = given;
+    std::vector<uint8_t> shrunk;
+    if (columns_first(given, rows, columns)) {
+        source.pitch = padded(int64_t{given.width} * given.channels);
+        source.height = rows;
+        shrunk = columns_of_8_bit(given, operators, rows, source.pitch);
+        source.data = shrunk.data();
     }
-    const FixedPoint weights(Lanczos(source.height, rows));
-    const spr_taps taps = weights.taps();
+    const int64_t pitch = padded(int64_t{columns} * source.channels);
+    const std::unique_ptr<int32_t[]> pairs = rows_of_8_bit(source, operators, columns, pitch);
+    const FixedLanczos filter(source.height, rows);
+    const spr_taps taps = filter.taps();
+    std::vector<uint8_t> whole(pitch);
+    std::vector<float> row(pitch);
     for (int y = 0; y < rows; y++) {
-        operators->resample_row(&taps, y, pairs.values.get(), pairs.pitch, row.data());
-        spread(row.data(), source.channels, columns, plane, pixels + int64_t{y} * columns);
+        if (rows == source.height)
+            for (int64_t i = 0; i < pitch; i++) whole[i] = static_cast<uint8_t>(pairs[y / 2 * pitch + i] >> y % 2 * 16);
+        else
+            operators->resample_row_8(&taps, y, pairs.get(), pitch, whole.data());
+        for (int64_t i = 0; i < pitch; i++) row[i] = static_cast<float>(whole[i]) / 255.0f * 2.0f - 1.0f;
+        spread(row.data(), source.channels, columns, int64_t{rows} * columns, pixels + int64_t{y} * columns);
     }
 }
 
 namespace {
 
-// A row of 16 bits as numbers in [0, 1], interleaved as it is.
-void scaled(const Rows& source, int y, int top, float* row) {
-    const uint8_t* values = source.data + y * source.pitch;
-    for (int64_t i = 0; i < int64_t{source.width} * source.channels; i++) {
-        uint16_t value;
-        memcpy(&value, values + 2 * i, 2);
-        row[i] = static_cast<float>(value) / static_cast<float>(top);
-    }
-}
+// Rows of numbers in [0, 1], `pitch` apart.
+struct Numbers {
+    int height;
+    int64_t pitch;
+    std::unique_ptr<float[]> values;
+};
 
-// The weighted sum of values for every lane. values: the first one's, `pitch` to the next.
-template <typename Value>
-inline void weighted(const Lanczos& filter, int output, const Value* values, int64_t pitch, float result[LANES]) {
-    const double* weights = filter.weights(output);
-    double sums[LANES] = {};
-    values += filter.first(output) * pitch;
-    for (int i = 0; i < filter.count(output); i++, values += pitch)
-        for (int lane = 0; lane < LANES; lane++) sums[lane] += values[lane] * weights[i];
-    for (int lane = 0; lane < LANES; lane++) result[lane] = static_cast<float>(sums[lane]);
-}
-
-// A band of rows, resampled along the rows, to rows of planes.
-void band_along_rows(const Lanczos& filter, const Rows& source, int y, int top, double* turned, float* row,
-                     float* planes, int64_t pitch) {
-    const int band = std::min(LANES, source.height - y);
-    for (int r = 0; r < band; r++) {
-        scaled(source, y + r, top, row);
-        for (int channel = 0; channel < source.channels; channel++)
-            for (int x = 0; x < source.width; x++)
-                turned[(int64_t{channel} * source.width + x) * LANES + r] = row[int64_t{x} * source.channels + channel];
-    }
-    for (int channel = 0; channel < source.channels; channel++)
-        for (int output = 0; output < filter.outputs(); output++) {
-            float sums[LANES];
-            weighted(filter, output, turned + int64_t{channel} * source.width * LANES, LANES, sums);
-            for (int r = 0; r < band; r++) planes[r * pitch + int64_t{channel} * filter.outputs() + output] = sums[r];
+// The picture as numbers, its pixels as they lie.
+Numbers scaled(const Rows& source, int top) {
+    const int64_t length = int64_t{source.width} * source.channels;
+    Numbers result{source.height, padded(length), std::make_unique<float[]>(padded(length) * source.height)};
+    for (int y = 0; y < source.height; y++)
+        for (int64_t i = 0; i < length; i++) {
+            uint16_t value;
+            memcpy(&value, source.data + y * source.pitch + 2 * i, 2);
+            result.values[y * result.pitch + i] = static_cast<float>(value) / static_cast<float>(top);
         }
+    return result;
 }
 
-// Rows of planes at the wanted width.
-std::unique_ptr<float[]> along_rows(const Rows& source, int top, int columns, int64_t pitch) {
-    auto planes = std::make_unique<float[]>(pitch * source.height);
-    std::vector<float> row(int64_t{source.width} * source.channels);
-    if (columns == source.width) {
-        for (int y = 0; y < source.height; y++) {
-            scaled(source, y, top, row.data());
-            for (int channel = 0; channel < source.channels; channel++)
-                for (int x = 0; x < columns; x++)
-                    planes[y * pitch + int64_t{channel} * columns + x] = row[int64_t{x} * source.channels + channel];
+// At the wanted height.
+Numbers columns_of_numbers(const Numbers& source, const spr_operators* operators, int rows) {
+    Numbers result{rows, source.pitch, std::make_unique<float[]>(source.pitch * rows)};
+    const Lanczos filter(source.height, rows);
+    const spr_weights weights = filter.weights();
+    for (int y = 0; y < rows; y++)
+        operators->resample_row_16(&weights, y, source.values.get(), source.pitch, &result.values[y * source.pitch]);
+    return result;
+}
+
+// What turn_strip_16 does, of numbers.
+void turn(const Numbers& source, int y, int width, int channels, float* turned) {
+    for (int row = 0; row < std::min(STRIP, source.height - y); row++)
+        for (int channel = 0; channel < channels; channel++)
+            for (int x = 0; x < width; x++)
+                turned[(int64_t{channel} * width + x) * STRIP + row] =
+                    source.values[(y + row) * source.pitch + int64_t{x} * channels + channel];
+}
+
+// Its inverse, to rows of planes.
+void turn_back(const float* turned, int width, int channels, float* planes, int64_t pitch) {
+    for (int row = 0; row < STRIP; row++)
+        for (int64_t i = 0; i < int64_t{channels} * width; i++) planes[row * pitch + i] = turned[i * STRIP + row];
+}
+
+// Rows of planes at the wanted width; at the wanted height too, where the columns come first.
+Numbers rows_of_numbers(const Rows& source, int top, const spr_operators* operators, int rows, int columns) {
+    Numbers shrunk{source.height, 0, nullptr};
+    if (columns_first(source, rows, columns)) shrunk = columns_of_numbers(scaled(source, top), operators, rows);
+    const int width = source.width, channels = source.channels;
+    const int64_t pitch = padded(int64_t{columns} * channels);
+    Numbers result{shrunk.height, pitch, std::make_unique<float[]>(pitch * padded(shrunk.height))};
+    const Lanczos filter(width, columns);
+    const spr_weights weights = filter.weights();
+    std::vector<float> turned(int64_t{width} * channels * STRIP);
+    std::vector<uint8_t> last;
+    for (int y = 0; y < result.height; y += STRIP) {
+        if (shrunk.values) {
+            turn(shrunk, y, width, channels, turned.data());
+        } else {
+            const Strip strip(source, y, int64_t{2} * width * channels, last);
+            operators->turn_strip_16(strip.data, strip.pitch, width, channels, static_cast<float>(top), turned.data());
         }
-        return planes;
+        if (columns == width)
+            turn_back(turned.data(), width, channels, &result.values[y * pitch], pitch);
+        else
+            operators->resample_strip_16(&weights, turned.data(), width, channels, &result.values[y * pitch], pitch);
     }
-    const Lanczos filter(source.width, columns);
-    std::vector<double> turned(row.size() * LANES);
-    for (int y = 0; y < source.height; y += LANES)
-        band_along_rows(filter, source, y, top, turned.data(), row.data(), &planes[y * pitch], pitch);
-    return planes;
+    return result;
 }
 
 }  // namespace
 
-void resize_16_bit(const Rows& source, int top, int rows, int columns, float* pixels) {
-    const int64_t pitch = padded(int64_t{columns} * source.channels, LANES), plane = int64_t{rows} * columns;
-    const std::unique_ptr<float[]> planes = along_rows(source, top, columns, pitch);
-    const Lanczos filter(source.height, rows);
-    std::vector<float> row(pitch);
+void resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns, float* pixels) {
+    Numbers planes = rows_of_numbers(source, top, operators, rows, columns);
+    if (planes.height != rows) planes = columns_of_numbers(planes, operators, rows);
     for (int y = 0; y < rows; y++) {
-        if (rows == source.height)
-            memcpy(row.data(), &planes[y * pitch], sizeof(float) * pitch);
-        else
-            for (int64_t lane = 0; lane < pitch; lane += LANES)
-                weighted(filter, y, planes.get() + lane, pitch, &row[lane]);
-        for (float& value : row) value = std::min(std::max(value, 0.0f), 1.0f) * 2.0f - 1.0f;
-        spread(row.data(), source.channels, columns, plane, pixels + int64_t{y} * columns);
+        float* row = &planes.values[y * planes.pitch];
+        for (int64_t i = 0; i < planes.pitch; i++) row[i] = std::min(std::max(row[i], 0.0f), 1.0f) * 2.0f - 1.0f;
+        spread(row, source.channels, columns, int64_t{rows} * columns, pixels + int64_t{y} * columns);
     }
 }
 

@@ -53,14 +53,22 @@ std::vector<double> transposed(const std::vector<double>& values, int64_t rows, 
 
 // NaN where one of them is.
 float largest(const float* values, int64_t count) {
-    float result = values[0];
-    for (int64_t i = 1; i < count; i++) result = values[i] > result || values[i] != values[i] ? values[i] : result;
-    return result;
+    constexpr int LANES = 16;  // side by side, for the compiler's vectors; `count` is a multiple
+    float best[LANES];
+    std::fill(best, best + LANES, values[0]);
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            const float value = values[i + lane];
+            best[lane] = value <= best[lane] || best[lane] != best[lane] ? best[lane] : value;
+        }
+    for (float value : best) best[0] = value <= best[0] || best[0] != best[0] ? best[0] : value;
+    return best[0];
 }
 
 std::string with_size(int height, int width) { return std::to_string(height) + "x" + std::to_string(width); }
 
 std::string three_digits(double value) {
+    if (isnan(value)) return "nan";
     char text[32];
     snprintf(text, sizeof text, "%.3g", value);
     return text;

@@ -2,10 +2,8 @@
 them.
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -17,33 +15,7 @@ from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.kernels.cpu.library import INSTRUCTION_SETS
 from support import ROOT
-
-LIBRARY = "sprfast/kernels/cpu/libsprfast.so"
-PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
-COMPILER_VARIABLES = {"CC", "CXX", "CPPFLAGS", "CFLAGS", "CXXFLAGS", "LDFLAGS"}
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
-
-
-def run(command, folder, **environment):
-    given = {
-        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", *COMPILER_VARIABLES}
-    } | environment
-    done = subprocess.run(
-        command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def copy(folder):
-    """The sources as in a fresh checkout."""
-    for name in ("sprfast", "kernels", "bench"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("libsprfast.*", "__pycache__", "results")
-        )
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    return folder
+from support.checkouts import LIBRARY, PIP, copy, needs_compiler, run
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""The engine's units of `kernels/cpu` behind C functions (`cpu_units.cpp`), compiled once a session."""
+"""The engine's units of `kernels/cpu` for pixels, noise and scores behind C functions
+(`native/units.cpp`), compiled once a session.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +8,45 @@ import ctypes
 import functools
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-_KERNELS = Path(__file__).parents[2] / "kernels" / "cpu"
-_UNITS = ("noise", "pixels", "resize", "score")
-_FLAGS = "-std=c++17 -O2 -fPIC -shared -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror"
+from support import ROOT, TESTS
+
+CPU = ROOT / "kernels" / "cpu"
+UNITS = ("lanczos", "noise", "pixels", "resize", "score")
+FLAGS = "-std=c++17 -O2 -fPIC -shared -ffp-contract=off -Wall -Wextra -Werror"
 TEXT = 400  # bytes of a failure's text
 
-UnitFailure = type("UnitFailure", (Exception,), {"__doc__": "Code and text of a C++ Failure."})
+
+class UnitError(Exception):
+    """Code and text of a `Failure` in C++."""
 
 
 @functools.cache
-def units() -> ctypes.CDLL:
+def units() -> Any:
     """The compiled functions; skips where there is no compiler.
 
-    CXX, CFLAGS and CXXFLAGS are taken from the environment, as of setup.py.
+    CXX, CFLAGS and CXXFLAGS are taken from the environment, as by setup.py.
     """
-    compiler = os.environ.get("CXX", "c++")
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    if not shutil.which(compiler[0]):
+        pytest.skip(f"there is no C++ compiler {compiler[0]}")
     given = [flag for name in ("CFLAGS", "CXXFLAGS") for flag in shlex.split(os.environ.get(name, ""))]
-    sources = [str(Path(__file__).with_suffix(".cpp")), *(str(_KERNELS / f"{name}.cpp") for name in _UNITS)]
+    sources = [TESTS / "kernels" / "cpu" / "native" / "units.cpp", *(CPU / f"{name}.cpp" for name in UNITS)]
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/units.so"
-        command = [*shlex.split(compiler), *shlex.split(_FLAGS), *given, f"-I{_KERNELS}", *sources, "-o", library]
-        try:
-            subprocess.run(command, check=True)
-        except FileNotFoundError:
-            pytest.skip(f"there is no C++ compiler {compiler}")
+        command = [*compiler, *FLAGS.split(), *given, f"-I{CPU}", *map(str, sources), "-o", library]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         return ctypes.CDLL(library)
 
 
 def checked(code: int, text: ctypes.Array[ctypes.c_char]) -> None:
-    """Raise UnitFailure with code and text where a function says so."""
+    """Raise UnitError with code and text where a function says so."""
     if code:
-        raise UnitFailure(code, text.value.decode())
+        raise UnitError(code, text.value.decode())

@@ -1,9 +1,12 @@
 """The engine's reader of exports, compiled for tests, and what Python makes of the same files."""
 
 import contextlib
+import copy
 import ctypes
+import json
 import os
 import shlex
+import struct
 import subprocess
 import types
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
@@ -12,11 +15,13 @@ import numpy as np
 import pytest
 
 from sprfast.formats import tensors
+from sprfast.formats.manifest import signed
 from sprfast.method import folded
 from support import ROOT, TESTS
 
 CPU = ROOT / "kernels" / "cpu"
 NATIVE = TESTS / "kernels" / "cpu" / "native"
+CORPUS = TESTS / "data" / "fuzz" / "export"  # small files that fuzzing begins with
 UNITS = ("base64", "export_file", "export_metadata", "json", "regular_file", "sha256")  # beside folded.cpp
 NARROWING = 32  # of networks whose exports are damaged: 13 kB of weights in place of 13 MB
 NOISE = ("gaussian", "antithetic", "signs", "none")
@@ -50,7 +55,7 @@ class Reader:
     """The C++ reader of exports as compiled into a shared library."""
 
     def __init__(self, folder):
-        self.path = compile_native("export_reader.cpp", folder / "reader.so", "-O2", "-shared", "-fPIC")
+        self.path = compile_native("export_reader.cpp", folder / "reader.so", "-O1", "-shared", "-fPIC")
         self._library = ctypes.CDLL(str(self.path))
         for name, result, *arguments in (
             ("open_export", c_void_p, c_char_p, c_char_p, c_size_t),
@@ -110,6 +115,10 @@ class Reader:
         accepted = self._library.read_json(content, len(content), depth, canonical, out, len(out))
         return bool(accepted), out.value.decode()
 
+    def is_json(self, text, depth):
+        """Whether a text is accepted, however deep it is."""
+        return bool(self._library.read_json(text.encode(), len(text), depth, False, None, 0))
+
     def sha256(self, content, piece=2**30):
         """The digest of bytes given in pieces of so many."""
         out = ctypes.create_string_buffer(65)
@@ -121,6 +130,48 @@ class Reader:
         out = ctypes.create_string_buffer(len(text) + 1)
         count = self._library.base64(text, len(text), out)
         return None if count < 0 else out.raw[:count]
+
+
+def headed(text):
+    """A file with this header and nothing behind it."""
+    content = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+class Sample:
+    """The parts of a plan, and how they are put together again."""
+
+    def __init__(self, path, work):
+        self.path, self.work = path, work
+        self.content = path.read_bytes()
+        self.reach = 8 + struct.unpack("<Q", self.content[:8])[0]
+        self.header, self.data = json.loads(self.content[8 : self.reach]), self.content[self.reach :]
+        self.manifest = json.loads(self.header["__metadata__"]["sprfast"])
+        del self.manifest["sha256"]
+
+    @property
+    def document(self):
+        """What the manifest says beside the tensors."""
+        return self.manifest["document"]
+
+    def joined(self, text, header=None, data=None):
+        """A file with this manifest."""
+        header = {**(self.header if header is None else header), "__metadata__": {"sprfast": text}}
+        head = json.dumps(header).encode()
+        return struct.pack("<Q", len(head)) + head + (self.data if data is None else data)
+
+    def forged(self, edit):
+        """The file with header, manifest and data edited and signed anew, as a careful author of a
+        bad file would.
+        """
+        header, manifest, data = copy.deepcopy(self.header), copy.deepcopy(self.manifest), bytearray(self.data)
+        edit(header, manifest, data)
+        del header["__metadata__"]
+        return self.joined(signed(manifest), header, bytes(data))
+
+    def with_document(self, **changes):
+        """The file with other metadata."""
+        return self.forged(lambda header, manifest, data: manifest["document"].update(changes))
 
 
 class Opened:

@@ -1,4 +1,4 @@
-"""The C interface gives what the Python package gives, to the bit, and refuses the rest in words."""
+"""The C interface gives what Python gives, to the bit, and refuses the rest in words."""
 
 import ctypes
 import dataclasses
@@ -85,7 +85,7 @@ FORMATS = (
 
 
 def cases():
-    """Pictures with the order of their channels: every size and format, with gaps of several sizes between the rows."""
+    """Pictures with the order of their channels: sizes, formats, gaps between rows."""
     for index, (size, (order, dtype)) in enumerate((size, form) for size in SIZES for form in FORMATS):
         array = picture(*size, 1 if order == "grey" else 3, dtype, index)
         yield c.padded(array, (0, 1, 6, 64)[index % 4]), order
@@ -248,7 +248,7 @@ def test_a_picture_that_is_refused(written):
 
 
 def test_structs_of_another_version(engine):
-    """A later one is longer, and zero where this library knows nothing; an earlier one there is not."""
+    """A later one is longer, and zero where this library knows nothing."""
 
     class Later(c.Result):
         _fields_ = (("more", c_int32), ("most", c_int32))
@@ -333,11 +333,11 @@ def test_maps_of_another_size(engine):
     frame, result, maps = Frame.of(picture(32, 32)), c.Result(), c.Maps(height=32, width=31)
     memory = (ctypes.c_float * 2048)()
     maps.error_map = memory
-    with pytest.raises(RefusedError, match="32x31.*32x32"):
+    with pytest.raises(RefusedError, match=r"32x31.*32x32"):
         engine.library.call("map", engine.handle, byref(frame), byref(result), byref(maps))
     maps = c.Maps(height=32, width=32)
     maps.error_map = ctypes.cast(ctypes.addressof(memory) + 2, type(maps.error_map))
-    with pytest.raises(RefusedError, match="error_map.*aligned"):
+    with pytest.raises(RefusedError, match=r"error_map.*aligned"):
         engine.library.call("map", engine.handle, byref(frame), byref(result), byref(maps))
     assert result.verdict == 0
     assert not any(memory)

@@ -70,8 +70,8 @@ std::string describe(const Export& found) {
     if (found.threshold) out << "\nthreshold " << *found.threshold;
     if (found.map_threshold) out << "\nmap_threshold " << *found.map_threshold;
     if (found.size) out << "\nsize " << found.size->first << ' ' << found.size->second;
-    out << "\nmodel_sha256 " << found.model_sha256 << "\nprobe " << found.probe.height << ' ' << found.probe.width << ' '
-        << found.probe.tolerance << '\n';
+    out << "\nmodel_sha256 " << found.model_sha256 << "\nprobe " << found.probe.height << ' ' << found.probe.width
+        << ' ' << found.probe.tolerance << '\n';
     return out.str();
 }
 
@@ -117,12 +117,12 @@ EXPORTED const float* numbers(const Opened* opened, const char* name, int64_t* c
 
 EXPORTED int64_t array_count(const Opened* opened) { return static_cast<int64_t>(opened->found.arrays.size()); }
 
-// What a document holds; 0 where it is refused, then `text` says why.
+// What a document holds, unless `size` is 0; 0 where it is refused, then `text` says why.
 EXPORTED int read_json(const char* document, size_t length, int depth, int canonical, char* text, size_t size) try {
     const json::Spelling spelling = canonical ? json::Spelling::canonical : json::Spelling::any;
     const json::Document read("the text", std::string(document, length), depth, spelling);
     std::ostringstream out;
-    describe(read.root(), out);
+    if (size) describe(read.root(), out);
     copy(out.str(), text, size);
     return 1;
 } catch (const Failure& failure) {

@@ -6,15 +6,15 @@
 #include "interface.h"
 #include "noise.h"
 #include "pixels.h"
-#include "resample.h"
+#include "resample_16_bit.h"
+#include "resample_8_bit.h"
 #include "score.h"
 
 using namespace sprfast;
 
 namespace {
 
-template <typename Work>
-int guarded(char* text, Work work) {
+template <typename Work> int guarded(char* text, Work work) {
     try {
         work();
     } catch (const Failure& failure) {
@@ -51,9 +51,10 @@ void unit_draws(int levels, const int* counts, int noise, int height, int width,
     draws(schedule, height, width, seed, z);
 }
 
-int unit_network_size(int height, int width, int size, int policy, int* rows, int* columns, char* text) {
+int unit_network_size(int height, int width, int size, int policy, int64_t max_pixels, int* rows, int* columns,
+                      char* text) {
     return guarded(text, [&] {
-        const auto result = network_size(height, width, preprocessing_of(size, policy, 16, 1));
+        const auto result = network_size(height, width, preprocessing_of(size, policy, 16, max_pixels));
         *rows = result.first;
         *columns = result.second;
     });
@@ -65,8 +66,11 @@ int unit_network_input(const void* data, int64_t bytes, int height, int width, i
                        char* text) {
     return guarded(text, [&] {
         spr_operators own{};
-        own.resample_band = resample_band;
-        own.resample_row = resample_row;
+        own.resample_strip_8 = resample_strip_8;
+        own.resample_row_8 = resample_row_8;
+        own.turn_strip_16 = turn_strip_16;
+        own.resample_strip_16 = resample_strip_16;
+        own.resample_row_16 = resample_row_16;
         network_input({data, bytes, height, width, pitch, static_cast<PixelFormat>(format)},
                       preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, pixels);
     });
