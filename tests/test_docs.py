@@ -35,6 +35,14 @@ def test_the_readme_is_a_door():
     assert TEXTS[ROOT / "README.md"].count("\n") <= 200
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_code_of_other_languages_is_that_of_an_example(path):
+    """Which tests/process/test_embedding.py builds."""
+    examples = [example.read_text("utf-8") for example in (ROOT / "examples").glob("*/*")]
+    for block in re.findall(r"^```(?:c|cpp|cmake|csharp)\n(.*?)^```", TEXTS[path], re.S | re.M):
+        assert any(block in example for example in examples), block
+
+
 @pytest.mark.parametrize("path", [path for path in PAGES if path.name != "command-line.md"], ids=lambda path: path.name)
 def test_prose_is_wrapped_at_100_columns(path):
     prose = [line for line in FENCED.sub("", TEXTS[path]).splitlines() if not line.startswith(("|", "    ", "!["))]
@@ -78,6 +86,6 @@ def test_modules_and_files_that_are_named_exist(path):
         module = next(
             (".".join(parts[:end]) for end in (len(parts), len(parts) - 1) if ".".join(parts[:end]) in known), ""
         )
-        assert module or parts[0] in ("load",), name
+        assert module or parts[0] in ("load", "h", "hpp"), name
     for name in re.findall(r"`((?:sprfast|kernels|bench|tests|examples|docs)/[\w/.*-]+)`", TEXTS[path]):
         assert list(ROOT.glob(name.rstrip("/"))), name

@@ -123,7 +123,6 @@ std::pair<int, int> Engine::input_size() const {
 }
 
 std::pair<int, int> Engine::input_size(int height, int width) const {
-    check_pixel_count(height, width, export_.preprocessing);
     const std::pair<int, int> size = network_size(height, width, export_.preprocessing);
     if ((export_.size || export_.field) && size != input_size())
         throw Failure{Code::bad_image,

@@ -258,8 +258,9 @@ Field field(const Object& given) {
     const std::pair<int, int> shape = given["shape"].height_and_width(1, MAX_FIELD_SIDE);
     const Item expected = given["expected"];
     Field found{shape.first, shape.second, expected.floats(shape)};
-    for (const float each : found.expected)
-        expected.require(std::isfinite(each) && each > 0, "finite, positive float32 numbers");
+    const auto allowed = [](float each) { return std::isfinite(each) && each > 0; };
+    expected.require(std::all_of(found.expected.begin(), found.expected.end(), allowed),
+                     "finite, positive float32 numbers");
     given["samples"].integer(1, INT64_MAX);
     return found;
 }
@@ -268,12 +269,10 @@ Probe probe(const Object& given) {
     const std::pair<int, int> shape = given["shape"].height_and_width(MIN_SIDE, MAX_SIDE);
     const Item map = given["error_map"], tolerance = given["tolerance"];
     Probe found{shape.first, shape.second, map.floats(shape), 0};
-    bool any = false;
-    for (const float each : found.error_map) {
-        map.require(std::isfinite(each), "finite numbers");
-        any |= each != 0;
-    }
-    map.require(any, "numbers of which not all are 0");
+    const auto finite = [](float each) { return std::isfinite(each); };
+    const auto zero = [](float each) { return each == 0; };
+    map.require(std::all_of(found.error_map.begin(), found.error_map.end(), finite), "finite numbers");
+    map.require(!std::all_of(found.error_map.begin(), found.error_map.end(), zero), "numbers of which not all are 0");
     found.tolerance = tolerance.number();
     const bool allowed = tolerance.value.kind() == Kind::number && found.tolerance > 0 && found.tolerance < 1;
     tolerance.require(allowed, "a number between 0 and 1");

@@ -29,6 +29,17 @@ bool is_deep(PixelFormat format) {
     return format == PixelFormat::grey16 || format == PixelFormat::rgb16 || format == PixelFormat::bgr16;
 }
 
+void check_pixel_count(int height, int width, const Preprocessing& preprocessing) {
+    const int64_t count = int64_t{height} * width;
+    if (height < 1 || width < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
+    if (count > preprocessing.max_pixels)
+        refuse(height, width,
+               " (height x width) is " + std::to_string(count) + " pixels, above max_pixels " +
+                   std::to_string(preprocessing.max_pixels));
+    if (std::max(height, width) > LONGEST_SIDE)
+        refuse(height, width, " pixels (height x width): a side may have up to " + std::to_string(LONGEST_SIDE));
+}
+
 std::pair<int64_t, int64_t> target_size(int height, int width, const Preprocessing& preprocessing) {
     const int64_t size = preprocessing.size, shorter = std::min(height, width), longer = std::max(height, width);
     if (preprocessing.size_policy == SizePolicy::refuse && shorter != longer)
@@ -81,17 +92,6 @@ void check_depth(const Rows& source, int bit_depth) {
 }
 
 }  // namespace
-
-void check_pixel_count(int height, int width, const Preprocessing& preprocessing) {
-    const int64_t count = int64_t{height} * width;
-    if (height < 1 || width < 1) refuse(height, width, " pixels (height x width): a picture needs at least one");
-    if (count > preprocessing.max_pixels)
-        refuse(height, width,
-               " (height x width) is " + std::to_string(count) + " pixels, above max_pixels " +
-                   std::to_string(preprocessing.max_pixels));
-    if (std::max(height, width) > LONGEST_SIDE)
-        refuse(height, width, " pixels (height x width): a side may have up to " + std::to_string(LONGEST_SIDE));
-}
 
 std::pair<int, int> network_size(int height, int width, const Preprocessing& preprocessing) {
     check_pixel_count(height, width, preprocessing);

@@ -25,10 +25,7 @@ struct Frame {
 // Both throw Failure: Code::invalid_argument for a frame that describes no memory, Code::bad_image for a picture that
 // the preprocessing refuses. The texts have no name of the frame in front.
 
-// Refuses a frame of this size that has no pixels or too many.
-void check_pixel_count(int height, int width, const Preprocessing& preprocessing);
-
-// The (height, width) of the network's input for a frame of this size, whose pixels have been counted.
+// The (height, width) of the network's input for a frame of this size.
 std::pair<int, int> network_size(int height, int width, const Preprocessing& preprocessing);
 
 // pixels: (3, H, W) in [-1, 1], of network_size. A frame of another size goes through Lanczos' filter with antialias,

@@ -3,6 +3,7 @@ with Python's scores to the bit.
 """
 
 import ctypes
+import dataclasses
 import os
 import re
 import shlex
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 import sprfast
+from sprfast.config import Level, Preprocessing, Schedule
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
+from sprfast.formats import export as export_file
 from sprfast.kernels.cpu import library
 from support import ROOT
 from support.c_interface import STRUCTS
+from support.scoring_mode_cases import with_mode
 
 EXAMPLES = ROOT / "examples"
 TOOLS = ("cmake", "make", "c++", "cc", "g++", "gcc", "ld", "as", "ar", "ranlib", "sh", "sed", "uname", "rm", "mkdir")
@@ -187,12 +191,70 @@ LAYOUT = {
 }
 
 
+@pytest.mark.build
+@pytest.mark.fuzz
+@needs_tools
+def test_mutated_frames_under_sanitizers(small_model, tmp_path):
+    model = dataclasses.replace(
+        with_mode(small_model, schedule=Schedule((Level(1e-3, 1),))), preprocessing=Preprocessing(16, "stretch")
+    )
+    export.export(model, tmp_path / "model.plan", Request("plan"))
+    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+    build, source = tmp_path / "build", ROOT / "tests" / "kernels" / "cpu" / "mutated_frames.cpp"
+    run(f"cmake -S {ROOT}/kernels/cpu -B {build} -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS={flags}'")
+    run(f"cmake --build {build} --parallel")
+    program = tmp_path / "mutated"
+    run(f"c++ {CXX17} {flags} -I {ROOT}/include {source} -L {build} -lsprfast -Wl,-rpath,{build} -o {program}")
+    assert re.search(r"^[34]\d\d\d of 10000 frames have a score", run(f"{program} {tmp_path}/model.plan 10000"))
+
+
+MEMORY = r"""
+#include <sprfast.h>
+#include <stdio.h>
+
+static unsigned char pixels[192 * 192];
+
+int main(int count, char **arguments) {
+    sprfast_error error = {.size = sizeof error};
+    sprfast_options options = {sizeof options, 1, NULL};
+    sprfast_engine *engine;
+    sprfast_frame frame = {sizeof frame, SPRFAST_GREY8, pixels, sizeof pixels, 192, 192, 192};
+    sprfast_result result = {.size = sizeof result};
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    if (count != 2 || sprfast_open(arguments[1], &options, &engine, &error)) return puts(error.text), 1;
+    for (int i = 0; i < 3; i++)
+        if (sprfast_score(engine, &frame, &result, &error) || result.code) return puts(result.reason), 1;
+    while (fgets(line, sizeof line, status)) fputs(line, stdout);
+    return 0;
+}
+"""
+
+
+@pytest.mark.build
+@needs_tools
+def test_memory_of_a_program_that_scores(small_model, environment, tmp_path):
+    """At most 1.3 times that of the weights, as they are packed, and of the workspace."""
+    size, draws, width = 192, 3, small_model.network.base_width
+    model = dataclasses.replace(
+        with_mode(small_model, schedule=Schedule((Level(1e-3, draws),))), preprocessing=Preprocessing(size)
+    )
+    export.export(model, plan := tmp_path / "model.plan", Request("plan"))
+    (source := tmp_path / "memory.c").write_text(MEMORY)
+    flags = run("pkg-config --cflags --libs sprfast", **environment)
+    run(f"cc {C99} {source} {flags} -o {tmp_path}/memory")
+    peak = int(re.search(r"VmHWM:\s*(\d+) kB", run(f"{tmp_path}/memory {plan}", **environment))[1]) * 1024
+    convolutions = [array for name, array in export_file.read(plan).folded.to_arrays().items() if array.ndim == 4]
+    weights = 4 * 36 / 9 * sum(array.size for array in convolutions)
+    workspace = 4 * 2.25 * draws * size * size * width
+    assert 0.9 * weights <= peak <= 1.3 * (weights + workspace)
+
+
 def test_both_builds_compile_the_operators_alike():
     """Whose bits depend on the compiler's flags: setup.py and CMake."""
     cmake, setup = (path.read_text() for path in (ROOT / "kernels" / "cpu" / "CMakeLists.txt", ROOT / "setup.py"))
-    for name in library.INSTRUCTION_SETS:
-        (flags,) = re.findall(rf'"{name}": "(.*)"', setup)
-        assert re.search(rf"FLAGS_{name} (.*)\)", cmake)[1].strip('"') == flags
+    sets = dict(re.findall(r'"(\w+)": "(.*)"', re.search(r"X86_SETS = {(.*?)}", setup, re.DOTALL)[1]))
+    assert sets == {name: flags.strip('"') for name, flags in re.findall(r"set\(FLAGS_(\w+) (.*)\)", cmake)}
     operators, units = (
         re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS")
     )

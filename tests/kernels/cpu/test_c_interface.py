@@ -85,7 +85,7 @@ FORMATS = (
 
 
 def cases():
-    """Pictures with the order of their channels: every size and format, rows with and without gaps."""
+    """Pictures with the order of their channels: sizes, formats, gaps between rows."""
     for index, (size, (order, dtype)) in enumerate((size, form) for size in SIZES for form in FORMATS):
         array = picture(*size, 1 if order == "grey" else 3, dtype, index)
         yield c.padded(array, (0, 1, 6, 64)[index % 4]), order

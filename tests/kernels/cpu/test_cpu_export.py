@@ -217,21 +217,33 @@ def test_the_spelling_of_the_manifests_shapes_is_as_in_python(both, sample):
     assert "shape" in both(sample.forged(size))
 
 
-MEASURE = """
-import ctypes, sys
-def peak():
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+OPENING = """
+import ctypes, resource, sys
+def of_this_process(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 library = ctypes.CDLL(sys.argv[1])
 library.open_export.restype = ctypes.c_void_p
-before = peak()
-assert library.open_export(sys.argv[2].encode(), ctypes.create_string_buffer(999), 999)
-print(peak() - before)
+message = ctypes.create_string_buffer(999)
+peak = of_this_process("VmHWM")
+if spare := int(sys.argv[3]):
+    resource.setrlimit(resource.RLIMIT_AS, [of_this_process("VmSize") + spare] * 2)
+opened = library.open_export(sys.argv[2].encode(), message, 999)
+print(of_this_process("VmHWM") - peak if opened else message.value.decode())
 """
+
+
+def opened_alone(reader, path, spare=0):
+    """What a process prints that opens a file, with so much memory to spare; 0: any."""
+    command = [sys.executable, "-c", OPENING, reader.path, path, spare]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.process
 def test_a_file_is_in_memory_once(reader, good):
     """What is kept of it; beside it, the header and a little."""
-    command = [sys.executable, "-c", MEASURE, reader.path, good]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1.1 * good.stat().st_size
+    assert int(opened_alone(reader, good)) < 1.1 * good.stat().st_size
+
+
+@pytest.mark.process
+def test_too_little_memory_is_said(reader, good):
+    assert opened_alone(reader, good, spare=good.stat().st_size // 2) == "out of memory\n"

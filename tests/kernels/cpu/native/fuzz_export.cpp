@@ -189,7 +189,8 @@ std::string edited(const std::string& text, Random& random) try {
             put = spelled(values[below(random, values.size())]);
             break;
         case 1:
-            put = std::string(below(random, 1000), '[') + spelled(at) + std::string(below(random, 1000), ']');
+            put = std::string(below(random, 1000), '[') + spelled(at);
+            put.append(below(random, 1000), ']');
             break;
         case 2:
             if (members.empty()) break;
@@ -305,8 +306,9 @@ struct Parts {
             return hash.digest();
         };
         const std::string old = digest();
-        memcpy(&data[begin + below(random, (end - begin) / 4) * 4], &NUMBERS[below(random, 6)], 4);
-        if (const size_t at = manifest.find(old); at != std::string::npos) manifest.replace(at, 64, digest());
+        const size_t at = begin + below(random, (end - begin) / 4) * 4;
+        memcpy(&data[at], &NUMBERS[below(random, 6)], 4);
+        if (const size_t said = manifest.find(old); said != std::string::npos) manifest.replace(said, 64, digest());
     } catch (const Failure&) {  // the header is no JSON
     }
 };
