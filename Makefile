@@ -170,7 +170,8 @@ $(WHEEL)/ready: Makefile
 	touch $@
 
 clean:
-	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version; \
