@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import load_image, network_size
@@ -12,6 +13,7 @@ from sprfast.data.opening import check_pixel_count
 from sprfast.errors import InputError
 from sprfast.kernels.cpu import library
 from support.cpu_units import TEXT, UnitError, checked, units
+from support.fuzzing import fuzzed
 
 FORMATS = ("grey8", "grey16", "rgb8", "bgr8", "rgb16", "bgr16")  # as PixelFormat has them
 POLICIES = ("fit", "stretch", "refuse")  # as SizePolicy has them
@@ -140,6 +142,35 @@ def test_every_instruction_set(name, pixel_format):
 def test_a_cameras_frame(pixel_format):
     array, order = frame_of(pixel_format, 480, 752)
     assert_equal(array, order, Preprocessing(), pixel_format)
+
+
+@fuzzed(
+    600,
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    size=st.integers(16, 70),
+    policy=st.sampled_from(POLICIES),
+    pixel_format=st.sampled_from(FORMATS),
+    content=st.sampled_from(["random", "checkerboard", "blocks"]),
+    bit_depth=st.integers(8, 16),
+    padding=st.integers(0, 9),
+)
+def test_any_frame_has_the_bits_of_load_image_or_is_refused_as_there(
+    height, width, size, policy, pixel_format, content, bit_depth, padding
+):
+    array, order = frame_of(pixel_format, height, width, content, bit_depth)
+    preprocessing = Preprocessing(size=size, size_policy=policy, bit_depth=bit_depth, max_pixels=12_000)
+    refusal = ""
+    try:
+        load_image(array, preprocessing, channel_order=order)
+    except InputError as error:
+        refusal = str(error).removeprefix("array: ")
+    if not refusal:
+        assert_equal(array, order, preprocessing, pixel_format, padding=padding)
+        return
+    with pytest.raises(UnitError) as refused:
+        network_input(array, preprocessing, pixel_format, padding=padding, height=height, width=width)
+    assert refused.value.args == (BAD_IMAGE, refusal)
 
 
 REFUSED = {  # height, width, preprocessing
