@@ -91,22 +91,34 @@ int64_t run(const spr_operators& o, int64_t which, const Call& c) {
     const spr_conv3x3 convolution = which == 1 || which == 2 ? c.convolution() : spr_conv3x3{};
     const spr_perturb_conv3x3 perturbation = which == 3 || which == 4 ? c.perturbation() : spr_perturb_conv3x3{};
     switch (which) {
-        case 0: o.pack_conv3x3(c.at(0), n[1], n[2], c.at(3)); break;
-        case 1: return o.conv3x3_space(&convolution, n[0]);
-        case 2: o.conv3x3(&convolution, c.sources().data(), c.at(0), c.at(1), c.at(2), &threads()->threads()); break;
-        case 3: return o.perturb_conv3x3_space(&perturbation, n[0]);
-        case 4: o.perturb_conv3x3(&perturbation, c.at(0), c.at(1), c.at(2), &threads()->threads()); break;
+        case 0:
+            o.pack_conv3x3(c.at(0), n[1], n[2], c.at(3));
+            break;
+        case 1:
+            return o.conv3x3_space(&convolution, n[0]);
+        case 2:
+            o.conv3x3(&convolution, c.sources().data(), c.at(0), c.at(1), c.at(2), &threads()->threads());
+            break;
+        case 3:
+            return o.perturb_conv3x3_space(&perturbation, n[0]);
+        case 4:
+            o.perturb_conv3x3(&perturbation, c.at(0), c.at(1), c.at(2), &threads()->threads());
+            break;
         case 5: {
             const spr_head head = c.head();
             o.head(&head, c.at(0), &threads()->threads());
             break;
         }
-        case 6: return o.anomaly_map_space(n[0], n[1], n[2], n[3]);
+        case 6:
+            return o.anomaly_map_space(n[0], n[1], n[2], n[3]);
         case 7:
             o.anomaly_map(n[0], n[1], n[2], n[3], c.at(4), c.at(5), c.at(6), c.at(7), c.at(8), &threads()->threads());
             break;
-        case 8: o.swish(c.at(0), c.at(1), n[2]); break;
-        default: exit(1);
+        case 8:
+            o.swish(c.at(0), c.at(1), n[2]);
+            break;
+        default:
+            exit(1);
     }
     return 0;
 }
