@@ -186,12 +186,13 @@ def _convolution(plan: FoldedModel, given: library.Layer, x: Floats, z: Floats, 
     """Raw output and affine of the first draw, of what is in `known` where that has the source."""
     block, place = given.name.decode().split(".")
     norm: ConvNorm[Array] = getattr(plan.blocks[block], place)
-    weight, constants = _double(norm.weight), map(_double, (norm.bias, norm.gamma, norm.beta))
+    weight, bias, gamma, beta = (_double(array) for array in (norm.weight, norm.bias, norm.gamma, norm.beta))
     if not given.sources_count:
-        perturbed = map(_double, (x, z[:1, None], plan.std[:1]))
-        return reference.perturb_conv3x3(*perturbed, reference.pack_perturb(weight), *constants, plan.groups)
+        image, draw, std = (_double(array) for array in (x, z[:1, None], plan.std[:1]))
+        packed = reference.pack_perturb(weight)
+        return reference.perturb_conv3x3(image, draw, std, packed, bias, gamma, beta, plan.groups)
     sources = [_source(source, 1, known) for source in given.sources[: given.sources_count]]
-    return reference.conv3x3(sources, weight, *constants, plan.groups, given.height, given.width)
+    return reference.conv3x3(sources, weight, bias, gamma, beta, plan.groups, given.height, given.width)
 
 
 def _source(given: library.Source, samples: int, known: Exact) -> Source:

@@ -2,7 +2,8 @@
 //
 // A sample's tiles are worked on in rectangular blocks. A step takes a run of blocks through all phases: one block, by
 // one thread with memory of its own, or several, by all threads together, where the weights are so large that reading
-// them costs more than moving tiles between caches. Blocks depend on the layer and the cache alone.
+// them costs more than moving tiles between caches. A block that is left over, when each thread has got as many as the
+// others, is done together too. Blocks depend on the layer and the cache alone.
 #pragma once
 
 #include <unistd.h>
@@ -94,13 +95,13 @@ static int64_t tiles_size(const Layout& l) { return PLANES * (l.in_plane + l.out
 
 static int64_t conv3x3_space(const spr_conv3x3* c, int threads) {
     const Layout l = layout_of(*c);
-    return stats_size(*c, l) + threads * 2 * l.patch + (l.shared ? 1 : threads) * tiles_size(l);
+    return stats_size(*c, l) + threads * 2 * l.patch + (l.shared ? 1 : threads + 1) * tiles_size(l);
 }
 
-static Space space_of(const spr_conv3x3& c, const Layout& l, float* space, const Team& team) {
+static Space space_of(const spr_conv3x3& c, const Layout& l, float* space, const Team& team, bool together) {
     float *patches = space + stats_size(c, l), *tiles = patches + team.threads * 2 * l.patch;
     float* patch = patches + team.thread * 2 * l.patch;
-    float* in = tiles + (l.shared ? 0 : team.thread * tiles_size(l));
+    float* in = tiles + (together ? 0 : (team.thread + 1) * tiles_size(l));
     return {space, patch, patch + l.patch, in, in + PLANES * l.in_plane};
 }
 
@@ -246,16 +247,18 @@ static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* 
     const Norm norm{c.channels_out, c.groups, c.bias, c.gamma, c.beta};
     in_parallel(*threads, [&](const Team& whole) {
         const Team alone{0, 1};
-        const Work work{c, l, space_of(c, l, space, whole), c.channels_in / CHUNK, c.channels_out / PANEL};
-        if (l.shared)
-            for (int i = 0; i < all; i += l.step) work.step(sources, i, least(l.step, all - i), whole, raw);
-        else
-            for (int i = whole.begin(all); i < whole.end(all); i++) work.step(sources, i, 1, alone, raw);
+        const int chunks = c.channels_in / CHUNK, panels = c.channels_out / PANEL;
+        const Work together{c, l, space_of(c, l, space, whole, true), chunks, panels};
+        const int shared = l.shared ? all : all % whole.threads == 1;  // a single one that is left over
+        for (int i = 0; i < shared; i += l.step) together.step(sources, i, least(l.step, shared - i), whole, raw);
+        const Work work{c, l, space_of(c, l, space, whole, false), chunks, panels};
+        for (int i = shared + whole.begin(all - shared); i < shared + whole.end(all - shared); i++)
+            work.step(sources, i, 1, alone, raw);
         whole.meet();
         for (int i = whole.begin(c.samples * c.groups); i < whole.end(c.samples * c.groups); i++) {
             const int sample = i / c.groups;
             normalise(
-                norm, i % c.groups, work.space.stats + (int64_t)sample * blocks * 2 * c.channels_out, blocks,
+                norm, i % c.groups, space + (int64_t)sample * blocks * 2 * c.channels_out, blocks,
                 [&](int index) { return l.pixels(index, c.height, c.width); },
                 affine + (int64_t)sample * 2 * c.channels_out);
         }

@@ -75,23 +75,18 @@ class CpuSession:
         errors = np.empty((images, 1, height, width), np.float32)
         anomaly_maps = np.empty((images, 1, MAP_SIZE, MAP_SIZE), np.float32)
         raised: list[BaseException] = []
-
-        @library.OBSERVER
-        def observer(layer: ctypes._Pointer[Layer]) -> None:
-            try:
-                if observe and not raised:
-                    observe(layer.contents)
-            except BaseException as error:  # which C cannot pass on
-                raised.append(error)
-
         text = ctypes.create_string_buffer(library.ERROR_SIZE)
-        read, written = (x.ctypes.data, images, height, width, z.ctypes.data), (errors, anomaly_maps)
         failed = self._library.maps(
             self._network,
-            *read,
-            *(array.ctypes.data for array in written),
+            x.ctypes.data,
+            images,
+            height,
+            width,
+            z.ctypes.data,
+            errors.ctypes.data,
+            anomaly_maps.ctypes.data,
             self._threads(),
-            observer if observe else library.OBSERVER(),
+            _observer(observe, raised) if observe else library.OBSERVER(),
             text,
         )
         if raised:
@@ -99,6 +94,19 @@ class CpuSession:
         if failed:
             raise MemoryError(text.value.decode())
         return errors, anomaly_maps
+
+
+def _observer(observe: Callable[[Layer], None], raised: list[BaseException]) -> ctypes._FuncPointer:
+    """For C, which cannot pass on what is raised."""
+
+    def call(layer: ctypes._Pointer[Layer]) -> None:
+        try:
+            if not raised:
+                observe(layer.contents)
+        except BaseException as error:
+            raised.append(error)
+
+    return library.OBSERVER(call)
 
 
 def _require(name: str, array: Floats | None, shape: tuple[int, ...]) -> None:
