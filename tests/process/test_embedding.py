@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 import sprfast
-from sprfast.config import Level, Preprocessing, Schedule
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.formats import export as export_file
+from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
+from sprfast.method.scoring_mode import ScoringMode
+from sprfast.method.unet import ScoreUNet
 from support import ROOT
 from support.c_interface import STRUCTS
 from support.scoring_mode_cases import with_mode
@@ -233,12 +236,12 @@ int main(int count, char **arguments) {
 
 @pytest.mark.build
 @needs_tools
-def test_memory_of_a_program_that_scores(small_model, environment, tmp_path):
+def test_memory_of_a_program_that_scores(environment, tmp_path):
     """At most 1.3 times that of the weights, as they are packed, and of the workspace."""
-    size, draws, width = 192, 3, small_model.network.base_width
-    model = dataclasses.replace(
-        with_mode(small_model, schedule=Schedule((Level(1e-3, draws),))), preprocessing=Preprocessing(size)
-    )
+    size, draws, width = 192, 3, 64
+    network = NetworkConfig(width, 8)
+    mode = ScoringMode(Schedule((Level(1e-3, draws),)))
+    model = Model(network, mode, Preprocessing(size), ScoreUNet(network).state_dict())
     export.export(model, plan := tmp_path / "model.plan", Request("plan"))
     (source := tmp_path / "memory.c").write_text(MEMORY)
     flags = run("pkg-config --cflags --libs sprfast", **environment)

@@ -14,6 +14,8 @@
 
 namespace {
 
+__extension__ typedef __int128 Wide;  // no product of a frame's fields is beyond it
+
 std::mt19937_64 generator(1);
 
 int64_t below(int64_t count) { return static_cast<int64_t>(generator() % static_cast<uint64_t>(count)); }
@@ -30,11 +32,11 @@ int64_t pixel_bytes(int32_t format) {
     return (grey ? 1 : 3) * (deep ? 2 : 1);
 }
 
-// Bytes that a frame reads; `most` where that is more than any memory, or the frame is none.
-__int128 bytes_of(const sprfast_frame& f) {
+// Bytes that a frame reads, or more than there are where its fields are no frame's.
+Wide bytes_of(const sprfast_frame& f) {
     if (f.format < 1 || f.format > 6 || f.height < 1 || f.width < 1) return INT64_MAX;
-    const __int128 row = pixel_bytes(f.format) * f.width;
-    return f.pitch < row ? __int128{INT64_MAX} : __int128{f.height - 1} * f.pitch + row;
+    const Wide row = pixel_bytes(f.format) * f.width;
+    return f.pitch < row ? Wide{INT64_MAX} : Wide{f.height - 1} * f.pitch + row;
 }
 
 // A value at the ends of what its type holds, or a little beside what it was.
