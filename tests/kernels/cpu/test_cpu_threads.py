@@ -215,7 +215,8 @@ def test_where_threads_cannot_be_started_there_are_fewer_and_the_same_bits(tmp_p
     preloaded = tmp_path / "limit.so"
     subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "limit.c", "-ldl", "-o", preloaded], check=True)
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
-    environment = os.environ | {"PYTHONPATH": path, "LD_PRELOAD": str(preloaded)}
+    before = os.environ.get("LD_PRELOAD")  # of a sanitizer
+    environment = os.environ | {"PYTHONPATH": path, "LD_PRELOAD": f"{before}:{preloaded}" if before else str(preloaded)}
     command = [sys.executable, "-c", FEWER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
