@@ -18,7 +18,6 @@ namespace sprfast {
 
 namespace {
 
-constexpr int SAMPLES = 6;                // of a pass: enough to keep all threads busy in the deepest maps
 constexpr int64_t MOST_PIXELS = 1 << 30;  // of an image; no machine has the memory for more
 
 struct Block {

@@ -15,6 +15,7 @@ namespace sprfast {
 constexpr int GROUPS = 32;          // of every GroupNorm
 constexpr int CHANNELS = 32;        // every feature map has a multiple of this many
 constexpr int MIN_SIDE = 16;        // pixels: what four halvings leave a pixel of
+constexpr int SAMPLES = 6;          // of a pass: enough to keep all threads busy in the deepest maps
 constexpr int MOST_THREADS = 1024;  // of a call
 
 using Observer = void (*)(const spr_layer*);
