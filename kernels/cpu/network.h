@@ -3,12 +3,12 @@
 
 #include <stdint.h>
 
-#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "interface.h"
+#include "per_process.h"
 
 namespace sprfast {
 
@@ -42,12 +42,11 @@ private:
     struct Idle;
     class Pass;
 
-    Idle& idle() const;
     std::unique_ptr<Workspace> lend(int height, int width, int threads) const;
     void give_back(std::unique_ptr<Workspace> space) const;
 
     std::unique_ptr<const Weights> weights_;
-    mutable std::atomic<Idle*> idle_{nullptr};
+    std::unique_ptr<PerProcess<Idle>> idle_;
 };
 
 }  // namespace sprfast

@@ -1,10 +1,8 @@
-// One engine in eight threads at once, with frames of more sizes than it keeps the noise of, and in a forked child: for
+// One engine in eight threads at once, with frames of more sizes than it keeps the noise of: for
 // ThreadSanitizer. Every score must have the bits of one thread alone.
 //
 //     engine_at_once EXPORT
 #include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <sprfast.hpp>
 #include <thread>
@@ -35,9 +33,5 @@ int main(int count, char** arguments) {
     for (std::thread& thread : threads) thread.join();
     for (const std::vector<double>& each : found)
         if (each != expected) return puts("other bits"), 1;
-    const pid_t child = fork();
-    if (!child) _exit(scores(engine, 0) == expected ? 0 : 1);
-    int status = 1;
-    waitpid(child, &status, 0);
-    return status ? (puts("the child failed"), 1) : (puts("the same bits"), 0);
+    return puts("the same bits"), 0;
 }
