@@ -118,27 +118,17 @@ test-oldest-triton:
 	  triton==$(OLDEST_TRITON) 'numpy<2.4'
 	$(OLDEST)/bin/python -m pytest --durations=25 $(PARALLEL) tests/kernels/triton tests/backends/test_backends.py
 
-# The CPU engine with every access to memory and all arithmetic checked, then its threads, in copies of the package.
-CHECKED := build/sanitizers
-SANITIZED = $(BIN)/python setup.py --quiet build --build-base $@ --build-lib $@ && \
-  test -f $@/sprfast/kernels/cpu/libsprfast.so
-.PHONY: $(CHECKED)/memory $(CHECKED)/threads
-test-sanitizers: $(CHECKED)/memory $(CHECKED)/threads
-	cd $(CHECKED)/memory && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  $(abspath $(BIN))/python -m pytest -m "not (build or fuzz)" $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py \
-  $(CURDIR)/tests/kernels/cpu/test_c_interface.py
-	TSAN_OPTIONS=die_after_fork=0 $(CHECKED)/threads/network_at_once
-
-$(CHECKED)/memory: $(INSTALLED)
-	rm -rf $@
-	CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover" $(SANITIZED)
-
-$(CHECKED)/threads: $(INSTALLED)
-	rm -rf $@
-	CFLAGS="-g -fsanitize=thread" $(SANITIZED)
-	$${CXX:-c++} -g -fsanitize=thread -std=c++17 -Ikernels/cpu tests/kernels/cpu/native/network_at_once.cpp \
-	  kernels/cpu/folded.cpp $@/sprfast/kernels/cpu/libsprfast.so -Wl,-rpath,$(abspath $@)/sprfast/kernels/cpu \
-	  -o $@/network_at_once
+# The CPU engine with every access to memory and all arithmetic checked, in a copy of the package. ThreadSanitizer runs
+# in tests/kernels/cpu/test_cpu_threads.py.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover
+test-sanitizers: $(INSTALLED)
+	rm -rf build/sanitizers
+	CFLAGS="-g $(SANITIZERS)" $(BIN)/python setup.py --quiet build \
+	  --build-base build/sanitizers --build-lib build/sanitizers
+	test -f build/sanitizers/sprfast/kernels/cpu/libsprfast.so
+	cd build/sanitizers && LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(CURDIR)/$(BIN)/python -m pytest -m "not (build or fuzz)" \
+	  $(CURDIR)/tests/kernels/cpu/test_cpu_kernels.py $(CURDIR)/tests/kernels/cpu/test_c_interface.py
 
 # The library for C, C++ and C# with its headers, CMake package and pkg-config file; needs CMake and a C++ compiler, no
 # Python: make install PREFIX=/opt/sprfast
@@ -170,7 +160,8 @@ $(WHEEL)/ready: Makefile
 	touch $@
 
 clean:
-	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist $(VENV) $(SCALE) $(OLDEST) $(WHEEL) *.egg-info kernels/cpu/libsprfast.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): setup.py pyproject.toml constraints.txt Makefile $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version; \

@@ -17,7 +17,6 @@ namespace sprfast {
 namespace {
 
 constexpr size_t RECENT_SIZES = 4;  // whose noise is kept
-constexpr int SAMPLES = 6;          // of a pass
 constexpr double NONE = std::numeric_limits<double>::quiet_NaN();
 
 std::string described(std::pair<int, int> size) {

@@ -1,11 +1,9 @@
 #include "network.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -18,7 +16,6 @@ namespace sprfast {
 
 namespace {
 
-constexpr int SAMPLES = 6;                // of a pass: enough to keep all threads busy in the deepest maps
 constexpr int64_t MOST_PIXELS = 1 << 30;  // of an image; no machine has the memory for more
 
 struct Block {
@@ -296,45 +293,30 @@ void Network::Pass::anomaly_map(const float* errors, float* maps) const {
 // Workspaces that no call is using, all of the size last asked for. Those of a forked process's parent are never looked
 // at, since another of its threads may have been about to change them.
 struct Network::Idle {
-    const pid_t process = getpid();
-    std::mutex lock;
     int height = 0, width = 0, threads = 0;
     std::unique_ptr<Workspace> first;
 };
 
-Network::Idle& Network::idle() const {
-    Idle* found = idle_.load();
-    while (found->process != getpid()) {
-        auto own = std::make_unique<Idle>();
-        if (idle_.compare_exchange_strong(found, own.get())) return *own.release();
-    }
-    return *found;
-}
-
 std::unique_ptr<Network::Workspace> Network::lend(int height, int width, int threads) const {
-    std::unique_ptr<Workspace> found;
-    {
-        Idle& here = idle();
-        const std::lock_guard<std::mutex> guard(here.lock);
+    std::unique_ptr<Workspace> found = idle_->locked([&](Idle& here) {
         here.height = height;
         here.width = width;
         here.threads = threads;
-        found = std::move(here.first);
-        if (found && found->fits(height, width, threads)) {
-            here.first = std::move(found->next);
-            return found;
-        }
-    }
+        std::unique_ptr<Workspace> first = std::move(here.first);
+        if (first && first->fits(height, width, threads)) here.first = std::move(first->next);
+        return first;
+    });
+    if (found && found->fits(height, width, threads)) return found;
     found.reset();  // and all behind it: first they go, then there is a new one
     return std::make_unique<Workspace>(*weights_, height, width, threads);
 }
 
 void Network::give_back(std::unique_ptr<Workspace> space) const {
-    Idle& here = idle();
-    const std::lock_guard<std::mutex> guard(here.lock);
-    if (!space->fits(here.height, here.width, here.threads)) return;  // a call with another size came meanwhile
-    space->next = std::move(here.first);
-    here.first = std::move(space);
+    idle_->locked([&](Idle& here) {
+        if (!space->fits(here.height, here.width, here.threads)) return;  // a call with another size came meanwhile
+        space->next = std::move(here.first);
+        here.first = std::move(space);
+    });
 }
 
 Network::Network(int base_width, int draws, const std::map<std::string, const float*>& arrays,
@@ -346,13 +328,10 @@ Network::Network(int base_width, int draws, const std::map<std::string, const fl
     if (draws < 1) throw Failure{Code::invalid_argument, "draws: " + std::to_string(draws) + " is not allowed"};
     if (!operators) throw Failure{Code::invalid_argument, "operators: none for this instruction set"};
     weights_ = std::make_unique<const Weights>(base_width, draws, arrays, *operators);
-    idle_ = new Idle;
+    idle_ = std::make_unique<PerProcess<Idle>>();
 }
 
-Network::~Network() {
-    Idle* found = idle_.load();
-    if (found && found->process == getpid()) delete found;
-}
+Network::~Network() = default;
 
 void Network::maps(const float* x, int images, int height, int width, const float* noise, float* errors, float* maps,
                    int threads, Observer observe) const {

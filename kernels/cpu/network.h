@@ -3,18 +3,19 @@
 
 #include <stdint.h>
 
-#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "interface.h"
+#include "per_process.h"
 
 namespace sprfast {
 
 constexpr int GROUPS = 32;          // of every GroupNorm
 constexpr int CHANNELS = 32;        // every feature map has a multiple of this many
 constexpr int MIN_SIDE = 16;        // pixels: what four halvings leave a pixel of
+constexpr int SAMPLES = 6;          // of a pass: enough to keep all threads busy in the deepest maps
 constexpr int MOST_THREADS = 1024;  // of a call
 
 using Observer = void (*)(const spr_layer*);
@@ -41,12 +42,11 @@ private:
     struct Idle;
     class Pass;
 
-    Idle& idle() const;
     std::unique_ptr<Workspace> lend(int height, int width, int threads) const;
     void give_back(std::unique_ptr<Workspace> space) const;
 
     std::unique_ptr<const Weights> weights_;
-    mutable std::atomic<Idle*> idle_{nullptr};
+    std::unique_ptr<PerProcess<Idle>> idle_;
 };
 
 }  // namespace sprfast

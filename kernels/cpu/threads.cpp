@@ -58,10 +58,11 @@ bool Signal::wait(uint32_t before, int milliseconds) {
     return value() != before;
 }
 
-// The last one to come lets the others go. Nobody comes again before the word has changed.
+// The last one to come lets the others go. Nobody comes again before the word has changed. Who has come reads nothing
+// more that the next run changes.
 void Pool::Meeting::wait() {
-    const uint32_t before = together.value();
-    if (come.fetch_add(1) + 1 < (uint32_t)threads) {
+    const uint32_t before = together.value(), expected = threads;
+    if (come.fetch_add(1) + 1 < expected) {
         together.wait(before);
         return;
     }

@@ -1,4 +1,5 @@
 import ctypes
+import dataclasses
 import gc
 import json
 import math
@@ -173,6 +174,33 @@ def test_an_image_too_small_is_an_input_error(small_model, size):
 def test_noise_of_another_size_is_refused_before_it_is_read(small_model):
     with pytest.raises(ValueError, match="noise"):
         backends.create("cpu", small_model, CPU).maps(images(1, 32, 32), noise_bank(small_model.schedule, 16, 16, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("image", lambda x, z: (x[:, :2].copy(), z)),
+        ("image", lambda x, z: (x.astype(np.float64), z)),
+        ("image", lambda x, z: (x[..., ::-1], z)),
+        ("image", lambda x, z: (np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape), z)),
+        ("noise", lambda x, z: (x, z[:1].copy())),
+        ("noise", lambda x, z: (x, z[:, None])),
+        ("noise", lambda x, z: (x, z.astype(np.float16))),
+        ("noise", lambda x, z: (x[:, :, :24].copy(), z)),
+    ],
+)
+def test_arrays_that_would_be_misread_are_refused(small_model, name, change):
+    given = arrays(images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0))
+    with pytest.raises(ValueError, match=rf"^{name}: is \w+ \(.*must be float32 \("):
+        CpuSession(fold(small_model), lambda: 1).maps(*change(*given))
+
+
+def test_a_folded_model_of_other_shapes_is_refused(small_model):
+    model = fold(small_model)
+    norm = dataclasses.replace(model.blocks["up2"].first, beta=np.zeros(32, np.float32))
+    model.blocks["up2"] = dataclasses.replace(model.blocks["up2"], first=norm)
+    with pytest.raises(ValueError, match=r"^model: up2\.first\.beta: is float32 \(32,\), must be float32 \(128,\)"):
+        CpuSession(model, lambda: 1)
 
 
 def test_another_device_is_a_backend_error_that_says_what_to_do(small_model):

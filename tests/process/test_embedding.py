@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 import sprfast
-from sprfast.config import Level, Preprocessing, Schedule
+from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.formats import export as export_file
+from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
+from sprfast.method.scoring_mode import ScoringMode
+from sprfast.method.unet import ScoreUNet
 from support import ROOT
 from support.c_interface import STRUCTS
 from support.scoring_mode_cases import with_mode
@@ -191,21 +194,93 @@ LAYOUT = {
 }
 
 
+@pytest.fixture
+def tiny_plan(small_model, tmp_path):
+    """Of a network whose input has 16x16 pixels, and of one that keeps the aspect of frames."""
+
+    def write(policy):
+        mode = with_mode(small_model, schedule=Schedule((Level(1e-3, 1),)))
+        path = tmp_path / f"{policy}.plan"
+        export.export(dataclasses.replace(mode, preprocessing=Preprocessing(16, policy)), path, Request("plan"))
+        return path
+
+    return write
+
+
 @pytest.mark.build
 @pytest.mark.fuzz
 @needs_tools
-def test_mutated_frames_under_sanitizers(small_model, tmp_path):
-    model = dataclasses.replace(
-        with_mode(small_model, schedule=Schedule((Level(1e-3, 1),))), preprocessing=Preprocessing(16, "stretch")
-    )
-    export.export(model, tmp_path / "model.plan", Request("plan"))
-    flags = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    build, source = tmp_path / "build", ROOT / "tests" / "kernels" / "cpu" / "mutated_frames.cpp"
+@pytest.mark.parametrize(
+    ("program", "sanitizer", "policy", "said"),
+    [
+        ("mutated_frames", "address,undefined", "stretch", r"[34]\d\d\d of 10000 frames have a score"),
+        ("engine_at_once", "thread", "fit", "the same bits"),
+    ],
+)
+def test_under_sanitizers(tiny_plan, tmp_path, program, sanitizer, policy, said):
+    flags = f"-O1 -g -fsanitize={sanitizer} -fno-sanitize-recover=all"
+    build, source = tmp_path / "build", ROOT / "tests" / "kernels" / "cpu" / "native" / f"{program}.cpp"
     run(f"cmake -S {ROOT}/kernels/cpu -B {build} -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS={flags}'")
     run(f"cmake --build {build} --parallel")
-    program = tmp_path / "mutated"
-    run(f"c++ {CXX17} {flags} -I {ROOT}/include {source} -L {build} -lsprfast -Wl,-rpath,{build} -o {program}")
-    assert re.search(r"^[34]\d\d\d of 10000 frames have a score", run(f"{program} {tmp_path}/model.plan 10000"))
+    linking = f"-L {build} -lsprfast -Wl,-rpath,{build} -pthread"
+    run(f"c++ {CXX17} {flags} -I {ROOT}/include {source} {linking} -o {tmp_path}/{program}")
+    given = ["10000"] if program == "mutated_frames" else []
+    out = run([f"{tmp_path}/{program}", str(tiny_plan(policy)), *given])
+    assert re.match(said, out)
+
+
+CONTAINERS = r"""
+#include <array>
+#include <cstdio>
+#include <sprfast.hpp>
+#if __cplusplus >= 202002L
+#include <span>
+#endif
+
+int main(int, char** arguments) {
+    const std::array<unsigned char, 3 * 32 * 32> bytes{};
+    const std::vector<std::uint16_t> values(32 * 48);
+    sprfast::Engine opened(arguments[1], 1, "generic");
+    const sprfast::Engine engine = std::move(opened);
+    std::vector<sprfast_frame> frames{sprfast::packed(SPRFAST_BGR8, bytes, 32, 32),
+                                      sprfast::packed(SPRFAST_GREY16, values, 32, 48),
+                                      sprfast::packed(SPRFAST_GREY16, bytes, 32, 48)};
+    frames[2].bytes--;
+#if __cplusplus >= 202002L
+    const std::vector<sprfast_result> results = engine.score_many(std::span<const sprfast_frame>(frames));
+#else
+    const std::vector<sprfast_result> results = engine.score_many(frames);
+#endif
+    const sprfast::Maps maps = engine.maps(frames[1]);
+    std::printf("%s %d %d %d\n", engine.info().instruction_set, maps.height, maps.width, int(maps.pred_mask.size()));
+    std::printf("%d\n", maps.result.pred_score == results[1].pred_score && engine.score(frames[0]).verdict != 0);
+    std::printf("%d %s\n", results[2].code, results[2].reason);
+    try {
+        engine.maps(frames[2]);
+    } catch (const sprfast::Error& error) {
+        std::printf("%d %s\n", error.code, error.what());
+    }
+    try {
+        sprfast::Engine("nowhere.plan");
+    } catch (const sprfast::Error& error) {
+        std::printf("%d %.13s\n", error.code, error.what());
+    }
+}
+"""
+
+
+@pytest.mark.build
+@needs_tools
+@pytest.mark.parametrize("standard", ["17", "20"])
+def test_containers_and_exceptions(plan, environment, tmp_path, standard):
+    (source := tmp_path / "containers.cpp").write_text(CONTAINERS)
+    flags = run("pkg-config --cflags --libs sprfast", **environment)
+    run(f"c++ {CXX17} -std=c++{standard} {source} {flags} -o {tmp_path}/containers")
+    out = run(f"{tmp_path}/containers {plan}", **environment).splitlines()
+    assert out[:2] == ["generic 32 48 65536", "1"]
+    assert out[2] == out[3]
+    assert out[2].startswith("1 frame: bytes")
+    assert out[4] == "2 nowhere.plan:"[:15]
 
 
 MEMORY = r"""
@@ -233,12 +308,12 @@ int main(int count, char **arguments) {
 
 @pytest.mark.build
 @needs_tools
-def test_memory_of_a_program_that_scores(small_model, environment, tmp_path):
+def test_memory_of_a_program_that_scores(environment, tmp_path):
     """At most 1.3 times that of the weights, as they are packed, and of the workspace."""
-    size, draws, width = 192, 3, small_model.network.base_width
-    model = dataclasses.replace(
-        with_mode(small_model, schedule=Schedule((Level(1e-3, draws),))), preprocessing=Preprocessing(size)
-    )
+    size, draws, width = 192, 3, 64
+    network = NetworkConfig(width, 8)
+    mode = ScoringMode(Schedule((Level(1e-3, draws),)))
+    model = Model(network, mode, Preprocessing(size), ScoreUNet(network).state_dict())
     export.export(model, plan := tmp_path / "model.plan", Request("plan"))
     (source := tmp_path / "memory.c").write_text(MEMORY)
     flags = run("pkg-config --cflags --libs sprfast", **environment)
@@ -258,7 +333,7 @@ def test_both_builds_compile_the_operators_alike():
     operators, units = (
         re.search(rf"{name} = \(?\n?\s*f?\"([^\n]*)", setup)[1] for name in ("OPERATOR_FLAGS", "UNIT_FLAGS")
     )
-    for flag in re.findall(r"-f(?!PIC|visibility|openmp)[\w=-]+|-O\d", operators):
+    for flag in re.findall(r"-f(?!PIC|visibility)[\w=-]+|-O\d", operators):
         assert flag in cmake
     assert "-ffp-contract=off" in units
     assert "sprfast PRIVATE -ffp-contract=off" in cmake

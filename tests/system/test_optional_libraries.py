@@ -15,6 +15,7 @@ from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.errors import BackendError
 from sprfast.kernels.cpu import library
+from sprfast.line import drift
 from sprfast.system.libraries import TRAIN, missing, require
 from support import ROOT
 
@@ -152,6 +153,12 @@ def test_a_plain_install_says_of_everything_else_what_to_install(model_path, pic
     assert [
         err for _, _, err in answers if "pip install 'sprfast[train]'" not in err or len(err.splitlines()) > 1
     ] == []
+
+
+def test_a_line_without_scipy_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(BackendError, match=r"scipy.stats cannot be imported .*pip install 'sprfast\[line\]'"):
+        drift.Drift([float(score) for score in range(500)])
 
 
 @pytest.mark.parametrize("to", ["onnx", "tensorrt", "triton-repository"])

@@ -5,6 +5,9 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_int32, c_size_t, c_void_p
 
@@ -21,6 +24,7 @@ from sprfast.kernels.cpu import library
 from sprfast.method.error_field import ErrorField
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, manual
+from support import TESTS
 from support import c_interface as c
 from support.c_interface import Frame, RefusedError
 
@@ -207,6 +211,21 @@ def test_what_the_anomaly_map_skips_is_said(engine, runner):
     result = engine.score(Frame.of(array))
     assert same(result, expected)
     assert f"here {result.skipped:.0%} of them" in expected.warning
+
+
+@pytest.mark.clock
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_frame_costs_little_beside_the_network(engine, dtype):
+    """At most 5 ms from 1920x1200 pixels to a verdict; measured are 2 to 4."""
+
+    def milliseconds(frame):
+        started = time.perf_counter()
+        engine.score(frame)
+        return 1e3 * (time.perf_counter() - started)
+
+    large, small = Frame.of(picture(1200, 1920, dtype=dtype)), Frame.of(picture(32, 51, dtype=dtype))
+    spans = [(milliseconds(large), milliseconds(small)) for _ in range(20)]
+    assert min(span[0] for span in spans) - min(span[1] for span in spans) < 5
 
 
 @pytest.mark.parametrize(
@@ -417,3 +436,33 @@ def test_a_forked_child_goes_on_with_its_parents_engine(c_library, plan):
         assert os.waitpid(child, 0)[1] == 0
         assert [future.result().pred_score for future in going_on] == alone * 4
     engine.close()
+
+
+LITTLE_MEMORY = """
+import re, resource, sys
+import numpy as np
+from support import TESTS
+from support import c_interface as c
+engine = c.Library(sys.argv[1]).open(sys.argv[2], threads=1)
+small = c.Frame.of(np.zeros((32, 32, 3), np.uint8))
+expected = engine.score(small).pred_score
+size = int(re.search(r"VmSize:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**27,) * 2)
+large = c.Frame.of(np.zeros((16, 16 * 640), np.uint8))
+results = engine.score_many([small, large, small])
+print([(result.code, result.verdict, result.pred_score == expected) for result in results], results[1].reason)
+"""
+
+
+@pytest.mark.process
+def test_a_frame_that_is_too_large_for_the_memory(plan):
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, str(library._PATH), str(plan)],
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith(f"[(0, 2, True), ({c.OUT_OF_MEMORY}, 0, False), (0, 2, True)] b'frame: no memory"), (
+        done
+    )
