@@ -1,6 +1,5 @@
 #include "network.h"
 
-#include <string.h>
 
 #include <algorithm>
 #include <chrono>
