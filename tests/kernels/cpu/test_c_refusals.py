@@ -217,6 +217,7 @@ print([(result.code, result.verdict, result.pred_score == expected) for result i
 
 
 @pytest.mark.process
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="it takes terabytes of addresses itself")
 def test_a_frame_that_is_too_large_for_the_memory(good):
     done = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, str(library._PATH), str(good)],
