@@ -1,6 +1,5 @@
 #include "network.h"
 
-
 #include <algorithm>
 #include <chrono>
 #include <utility>

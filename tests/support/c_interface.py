@@ -186,3 +186,26 @@ class Engine:
     def close(self):
         self.library.functions.sprfast_close(self.handle)
         self.handle = None
+
+
+def picture(height, width, channels=3, dtype=np.uint8, seed=0):
+    """Coarse patches with noise, over the whole range."""
+    random = np.random.default_rng(seed)
+    coarse = random.random((height // 7 + 1, width // 7 + 1, channels)).repeat(7, 0).repeat(7, 1)[:height, :width]
+    values = (0.9 * coarse + 0.1 * random.random((height, width, channels))) * np.iinfo(dtype).max
+    return values.astype(dtype) if channels == 3 else values.astype(dtype)[..., 0]
+
+
+CASE_SIZES = ((32, 32), (33, 47), (20, 61), (150, 32), (3, 5), (97, 250))
+CASE_FORMATS = (
+    ("grey", np.uint8),
+    ("grey", np.uint16),
+    *((order, kind) for order in ("rgb", "bgr") for kind in (np.uint8, np.uint16)),
+)
+
+
+def cases():
+    """Pictures with the order of their channels: sizes, formats, gaps between rows."""
+    for index, (size, (order, dtype)) in enumerate((size, form) for size in CASE_SIZES for form in CASE_FORMATS):
+        array = picture(*size, 1 if order == "grey" else 3, dtype, index)
+        yield padded(array, (0, 1, 6, 64)[index % 4]), order

@@ -1,10 +1,14 @@
+import dataclasses
+
 import pytest
 
+import sprfast
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.errors import ModelFileError
 from sprfast.formats import export as export_file
 from sprfast.kernels.cpu import library
+from support import c_interface
 from support.export_reader import Opened, Reader, Sample, assert_same, write_narrow
 
 
@@ -56,3 +60,37 @@ def both(reader, sample):
 
     with reader.narrow():
         yield outcome
+
+
+@pytest.fixture(scope="session")
+def c_library():
+    """The functions of include/sprfast.h."""
+    return c_interface.Library(library._PATH)
+
+
+@pytest.fixture(scope="session")
+def engine(c_library, good):
+    engine = c_library.open(good, threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def runner(good):
+    return sprfast.load(good, threads=1)
+
+
+@pytest.fixture
+def written(small_model, c_library, tmp_path):
+    """Writes an export of the small model with other values, and opens it in C and in Python."""
+    opened = []
+
+    def write(**values):
+        path = tmp_path / f"{len(opened)}.plan"
+        export.export(dataclasses.replace(small_model, **values), path, Request("plan"))
+        opened.append(c_library.open(path, threads=1))
+        return opened[-1], sprfast.load(path, threads=1)
+
+    yield write
+    for engine in opened:
+        engine.close()
