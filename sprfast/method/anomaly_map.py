@@ -22,7 +22,11 @@ def smoothing_matrix(size: int) -> npt.NDArray[np.float32]:
 
     Shared by all callers: not to be written.
     """
-    matrix = _smoothed(np.eye(size)).astype(np.float32)
+    low, high, share = _between(size)
+    resampled, places = np.zeros((MAP_SIZE, size)), np.arange(MAP_SIZE)
+    resampled[places, low] = 1.0 - share
+    resampled[places, high] += share
+    matrix = _averaged(resampled).astype(np.float32)
     matrix.flags.writeable = False
     return matrix
 
@@ -37,7 +41,7 @@ def skipped(height: int, width: int) -> str | None:
     """
     if max(height, width) <= 2 * MAP_SIZE:
         return None
-    used = [float((smoothing_matrix(side) > 0).any(axis=0).mean()) for side in (height, width)]
+    used = [_looked_at(side) / side for side in (height, width)]
     return (
         f"{height}x{width} pixels (height x width) at the network's input: above {2 * MAP_SIZE} a side the anomaly map "
         f"skips pixels, here {1 - used[0] * used[1]:.0%} of them, and a small defect there is not seen; use a smaller "
@@ -57,13 +61,28 @@ def anomaly_map(errors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(size, n) resampled and averaged along the first axis: (256, n)."""
-    size, places = len(values), np.arange(MAP_SIZE)
-    centres = np.clip((places + 0.5) * (size / MAP_SIZE) - 0.5, 0, size - 1)
+    low, high, share = _between(len(values))
+    return _averaged(values[low] * (1.0 - share[:, None]) + values[high] * share[:, None])
+
+
+def _between(size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The two of `size` pixels that each of 256 places lies between, and the share of the second."""
+    centres = np.clip((np.arange(MAP_SIZE) + 0.5) * (size / MAP_SIZE) - 0.5, 0, size - 1)
     low = np.minimum(centres.astype(np.int64), max(0, size - 2))
-    share = (centres - low)[:, None]
+    return low, np.minimum(low + 1, size - 1), centres - low
+
+
+def _looked_at(size: int) -> int:
+    """How many of `size` pixels count for a place."""
+    low, high, share = _between(size)
+    return len(np.union1d(low[share < 1], high[share > 0]))
+
+
+def _averaged(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(256, n) averaged along the first axis, by running sums."""
+    places, half = np.arange(MAP_SIZE), BOX_SIZE // 2
     sums = np.zeros((MAP_SIZE + 1, values.shape[1]))
-    np.cumsum(values[low] * (1.0 - share) + values[np.minimum(low + 1, size - 1)] * share, axis=0, out=sums[1:])
-    half = BOX_SIZE // 2
+    np.cumsum(values, axis=0, out=sums[1:])
     ends, starts = np.minimum(places + half + 1, MAP_SIZE), np.maximum(places - half, 0)
     averaged: npt.NDArray[np.float64] = (sums[ends] - sums[starts]) / BOX_SIZE
     return averaged

@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
-from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE, anomaly_map, smoothing_matrix
+from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE, anomaly_map, skipped, smoothing_matrix
 
 
 @pytest.mark.parametrize("size", [16, 70, 255, 256, 257, 600])
@@ -38,3 +40,19 @@ def test_a_map_is_what_pytorch_resamples_and_averages(size):
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(smoothing_matrix(size[0]) @ errors @ smoothing_matrix(size[1]).T, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [513, 700, 1537])
+def test_pixels_that_no_place_looks_at_are_counted(side):
+    share = 1 - float((smoothing_matrix(side) > 0).any(axis=0).mean())
+    assert f"here {share:.0%} of them" in skipped(side, 256)
+
+
+def test_the_longest_input_takes_little_memory_before_it_is_scored():
+    tracemalloc.start()
+    try:
+        skipped(16, 262_144)
+        smoothing_matrix(16_384)
+        assert tracemalloc.get_traced_memory()[1] < 2**27  # a square of the side would be 2 GiB
+    finally:
+        tracemalloc.stop()
