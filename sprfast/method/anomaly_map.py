@@ -66,7 +66,7 @@ def _smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _between(size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The two of `size` pixels that each of 256 places lies between, and the share of the second."""
+    """The two of `size` pixels that each place lies between, and the share of the second."""
     centres = np.clip((np.arange(MAP_SIZE) + 0.5) * (size / MAP_SIZE) - 0.5, 0, size - 1)
     low = np.minimum(centres.astype(np.int64), max(0, size - 2))
     return low, np.minimum(low + 1, size - 1), centres - low
