@@ -5,6 +5,9 @@
 #pragma once
 
 #include <stdint.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "interface.h"
 #include "simd.h"
@@ -30,20 +33,37 @@ typedef float UnalignedEightFloats __attribute__((vector_size(32), aligned(4), m
 #define ROUNDED(product) asm("" : "+m"(product))
 #endif
 
-// The 16 lanes of one output. values: of its first pixel, `pitch` to the next one's.
-INLINE void weighted(const spr_weights* weights, int output, const float* values, int64_t pitch, float* result) {
+INLINE Doubles widened(const float* at) {
+#if defined(__AVX512F__)
+    return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(at));  // gcc 12 makes two conversions of half a vector by itself
+#else
+    return __builtin_convertvector(*(const UnalignedFloats*)at, Doubles);
+#endif
+}
+
+// As many sums go on at once as keep the processor from waiting for each one, within its registers.
+constexpr int TOGETHER = LANES >= 16 ? 3 : 1;
+
+// The 16 lanes of one output in each of COUNT planes. values: of the first plane's first pixel, `pitch` to the next
+// pixel's, `plane` to the next plane's; result[plane·16 + lane].
+template <int COUNT>
+INLINE void weighted(const spr_weights* weights, int output, const float* values, int64_t pitch, int64_t plane,
+                     float* result) {
     const double* weight = weights->weights + (int64_t)output * weights->stride;
     values += weights->first[output] * pitch;
-    Doubles sums[2 * PARTS] = {};
+    Doubles sums[COUNT][2 * PARTS] = {};
     for (int i = 0; i < weights->count[output]; i++, values += pitch)
-        for (int p = 0; p < 2 * PARTS; p++) {
-            Doubles product =
-                __builtin_convertvector(*(const UnalignedFloats*)(values + p * HALF), Doubles) * weight[i];
-            ROUNDED(product);
-            sums[p] += product;
-        }
-    for (int p = 0; p < 2 * PARTS; p++)
-        *(UnalignedFloats*)(result + p * HALF) = __builtin_convertvector(sums[p], Floats);
+#pragma GCC unroll 3
+        for (int c = 0; c < COUNT; c++)
+#pragma GCC unroll 8
+            for (int p = 0; p < 2 * PARTS; p++) {
+                Doubles product = widened(values + c * plane + p * HALF) * weight[i];
+                ROUNDED(product);
+                sums[c][p] += product;
+            }
+    for (int c = 0; c < COUNT; c++)
+        for (int p = 0; p < 2 * PARTS; p++)
+            *(UnalignedFloats*)(result + c * STRIP + p * HALF) = __builtin_convertvector(sums[c][p], Floats);
 }
 
 // 16 pixels of each of 16 rows: turned[(channel·width + pixel)·16 + row].
@@ -75,22 +95,36 @@ void turn_strip_16(const uint8_t* rows, int64_t pitch, int32_t width, int32_t ch
         turn_rows<3>(rows, pitch, width, top, turned);
 }
 
+// One output of COUNT channels, from `channel` on; see interface.h.
+template <int COUNT>
+INLINE void resample_output(const struct spr_weights* weights, int output, int channel, const float* turned,
+                            int64_t width, float* planes, int64_t pitch) {
+    float sums[COUNT * STRIP];
+    weighted<COUNT>(weights, output, turned + channel * width * STRIP, STRIP, width * STRIP, sums);
+    for (int c = 0; c < COUNT; c++) {
+        float* at = planes + (int64_t)(channel + c) * weights->outputs + output;
+        for (int row = 0; row < STRIP; row++) at[row * pitch] = sums[c * STRIP + row];
+    }
+}
+
 // See interface.h.
 void resample_strip_16(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
                        float* planes, int64_t pitch) {
-    for (int channel = 0; channel < channels; channel++)
-        for (int output = 0; output < weights->outputs; output++) {
-            float sums[STRIP];
-            weighted(weights, output, turned + (int64_t)channel * width * STRIP, STRIP, sums);
-            float* at = planes + (int64_t)channel * weights->outputs + output;
-            for (int row = 0; row < STRIP; row++) at[row * pitch] = sums[row];
-        }
+    for (int output = 0; output < weights->outputs; output++)
+        if (channels == TOGETHER)
+            resample_output<TOGETHER>(weights, output, 0, turned, width, planes, pitch);
+        else
+            for (int channel = 0; channel < channels; channel++)
+                resample_output<1>(weights, output, channel, turned, width, planes, pitch);
 }
 
 // See interface.h.
 void resample_row_16(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
                      float* result) {
-    for (int64_t lane = 0; lane < pitch; lane += STRIP) weighted(weights, output, rows + lane, pitch, result + lane);
+    int64_t lane = 0;
+    for (; lane + TOGETHER * STRIP <= pitch; lane += TOGETHER * STRIP)
+        weighted<TOGETHER>(weights, output, rows + lane, pitch, STRIP, result + lane);
+    for (; lane < pitch; lane += STRIP) weighted<1>(weights, output, rows + lane, pitch, STRIP, result + lane);
 }
 
 }  // namespace
