@@ -35,14 +35,15 @@ typedef float UnalignedEightFloats __attribute__((vector_size(32), aligned(4), m
 
 INLINE Doubles widened(const float* at) {
 #if defined(__AVX512F__)
-    return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(at));  // gcc 12 makes two conversions of half a vector by itself
+    // by itself, gcc 12 makes two conversions of half a vector; of the form without a mask it warns
+    return (Doubles)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(at));
 #else
     return __builtin_convertvector(*(const UnalignedFloats*)at, Doubles);
 #endif
 }
 
 // As many sums go on at once as keep the processor from waiting for each one, within its registers.
-constexpr int TOGETHER = LANES >= 16 ? 3 : 1;
+constexpr int SUMS_AT_ONCE = LANES >= 16 ? 3 : 1;
 
 // The 16 lanes of one output in each of COUNT planes. values: of the first plane's first pixel, `pitch` to the next
 // pixel's, `plane` to the next plane's; result[plane·16 + lane].
@@ -111,8 +112,8 @@ INLINE void resample_output(const struct spr_weights* weights, int output, int c
 void resample_strip_16(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
                        float* planes, int64_t pitch) {
     for (int output = 0; output < weights->outputs; output++)
-        if (channels == TOGETHER)
-            resample_output<TOGETHER>(weights, output, 0, turned, width, planes, pitch);
+        if (channels == SUMS_AT_ONCE)
+            resample_output<SUMS_AT_ONCE>(weights, output, 0, turned, width, planes, pitch);
         else
             for (int channel = 0; channel < channels; channel++)
                 resample_output<1>(weights, output, channel, turned, width, planes, pitch);
@@ -122,8 +123,8 @@ void resample_strip_16(const struct spr_weights* weights, const float* turned, i
 void resample_row_16(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
                      float* result) {
     int64_t lane = 0;
-    for (; lane + TOGETHER * STRIP <= pitch; lane += TOGETHER * STRIP)
-        weighted<TOGETHER>(weights, output, rows + lane, pitch, STRIP, result + lane);
+    for (; lane + SUMS_AT_ONCE * STRIP <= pitch; lane += SUMS_AT_ONCE * STRIP)
+        weighted<SUMS_AT_ONCE>(weights, output, rows + lane, pitch, STRIP, result + lane);
     for (; lane < pitch; lane += STRIP) weighted<1>(weights, output, rows + lane, pitch, STRIP, result + lane);
 }
 
