@@ -16,6 +16,7 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration
 from sprfast.formats import model as model_file
+from support.command_line import one_line
 from support.line_cases import frame
 
 RATE = ("--false-reject-rate", "0.2")
@@ -55,15 +56,6 @@ def rows(run, *arguments, code=0):
     got, out, err = run("predict", *arguments, "--json")
     assert got == code, err
     return json.loads(out)["results"]
-
-
-def one_line(run, *arguments, code=2):
-    """The error of a command that must fail in one sentence."""
-    got, out, err = run(*arguments)
-    assert (got, out) == (code, ""), arguments
-    assert err.startswith("sprfast: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_calibrate_stores_the_conformal_quantile(run, model_path, pictures):

@@ -16,15 +16,6 @@ from support.line_cases import frame
 RATE = ("--false-reject-rate", "0.2")
 
 
-def one_line(run, *arguments, code=2):
-    """The error of a command that must fail in one sentence."""
-    got, out, err = run(*arguments)
-    assert (got, out) == (code, ""), arguments
-    assert err.startswith("sprfast: ")
-    assert err.count("\n") == 1
-    return err
-
-
 def test_a_second_calibration_of_one_file_is_refused_and_loses_nothing(run, model_path, good, monkeypatch):
     seen = []
     calibrate = calibration.calibrate

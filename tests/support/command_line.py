@@ -15,3 +15,12 @@ def run_sprfast(arguments, environment, prefix=""):
     whole = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
     shell = ["bash", "-c", prefix + 'exec "$@"', "bash", *command]
     return subprocess.run(shell, env=whole, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def one_line(run, *arguments, code=2):
+    """The error of a command that must fail in one sentence; `run` is the fixture."""
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, ""), arguments
+    assert err.startswith("sprfast: ")
+    assert err.count("\n") == 1
+    return err
