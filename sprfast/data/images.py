@@ -142,11 +142,12 @@ def load_mask(path: str | os.PathLike[str], size: int = 256) -> npt.NDArray[np.b
     """
     with _named(display_name(path)):
         channels = planes(path, MASK_PREPROCESSING, None)
-        highest = max(np.asarray(channel).max() for channel in channels)
+        highest = max(np.asarray(band).max() for channel in channels for _, band in bands(channel))
         half = 0 if highest <= _HALF[channels[0].mode] else _HALF[channels[0].mode]
-        defective = np.asarray(channels[0]) > half
-        for channel in channels[1:]:
-            defective |= np.asarray(channel) > half
+        defective = np.zeros(channels[0].size[::-1], np.bool_)
+        for channel in channels:
+            for top, band in bands(channel):
+                defective[top : top + band.height] |= np.asarray(band) > half
     share = float(defective.mean())
     if share > 0.5:
         warnings.warn(

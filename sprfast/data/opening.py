@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
-from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from sprfast.config import Preprocessing
 from sprfast.data import jpeg, png, tiff, webp
@@ -24,7 +25,6 @@ from sprfast.system.reading import open_regular
 _MODES = ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LONGEST_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row, which thin pictures have many of
 _OVERHEAD, _BYTES_PER_PIXEL = 2**24, 3  # that a JPEG or a WebP may have, which are read whole
-_WEBP_SHARE = 2  # of a pixel elsewhere: libwebp takes 24 bytes for one, the others up to 12
 _DECODED_BYTES = 100_000_000  # of a file of up to a MiB: what is decoded in about a second
 
 SizeCheck = Callable[[int, int], object]  # of height and width; raises InputError
@@ -36,7 +36,7 @@ _READERS: tuple[tuple[re.Pattern[bytes], Callable[[Any], PIL.Image.Image]], ...]
     (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
     (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), webp.WebPFile),
 )
 
 # What Pillow reads right, by its names for the order of the bits in a file.
@@ -81,11 +81,11 @@ def opened(
         reader = next((reader for pattern, reader in _READERS if pattern.match(start)), None)
         if reader is None:
             raise InputError("the content is not a PNG, JPEG, BMP, TIFF or WebP image, whatever the name says")
-        if reader is WebPImagePlugin.WebPImageFile:
-            _check_webp(start, stream, preprocessing)
         with decoding():
             image = reader(stream)
         check_header(image, preprocessing)
+        if isinstance(image, JpegImagePlugin.JpegImageFile | webp.WebPFile):
+            _check_length(stream, image.width * image.height)
         _check_time(image, _length(stream))
         if check_size is not None:
             check_size(image.height, image.width)
@@ -104,9 +104,11 @@ def loaded(image: PIL.Image.Image) -> PIL.Image.Image:
     """
     with decoding():
         if isinstance(image, JpegImagePlugin.JpegImageFile):
-            return _loaded_jpeg(image)
-        if isinstance(image, WebPImagePlugin.WebPImageFile):
-            webp.load(image)
+            assert image.fp is not None
+            image.fp.seek(0)
+            return _picture(jpeg.pixels(image.fp.read(), image.size, image.mode), image)
+        if isinstance(image, webp.WebPFile):
+            return _picture(webp.pixels(image), image)
         colours = _colours(image)
         image.load()
         if colours is not None and np.asarray(image).max() >= colours:
@@ -198,25 +200,6 @@ def _check_bmp(image: BmpImagePlugin.BmpImageFile, order: Any) -> None:
         raise ValueError("its bits for a pixel and its palette disagree, or its pixels lie in its header")
 
 
-def _check_webp(start: bytes, stream: Any, preprocessing: Preprocessing) -> None:
-    """Its size, before its reader takes memory for it."""
-    kind = start[12:16]
-    if kind == b"VP8X":
-        width, height = (1 + int.from_bytes(start[at : at + 3], "little") for at in (24, 27))
-    elif kind == b"VP8L":
-        both = int.from_bytes(start[21:25], "little")
-        width, height = (1 + (both >> shift & 0x3FFF) for shift in (0, 14))
-    else:
-        width, height = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (26, 28))
-    check_pixel_count(height, width, preprocessing)
-    if height * width * _WEBP_SHARE > preprocessing.max_pixels:
-        raise InputError(
-            f"{height}x{width} (height x width) is {height * width} pixels, above {preprocessing.max_pixels // 2} "
-            "of a WebP (half of max_pixels), whose decoder takes more memory"
-        )
-    _check_length(stream, height * width)
-
-
 def _length(stream: Any) -> int:
     at = stream.tell()
     length: int = stream.seek(0, os.SEEK_END)
@@ -249,10 +232,8 @@ def _colours(image: PIL.Image.Image) -> int | None:
     return 0 if palette is None else len(palette.palette) // (4 if palette.rawmode == "BGRX" else 3)
 
 
-def _loaded_jpeg(image: JpegImagePlugin.JpegImageFile) -> PIL.Image.Image:
-    assert image.fp is not None
-    _check_length(image.fp, image.width * image.height)
-    image.fp.seek(0)
-    picture = PIL.Image.fromarray(jpeg.pixels(image.fp.read(), image.size, image.mode))
+def _picture(values: npt.NDArray[np.uint8], image: PIL.Image.Image) -> PIL.Image.Image:
+    """The pixels, with what the file says of them."""
+    picture = PIL.Image.fromarray(values)
     picture.info = image.info
     return picture

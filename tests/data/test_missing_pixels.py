@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,7 @@ def test_a_webp_that_lacks_bytes_of_its_data_is_an_input_error(options: dict[str
     image.save(stream, "WEBP", **options)
     content = stream.getvalue()
     whole = decoded(content, COMPOSITE)
-    read = [(name, body) for name, body in webp._chunks(content[12:])]
+    read = chunks_of(content[12:])
     assert content == webp_of(read)
     for index, (name, body) in enumerate(read):
         for cut in (1, 2, 3, 5, 8, 13, len(body) // 3, len(body) // 2) if name != b"VP8X" else ():
@@ -269,6 +270,13 @@ def test_a_webp_that_lacks_bytes_of_its_data_is_an_input_error(options: dict[str
                 continue
             assert cut <= 3  # what pads the data
             np.testing.assert_array_equal(found, whole)
+
+
+def chunks_of(content: bytes) -> list[tuple[bytes, bytes]]:
+    if not content:
+        return []
+    length = struct.unpack_from("<I", content, 4)[0]
+    return [(content[:4], content[8 : 8 + length]), *chunks_of(content[8 + length + length % 2 :])]
 
 
 def webp_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
@@ -284,7 +292,41 @@ def test_whole_webps_of_each_kind_are_read() -> None:
         np.testing.assert_array_equal(decoded(stream.getvalue()), np.asarray(PIL.Image.open(stream).convert("RGB")))
     stream = io.BytesIO()
     image.save(stream, "WEBP", save_all=True, append_images=[image.rotate(90)], lossless=True)
-    np.testing.assert_array_equal(decoded(stream.getvalue(), Preprocessing(size=16, frames="first")), COLOUR)
+    first = Preprocessing(size=16, frames="first")
+    np.testing.assert_array_equal(decoded(stream.getvalue(), first), COLOUR)
+    size = 12 + 8 + 4  # where its sides are
+    smaller = bytearray(stream.getvalue())
+    assert smaller[size] == COLOUR.shape[1] - 1
+    smaller[size] += 1
+    refuses(io.BytesIO(bytes(smaller)), "where the file says", first)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [(b"ALPH", b"\0\0\0\0")],
+        [(b"VP8X", b"\0" * 10)],
+        [(b"VP8L", b"")],
+        [(b"VP8 ", b"\0" * 10)],
+        [(b"VP8X", b""), (b"VP8L", b"\x2f\0\0\0\0")],
+        [(b"VP8L", b"\x2f\0\0\0\0"), (b"VP8L", b"\x2f\0\0\0\0")],
+        [(b"ALPH", b"\0\0\0\0"), (b"VP8L", b"\x2f\0\0\0\0")],
+        [(b"VP8X", b"\0" * 10), (b"ANMF", b"\0" * 16)],
+        [(b"VP8X", b"\0" * 10), (b"ANMF", b"\0" * 8)],
+    ],
+    ids=str,
+)
+def test_a_webp_without_one_whole_picture_is_an_input_error(chunks: list[tuple[bytes, bytes]]) -> None:
+    refuses(io.BytesIO(webp_of(chunks)), "damaged or truncated")
+
+
+def test_a_webp_where_pillow_has_no_libwebp_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(COLOUR, "WEBP")
+    monkeypatch.setitem(sys.modules, "PIL._webp", None)
+    monkeypatch.delattr("PIL._webp")
+    webp._libwebp.cache_clear()
+    refuses(io.BytesIO(content), "pip install pillow")
 
 
 def test_a_bmp_of_run_lengths_is_an_input_error() -> None:

@@ -66,8 +66,11 @@ def tagged_tiff(tags: dict[int, list[int]], content: bytes) -> bytes:
 
 def decoded(content: bytes, preprocessing: Preprocessing = SMALL) -> Pixels:
     """The (H, W, 3) pixels of a file in memory, at its own size."""
-    channels = [np.asarray(plane) for plane in planes(io.BytesIO(content), preprocessing, None)]
-    return np.stack([channels[channel % len(channels)] for channel in range(3)], axis=-1)
+    return stacked(planes(io.BytesIO(content), preprocessing, None))
+
+
+def stacked(channels: tuple[PIL.Image.Image, ...]) -> Pixels:
+    return np.stack([np.asarray(channels[channel % len(channels)]) for channel in range(3)], axis=-1)
 
 
 def refuses(source: Any, match: str, preprocessing: Preprocessing = SMALL, **options: Any) -> str:
