@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 _MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
