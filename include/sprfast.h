@@ -84,7 +84,7 @@ typedef struct sprfast_options {
     uint32_t size;
     int32_t threads;             /* that a call computes with, up to 1024; 0: what the environment's OMP_NUM_THREADS
                                     says, else one for each processor that the process may use */
-    const char* instruction_set; /* "avx512", "avx2", "neon" or "generic"; null: what the environment's
+    const char* instruction_set; /* "amx", "avx512", "avx2", "neon" or "generic"; null: what the environment's
                                     SPRFAST_INSTRUCTION_SET says, else the best that runs here */
 } sprfast_options;
 

@@ -75,6 +75,17 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
+def bfloat16_on_any_processor(monkeypatch):
+    """Backend cpu computes bfloat16 here: without AMX in plain loops, asked for by name."""
+    if library.unavailable():
+        pytest.skip(library.unavailable())
+    monkeypatch.setenv(library.VARIABLE, library.available("bfloat16")[0])
+    library.instruction_set.cache_clear()
+    yield
+    library.instruction_set.cache_clear()
+
+
+@pytest.fixture
 def without_cpu_kernels(monkeypatch):
     """The CPU kernels cannot run; the reason."""
     monkeypatch.setenv(library.VARIABLE, "nosuch")

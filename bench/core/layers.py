@@ -22,7 +22,7 @@ from sprfast.backends.sessions.session import Floats
 from sprfast.bench.core import tables
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.core.work import random_images
-from sprfast.errors import BackendError
+from sprfast.config import Precision
 from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library, reference
 from sprfast.kernels.cpu.reference import Kind, Source
@@ -32,7 +32,7 @@ from sprfast.method.anomaly_map import smoothing_matrix
 from sprfast.method.folded import Array, ConvNorm, FoldedModel
 from sprfast.system import environment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CALLS = 5  # at least
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ class Layer:
     width: int
 
 
-def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, Any]:
+def measure(model: Model, size: int, images: int, seconds: float, precision: Precision = "float32") -> dict[str, Any]:
     """Calls of backend cpu with a clock around every operator.
 
     Errors are measured in a call of their own, against float64 arithmetic twice: on the inputs that
@@ -62,6 +62,7 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
         images: of a call; with many draws, they go through the network in several passes, whose
             times are added.
         seconds: for the calls; `CALLS` are made whatever they cost.
+        precision: of the 3x3 convolutions but the first.
 
     Returns:
         The report, plain JSON values. Of a row, `gflop` counts a direct convolution for all draws
@@ -71,13 +72,10 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
         convolution). In `total`, `percent` is how much of a call all layers together are.
 
     Raises:
-        BackendError: backend cpu cannot run here.
+        BackendError: backend cpu cannot run here in this precision.
     """
-    reason = library.unavailable()
-    if reason:
-        raise BackendError(f"backend cpu: {reason}")
     plan = fold(model)
-    session = CpuSession(plan, torch.get_num_threads)
+    session = CpuSession(plan, torch.get_num_threads, precision)
     x = random_images(images, size).pixels.numpy()
     z = noise.stacked(model.schedule, size, size, model.noise_seed)
     layers, errors = _errors(session, plan, x[:1], z)
@@ -93,6 +91,8 @@ def measure(model: Model, size: int, images: int, seconds: float) -> dict[str, A
     ]
     return {
         "schema_version": SCHEMA_VERSION,
+        "precision": precision,
+        "instruction_set": library.instruction_set(precision),
         "environment": environment.describe(CPU),
         "network": model.network.to_json(),
         "input": {"images": images, "draws": plan.draws, "height": size, "width": size},
@@ -116,7 +116,8 @@ def table(report: dict[str, Any]) -> RenderableType:
         result.add_row(row["name"], *shape, *_cells(row), *errors)
     result.add_section()
     result.add_row("total", "", "", *_cells(total), "", "")
-    instructions, threads = machine["cpu_kernels"]["instruction_set"], plural(machine["torch_threads"], "thread")
+    instructions = f"{report['precision']} on {report['instruction_set']}"
+    threads = plural(machine["torch_threads"], "thread")
     one = f"one takes {report['call_ms']:.4g} ms, of which the layers are {total['percent']:.1f} %"
     return Group(
         result,

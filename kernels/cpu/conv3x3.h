@@ -1,4 +1,5 @@
-// The fused convolution: activate, transform, multiply, transform back, with GroupNorm's statistics on the way.
+// The fused convolution in float32: activate, transform, multiply, transform back, with GroupNorm's statistics on the
+// way.
 //
 // A sample's tiles are worked on in rectangular blocks. A step takes a run of blocks through all phases: one block, by
 // one thread with memory of its own, or several, by all threads together, where the weights are so large that reading
@@ -265,6 +266,11 @@ static void conv3x3(const spr_conv3x3* given, const spr_source* sources, float* 
     });
 }
 
+static int64_t conv3x3_weights(int channels_in, int channels_out) {
+    return (int64_t)PLANES * channels_in * channels_out;
+}
+
+// Computed in double.
 static void pack_conv3x3(const float* weight, int channels_in, int channels_out, float* packed) {
     for (int o = 0; o < channels_out; o++)
         for (int k = 0; k < channels_in; k++) {

@@ -37,21 +37,31 @@ int default_threads() {
     return whole && 1 <= count && count <= MOST_THREADS ? static_cast<int>(count) : available_processors();
 }
 
-std::string available_sets() {
+std::string available_sets(const char* precision) {
     std::string names;
     for (const char* name : INSTRUCTION_SETS)
-        if (operators_for(name)) names += (names.empty() ? "" : ", ") + std::string(name);
+        if (operators_for(name, precision)) names += (names.empty() ? "" : ", ") + std::string(name);
     return names;
 }
 
 // The name of the instruction set that is asked for, by argument or environment, else of the best.
-std::string chosen_set(const char* given) {
+std::string chosen_set(const char* given, const char* precision) {
+    if (!strcmp(precision, "float16"))
+        throw Failure{Code::unsupported, "precision: the CPU kernels compute float32 or bfloat16, not float16"};
     const bool argument = given && *given;
     const char* named = argument ? given : getenv("SPRFAST_INSTRUCTION_SET");
+    if (!named || !*named) {
+        if (!strcmp(precision, "bfloat16") && amx_missing())
+            throw Failure{Code::unsupported, std::string("precision: bfloat16 is for processors with AMX, and ") +
+                                                 amx_missing() + "; SPRFAST_INSTRUCTION_SET set to one of " +
+                                                 available_sets(precision) +
+                                                 " computes it in plain loops, more slowly than float32"};
+        named = nullptr;
+    }
     for (const char* name : INSTRUCTION_SETS)
-        if (operators_for(name) && (!named || !*named || !strcmp(named, name))) return name;
+        if (operators_for(name, precision) && (!named || !strcmp(named, name))) return name;
     throw Failure{Code::unsupported, std::string(argument ? "instruction_set" : "SPRFAST_INSTRUCTION_SET") + " is '" +
-                                         named + "', choose from " + available_sets()};
+                                         named + "', choose from " + available_sets(precision)};
 }
 
 // Share of the pixels of an input that no place of the anomaly map looks at.
@@ -89,14 +99,14 @@ std::unique_ptr<const Network> network_of(const Export& exported, const spr_oper
 }  // namespace
 
 Engine::Engine(const std::string& path, int threads, const char* instruction_set)
-    : instruction_set_(chosen_set(instruction_set)),
-      operators_(operators_for(instruction_set_.c_str())),
-      threads_(threads ? threads : default_threads()) {
+    : threads_(threads ? threads : default_threads()) {
     if (threads_ < 1 || threads_ > MOST_THREADS)
         throw Failure{Code::invalid_argument, "threads: " + std::to_string(threads) +
                                                   " is not allowed, expected 1 to " + std::to_string(MOST_THREADS) +
                                                   ", or 0"};
     export_ = read_export(path);
+    instruction_set_ = chosen_set(instruction_set, export_.precision.c_str());
+    operators_ = operators_for(instruction_set_.c_str(), export_.precision.c_str());
     network_ = network_of(export_, operators_);
     export_.arrays.clear();  // the network has them in a form of its own
     try {

@@ -61,6 +61,7 @@ struct Probe {
 
 struct Export {
     int base_width;
+    std::string precision;  // of the network: "float32", "bfloat16" or "float16"
     Schedule schedule;
     Preprocessing preprocessing;
     uint32_t noise_seed;

@@ -290,7 +290,6 @@ std::string joined(std::pair<int, int> size) { return std::to_string(size.first)
 
 // What matters to none who scores, and must be right all the same.
 void check_rest(const Object& given) {
-    given["precision"].choice({"float32", "bfloat16", "float16"});
     if (const Item quantization = given["quantization"]; !quantization.null()) quantization.choice({"int8", "float8"});
     if (const Item batch = given["batch"]; !batch.null()) batch.integer(1, MAX_BATCH);
     const Item certificates = given["certificates"];
@@ -307,6 +306,9 @@ Export read_metadata(const Value& document) {
     const Object given(Item{"", document});
     Export found{};
     found.base_width = base_width(Object(given["network"]));
+    const Item precision = given["precision"];
+    precision.choice({"float32", "bfloat16", "float16"});
+    found.precision = precision.value.string();
     found.schedule = schedule(Object(given["schedule"]));
     found.preprocessing = preprocessing(Object(given["preprocessing"]));
     found.noise_seed = static_cast<uint32_t>(given["noise_seed"].integer(0, UINT32_MAX));

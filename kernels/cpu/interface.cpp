@@ -65,6 +65,6 @@ int32_t maps(const void* network, const float* x, int32_t images, int32_t height
 }  // namespace sprfast
 
 extern "C" const struct spr_interface spr_interface = {
-    SPR_INTERFACE_VERSION, sprfast::operators_for, sprfast::open_threads, sprfast::close_threads,
-    sprfast::open_network, sprfast::close_network, sprfast::maps,
+    SPR_INTERFACE_VERSION,  sprfast::operators_for, sprfast::amx_missing,   sprfast::open_threads,
+    sprfast::close_threads, sprfast::open_network,  sprfast::close_network, sprfast::maps,
 };

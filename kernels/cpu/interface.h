@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SPR_INTERFACE_VERSION 2  // of everything below
+#define SPR_INTERFACE_VERSION 3  // of everything below
 
 enum spr_source_kind {
     SPR_ACTIVATION = 0,  // swish(a·raw + b) + embedding
@@ -86,9 +86,12 @@ struct spr_weights {
     const double* weights;
 };
 
-// The operators as compiled for one instruction set.
+// The operators as compiled for one instruction set. In bfloat16, inputs and weights of conv3x3 are rounded to it;
+// everything else is float32.
 struct spr_operators {
-    // (channels_out, channels_in, 3, 3) to 36·channels_in·channels_out floats, computed in double.
+    // Floats of the packed weights.
+    int64_t (*conv3x3_weights)(int32_t channels_in, int32_t channels_out);
+    // weight: (channels_out, channels_in, 3, 3).
     void (*pack_conv3x3)(const float* weight, int32_t channels_in, int32_t channels_out, float* packed);
     int64_t (*conv3x3_space)(const struct spr_conv3x3*, int32_t threads);
     // The channels of the sources, one source after the other, are those of the input. raw: (samples, height, width,
@@ -147,8 +150,9 @@ struct spr_layer {
 // Beside the public functions of sprfast.h, what the Python package and the tests of single operators call.
 struct spr_interface {
     int32_t version;  // SPR_INTERFACE_VERSION; to be compared before anything else is read
-    // For "avx512", "avx2", "neon" or "generic"; null where this processor or this build has not got them.
-    const struct spr_operators* (*operators)(const char* instruction_set);
+    // sprfast::operators_for and amx_missing (dispatch.h).
+    const struct spr_operators* (*operators)(const char* instruction_set, const char* precision);
+    const char* (*amx_missing)(void);
     // Threads of a caller of single operators; null where there is no memory.
     const struct spr_threads* (*open_threads)(int32_t count);
     void (*close_threads)(const struct spr_threads*);

@@ -11,8 +11,8 @@ import os
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int32, c_void_p
 from pathlib import Path
 
-INTERFACE_VERSION, ERROR_SIZE = 2, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
-INSTRUCTION_SETS = ("avx512", "avx2", "neon", "generic")  # best first
+INTERFACE_VERSION, ERROR_SIZE = 3, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
+INSTRUCTION_SETS = ("amx", "avx512", "avx2", "neon", "generic")  # best first; see dispatch.h
 VARIABLE = "SPRFAST_INSTRUCTION_SET"
 
 _PATH = Path(__file__).with_name("libsprfast.so")
@@ -49,7 +49,8 @@ class Interface(ctypes.Structure):
 
     _fields_ = (
         ("version", c_int32),
-        ("operators", CFUNCTYPE(c_void_p, c_char_p)),
+        ("operators", CFUNCTYPE(c_void_p, c_char_p, c_char_p)),
+        ("amx_missing", CFUNCTYPE(c_char_p)),
         ("open_threads", CFUNCTYPE(c_void_p, c_int32)),
         ("close_threads", CFUNCTYPE(None, c_void_p)),
         ("open_network", CFUNCTYPE(c_void_p, c_void_p, *[c_int32] * 3, *[c_void_p] * 2, c_char_p)),
@@ -63,69 +64,86 @@ def built() -> bool:
     return _PATH.exists()
 
 
-def unavailable() -> str | None:
-    """None where the operators can run here, else one sentence: why not, and what to do."""
+def unavailable(precision: str = "float32") -> str | None:
+    """None where the operators can run here in this precision, else one sentence: why not, and what
+    to do.
+    """
     try:
-        operators()
+        operators(precision)
     except ValueError as error:
         return str(error)
     return None
 
 
-def available() -> tuple[str, ...]:
+def available(precision: str = "float32") -> tuple[str, ...]:
     """Those of INSTRUCTION_SETS that this build has and this processor can run, in their order.
 
     Raises:
         ValueError: the library is not built, or does not load.
     """
-    return tuple(name for name in INSTRUCTION_SETS if _table(name))
+    return tuple(name for name in INSTRUCTION_SETS if _table(name, precision))
 
 
 @functools.cache
-def instruction_set() -> str:
+def instruction_set(precision: str = "float32") -> str:
     """The one in use: what SPRFAST_INSTRUCTION_SET names at the first call, else the best of
-    `available()`.
+    `available()`. bfloat16 is for AMX; elsewhere it must be named, being slower than float32 there.
 
     Raises:
-        ValueError: the variable names none of `available()`; the library is not built, or does not
-            load.
+        ValueError: the variable names none of `available()`; bfloat16 without AMX; the library is
+            not built, or does not load.
     """
     named = os.environ.get(VARIABLE)
-    if named and named not in available():
-        raise ValueError(f"{VARIABLE} is {named!r}, which {_refusal(named)}")
-    return named or available()[0]
+    if named and named not in available(precision):
+        raise ValueError(f"{VARIABLE} is {named!r}, which {_refusal(named, precision)}")
+    if named or precision == "float32":
+        return named or available()[0]
+    if missing := amx_missing():
+        raise ValueError(
+            f"precision {precision} is for processors with AMX, and {missing}; {VARIABLE} set to one of "
+            f"{', '.join(available(precision))} computes it in plain loops, more slowly than float32"
+        )
+    return "amx"
+
+
+def amx_missing() -> str | None:
+    """None where AMX can be used, else why not."""
+    reason: bytes | None = interface().amx_missing()
+    return None if reason is None else reason.decode()
 
 
 @functools.cache
-def load(instruction_set: str) -> int:
+def load(instruction_set: str, precision: str = "float32") -> int:
     """Address of the operators as compiled for one of INSTRUCTION_SETS.
 
     Raises:
         ValueError: it is none of `available()`; the library is not built, or does not load.
     """
-    table = _table(instruction_set)
+    table = _table(instruction_set, precision)
     if not table:
-        raise ValueError(f"instruction set {instruction_set!r} {_refusal(instruction_set)}")
+        raise ValueError(f"instruction set {instruction_set!r} {_refusal(instruction_set, precision)}")
     return table
 
 
-def operators() -> int:
+def operators(precision: str = "float32") -> int:
     """Address of the operators as compiled for `instruction_set()`.
 
     Raises:
         ValueError: as of `instruction_set`.
     """
-    return load(instruction_set())
+    return load(instruction_set(precision), precision)
 
 
-def _refusal(name: str) -> str:
-    why = "does not run on this processor or is not in this build" if name in INSTRUCTION_SETS else "is not known"
-    return f"{why}: choose from {', '.join(available())}"
+def _refusal(name: str, precision: str) -> str:
+    why = "is not known"
+    if name in INSTRUCTION_SETS:
+        why = f"does not run {precision} on this processor or is not in this build"
+    return f"{why}: choose from {', '.join(available(precision))}"
 
 
-def _table(name: str) -> int | None:
+def _table(name: str, precision: str) -> int | None:
     """Address of the operators for an instruction set, or None."""
-    return interface().operators(os.fsencode(name))  # type: ignore[no-any-return]
+    return interface().operators(os.fsencode(name), precision.encode())  # type: ignore[no-any-return]
 
 
 @functools.cache

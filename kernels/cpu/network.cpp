@@ -80,7 +80,7 @@ Network::Weights::Weights(int width, int of_image, const std::map<std::string, c
         const int in = i == 0 ? COLORS : width * (is_second(i) ? block.middle : block.before);
         const int out = width * (is_second(i) ? block.after : block.middle);
         const float* weight = array(name + ".weight");
-        Floats packed = i == 0 ? pack_perturb(weight, out) : floats((int64_t)36 * in * out);
+        Floats packed = i == 0 ? pack_perturb(weight, out) : floats(operators.conv3x3_weights(in, out));
         if (i > 0) operators.pack_conv3x3(weight, in, out, packed.get());
         convolutions.push_back({name, in, out, std::move(packed), copy(array(name + ".bias"), out),
                                 copy(array(name + ".gamma"), out), copy(array(name + ".beta"), out)});

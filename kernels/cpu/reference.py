@@ -48,6 +48,7 @@ def conv3x3(
     groups: int,
     height: int,
     width: int,
+    precision: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A 3x3 convolution, zero padding of one pixel, and the affine of the GroupNorm behind it.
 
@@ -58,12 +59,15 @@ def conv3x3(
         gamma, beta: (O,), scale and shift of the normalisation.
         groups: of the normalisation, a divisor of O.
         height, width: H and W of the output.
+        precision: what the input and the weight are rounded to; None: they are not.
 
     Returns:
         raw: (N, H, W, O), without the bias.
         affine: (N, 2, O): a and b of GroupNorm(raw + bias) = a·raw + b (biased variance, eps 1e-5).
     """
     x = torch.cat([_read(source, height, width) for source in sources], dim=1)
+    if precision is not None:
+        x, weight = (each.to(precision).to(each.dtype) for each in (x, weight))
     raw = F.conv2d(x, weight, padding=1)
     return _channels_last(raw), reference.group_norm_affine(raw, bias, gamma, beta, groups)
 

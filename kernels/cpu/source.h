@@ -1,6 +1,7 @@
 // A patch of a convolution's input: activated, pooled or upsampled from raw maps, into a small buffer.
 #pragma once
 
+#include "bfloat16.h"
 #include "interface.h"
 #include "simd.h"
 
@@ -55,12 +56,12 @@ INLINE Chunk chunk_of(const spr_source& s, int sample, int draws, int channel) {
             s.channels};
 }
 
-INLINE void clear(float* out, int pixels) {
+template <class Element> INLINE void clear(Element* out, int pixels) {
     for (int i = 0; i < pixels * STEPS; i++) store(out + i * LANES, Vec{});
 }
 
-// Columns [left, right) of row y, activated.
-static void activate(const Chunk& c, int y, int left, int right, float* out) {
+// Columns [left, right) of row y, activated; in float32 or bfloat16, as what follows.
+template <class Element> static void activate(const Chunk& c, int y, int left, int right, Element* out) {
     const Activation activation(c);
     for (int x = left; x < right; x++, out += CHUNK) {
         c.prefetch(y, x + AHEAD);
@@ -69,7 +70,7 @@ static void activate(const Chunk& c, int y, int left, int right, float* out) {
 }
 
 // Columns [left, right) of row y of the pooled map.
-static void activate_pooled(const Chunk& c, int y, int left, int right, float* out) {
+template <class Element> static void activate_pooled(const Chunk& c, int y, int left, int right, Element* out) {
     const Activation activation(c);
     for (int x = left; x < right; x++, out += CHUNK) {
         for (int i = 0; i < 4; i++) c.prefetch(2 * y + i / 2, 2 * x + i % 2 + AHEAD);
@@ -95,7 +96,8 @@ INLINE Between between(int i, int n) {
 }
 
 // As `fill`, the rows and columns that exist in the upsampled map; `scratch` holds the activated inputs.
-static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int left, int right, float* out,
+template <class Element>
+static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int left, int right, Element* out,
                      float* scratch) {
     const int first_row = between(top, c.height).from, first_column = between(left, c.width).from;
     const Between last_row = between(bottom - 1, c.height), last_column = between(right - 1, c.width);
@@ -107,7 +109,7 @@ static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int le
         const Between v = between(y, c.height);
         const float* upper = scratch + (int64_t)(v.from - first_row) * columns * CHUNK;
         const float* lower = upper + (int64_t)v.next * columns * CHUNK;
-        float* row = out + ((int64_t)(y - p.top) * p.columns + (left - p.left)) * CHUNK;
+        Element* row = out + ((int64_t)(y - p.top) * p.columns + (left - p.left)) * CHUNK;
         for (int x = left; x < right; x++, row += CHUNK) {
             const Between h = between(x, c.width);
             const int here = (h.from - first_column) * CHUNK, there = here + h.next * CHUNK;
@@ -124,8 +126,9 @@ static void upsample(const Chunk& c, const Patch& p, int top, int bottom, int le
 
 // Fills out[rows][columns][CHUNK] with channels [channel, channel + CHUNK) of a sample; zero outside the map of
 // height x width.
+template <class Element>
 static void fill(const spr_source& s, int sample, int draws, int channel, int height, int width, const Patch& p,
-                 float* out, float* scratch) {
+                 Element* out, float* scratch) {
     const Chunk c = chunk_of(s, sample, draws, channel);
     // an upsampled map may be one row or column smaller than the map it is padded to
     const int rows = s.kind == SPR_UPSAMPLED ? 2 * s.height : height;
@@ -139,7 +142,7 @@ static void fill(const spr_source& s, int sample, int draws, int channel, int he
     }
     clear(out, (top - p.top) * p.columns);
     for (int y = top; y < bottom; y++) {
-        float* row = out + (int64_t)(y - p.top) * p.columns * CHUNK;
+        Element* row = out + (int64_t)(y - p.top) * p.columns * CHUNK;
         clear(row, left - p.left);
         clear(row + (int64_t)(right - p.left) * CHUNK, p.left + p.columns - right);
         if (s.kind == SPR_ACTIVATION) activate(c, y, left, right, row + (left - p.left) * CHUNK);

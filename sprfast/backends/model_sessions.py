@@ -36,15 +36,11 @@ def open_session(
         BackendError: it cannot run on this device or in this precision.
     """
     if name == "cpu":
-        if precision != "float32":
-            raise BackendError(
-                f"backend cpu: computes in float32, not {precision}; use --backend triton or cuda_graph for that"
-            )
         if device.type != "cpu":
             raise BackendError(f"backend cpu: cannot run on {device}; use --device cpu, or another backend")
         from sprfast.backends.sessions.cpu import CpuSession
 
-        return CpuSession(fold(model), torch.get_num_threads)
+        return CpuSession(fold(model), torch.get_num_threads, precision)
     if name != "onnxruntime" and device.type != "cuda":
         raise BackendError(f"backend {name}: cannot run on {device}; use --device cuda, or another backend")
     from sprfast.lowering.onnx_graph import Normalization, onnx_model

@@ -31,7 +31,7 @@ SettingName = Annotated[
     str, typer.Option("--setting", help="One that the model file holds; `calibrate --setting` adds them.")
 ]
 PrecisionName = Annotated[
-    str, typer.Option("--precision", help="Of stored feature maps: float32, bfloat16 or float16.")
+    str, typer.Option("--precision", help="Of convolutions and stored maps: float32, bfloat16 or float16.")
 ]
 ProcessTimeout = Annotated[
     str, typer.Option(help="Under torchrun: how long a process waits for the others before it gives up.")

@@ -54,12 +54,7 @@ def _report(
     from sprfast.formats import model as model_file
 
     if golden is not None and model is None and folder is None and exported is None:
-        if runtime.precision != "float32":
-            raise InputError(
-                f"--precision {runtime.precision}: the golden outputs are float32; check 16-bit storage with MODEL "
-                f"--images"
-            )
-        return checks.check_golden(golden, runtime.backend, runtime.device)
+        return checks.check_golden(golden, runtime.backend, runtime.device, runtime.precision)
     if golden is None and model is not None and folder is not None:
         paths = datasets.image_files([folder])
         if exported is not None:

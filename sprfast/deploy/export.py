@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from sprfast._version import __version__
-from sprfast.backends.sessions import session
+from sprfast.backends.sessions import cpu, session
 from sprfast.config import Precision
 from sprfast.data.images import load_image
 from sprfast.engine.predictor import input_size
@@ -50,7 +50,7 @@ class Request:
     # at the network's input; None: the error field's, else the model's, square. Not of a plan
     size: tuple[int, int] | None = None
     batch: int | None = None  # images a call that a graph is fixed to; None: any number
-    precision: Precision = "float32"  # of stored feature maps and of the convolutions
+    precision: Precision = "float32"  # of the convolutions, and of stored feature maps but in a plan
     quantization: Quantization | None = None  # of the convolutions but the first
 
     def __post_init__(self) -> None:
@@ -67,10 +67,10 @@ class Request:
             raise InputError(f"--size {self.size[0]}x{self.size[1]}: expected at least {MIN_SIZE} pixels on each side")
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise InputError(f"--batch {self.batch}: expected 1 to {MAX_BATCH} images")
-        if self.target == "plan" and (self.size or self.batch or self.quantization or self.precision != "float32"):
+        if self.target == "plan" and (self.size or self.batch or self.quantization or self.precision == "float16"):
             raise InputError(
-                "--to plan: takes no size, batch, precision or quantization, since our CPU kernels run any size in "
-                "float32"
+                "--to plan: takes no size, batch, quantization or float16, since our CPU kernels run any size in "
+                "float32 or bfloat16"
             )
 
 
@@ -194,11 +194,12 @@ def _certificate(model: Model, made: Export, images: Sequence[Path]) -> dict[str
     if made.graph is not None:
         backend, library = "onnxruntime", f"onnxruntime {environment.version('onnxruntime')}"
     certificate: dict[str, Any] = {"by": library, "sprfast": __version__, "images": len(images)}
+    not_checked = None
     if metadata.precision == "bfloat16":
-        return certificate | {
-            "images": 0,
-            "not_checked": "onnxruntime has no bfloat16 convolution on a CPU; who loads it checks the probe",
-        }
+        missing = "onnxruntime has no bfloat16 convolution on a CPU" if made.graph else cpu.unavailable("bfloat16")
+        not_checked = missing and f"{missing}; who loads it checks the probe"
+    if not_checked:
+        return certificate | {"images": 0, "not_checked": not_checked}
     if reason := session.unavailable(backend):
         raise BackendError(f"export: the check by backend {backend} {reason}")
     try:

@@ -79,7 +79,7 @@ class Runner(Predictor):
 
             if self.device != "cpu":
                 raise BackendError(f"backend cpu: cannot run on {self.device}; use device cpu, or another backend")
-            return CpuSession(export.folded, lambda: count)
+            return CpuSession(export.folded, lambda: count, metadata.precision)
         assert export.graph is not None  # an export has one of the two
         if self.backend == "onnxruntime":
             from sprfast.backends.sessions.onnxruntime import OnnxRuntimeSession

@@ -150,6 +150,7 @@ def _cpu_kernels(threads: int | None) -> dict[str, Any] | str:
     return library.unavailable() or {
         "instruction_set": library.instruction_set(),
         "available": list(library.available()),
+        "bfloat16": library.unavailable("bfloat16") or library.instruction_set("bfloat16"),
         "threads": threads,
     }
 

@@ -30,6 +30,8 @@ from support.scoring_mode_cases import with_mode
 
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 CPU = torch.device("cpu")
+# relative RMS errors of error maps, by precision
+LIMITS = {"float32": 1e-5, "bfloat16": 1e-2}
 SAMPLES = 6  # of a pass (kernels/cpu/network.cpp)
 
 
@@ -104,29 +106,33 @@ def test_any_width_and_schedule_equals_the_definition(width, schedule):
     assert relative_rms(backends.create("cpu", model, CPU).maps(x, noise)[0], definition(model, x, noise)) <= 1e-5
 
 
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
-def test_every_instruction_set_equals_the_definition(small_model, monkeypatch, name):
-    try:
-        table = library.load(name)
-    except ValueError as error:
-        pytest.skip(str(error))
-    monkeypatch.setattr(library, "operators", lambda: table)
+def test_every_instruction_set_equals_the_definition(small_model, monkeypatch, name, precision):
+    use(monkeypatch, name, precision)
     x, noise = images(2, 50, 37), noise_bank(small_model.schedule, 50, 37, 0)
-    assert (
-        relative_rms(backends.create("cpu", small_model, CPU).maps(x, noise)[0], definition(small_model, x, noise))
-        <= 1e-5
-    )
+    maps = backends.create("cpu", small_model, CPU, precision).maps(x, noise)[0]
+    assert relative_rms(maps, definition(small_model, x, noise)) <= LIMITS[precision]
 
 
+def use(monkeypatch, name, precision):
+    """The operators for one instruction set, where it runs here."""
+    if name not in library.available(precision):
+        pytest.skip(f"no {name} in {precision} here")
+    monkeypatch.setattr(library, "operators", lambda precision: library.load(name, precision))
+
+
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("size", [(32, 48), (50, 37)])
-def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_threads, size):
-    backend, noise = backends.create("cpu", small_model, CPU), noise_bank(small_model.schedule, *size, 0)
+def test_bits_depend_neither_on_threads_nor_on_the_batch(small_model, set_threads, monkeypatch, size, precision):
+    use(monkeypatch, library.available(precision)[0], precision)
+    backend, noise = backends.create("cpu", small_model, CPU, precision), noise_bank(small_model.schedule, *size, 0)
     x = images(SAMPLES // 2 + 2, *size)  # two passes, the second one shorter
     set_threads(1)
     expected = [
         torch.cat(parts) for parts in zip(*(backend.maps(x[i : i + 1], noise) for i in range(len(x))), strict=True)
     ]
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 8):
         set_threads(threads)
         assert all(map(torch.equal, backend.maps(x, noise), expected))
 

@@ -33,6 +33,8 @@ def test_precision_and_backend_reach_the_engine(run, model_path, pictures):
         run("parity", model_path, "--images", pictures[0].parent, "--backend", "eager", "--precision", "float16")[0]
         == 3
     )
-    code, _, err = run("parity", "--golden", ROOT / "tests" / "data" / "golden", "--precision", "bfloat16")
-    assert code == 2
-    assert "golden outputs are float32" in err
+    code, _, err = run(
+        "parity", "--golden", ROOT / "tests" / "data" / "golden", "--backend", "eager", "--precision", "bfloat16"
+    )
+    assert code == 3
+    assert "eager: computes in float32" in err

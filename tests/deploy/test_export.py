@@ -8,12 +8,13 @@ import onnx
 import PIL.Image
 import pytest
 
+import sprfast
 from sprfast.config import Level, Schedule
 from sprfast.deploy import export
 from sprfast.deploy.export import Request
 from sprfast.engine.engine import Engine
 from sprfast.engine.runner import Runner
-from sprfast.errors import CheckFailedError, InputError
+from sprfast.errors import BackendError, CheckFailedError, InputError
 from sprfast.formats import export as export_file
 from sprfast.formats import model as model_file
 from sprfast.kernels.cpu import library
@@ -143,6 +144,25 @@ def test_what_cannot_be_checked_here_says_so(small_model, tmp_path):
     metadata = export.export(small_model, tmp_path / "a", Request("tensorrt", precision="bfloat16"))
     assert "onnxruntime has no bfloat16 convolution" in metadata.certificates[0]["not_checked"]
     assert "probe_relative_rms" not in metadata.certificates[0]
+
+
+@pytest.mark.usefixtures("bfloat16_on_any_processor")
+def test_a_plan_in_bfloat16_scores_like_the_model_in_bfloat16(small_model, pictures, tmp_path):
+    metadata = export.export(small_model, tmp_path / "plan", Request("plan", precision="bfloat16"), pictures)
+    assert 1e-5 < metadata.certificates[0]["probe_relative_rms"] < 2e-2
+    runner = sprfast.load(tmp_path / "plan")
+    assert runner.precision == "bfloat16"
+    scores = [result.pred_score for result in runner.predict(pictures)]
+    engine = Engine(small_model, "cpu", "cpu", "bfloat16")
+    assert scores == [result.pred_score for result in engine.predict(pictures)]
+
+
+@pytest.mark.skipif(library.amx_missing() is None, reason="has AMX")
+def test_a_plan_in_bfloat16_without_amx_says_that_it_was_not_checked(small_model, tmp_path):
+    metadata = export.export(small_model, tmp_path / "plan", Request("plan", precision="bfloat16"))
+    assert "for processors with AMX" in metadata.certificates[0]["not_checked"]
+    with pytest.raises(BackendError, match="for processors with AMX"):
+        sprfast.load(tmp_path / "plan")
 
 
 def test_what_scores_differently_is_not_written(small_model, tmp_path, monkeypatch):

@@ -63,6 +63,14 @@ def test_definition_and_eager_backend_reproduce_the_published_outputs(golden_fol
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["passed"] is True
 
 
+@pytest.mark.usefixtures("bfloat16_on_any_processor")
+def test_backend_cpu_in_bfloat16_is_near_the_published_outputs(golden_folder):
+    report = parity.check_golden(golden_folder, "cpu", "cpu", "bfloat16")
+    assert (report.precision, report.passed) == ("bfloat16", True)
+    assert {row.case for row in report.rows} == {"tiny_32", "wide_48x80", "odd_50x70"}
+    assert all(1e-5 < row.value < 5e-3 for row in report.rows)
+
+
 def test_weights_follow_the_rule(golden_document):
     weights = parity.golden_weights(golden_document)
     assert Model(NetworkConfig(), ScoringMode(), Preprocessing(), weights).sha256 == golden_document["weights_sha256"]

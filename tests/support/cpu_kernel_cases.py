@@ -71,6 +71,40 @@ class Shape:
         return operators.anomaly_map_space(self.images, self.height, self.width, self.size)
 
 
+UP = (("activation", 32), ("upsampled", 32))
+CONVOLUTIONS = {
+    "16x16": Shape(16, 16, draws=2),
+    "no-embedding": Shape(16, 16, embedding=False),
+    "17x33": Shape(17, 33, 64, (("activation", 64),), images=2, draws=3),
+    "19x23-pooled": Shape(19, 23, 64, (("pooled", 32),), draws=3),
+    "12x12-pooled": Shape(12, 12, 128, (("pooled", 64),), draws=2),
+    "47x32-pooled-without-embedding": Shape(47, 32, 32, (("pooled", 32),), embedding=False),
+    "16x16-upsampled": Shape(16, 16, 32, (("upsampled", 64),), draws=2),
+    "17x33-upsampled-and-padded": Shape(17, 33, 32, (("upsampled", 32),), embedding=False),
+    "47x32-skip-and-upsampled": Shape(47, 32, 64, (("activation", 64), ("upsampled", 64)), images=2),
+    "12x12-skip-and-upsampled": Shape(12, 12, 128, (("activation", 128), ("upsampled", 128)), draws=3),
+    "unequal-sources": Shape(9, 10, 96, (("activation", 32), ("upsampled", 96), ("pooled", 64))),
+    "one-pixel": Shape(1, 1, 64, (("pooled", 64),), images=2, draws=2),
+    "one-tile": Shape(4, 4, 64, (("activation", 96),)),
+    "3x5": Shape(3, 5, 32, UP),
+    "one-row": Shape(1, 70),
+    "one-column": Shape(130, 1),
+    "wider-than-a-block": Shape(6, 230),
+    "one-group": Shape(8, 8, groups=1),
+    "three-groups": Shape(8, 8, 96, groups=3),
+    "256-to-256-in-several-steps": Shape(24, 40, 256, (("activation", 256),), draws=3),
+    "256-to-512": Shape(12, 12, 512, (("pooled", 256),), draws=3),
+    "192x192-upsampled": Shape(192, 192, 32, (("upsampled", 32),)),
+    "1024-to-512": Shape(6, 6, 512, (("activation", 512), ("upsampled", 512)), draws=3),
+    "512-to-96": Shape(7, 6, 96, (("activation", 512),)),
+}
+SMALL = {  # for each operator; what it does not depend on is ignored
+    "own-noise": Shape(19, 23, 64, (("pooled", 32),), images=4, draws=3, noise_per_image=True, size=70),
+    "shared-noise": Shape(47, 32, 32, UP, images=4, draws=1, size=32),
+    "threads-share-steps": Shape(24, 40, 256, (("activation", 256),), images=4, size=5),
+}
+
+
 class Written:
     """An array of NaN inside memory that nobody may write."""
 
@@ -176,30 +210,45 @@ def run(operator: str, shape: Shape, given: dict[str, Any], threads: int = 1) ->
     return {name: written[name].array for name in OUTPUTS[operator]}
 
 
-def truth(operator: str, shape: Shape, given: dict[str, Any]) -> dict[str, np.ndarray]:
-    """As `run`, by the reference in float64."""
+def truth(
+    operator: str, shape: Shape, given: dict[str, Any], precision: torch.dtype | None = None
+) -> dict[str, np.ndarray]:
+    """As `run`, by the reference in float64, with the inputs of conv3x3 rounded to `precision`."""
     wide = {name: _double(value) for name, value in given.items()}
     if operator == "conv3x3":
         del wide["draws"]
-        wide |= {"height": shape.height, "width": shape.width}
+        wide |= {"height": shape.height, "width": shape.width, "precision": precision}
     result = getattr(reference, operator)(**wide)
     results = result if isinstance(result, tuple) else (result,)
     return {name: value.numpy() for name, value in zip(OUTPUTS[operator], results, strict=True)}
 
 
-def assert_correct(operator: str, shape: Shape, bounds: dict[str, float], threads: int = 1) -> None:
+def assert_correct(
+    operator: str,
+    shape: Shape,
+    bounds: dict[str, float],
+    threads: int = 1,
+    precision: torch.dtype | None = None,
+) -> None:
     """Relative RMS errors against the reference in float64 are within bounds, by output.
 
     An affine is that of the values as stored: those of few pixels follow every rounding of theirs.
     """
     given = arguments(operator, shape)
-    got, expected = run(operator, shape, given, threads), truth(operator, shape, given)
+    got, expected = run(operator, shape, given, threads), truth(operator, shape, given, precision)
     if "affine" in got:
         raw, bias, gamma, beta = (_double(each) for each in (got["raw"], given["bias"], given["gamma"], given["beta"]))
         expected["affine"] = group_norm_affine(raw.permute(0, 3, 1, 2), bias, gamma, beta, shape.groups).numpy()
     for name, value in got.items():
         error = relative_rms(value, expected[name])
         assert error <= bounds[name], f"{operator} {shape}: {name} has a relative RMS error of {error:.3g}"
+
+
+def assert_same_bits(got, expected):
+    for name, value in expected.items():
+        assert value.shape == got[name].shape
+        assert np.isfinite(value).all()
+        np.testing.assert_array_equal(got[name].view(np.int32), value.view(np.int32), err_msg=name)
 
 
 def relative_rms(got: np.ndarray, expected: np.ndarray) -> float:

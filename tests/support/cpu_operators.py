@@ -17,7 +17,6 @@ import numpy as np
 from sprfast.kernels.cpu import library
 from sprfast.kernels.cpu.reference import Source
 
-PLANES = 36  # floats of packed weight for one of input and one of output channels
 KINDS = {"activation": 0, "pooled": 1, "upsampled": 2}  # spr_source_kind
 
 
@@ -43,6 +42,7 @@ class Operators(ctypes.Structure):
     """The first ones of `spr_operators`; the last argument of most are `spr_threads`."""
 
     _fields_ = (
+        ("conv3x3_weights", CFUNCTYPE(c_int64, c_int32, c_int32)),
         ("pack_conv3x3", CFUNCTYPE(None, c_void_p, c_int32, c_int32, c_void_p)),
         ("conv3x3_space", CFUNCTYPE(c_int64, POINTER(Conv3x3), c_int32)),
         ("conv3x3", CFUNCTYPE(None, POINTER(Conv3x3), POINTER(library.Source), *[c_void_p] * 4)),
@@ -75,7 +75,7 @@ def at(array: np.ndarray) -> int:
 
 def pack_conv3x3(weight):
     channels_out, channels_in, *_ = weight.shape
-    packed = np.empty(PLANES * channels_in * channels_out, np.float32)
+    packed = np.empty(table().conv3x3_weights(channels_in, channels_out), np.float32)
     table().pack_conv3x3(at(weight), channels_in, channels_out, at(packed))
     return packed
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sprfast.backends.sessions.session import Floats
-from sprfast.config import NetworkConfig
+from sprfast.config import NetworkConfig, Precision
 from sprfast.errors import BackendError, InputError
 from sprfast.kernels.cpu import library
 from sprfast.kernels.cpu.library import Layer
@@ -17,13 +17,13 @@ from sprfast.method import folded
 from sprfast.method.anomaly_map import MAP_SIZE
 
 
-def unavailable() -> str | None:
-    """None where the library of kernels is built and loads, else the reason."""
-    return library.unavailable()
+def unavailable(precision: Precision = "float32") -> str | None:
+    """None where the kernels are built and run here in this precision, else the reason."""
+    return library.unavailable(precision)
 
 
 class CpuSession:
-    """A `session.Session` of our kernels, in float32.
+    """A `session.Session` of our kernels.
 
     An image gives the same bits in any batch and with any number of threads. Calls from several
     threads at once work side by side, each in a workspace of its own; so do those of a forked
@@ -32,13 +32,17 @@ class CpuSession:
     Args:
         model: of which nothing is kept.
         threads: gives the number of threads of a call.
+        precision: of the 3x3 convolutions but the first: their inputs and weights. Everything else
+            is float32.
 
     Raises:
-        BackendError: the kernels cannot run here.
+        BackendError: the kernels cannot run here in this precision.
     """
 
-    def __init__(self, model: folded.FoldedModel, threads: Callable[[], int]) -> None:
-        if reason := unavailable():
+    def __init__(self, model: folded.FoldedModel, threads: Callable[[], int], precision: Precision = "float32") -> None:
+        if precision == "float16":
+            raise BackendError("backend cpu: computes in float32 or bfloat16, not float16")
+        if reason := unavailable(precision):
             raise BackendError(f"backend cpu: {reason}")
         self.draws, self._threads, self._library = model.draws, threads, library.interface()
         arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in model.to_arrays().items()}
@@ -48,7 +52,7 @@ class CpuSession:
         names = (ctypes.c_char_p * len(shapes))(*map(str.encode, shapes))
         addresses = (ctypes.c_void_p * len(shapes))(*(arrays[name].ctypes.data for name in shapes))
         error = ctypes.create_string_buffer(library.ERROR_SIZE)
-        given = (library.operators(), model.base_width, model.draws, len(shapes), names, addresses)
+        given = (library.operators(precision), model.base_width, model.draws, len(shapes), names, addresses)
         self._network = self._library.open_network(*given, error)
         if not self._network:
             raise MemoryError(error.value.decode())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from sprfast.cli import console
 from sprfast.cli.options import Json, ModelPath
+from sprfast.config import Precision
+from sprfast.errors import InputError
 
 
 def layers(
@@ -15,6 +17,7 @@ def layers(
     size: Annotated[int | None, typer.Option(help="Pixels at the network's input.  [default: the model's]")] = None,
     batch: Annotated[int, typer.Option(help="Images of a call.")] = 1,
     seconds: Annotated[float, typer.Option(help="Time for all calls.")] = 10.0,
+    precision: Annotated[str, typer.Option(help="Of the 3x3 convolutions: float32 or bfloat16.")] = "float32",
     json_: Json = False,
 ) -> None:
     """Time, rate and error of every layer of backend cpu."""
@@ -24,5 +27,8 @@ def layers(
 
     cases.BenchOptions(size=size, batch=batch, seconds=seconds)  # refuses what is out of range
     loaded = model_file.load(model)
-    document = measuring.measure(loaded, size or loaded.preprocessing.size, batch, seconds)
+    if precision not in get_args(Precision):
+        raise InputError(f"--precision {precision}: not known, choose from float32, bfloat16")
+    size = size or loaded.preprocessing.size
+    document = measuring.measure(loaded, size, batch, seconds, cast(Precision, precision))
     console.emit(document, json_, lambda: measuring.table(document))

@@ -40,6 +40,15 @@ def test_every_convolution_counts_once_and_the_rest_of_the_time_is_told(model):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
+@pytest.mark.usefixtures("bfloat16_on_any_processor")
+def test_a_layer_in_bfloat16_has_the_error_of_its_rounding(model):
+    report = layers.measure(model, 32, 1, 0.01, "bfloat16")
+    assert (report["precision"], report["instruction_set"]) == ("bfloat16", library.available("bfloat16")[0])
+    first, *rounded = [row["relative_rms"] for row in report["rows"][:-2]]
+    assert first < 1e-6
+    assert all(1e-4 < error < 1e-2 for error in rounded)
+
+
 def change(monkeypatch, layer_changed):
     """Change every layer before the observer sees it."""
     right = CpuSession.maps

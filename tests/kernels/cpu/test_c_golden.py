@@ -19,10 +19,13 @@ from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import manual
 from support import c_interface as c
 
+LIMITS = {"float32": parity.GOLDEN_RMS_TOLERANCE, "bfloat16": 5e-3}  # relative RMS errors of error maps
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 
 
-def test_golden_images_through_the_c_interface(golden_folder, golden_document, tmp_path):
+@pytest.mark.parametrize("precision", LIMITS)
+@pytest.mark.usefixtures("bfloat16_on_any_processor")
+def test_golden_images_through_the_c_interface(golden_folder, golden_document, tmp_path, precision):
     case = golden_document["cases"]["tiny_32"]
     schedule = Schedule((Level(parity.GOLDEN_T, case["iterations"]),))
     model = Model(
@@ -31,7 +34,7 @@ def test_golden_images_through_the_c_interface(golden_folder, golden_document, t
         Preprocessing(size=min(case["height"], case["width"])),
         parity.golden_weights(golden_document),
     )
-    export.export(model, tmp_path / "golden.plan", Request("plan"))
+    export.export(model, tmp_path / "golden.plan", Request("plan", precision=precision))
     network, runner = unet.from_weights(model.network, model.weights), sprfast.load(tmp_path / "golden.plan", threads=1)
     engine = c.Library(library._PATH).open(tmp_path / "golden.plan", threads=1)
     with np.load(golden_folder / "tiny_32.npz") as stored:
@@ -48,7 +51,9 @@ def test_golden_images_through_the_c_interface(golden_folder, golden_document, t
             expected_map = scoring.anomaly_map(expected)[0, 0].numpy()
         errors, expected_errors = errors.astype(np.float64), expected[0, 0].numpy()
         error = np.sqrt(np.square(errors - expected_errors).mean() / np.square(expected_errors).mean())
-        assert error <= parity.GOLDEN_RMS_TOLERANCE
-        np.testing.assert_allclose(anomalies, expected_map, rtol=0, atol=parity.GOLDEN_MAP_TOLERANCE)
-        assert result.pred_score == pytest.approx(float(expected_map.max()), abs=parity.GOLDEN_MAP_TOLERANCE)
+        assert error <= LIMITS[precision]
+        highest = float(expected_map.max())
+        limit = parity.GOLDEN_MAP_TOLERANCE if precision == "float32" else LIMITS[precision] * highest
+        np.testing.assert_allclose(anomalies, expected_map, rtol=0, atol=limit)
+        assert result.pred_score == pytest.approx(highest, abs=limit)
     engine.close()

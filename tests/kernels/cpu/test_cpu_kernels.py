@@ -20,10 +20,13 @@ from sprfast.method import scoring
 from support import cpu_operators as operators
 from support import emulated_operators
 from support.cpu_kernel_cases import (
+    CONVOLUTIONS,
     OPERATORS,
+    SMALL,
     Shape,
     arguments,
     assert_correct,
+    assert_same_bits,
     inside_nan,
     of_image,
     relative_rms,
@@ -35,7 +38,6 @@ PANEL = {"avx512": 32, "avx2": 16, "neon": 8, "generic": 8}  # output channels t
 THREADS = (2, 3, 5)
 BOUNDS = {"raw": 3e-7, "affine": 1e-6, "errors": 5e-7, "maps": 2e-7}  # relative RMS errors against float64
 WINOGRAD = 1e-6  # of raw, for sums over at most 128 channels; twice that for more
-UP = (("activation", 32), ("upsampled", 32))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def instruction_set(request, monkeypatch):
     if reason:
         pytest.skip(reason)
     if request.param in library.available():
-        monkeypatch.setattr(library, "operators", lambda: library.load(request.param))
+        monkeypatch.setattr(library, "operators", lambda precision="float32": library.load(request.param, precision))
     elif request.param == "neon":
         request.getfixturevalue("emulated").replace(monkeypatch)
     else:
@@ -66,38 +68,6 @@ def instruction_set(request, monkeypatch):
 
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
-
-CONVOLUTIONS = {
-    "16x16": Shape(16, 16, draws=2),
-    "no-embedding": Shape(16, 16, embedding=False),
-    "17x33": Shape(17, 33, 64, (("activation", 64),), images=2, draws=3),
-    "19x23-pooled": Shape(19, 23, 64, (("pooled", 32),), draws=3),
-    "12x12-pooled": Shape(12, 12, 128, (("pooled", 64),), draws=2),
-    "47x32-pooled-without-embedding": Shape(47, 32, 32, (("pooled", 32),), embedding=False),
-    "16x16-upsampled": Shape(16, 16, 32, (("upsampled", 64),), draws=2),
-    "17x33-upsampled-and-padded": Shape(17, 33, 32, (("upsampled", 32),), embedding=False),
-    "47x32-skip-and-upsampled": Shape(47, 32, 64, (("activation", 64), ("upsampled", 64)), images=2),
-    "12x12-skip-and-upsampled": Shape(12, 12, 128, (("activation", 128), ("upsampled", 128)), draws=3),
-    "unequal-sources": Shape(9, 10, 96, (("activation", 32), ("upsampled", 96), ("pooled", 64))),
-    "one-pixel": Shape(1, 1, 64, (("pooled", 64),), images=2, draws=2),
-    "one-tile": Shape(4, 4, 64, (("activation", 96),)),
-    "3x5": Shape(3, 5, 32, UP),
-    "one-row": Shape(1, 70),
-    "one-column": Shape(130, 1),
-    "wider-than-a-block": Shape(6, 230),
-    "one-group": Shape(8, 8, groups=1),
-    "three-groups": Shape(8, 8, 96, groups=3),
-    "256-to-256-in-several-steps": Shape(24, 40, 256, (("activation", 256),), draws=3),
-    "256-to-512": Shape(12, 12, 512, (("pooled", 256),), draws=3),
-    "192x192-upsampled": Shape(192, 192, 32, (("upsampled", 32),)),
-    "1024-to-512": Shape(6, 6, 512, (("activation", 512), ("upsampled", 512)), draws=3),
-    "512-to-96": Shape(7, 6, 96, (("activation", 512),)),
-}
-SMALL = {  # for each operator; what it does not depend on is ignored
-    "own-noise": Shape(19, 23, 64, (("pooled", 32),), images=4, draws=3, noise_per_image=True, size=70),
-    "shared-noise": Shape(47, 32, 32, UP, images=4, draws=1, size=32),
-    "threads-share-steps": Shape(24, 40, 256, (("activation", 256),), images=4, size=5),
-}
 
 
 @pytest.mark.parametrize("shape", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
@@ -204,13 +174,6 @@ def test_same_bits_for_two_calls_at_once(operator):
     with ThreadPoolExecutor(2) as pool:
         for got in pool.map(lambda _: run(operator, shape, passed, threads=2), range(8)):
             assert_same_bits(got, once)
-
-
-def assert_same_bits(got, expected):
-    for name, value in expected.items():
-        assert value.shape == got[name].shape
-        assert np.isfinite(value).all()
-        np.testing.assert_array_equal(got[name].view(np.int32), value.view(np.int32), err_msg=name)
 
 
 def paths(passed):

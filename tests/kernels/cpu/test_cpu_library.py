@@ -3,7 +3,6 @@ sees.
 """
 
 import ctypes
-import functools
 import json
 import os
 import re
@@ -84,7 +83,7 @@ def test_functions_are_those_of_the_interface(table):
     assert fields
     for (returned, name, parameters), (known, function) in zip(functions, fields, strict=table == "spr_interface"):
         assert name == known
-        expected = tuple(map(kind_of, parameters.split(",")))
+        expected = () if parameters == "void" else tuple(map(kind_of, parameters.split(",")))
         assert (function._restype_, function._argtypes_) == (kind_of(returned), expected), name
 
 
@@ -95,7 +94,7 @@ def test_every_available_instruction_set_computes(monkeypatch):
     assert library.available()[-1] == "generic"
     assert set(library.available()) <= set(library.INSTRUCTION_SETS)
     for name in library.available():
-        monkeypatch.setattr(library, "operators", functools.partial(library.load, name))
+        monkeypatch.setattr(library, "operators", lambda precision="float32", name=name: library.load(name, precision))
         np.testing.assert_allclose(cpu_operators.swish(x), exact, rtol=1e-6, err_msg=name)
 
 
@@ -167,7 +166,25 @@ def test_a_library_of_another_interface_is_refused_before_it_is_called():
 @needs_library
 def test_doctor_names_the_instruction_set():
     kernels = json.loads(run(DOCTOR, **{library.VARIABLE: "generic"}))["cpu_kernels"]
-    assert kernels == {"instruction_set": "generic", "available": list(library.available()), "threads": 1}
+    assert kernels == {
+        "instruction_set": "generic",
+        "available": list(library.available()),
+        "bfloat16": "generic",
+        "threads": 1,
+    }
+
+
+@needs_library
+@pytest.mark.skipif(library.amx_missing() is None, reason="has AMX")
+def test_bfloat16_without_amx_is_refused_in_one_sentence_unless_a_set_is_named():
+    reason = json.loads(run(DOCTOR))["cpu_kernels"]["bfloat16"]
+    assert reason == (
+        f"precision bfloat16 is for processors with AMX, and {library.amx_missing()}; {library.VARIABLE} set to one "
+        f"of {', '.join(library.available('bfloat16'))} computes it in plain loops, more slowly than float32"
+    )
+    assert "amx" not in library.available("bfloat16")
+    with pytest.raises(ValueError, match=r"^instruction set 'amx' does not run float32"):
+        library.load("amx")
 
 
 @needs_library
