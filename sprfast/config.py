@@ -25,6 +25,7 @@ Decay = Literal["steps", "cosine"]
 Noise = Literal["gaussian", "antithetic", "signs", "none"]
 # of stored feature maps; statistics, residual and maps are float32 throughout
 Precision = Literal["float32", "bfloat16", "float16"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 
 
 class _Config:
@@ -186,6 +187,8 @@ class TrainingConfig(_Config):
     t_max: float = 1.0
     hold_back: float = 0.0  # share of the images, drawn by the seed, that is not trained on
     seed: int = 0
+    # of convolutions and linear layers; weights, statistics and loss are float32 throughout
+    precision: TrainingPrecision = "float32"
 
     def __post_init__(self) -> None:
         limits = sum(value > 0 for value in (self.epochs, self.steps, self.time_limit))
@@ -203,3 +206,5 @@ class TrainingConfig(_Config):
         require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
         require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
+        known = get_args(TrainingPrecision)
+        require(self.precision in known, "precision", self.precision, f"one of {', '.join(known)}")

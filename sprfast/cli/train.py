@@ -69,6 +69,9 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of convolutions and linear layers: float32, or bfloat16 by autocast.")
+    ] = "float32",
     seed: Annotated[int, typer.Option(help="Of weights, batches, images held back and all noise.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
@@ -94,7 +97,13 @@ def train(
     if given and "epochs" not in given:
         given["epochs"] = 0
     keywords = {
-        "training": TrainingConfig(hold_back=hold_back, seed=seed, **chosen, **given),  # type: ignore[arg-type]
+        "training": TrainingConfig(
+            hold_back=hold_back,
+            seed=seed,
+            precision=precision,  # type: ignore[arg-type]
+            **chosen,
+            **given,  # type: ignore[arg-type]
+        ),
         "network": NetworkConfig(base_width=width),
         "preprocessing": options.preprocessing(size, size_policy, bit_depth, alpha, orientation, frames),
         "schedule": options.schedule(level),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import sys
 
@@ -37,6 +38,15 @@ def resolve(device: str | torch.device | None) -> torch.device:
     if chosen.index >= torch.cuda.device_count():
         raise BackendError(f"device {chosen}: there are {torch.cuda.device_count()} CUDA devices here")
     return chosen
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions that multiply bfloat16 numbers; without, PyTorch converts
+    them to float32 and back.
+    """
+    if platform.machine() in ("aarch64", "arm64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cpu._is_avx512_bf16_supported()  # which a CPU with AMX has too
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -12,6 +12,7 @@ import hashlib
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from sprfast._version import __version__
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.data import datasets
-from sprfast.errors import CheckFailedError, InputError
+from sprfast.errors import CheckFailedError, InputError, SprfastWarning
 from sprfast.formats import model as model_file
 from sprfast.formats import trained_on as trained_on_file
 from sprfast.method import sde
@@ -116,6 +117,8 @@ def train(
             _require_own(output, recipe)
         trained_on = trained_on_file.packed(map(datasets.digest, used))
         state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
+        if group.rank == 0:
+            _warn_of_slow_bfloat16(training, device)
         run = _Run(recipe, state, group, device, output, dataset, started)
         order = batch_order(len(dataset), training.batch_size, training.seed, start=state.step, share=share)
         with stop_signals() as stop:
@@ -158,6 +161,16 @@ def _require_own(output: Path, recipe: Recipe) -> None:
     same = same and held.provenance.get("training") == recipe.training.to_json()
     if not same or held.scoring_mode.threshold or held.scoring_modes:
         files.require_free(output)
+
+
+def _warn_of_slow_bfloat16(config: TrainingConfig, device: torch.device) -> None:
+    if config.precision == "bfloat16" and device.type == "cpu" and not devices.cpu_multiplies_bfloat16():
+        warnings.warn(
+            "precision bfloat16: this CPU has no instructions for it, such as AVX512_BF16: a step takes longer than in "
+            "float32",
+            SprfastWarning,
+            stacklevel=3,
+        )
 
 
 def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
@@ -300,7 +313,7 @@ class _Run:
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = learning_rate(config, state.step, fraction)
         state.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             value = loss(self._network, x, t, z)
         with self.group.exchange(f"the gradients of step {state.step + 1}"):
             value.backward()  # type: ignore[no-untyped-call]

@@ -165,6 +165,16 @@ def test_an_output_that_cannot_be_is_one_sentence(run, data_set, tmp_path, monke
     assert not (tmp_path / "models").exists()
 
 
+def test_precision_is_in_the_model_file_and_one_that_is_not_known_is_a_sentence(run, data_set, tmp_path):
+    arguments = ["train", data_set, "--category", "bolt", "-o", tmp_path / "bolt.safetensors", *TRAIN]
+    code, _, err = run(*arguments, "--precision", "float16")
+    assert code == 2
+    assert err.splitlines() == ["sprfast: precision: 'float16' is not allowed, expected one of float32, bfloat16"]
+    code, out, _ = run(*arguments, "--precision", "bfloat16", "--json")
+    assert code == 0
+    assert json.loads(out)["provenance"]["training"]["precision"] == "bfloat16"
+
+
 def test_two_limits_are_named(run, data_set):
     code, _, err = run("train", data_set, "--category", "bolt", "--epochs", "1", "--time-limit", "3s")
     assert code == 2

@@ -35,7 +35,7 @@ from sprfast.training import train as training
 from sprfast.config import NetworkConfig, Preprocessing, TrainingConfig
 from sprfast.errors import SprfastError
 
-folder, output, steps, batch_size = sys.argv[1:]
+folder, output, steps, batch_size, precision = sys.argv[1:]
 rank = os.environ.get("RANK", "0")
 
 def on_step(progress):
@@ -48,7 +48,7 @@ try:
         Path(output),
         network=NetworkConfig(32, 8),
         preprocessing=Preprocessing(size=16),
-        training=TrainingConfig(epochs=0, steps=int(steps), batch_size=int(batch_size)),
+        training=TrainingConfig(epochs=0, steps=int(steps), batch_size=int(batch_size), precision=precision),
         device="cpu",
         on_step=on_step,
     )
@@ -68,11 +68,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(folder, output, *, processes, steps=STEPS, batch_size=4):
+def start(folder, output, *, processes, steps=STEPS, batch_size=4, precision="float32"):
     script = output.with_name("script.py")
     script.write_text(SCRIPT)
     launcher = torchrun() if processes > 1 else []
-    return popen([*launcher, script, folder, output, steps, batch_size])
+    return popen([*launcher, script, folder, output, steps, batch_size, precision])
 
 
 def torchrun(*more):
@@ -120,16 +120,17 @@ def wait_for(path):
 
 
 @pytest.mark.process
-def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path):
+@pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-4), ("bfloat16", 1e-3)])
+def test_two_processes_train_as_one_with_the_same_global_batch(folder, tmp_path, precision, rounding):
     outputs = [tmp_path / str(processes) / "model.safetensors" for processes in (1, 2)]
     for processes, output in enumerate(outputs, start=1):
         output.parent.mkdir()
-        run = start(folder, output, processes=processes)
+        run = start(folder, output, processes=processes, precision=precision)
         _, errors = run.communicate(timeout=120)
         assert run.returncode == 0, errors
     one, two = [np.array(result(output, 0)["losses"]) for output in outputs]
     assert one.shape == two.shape == (STEPS, 2)
-    np.testing.assert_allclose(two, one, rtol=1e-4)
+    np.testing.assert_allclose(two, one, rtol=rounding)
     assert result(outputs[1], 1) == result(outputs[1], 0)
     weights, others = [model_file.load(output).weights for output in outputs]
     for name, weight in weights.items():

@@ -1,5 +1,7 @@
 """Trainings that are killed, stopped and resumed; those marked in processes of their own."""
 
+import dataclasses
+import functools
 import os
 import random
 import signal
@@ -34,13 +36,13 @@ from pathlib import Path
 from sprfast.training import train as training
 from sprfast.config import NetworkConfig, Preprocessing, TrainingConfig
 
-folder, output, steps, resume, checkpoint_every = sys.argv[1:]
+folder, output, steps, resume, checkpoint_every, precision = sys.argv[1:]
 outcome = training.train(
     sorted(Path(folder).iterdir()),
     Path(output),
     network=NetworkConfig(32, 8),
     preprocessing=Preprocessing(size=16),
-    training=TrainingConfig(epochs=0, steps=int(steps), batch_size=4),
+    training=TrainingConfig(epochs=0, steps=int(steps), batch_size=4, precision=precision),
     device="cpu",
     workers=1,
     resume=resume == "resume",
@@ -54,8 +56,8 @@ print("end", outcome.stopped_by.name if outcome.stopped_by else None, outcome.st
 class Run:
     """A training in a process of its own, after its first step."""
 
-    def __init__(self, folder, output, *, resume, checkpoint_every=300.0):
-        arguments = [folder, output, STEPS, "resume" if resume else "start", checkpoint_every]
+    def __init__(self, folder, output, *, resume, checkpoint_every=300.0, precision="float32"):
+        arguments = [folder, output, STEPS, "resume" if resume else "start", checkpoint_every, precision]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *map(str, arguments)],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -90,8 +92,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
-    """SHA-256 of the weights of a training that was never stopped."""
-    return finished(folder, tmp_path_factory.mktemp("uninterrupted") / "model.safetensors")
+    """SHA-256 of the weights of a training in a precision that was never stopped."""
+
+    @functools.cache
+    def in_precision(precision="float32"):
+        return finished(folder, tmp_path_factory.mktemp(precision) / "model.safetensors", precision=precision)
+
+    return in_precision
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +112,7 @@ def stopped(folder, tmp_path_factory):
     return output
 
 
-def finished(folder, output, *, resume=False, reached=1):
+def finished(folder, output, *, resume=False, reached=1, precision="float32"):
     """SHA-256 of the weights that a training in this process ends with; its first step is not
     before `reached`.
     """
@@ -113,7 +120,7 @@ def finished(folder, output, *, resume=False, reached=1):
     training.train(
         sorted(folder.iterdir()),
         output,
-        **RECIPE,
+        **RECIPE | {"training": dataclasses.replace(RECIPE["training"], precision=precision)},
         device="cpu",
         workers=0,
         resume=resume,
@@ -140,13 +147,16 @@ def still_running(processes, seconds=0.0):
     return []
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.process)])
-def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uninterrupted, tmp_path, kills):
+@pytest.mark.parametrize(
+    ("kills", "precision"),
+    [(1, "float32"), pytest.param(3, "float32", marks=pytest.mark.process), (1, "bfloat16")],
+)
+def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uninterrupted, tmp_path, kills, precision):
     output = tmp_path / "model.safetensors"
     moments = random.Random(20)
     workers, reached = [], [1]
     for number in range(kills):
-        run = Run(folder, output, resume=number > 0, checkpoint_every=0.0)
+        run = Run(folder, output, resume=number > 0, checkpoint_every=0.0, precision=precision)
         for _ in range(moments.randint(1, 3)):
             step = run.next_step()
         time.sleep(moments.uniform(0.0, 0.3))
@@ -160,7 +170,8 @@ def test_kill_9_at_random_moments_then_resume_gives_the_same_weights(folder, uni
     assert reached == sorted(set(reached))
     assert len(workers) == kills
     assert not still_running(workers, seconds=20.0)
-    assert finished(folder, output, resume=True, reached=reached[-1]) == uninterrupted
+    weights = finished(folder, output, resume=True, reached=reached[-1], precision=precision)
+    assert weights == uninterrupted(precision)
 
 
 @pytest.mark.process
@@ -180,7 +191,7 @@ def test_sigterm_and_sigint_stop_after_the_step_and_resume_gives_the_same_weight
     run = Run(folder, output, resume=True)
     assert run.end() == (None, STEPS)
     assert not still_running(run.workers)
-    assert model_file.load(output).sha256 == uninterrupted
+    assert model_file.load(output).sha256 == uninterrupted()
 
 
 @pytest.mark.process
@@ -215,6 +226,10 @@ def test_handlers_of_the_caller_return_after_training(folder, tmp_path):
             {"training": TrainingConfig(epochs=0, steps=STEPS, batch_size=4, learning_rate=2e-4)},
             "training.learning_rate = 0.0001",
         ),
+        (
+            {"training": TrainingConfig(epochs=0, steps=STEPS, batch_size=4, precision="bfloat16")},
+            "training.precision = 'float32', this run asks for 'bfloat16'",
+        ),
         ({"training": TrainingConfig(epochs=0, steps=2 * STEPS, batch_size=4)}, f"training.steps = {STEPS}"),
         ({"network": NetworkConfig(32, 16)}, "network.embedding_dim = 8"),
         ({"preprocessing": Preprocessing(size=32)}, "preprocessing.size = 16"),
@@ -229,7 +244,7 @@ def test_resume_with_another_recipe_is_an_input_error_that_names_the_field(folde
 def test_a_checkpoint_of_a_version_that_knew_fewer_fields_goes_on(folder, stopped, tmp_path):
     output = tmp_path / "model.safetensors"
     arrays, document = archive.read(checkpoint_path(stopped), kind="checkpoint")
-    for name in ("warm_up", "decay", "t_sampling", "t_max", "hold_back"):
+    for name in ("warm_up", "decay", "t_sampling", "t_max", "hold_back", "precision"):
         del document["recipe"]["training"][name]
     document["recipe"]["schedule"] = {"levels": document["recipe"]["schedule"]["levels"], "antithetic": False}
     archive.write(checkpoint_path(output), arrays, document, kind="checkpoint")

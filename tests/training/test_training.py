@@ -1,6 +1,10 @@
+import collections
 import math
+import platform
+import re
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +15,13 @@ import torch
 import sprfast
 from sprfast.config import Level, Schedule
 from sprfast.data import datasets
-from sprfast.errors import CheckFailedError, InputError
+from sprfast.errors import CheckFailedError, InputError, SprfastWarning
 from sprfast.formats import model as model_file
 from sprfast.formats import tensors as archive
 from sprfast.formats import trained_on
 from sprfast.method import sde
 from sprfast.method.unet import ScoreUNet
+from sprfast.system import devices
 from sprfast.training import train as training
 from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
 from support.training_runs import NETWORK, PREPROCESSING, config, stop_after, train
@@ -42,6 +47,15 @@ def test_loss_is_the_formula_of_the_paper():
         score = network((x[i] + std * z[i])[None], t[i : i + 1])[0]
         expected += (score * std + z[i]).square().sum().item() / 3
     assert got == pytest.approx(expected, rel=1e-6)
+
+
+def test_loss_of_a_network_in_bfloat16_is_summed_in_float32():
+    x, t, z = torch.zeros(2, 3, 64, 64), torch.full((2,), 0.5), torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = training.loss(lambda perturbed, t: z.bfloat16(), x, t, z)
+    assert got.dtype == torch.float32
+    expected = (z.bfloat16().double() + z.double()).square().flatten(1).sum(1).mean()
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_loss_of_a_perfect_network_is_zero():
@@ -181,6 +195,62 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
     assert all(each.images_per_second > 0 for each in progress)
 
 
+def test_bfloat16_is_what_convolutions_compute_in_and_no_weight_is_kept_in(paths, output):
+    seen = collections.defaultdict(set)
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, given, made: seen[type(module).__name__].add(made.dtype)
+    )
+    try:
+        train(paths, output, precision="bfloat16", on_step=stop_after(2))
+    finally:
+        handle.remove()
+    assert seen["Conv2d"] == seen["Linear"] == {torch.bfloat16}
+    assert seen["FourierFeatures"] == {torch.float32}
+    held, _ = archive.read(checkpoint_path(output), kind="checkpoint")
+    assert {name.split(".")[0] for name in held} == {"network", "average", "optimizer"}
+    assert {value.dtype for value in held.values()} == {np.dtype(np.float32)}
+    model = train(paths, output, precision="bfloat16", resume=True).model
+    assert model.provenance["training"]["precision"] == "bfloat16"
+    assert {value.dtype for value in model.weights.values()} == {torch.float32}
+
+
+def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(paths, output):
+    plain, rounded = (
+        np.array([loss for _, loss in train(paths, output, precision=precision).losses])
+        for precision in ("float32", "bfloat16")
+    )
+    assert (rounded != plain).all()
+    np.testing.assert_allclose(rounded, plain, rtol=2.0**-8)
+
+
+def test_bfloat16_is_in_float32_where_a_group_is_normalised():
+    """In bfloat16 the mean of values that lie ten deviations from 0 would be off by up to 0.03."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(2, 64, 64, 64, generator=generator) + 10).bfloat16().to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.nn.GroupNorm(32, 64)(x)
+    expected = torch.nn.functional.group_norm(x.double(), 32)
+    error = (got.double() - expected).norm() / expected.norm()
+    assert error < 2.0**-8  # what rounding the result to bfloat16 may add
+
+
+@pytest.mark.parametrize(("accelerated", "told"), [(False, 1), (True, 0)])
+def test_bfloat16_on_a_cpu_without_instructions_for_it_warns_in_one_line(paths, output, monkeypatch, accelerated, told):
+    monkeypatch.setattr(devices, "cpu_multiplies_bfloat16", lambda: accelerated)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(paths, output, steps=1, precision="bfloat16")
+        train(paths, output, steps=1)
+    assert [each.category for each in caught] == [SprfastWarning] * told
+    for each in caught:
+        assert re.fullmatch(r"precision bfloat16: .* a step takes longer than in float32", str(each.message))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="x86-64 Linux")
+def test_whether_a_cpu_multiplies_bfloat16_is_what_the_kernel_says():
+    assert devices.cpu_multiplies_bfloat16() == ("avx512_bf16" in Path("/proc/cpuinfo").read_text().split())
+
+
 def test_seed_decides_the_weights_and_workers_do_not(paths, output):
     torch.manual_seed(123)
     first = train(paths, output, steps=3).model.sha256
@@ -257,6 +327,7 @@ def test_truncated_image_is_an_input_error_before_the_first_step(paths, tmp_path
         ("ema_decay", 1.0),
         ("t_min", 0.0),
         ("seed", 2**32),
+        ("precision", "float16"),
     ],
 )
 def test_setting_out_of_range_is_an_input_error_that_names_it(field, value):

@@ -78,6 +78,13 @@ def test_points_are_recipes_and_limits_in_order_and_seeds_are_one_point(found, t
     json.dumps(found, allow_nan=False)
 
 
+def test_a_model_of_an_earlier_version_names_no_precision(found, models, root):
+    path, model = models[0]
+    earlier = {name: value for name, value in model.provenance["training"].items() if name != "precision"}
+    model = dataclasses.replace(model, provenance=model.provenance | {"training": earlier})
+    assert measured([(path, model)], root)["points"][0]["recipe"] == found["points"][3]["recipe"]
+
+
 def test_metrics_are_what_evaluate_says_of_the_published_setting(found, models, root):
     # of which no notice is taken
     model = with_mode(models[0][1], schedule=Schedule((Level(0.1, 1),)), threshold=None)
@@ -106,6 +113,7 @@ def test_the_table_has_a_line_a_point_and_fits(found):
     [
         ({"provenance": {}}, r"other.safetensors: was not trained by one of the recipes \(published, fast\)"),
         ({"learning_rate": 2e-3}, r"other.safetensors: was not trained by one of the recipes"),
+        ({"precision": "bfloat16"}, r"other.safetensors: was not trained by one of the recipes"),
         ({"time_limit": 0.0, "steps": 5}, r"other.safetensors: was trained for a number of steps"),
         ({"preprocessing": Preprocessing(size=32)}, r"different networks or take images in different ways"),
     ],
