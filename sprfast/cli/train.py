@@ -70,8 +70,12 @@ def train(
         float | None, typer.Option(help="Of AdamW, before it decays.  [default: the recipe's]")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of convolutions and linear layers: float32, or bfloat16 by autocast.")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="Of convolutions and linear layers: float32, or bfloat16 by autocast.  [default: bfloat16 on CUDA, "
+            "float32 on a CPU]"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches, images held back and all noise.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that decode images; 0: none.")] = 1,
     checkpoint_every: Annotated[str, typer.Option(help="Time between checkpoints.")] = "5m",
@@ -100,7 +104,7 @@ def train(
         "training": TrainingConfig(
             hold_back=hold_back,
             seed=seed,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision or _usual_precision(device),  # type: ignore[arg-type]
             **chosen,
             **given,  # type: ignore[arg-type]
         ),
@@ -124,6 +128,12 @@ def train(
         summary = train_category(data, category, output, keywords)
         if summary:
             console.emit(summary, json_)
+
+
+def _usual_precision(device: str | None) -> str:
+    from sprfast.system import devices
+
+    return "bfloat16" if devices.resolve(device).type == "cuda" else "float32"
 
 
 def train_category(

@@ -272,7 +272,7 @@ def test_backends_are_compared_with_eager_or_say_why_not(whole):
 
 
 def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_reason(models, inputs, monkeypatch):
-    def refuse(self, folded, threads):
+    def refuse(self, *given):
         raise BackendError("backend cpu: cannot run on this device")
 
     monkeypatch.setattr(cpu.CpuSession, "__init__", refuse)
