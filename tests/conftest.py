@@ -16,6 +16,7 @@ from sprfast.kernels.cpu import library
 from sprfast.method import threshold
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
+from support.emulator import Emulator, missing
 
 
 def pytest_configure():
@@ -72,6 +73,16 @@ def pictures(tmp_path_factory):
         contrast = 0.25 * (index + 1)
         PIL.Image.fromarray((random.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(path)
     return paths
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """What runs code that is compiled for aarch64."""
+    if reason := missing():
+        pytest.skip(reason)
+    started = Emulator(tmp_path_factory.mktemp("aarch64"))
+    yield started
+    started.close()
 
 
 @pytest.fixture
