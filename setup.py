@@ -33,12 +33,11 @@ WARNINGS = "-Wall -Wextra"
 OPERATOR_FLAGS = (
     f"-std=c++17 -O3 -fPIC -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=fast -fvisibility=hidden {WARNINGS}"
 )
-AVX512 = "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512"
 X86_SETS = {
     "generic": "",
     "avx2": "-mavx2 -mfma",
-    "avx512": AVX512,
-    "amx": f"{AVX512} -mamx-tile -mamx-bf16 -DSPR_TILES",
+    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
+    "amx": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512 -mamx-bf16 -DSPR_TILES",
 }
 # Everything else, compiled once, for the least processor. Nothing is contracted: results are those
 # of NumPy and Pillow bit for bit.

@@ -16,6 +16,7 @@ from sprfast.kernels.cpu import library
 from sprfast.method import threshold
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
+from support.emulator import Emulator, missing
 
 
 def pytest_configure():
@@ -74,12 +75,23 @@ def pictures(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """What runs code that is compiled for aarch64."""
+    if reason := missing():
+        pytest.skip(reason)
+    started = Emulator(tmp_path_factory.mktemp("aarch64"))
+    yield started
+    started.close()
+
+
 @pytest.fixture
 def bfloat16_on_any_processor(monkeypatch):
     """Backend cpu computes bfloat16 here: without AMX in plain loops, asked for by name."""
     if library.unavailable():
         pytest.skip(library.unavailable())
-    monkeypatch.setenv(library.VARIABLE, library.available("bfloat16")[0])
+    if library.amx_missing():
+        monkeypatch.setenv(library.VARIABLE, library.available("bfloat16")[0])
     library.instruction_set.cache_clear()
     yield
     library.instruction_set.cache_clear()

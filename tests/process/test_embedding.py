@@ -24,9 +24,10 @@ from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
 from support import ROOT
 from support.c_interface import STRUCTS
+from support.machine import NATIVE, output
 from support.scoring_mode_cases import with_mode
 
-EXAMPLES = ROOT / "examples"
+EXAMPLES, PROGRAMS = ROOT / "examples", ROOT / "tests/kernels/cpu/native"
 TOOLS = ("cmake", "make", "c++", "cc", "g++", "gcc", "ld", "as", "ar", "ranlib", "sh", "sed", "uname", "rm", "mkdir")
 needs_tools = pytest.mark.skipif(
     not all(map(shutil.which, ("cmake", "make", "c++", "cc", "pkg-config"))), reason="needs CMake and a C++ compiler"
@@ -207,26 +208,44 @@ def tiny_plan(small_model, tmp_path):
     return write
 
 
+def sanitized(folder, program, sanitizer):
+    """A native program with the library, compiled for a sanitizer."""
+    flags, build = f"-O1 -g -fsanitize={sanitizer} -fno-sanitize-recover=all", folder / "build"
+    run(f"cmake -S {ROOT}/kernels/cpu -B {build} -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS={flags}'")
+    run(f"cmake --build {build} --parallel")
+    linking = f"-L {build} -lsprfast -Wl,-rpath,{build} -pthread"
+    run(f"c++ {CXX17} {flags} -I {ROOT}/include {PROGRAMS}/{program}.cpp {linking} -o {folder}/{program}")
+    return folder / program
+
+
+def on_aarch64(folder, program, emulator):
+    build = emulator.path.parent
+    linking = ["-L", build, "-lsprfast", f"-Wl,-rpath,{build}", "-pthread"]
+    source = [f"-I{ROOT}/include", PROGRAMS / f"{program}.cpp"]
+    output([*emulator.compiler, *CXX17.split(), "-O2", *source, *linking, "-o", folder / program])
+    return folder / program
+
+
 @pytest.mark.build
 @pytest.mark.fuzz
 @needs_tools
 @pytest.mark.parametrize(
-    ("program", "sanitizer", "policy", "said"),
+    ("target", "program", "policy", "given", "said"),
     [
-        ("mutated_frames", "address,undefined", "stretch", r"[34]\d\d\d of 10000 frames have a score"),
-        ("engine_at_once", "thread", "fit", "the same bits"),
+        ("address,undefined", "mutated_frames", "stretch", [10_000], r"[34]\d\d\d of 10000 frames have a score"),
+        ("aarch64", "mutated_frames", "stretch", [160], r"[4-9]\d of 160 frames have a score"),
+        ("thread", "engine_at_once", "fit", [], "the same bits"),
+        ("aarch64", "engine_at_once", "fit", [], "the same bits"),
     ],
 )
-def test_under_sanitizers(tiny_plan, tmp_path, program, sanitizer, policy, said):
-    flags = f"-O1 -g -fsanitize={sanitizer} -fno-sanitize-recover=all"
-    build, source = tmp_path / "build", ROOT / "tests" / "kernels" / "cpu" / "native" / f"{program}.cpp"
-    run(f"cmake -S {ROOT}/kernels/cpu -B {build} -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS={flags}'")
-    run(f"cmake --build {build} --parallel")
-    linking = f"-L {build} -lsprfast -Wl,-rpath,{build} -pthread"
-    run(f"c++ {CXX17} {flags} -I {ROOT}/include {source} {linking} -o {tmp_path}/{program}")
-    given = ["10000"] if program == "mutated_frames" else []
-    out = run([f"{tmp_path}/{program}", str(tiny_plan(policy)), *given])
-    assert re.match(said, out)
+def test_programs(request, tiny_plan, tmp_path, target, program, policy, given, said):
+    """With every access checked, or all synchronisation, or as compiled for aarch64."""
+    if target == "aarch64":
+        machine = request.getfixturevalue("emulator")
+        linked = on_aarch64(tmp_path, program, machine)
+    else:
+        machine, linked = NATIVE, sanitized(tmp_path, program, target)
+    assert re.match(said, machine.run(linked, tiny_plan(policy), *given))
 
 
 CONTAINERS = r"""

@@ -1,6 +1,8 @@
 """include/sprfast.h through ctypes: the structs, and an engine that says what a call gave."""
 
 import ctypes
+import itertools
+import random
 from ctypes import (
     POINTER,
     byref,
@@ -18,6 +20,8 @@ from ctypes import (
 )
 
 import numpy as np
+
+from support import machine
 
 VERDICTS = ("ERROR", "PASS", "REJECT")
 FORMATS = {("grey", 1): 1, ("grey", 2): 2, ("rgb", 1): 3, ("bgr", 1): 4, ("rgb", 2): 5, ("bgr", 2): 6}
@@ -63,6 +67,7 @@ class Frame(Struct):
     @classmethod
     def of(cls, array, order="rgb"):
         """An array (H, W) or (H, W, 3) whose rows may have gaps."""
+        array = machine.current().placed(array)
         order = "grey" if array.ndim == 2 else order
         row = array[0].nbytes
         assert array[0].flags.c_contiguous
@@ -112,8 +117,8 @@ def padded(array, gap):
     """The same pixels, each row followed by so many bytes of something else."""
     dense = np.ascontiguousarray(array)
     pitch = dense.strides[0] + gap
-    memory = np.full(len(dense) * pitch, 0xA5, np.uint8)
-    rows = np.ndarray(dense.shape, dense.dtype, memory.data, strides=(pitch, *dense.strides[1:]))
+    memory = machine.current().full(len(dense) * pitch, 0xA5, np.uint8)
+    rows = np.ndarray(dense.shape, dense.dtype, memory, strides=(pitch, *dense.strides[1:]))
     rows[...] = dense
     return rows
 
@@ -128,7 +133,7 @@ class Library:
     """The functions of a library; a call that is refused raises `RefusedError`."""
 
     def __init__(self, path):
-        self.functions = ctypes.CDLL(str(path))
+        self.functions = machine.current().library(path)
         self.functions.sprfast_version.restype = c_char_p
         self.functions.sprfast_close.argtypes = (c_void_p,)
 
@@ -141,8 +146,10 @@ class Library:
             raise RefusedError(code, error.text.decode())
 
     def open(self, path, threads=0, instruction_set=None):
-        handle = c_void_p()
-        options = Options(threads=threads, instruction_set=instruction_set)
+        handle, options = c_void_p(), Options(threads=threads)
+        if instruction_set is not None:
+            name = machine.current().placed(np.frombuffer(instruction_set + b"\0", np.uint8))
+            options.instruction_set = name.ctypes.data_as(c_char_p)
         self.call("open", str(path).encode(), byref(options), byref(handle))
         return Engine(self, handle)
 
@@ -174,8 +181,9 @@ class Engine:
     def maps(self, frame, mask=True):
         """Result, error map, anomaly map, mask."""
         height, width = self.input_size(frame.height, frame.width)
-        errors, anomalies = np.full((height, width), np.nan, np.float32), np.full((256, 256), np.nan, np.float32)
-        marked, result = np.full((256, 256), 7, np.uint8), Result()
+        full = machine.current().full
+        errors, anomalies = full((height, width), np.nan, np.float32), full((256, 256), np.nan, np.float32)
+        marked, result = full((256, 256), 7, np.uint8), Result()
         maps = Maps(height=height, width=width)
         maps.error_map, maps.anomaly_map = (array.ctypes.data_as(POINTER(c_float)) for array in (errors, anomalies))
         if mask:
@@ -190,9 +198,9 @@ class Engine:
 
 def picture(height, width, channels=3, dtype=np.uint8, seed=0):
     """Coarse patches with noise, over the whole range."""
-    random = np.random.default_rng(seed)
-    coarse = random.random((height // 7 + 1, width // 7 + 1, channels)).repeat(7, 0).repeat(7, 1)[:height, :width]
-    values = (0.9 * coarse + 0.1 * random.random((height, width, channels))) * np.iinfo(dtype).max
+    generator = np.random.default_rng(seed)
+    coarse = generator.random((height // 7 + 1, width // 7 + 1, channels)).repeat(7, 0).repeat(7, 1)[:height, :width]
+    values = (0.9 * coarse + 0.1 * generator.random((height, width, channels))) * np.iinfo(dtype).max
     return values.astype(dtype) if channels == 3 else values.astype(dtype)[..., 0]
 
 
@@ -204,8 +212,9 @@ CASE_FORMATS = (
 )
 
 
-def cases():
-    """Pictures with the order of their channels: sizes, formats, gaps between rows."""
-    for index, (size, (order, dtype)) in enumerate((size, form) for size in CASE_SIZES for form in CASE_FORMATS):
+def cases(count):
+    """So many pictures with the order of their channels: sizes, formats, gaps between rows."""
+    kinds = itertools.cycle(itertools.product(CASE_SIZES, CASE_FORMATS))
+    for index, (size, (order, dtype)) in enumerate(itertools.islice(kinds, count)):
         array = picture(*size, 1 if order == "grey" else 3, dtype, index)
-        yield padded(array, (0, 1, 6, 64)[index % 4]), order
+        yield padded(array, random.Random(index).choice((0, 1, 6, 64))), order

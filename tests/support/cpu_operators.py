@@ -60,11 +60,15 @@ def table() -> Operators:
     return Operators.from_address(library.operators())
 
 
+def interface() -> library.Interface:
+    return library.interface()
+
+
 @contextlib.contextmanager
 def pool(threads: int) -> Iterator[int]:
-    opened = library.interface().open_threads(threads)
+    opened = interface().open_threads(threads)
     yield opened
-    library.interface().close_threads(opened)
+    interface().close_threads(opened)
 
 
 def at(array: np.ndarray) -> int:

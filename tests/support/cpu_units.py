@@ -1,21 +1,17 @@
 """The engine's units of `kernels/cpu` for pixels, noise and scores behind C functions
-(`native/units.cpp`), compiled once a session.
+(`native/units.cpp`), compiled once a session for each machine.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shlex
-import shutil
-import subprocess
 import tempfile
 from typing import Any
 
-import pytest
+import numpy as np
 
-from support import ROOT, TESTS
+from support import ROOT, TESTS, machine
 
 CPU = ROOT / "kernels" / "cpu"
 UNITS = ("lanczos", "noise", "pixels", "resize", "score")
@@ -28,22 +24,28 @@ class UnitError(Exception):
 
 
 @functools.cache
-def units() -> Any:
-    """The compiled functions; skips where there is no compiler.
-
-    CXX, CFLAGS and CXXFLAGS are taken from the environment, as by setup.py.
-    """
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if not shutil.which(compiler[0]):
-        pytest.skip(f"there is no C++ compiler {compiler[0]}")
-    given = [flag for name in ("CFLAGS", "CXXFLAGS") for flag in shlex.split(os.environ.get(name, ""))]
+def _compiled(on: Any) -> Any:
     sources = [TESTS / "kernels" / "cpu" / "native" / "units.cpp", *(CPU / f"{name}.cpp" for name in UNITS)]
+    compiler = on.compiler
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/units.so"
-        command = [*compiler, *FLAGS.split(), *given, f"-I{CPU}", *map(str, sources), "-o", library]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return ctypes.CDLL(library)
+        machine.output([*compiler, *FLAGS.split(), f"-I{CPU}", *sources, "-o", library])
+        return on.library(library)
+
+
+def units() -> Any:
+    """The functions as compiled for the machine in use; skips where there is no compiler."""
+    return _compiled(machine.current())
+
+
+def full(shape: Any, value: float, dtype: Any) -> np.ndarray:
+    """An array that they can read and write."""
+    return machine.current().full(shape, value, dtype)  # type: ignore[no-any-return]
+
+
+def pointer(array: np.ndarray | None) -> ctypes.c_void_p | None:
+    """To an array that they are to read, or null."""
+    return None if array is None else machine.current().placed(array).ctypes.data_as(ctypes.c_void_p)
 
 
 def checked(code: int, text: ctypes.Array[ctypes.c_char]) -> None:

@@ -5,9 +5,7 @@ import copy
 import ctypes
 import json
 import os
-import shlex
 import struct
-import subprocess
 import types
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 
@@ -18,6 +16,7 @@ from sprfast.formats import tensors
 from sprfast.formats.manifest import signed
 from sprfast.method import folded
 from support import ROOT, TESTS
+from support.machine import output
 
 CPU = ROOT / "kernels" / "cpu"
 NATIVE = TESTS / "kernels" / "cpu" / "native"
@@ -28,14 +27,12 @@ NOISE = ("gaussian", "antithetic", "signs", "none")
 SIZE_POLICIES = ("fit", "stretch", "refuse")
 
 
-def compile_native(source, output, *flags):
+def compile_native(machine, source, path, *flags):
     """Compile a C++ file of `NATIVE` together with the reader."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
     files = [NATIVE / source, NATIVE / "narrow_shapes.cpp", *(CPU / f"{unit}.cpp" for unit in UNITS)]
-    command = [*compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{CPU}", *flags, *files, "-o", output]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return output
+    given = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{CPU}", *flags]
+    output([*machine.compiler, *given, *files, "-o", path])
+    return path
 
 
 def narrow_shapes(network, draws, shapes=folded.shapes):
@@ -54,14 +51,15 @@ def write_narrow(path, metadata):
 class Reader:
     """The C++ reader of exports as compiled into a shared library."""
 
-    def __init__(self, folder):
-        self.path = compile_native("export_reader.cpp", folder / "reader.so", "-O1", "-shared", "-fPIC")
-        self._library = ctypes.CDLL(str(self.path))
+    def __init__(self, machine, folder):
+        self.path = compile_native(machine, "export_reader.cpp", folder / "reader.so", "-O1", "-shared", "-fPIC")
+        self._machine, self._library = machine, machine.library(self.path)
         for name, result, *arguments in (
             ("open_export", c_void_p, c_char_p, c_char_p, c_size_t),
             ("close_export", None, c_void_p),
             ("description", c_char_p, c_void_p),
-            ("numbers", POINTER(c_float), c_void_p, c_char_p, POINTER(c_int64)),
+            ("numbers", c_void_p, c_void_p, c_char_p, POINTER(c_int64)),
+            ("narrow", None, c_int64),
             ("array_count", c_int64, c_void_p),
             ("read_json", c_int, c_char_p, c_size_t, c_int, c_int, c_char_p, c_size_t),
             ("sha256", None, c_char_p, c_size_t, c_size_t, c_char_p),
@@ -75,12 +73,11 @@ class Reader:
         """Both readers take exports of a network that is `NARROWING` times narrower than they
         say.
         """
-        narrowing = c_int64.in_dll(self._library, "narrowing")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(folded, "shapes", narrow_shapes)
-            narrowing.value = NARROWING
+            self._library.narrow(NARROWING)
             yield
-            narrowing.value = 1
+            self._library.narrow(1)
 
     @contextlib.contextmanager
     def opened(self, path):
@@ -91,7 +88,7 @@ class Reader:
             yield message.value.decode()
             return
         try:
-            yield Opened(self._library, handle)
+            yield Opened(self._machine, self._library, handle)
         finally:
             self._library.close_export(handle)
 
@@ -177,8 +174,8 @@ class Sample:
 class Opened:
     """An export that the C++ reader has accepted."""
 
-    def __init__(self, library, handle):
-        self._library, self._handle = library, handle
+    def __init__(self, machine, library, handle):
+        self._machine, self._library, self._handle = machine, library, handle
         self.array_count = library.array_count(handle)
         self.description = library.description(handle).decode()
 
@@ -186,7 +183,7 @@ class Opened:
         """An array, `field` or `probe`, flat; None where there is none."""
         count = c_int64()
         pointer = self._library.numbers(self._handle, name.encode(), byref(count))
-        return np.ctypeslib.as_array(pointer, (count.value,)) if count.value >= 0 else None
+        return np.array(self._machine.read(pointer, (c_float * count.value)())) if count.value >= 0 else None
 
 
 def description(metadata):

@@ -10,12 +10,21 @@ from sprfast.formats import export as export_file
 from sprfast.kernels.cpu import library
 from support import c_interface
 from support.export_reader import Opened, Reader, Sample, assert_same, write_narrow
+from support.machine import NATIVE, using
+
+
+@pytest.fixture(scope="session", params=["native", pytest.param("aarch64", marks=pytest.mark.build)])
+def machine(request):
+    """Where compiled code runs."""
+    used = NATIVE if request.param == "native" else request.getfixturevalue("emulator")
+    with using(used):
+        yield used
 
 
 @pytest.fixture(scope="session")
-def reader(tmp_path_factory):
+def reader(machine, tmp_path_factory):
     """The C++ reader."""
-    return Reader(tmp_path_factory.mktemp("reader"))
+    return Reader(machine, tmp_path_factory.mktemp("reader"))
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +72,9 @@ def both(reader, sample):
 
 
 @pytest.fixture(scope="session")
-def c_library():
+def c_library(machine):
     """The functions of include/sprfast.h."""
-    return c_interface.Library(library._PATH)
+    return c_interface.Library(machine.path)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""The C interface gives what Python gives, to the bit."""
+"""The C interface gives what Python gives: to the bit, or up to the order of sums on aarch64."""
 
+import dataclasses
 import json
 import math
 import os
@@ -9,23 +10,44 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+import sprfast
 from sprfast._version import __version__
 from sprfast.config import Level, Preprocessing, Schedule
+from sprfast.deploy import export
+from sprfast.deploy.export import Request
 from sprfast.kernels.cpu import library
 from sprfast.method.error_field import ErrorField
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, manual
 from support import c_interface as c
 from support.c_interface import Frame, RefusedError, cases, picture
+from support.machine import current, in_this_process
 
 pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 
 
 def same(result, expected):
-    """Verdict, score to the bit."""
+    """Verdict and score."""
     assert c.VERDICTS[result.verdict] == expected.verdict.value, (result.reason, expected.reason)
-    assert result.pred_score == expected.pred_score or math.isnan(result.pred_score + expected.pred_score)
+    assert_equal(result.pred_score, expected.pred_score)
     return True
+
+
+def assert_equal(got, expected):
+    """Up to the machine's tolerance of the largest value."""
+    np.testing.assert_allclose(got, expected, rtol=0, atol=current().tolerance * np.max(expected))
+
+
+@pytest.fixture(scope="session")
+def tiny(c_library, small_model, tmp_path_factory):
+    """An engine of two threads for inputs whose shorter side has 16 pixels, and Python's runner."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.plan"
+    mode = ScoringMode(Schedule((Level(1e-3, 1),)), threshold=manual(0.0275))
+    model = dataclasses.replace(small_model, preprocessing=Preprocessing(16), scoring_mode=mode)
+    export.export(model, path, Request("plan"))
+    engine = c_library.open(path, threads=2)
+    yield engine, sprfast.load(path, threads=1)
+    engine.close()
 
 
 def test_versions(c_library):
@@ -33,39 +55,42 @@ def test_versions(c_library):
     assert c_library.functions.sprfast_abi_version() == 1
 
 
-def test_what_an_export_says_of_itself(engine, runner):
+def test_what_an_export_says_of_itself(machine, engine, runner):
     info = engine.info()
     assert (info.height, info.width) == runner.input_size == (32, 32)
     assert (info.any_size, info.size_policy, info.bit_depth, info.draws, info.threads) == (1, 1, 16, 2, 1)
     assert info.threshold == info.map_threshold == runner.threshold.value
-    assert info.probe_error == pytest.approx(runner.probe_error, rel=1e-9)
+    assert info.probe_error == pytest.approx(runner.probe_error, rel=1e-9, abs=machine.tolerance)
     assert info.model_sha256.decode() == runner.model_sha256
-    assert info.instruction_set.decode() == library.instruction_set()
+    assert info.instruction_set.decode() == machine.instruction_set()
 
 
-def test_scores_and_verdicts_are_pythons(engine, runner):
-    verdicts = set()
-    for array, order in cases():
-        expected = runner.predict(array, channel_order=order)
-        result = engine.score(Frame.of(array, order))
-        assert same(result, expected), (array.shape, array.dtype, order)
-        assert (result.code, result.reason, result.passes, result.skipped) == (0, b"", 2, 0.0)
-        verdicts.add(result.verdict)
-    assert verdicts == {1, 2}
+def test_two_hundred_frames_from_eight_threads_have_pythons_scores_and_verdicts(tiny):
+    engine, runner = tiny
+    given = list(cases(200))
+    frames = [Frame.of(array, order) for array, order in given]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(engine.score, frames))
+    for result, (array, order) in zip(results, given, strict=True):
+        assert same(result, runner.predict(array, channel_order=order)), (array.shape, array.dtype, order)
+        assert (result.code, result.reason, result.passes, result.skipped) == (0, b"", 1, 0.0)
+    assert {result.verdict for result in results} == {1, 2}
 
 
-def test_maps_and_masks_are_pythons(engine, runner):
-    for array, order in list(cases())[::5]:
+def test_maps_and_masks_are_pythons(tiny):
+    engine, runner = tiny
+    for array, order in list(cases(36))[::5]:
         expected = runner.predict(array, channel_order=order)
         result, errors, anomalies, mask = engine.maps(Frame.of(array, order))
         assert same(result, expected)
-        np.testing.assert_array_equal(errors, expected.error_map)
-        np.testing.assert_array_equal(anomalies, expected.anomaly_map)
+        assert_equal(errors, expected.error_map)
+        assert_equal(anomalies, expected.anomaly_map)
         np.testing.assert_array_equal(mask, expected.pred_mask)
 
 
-def test_a_batch_has_the_bits_of_each_frame_alone(engine):
-    frames = [Frame.of(array, order) for array, order in cases()]
+def test_a_batch_has_the_bits_of_each_frame_alone(tiny):
+    engine, _ = tiny
+    frames = [Frame.of(array, order) for array, order in list(cases(36))[::3]]
     bad = Frame.of(picture(32, 32))
     bad.bytes -= 1
     alone = [engine.score(frame).pred_score for frame in frames]
@@ -76,15 +101,6 @@ def test_a_batch_has_the_bits_of_each_frame_alone(engine):
     assert results[7].reason.startswith(b"frame: ")
     assert math.isnan(results[7].pred_score)
     assert engine.score_many([]) == []
-
-
-def test_eight_threads_on_one_engine(c_library, good):
-    engine = c_library.open(good, threads=2)
-    frames = [Frame.of(array, order) for array, order in list(cases())[::3]]
-    alone = [engine.score(frame).pred_score for frame in frames]
-    with ThreadPoolExecutor(8) as pool:
-        assert [result.pred_score for result in pool.map(engine.score, frames * 4)] == alone * 4
-    engine.close()
 
 
 def test_an_export_without_a_threshold_passes_nothing(written):
@@ -131,8 +147,9 @@ def test_other_size_policies(written, policy):
         )
 
 
-def test_what_the_anomaly_map_skips_is_said(engine, runner):
-    array = picture(16, 640)  # 32 x 1280 at the network's input
+def test_what_the_anomaly_map_skips_is_said(tiny):
+    engine, runner = tiny
+    array = picture(16, 640)  # the size of the network's input too
     expected = runner.predict(array, channel_order="rgb")
     result = engine.score(Frame.of(array))
     assert same(result, expected)
@@ -140,6 +157,7 @@ def test_what_the_anomaly_map_skips_is_said(engine, runner):
 
 
 @pytest.mark.clock
+@in_this_process
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_large_frame_costs_little_beside_the_network(engine, dtype):
     """At most 5 ms from 1920x1200 pixels to a verdict; measured are 2 to 4."""
@@ -165,10 +183,11 @@ def test_the_file_may_go_once_it_is_open(c_library, good, engine, tmp_path):
     other.close()
 
 
+@in_this_process
 def test_a_forked_child_goes_on_with_its_parents_engine(c_library, good):
     """While other threads of the parent score, of whose locks the child knows nothing."""
     engine = c_library.open(good, threads=2)
-    frames = [Frame.of(array, order) for array, order in list(cases())[::7]]
+    frames = [Frame.of(array, order) for array, order in list(cases(36))[::7]]
     alone = [engine.score(frame).pred_score for frame in frames]
     with ThreadPoolExecutor(2) as pool:
         going_on = [pool.submit(engine.score, frame) for frame in frames * 4]

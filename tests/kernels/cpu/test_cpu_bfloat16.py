@@ -123,6 +123,13 @@ def test_any_shape(shape, threads):
     assert_correct("conv3x3", shape, BOUNDS, threads, torch.bfloat16)
 
 
+@pytest.mark.build
+@pytest.mark.parametrize("name", ["17x33", "19x23-pooled", "17x33-upsampled-and-padded", "one-column"])
+def test_neon(name, emulator, monkeypatch):
+    emulator.replace_operators(monkeypatch, "bfloat16")
+    assert_correct("conv3x3", CONVOLUTIONS[name], BOUNDS, 2, torch.bfloat16)
+
+
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
     """The operators for AMX, with functions in place of the instructions for tiles."""

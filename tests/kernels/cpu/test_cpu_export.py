@@ -22,6 +22,7 @@ from sprfast.method import threshold
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold
 from support.export_reader import CORPUS, Opened, assert_same, headed, write_narrow
+from support.machine import in_this_process
 from support.scoring_mode_cases import QUICK, field
 
 MODES = {
@@ -239,11 +240,13 @@ def opened_alone(reader, path, spare=0):
 
 
 @pytest.mark.process
+@in_this_process
 def test_a_file_is_in_memory_once(reader, good):
     """What is kept of it; beside it, the header and a little."""
     assert int(opened_alone(reader, good)) < 1.1 * good.stat().st_size
 
 
 @pytest.mark.process
+@in_this_process
 def test_too_little_memory_is_said(reader, good):
     assert opened_alone(reader, good, spare=good.stat().st_size // 2) == "out of memory\n"

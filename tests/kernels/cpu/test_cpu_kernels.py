@@ -18,7 +18,6 @@ from sprfast.kernels.cpu import library
 from sprfast.kernels.cpu.reference import Source
 from sprfast.method import scoring
 from support import cpu_operators as operators
-from support import emulated_operators
 from support.cpu_kernel_cases import (
     CONVOLUTIONS,
     OPERATORS,
@@ -40,16 +39,6 @@ BOUNDS = {"raw": 3e-7, "affine": 1e-6, "errors": 5e-7, "maps": 2e-7}  # relative
 WINOGRAD = 1e-6  # of raw, for sums over at most 128 channels; twice that for more
 
 
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """NEON's operators, run by an emulator."""
-    if reason := emulated_operators.missing():
-        pytest.skip(reason)
-    running = emulated_operators.Emulated(emulated_operators.build(tmp_path_factory.mktemp("neon")))
-    yield running
-    running.close()
-
-
 @pytest.fixture(
     params=[pytest.param(name, marks=[pytest.mark.build] * (name == "neon")) for name in library.INSTRUCTION_SETS]
 )
@@ -61,7 +50,7 @@ def instruction_set(request, monkeypatch):
     if request.param in library.available():
         monkeypatch.setattr(library, "operators", lambda precision="float32": library.load(request.param, precision))
     elif request.param == "neon":
-        request.getfixturevalue("emulated").replace(monkeypatch)
+        request.getfixturevalue("emulator").replace_operators(monkeypatch)
     else:
         pytest.skip(f"this processor or this build has no {request.param}")
     return request.param

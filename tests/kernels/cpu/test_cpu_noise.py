@@ -7,15 +7,16 @@ import pytest
 
 from sprfast.config import Level, Schedule
 from sprfast.method import noise
-from support.cpu_units import units
+from support.cpu_units import full, units
 
+pytestmark = pytest.mark.usefixtures("machine")
 KINDS = ("gaussian", "antithetic", "signs", "none")  # as NoiseKind has them
 
 
 def drawn(schedule, height, width, seed):
     """(D, 3, height, width), inside memory that must stay as it is."""
     counts = (ctypes.c_int * len(schedule.levels))(*(level.draws for level in schedule.levels))
-    guarded = np.full(schedule.draws * 3 * height * width + 2, np.float32(7.5))
+    guarded = full(schedule.draws * 3 * height * width + 2, 7.5, np.float32)
     start = ctypes.c_void_p(guarded.ctypes.data + 4)
     kind = KINDS.index(schedule.noise)
     units().unit_draws(len(schedule.levels), counts, kind, height, width, ctypes.c_uint32(seed), start)

@@ -12,9 +12,10 @@ from sprfast.data.images import load_image, network_size
 from sprfast.data.opening import check_pixel_count
 from sprfast.errors import InputError
 from sprfast.kernels.cpu import library
-from support.cpu_units import TEXT, UnitError, checked, units
+from support.cpu_units import TEXT, UnitError, checked, full, units
 from support.fuzzing import fuzzed
 
+pytestmark = pytest.mark.usefixtures("machine")
 FORMATS = ("grey8", "grey16", "rgb8", "bgr8", "rgb16", "bgr16")  # as PixelFormat has them
 POLICIES = ("fit", "stretch", "refuse")  # as SizePolicy has them
 INVALID_ARGUMENT, BAD_IMAGE = 1, 3  # of Code
@@ -46,13 +47,13 @@ def network_input(array, preprocessing, pixel_format, *, padding=0, offset=0, op
     row = array[0].nbytes
     pitch = row + padding
     size = (height - 1) * pitch + row
-    memory = np.full(offset + size, 0xA5, np.uint8)
+    memory = full(offset + size, 0xA5, np.uint8)
     rows = np.lib.stride_tricks.as_strided(memory[offset:], (height, row), (pitch, 1))
     rows[...] = np.ascontiguousarray(array).view(np.uint8).reshape(height, row)
     frame = {"data": memory.ctypes.data + offset, "bytes": size, "height": height, "width": width, "pitch": pitch}
     frame |= changes
     expected = (0, 0) if changes else network_size(height, width, preprocessing)
-    guarded = np.full(3 * expected[0] * expected[1] + 2, np.float32(7.5))
+    guarded = full(3 * expected[0] * expected[1] + 2, 7.5, np.float32)
     text = ctypes.create_string_buffer(TEXT)
     code = units().unit_network_input(
         ctypes.c_void_p(frame["data"]), ctypes.c_int64(frame["bytes"]), frame["height"], frame["width"],
@@ -127,10 +128,10 @@ def test_every_depth(bit_depth, pixel_format):
 
 @pytest.mark.parametrize("name", library.INSTRUCTION_SETS)
 @pytest.mark.parametrize("pixel_format", ["grey8", "rgb8", "grey16", "rgb16"])
-def test_every_instruction_set(name, pixel_format):
-    if name not in library.available():
+def test_every_instruction_set(machine, name, pixel_format):
+    operators = ctypes.c_void_p(machine.operators(name))
+    if not operators:
         pytest.skip(f"this processor or this build has no {name}")
-    operators = ctypes.c_void_p(library.load(name))
     for height, width, size in SIZES.values():
         array, order = frame_of(pixel_format, height, width)
         assert_equal(array, order, Preprocessing(size=size), pixel_format, operators=operators)

@@ -13,15 +13,12 @@ from sprfast.method.anomaly_map import MAP_SIZE, anomaly_map, smoothing_matrix
 from sprfast.method.error_field import ErrorField
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, Verdict, verdict
-from support.cpu_units import TEXT, UnitError, checked, units
+from support.cpu_units import TEXT, UnitError, checked, full, pointer, units
 
+pytestmark = pytest.mark.usefixtures("machine")
 VERDICTS = (Verdict.PASS, Verdict.REJECT, Verdict.ERROR)  # as C++ has them
 BAD_IMAGE, INTERNAL = 3, 6  # of Code
 SIZES = [(16, 16), (16, 17), (47, 31), (256, 256), (257, 255), (300, 19), (1, 1), (1, 40), (600, 513)]
-
-
-def pointer(array):
-    return None if array is None else ctypes.c_void_p(array.ctypes.data)
 
 
 def score(errors, anomalies, field=None):
@@ -41,7 +38,7 @@ def same_bits(one, other):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 31, 192, 255, 256, 257, 307, 511, 512, 513, 700, 1024])
 def test_smoothing_matrix(size):
-    matrix = np.full(MAP_SIZE * size + 2, np.float32(7.5))
+    matrix = full(MAP_SIZE * size + 2, 7.5, np.float32)
     units().unit_smoothing_matrix(size, ctypes.c_void_p(matrix.ctypes.data + 4))
     assert matrix[0] == matrix[-1] == 7.5
     expected = smoothing_matrix(size)
@@ -109,7 +106,7 @@ def test_pred_mask(with_field, limit, map_limit):
     value = ScoringMode(error_field=field, threshold=limits[0], map_threshold=limits[1]).map_value
     anomalies = np.random.default_rng(0).random((MAP_SIZE, MAP_SIZE), np.float32)
     anomalies[0, :5] = np.nan, np.inf, -np.inf, np.float32(0.1), np.float32(0.3)
-    mask = np.full(MAP_SIZE**2 + 2, 7, np.uint8)
+    mask = full(MAP_SIZE**2 + 2, 7, np.uint8)
     doubles = [ctypes.byref(ctypes.c_double(each)) if each else None for each in (limit, map_limit)]
     marked = units().unit_pred_mask(
         pointer(field.expected if field else None), *doubles, pointer(anomalies), ctypes.c_void_p(mask.ctypes.data + 1)
@@ -123,7 +120,7 @@ def test_pred_mask(with_field, limit, map_limit):
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 16), (19, 43), (192, 192), (33, 307), (1, 1), (2, 3)])
 def test_probe_image(height, width):
-    image = np.full(3 * height * width + 2, np.float32(7.5))
+    image = full(3 * height * width + 2, 7.5, np.float32)
     units().unit_probe_image(height, width, ctypes.c_void_p(image.ctypes.data + 4))
     assert image[0] == image[-1] == 7.5
     expected = probe_image(height, width).reshape(-1)

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from sprfast.config import NetworkConfig
 from sprfast.kernels.cpu import library
 from sprfast.method import folded
 from support import ROOT
+from support.machine import output
 
 pytestmark = [
     pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable())),
@@ -27,8 +27,6 @@ pytestmark = [
 ]
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 CPU = ROOT / "kernels" / "cpu"
-COMPILER = shlex.split(os.environ.get("CXX", "c++"))
-needs_compiler = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="needs a C++ compiler")
 DRAWS = 2
 
 
@@ -223,14 +221,21 @@ def test_where_threads_cannot_be_started_there_are_fewer_and_the_same_bits(tmp_p
 
 
 @pytest.mark.build
-@needs_compiler
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_no_sanitizer_finds_anything(sanitizer, tmp_path):
+@pytest.mark.parametrize(
+    ("machine", "flags"),
+    [
+        ("native", ["-fsanitize=thread"]),
+        ("native", ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]),
+        ("aarch64", []),
+    ],
+    indirect=["machine"],
+    ids=["thread", "address,undefined", "aarch64"],
+)
+def test_pools_and_callers_at_once_in_a_program(machine, flags, tmp_path):
+    """Under sanitizers, and on aarch64."""
     units = [CPU / f"{name}.cpp" for name in ("operators", "network", "threads", "score")]
-    flags = ["-std=c++17", "-O2", "-g", "-pthread", "-fno-math-errno", "-ffp-contract=fast", "-DSPR_SET=generic"]
+    given = ["-std=c++17", "-O2", "-g", "-pthread", "-fno-math-errno", "-ffp-contract=fast", "-DSPR_SET=generic"]
     driver = ROOT / "tests/kernels/cpu/native/threads.cpp"
     program = tmp_path / "threads"
-    sanitized = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    subprocess.run([*COMPILER, *flags, *sanitized, f"-I{CPU}", driver, *units, "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    output([*machine.compiler, *given, *flags, f"-I{CPU}", driver, *units, "-o", program])
+    machine.run(program)

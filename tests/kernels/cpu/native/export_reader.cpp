@@ -17,6 +17,8 @@ using sprfast::Export;
 using sprfast::Failure;
 namespace json = sprfast::json;
 
+extern "C" int64_t narrowing;
+
 namespace {
 
 void copy(const std::string& text, char* into, size_t size) { snprintf(into, size, "%s", text.c_str()); }
@@ -53,7 +55,7 @@ void describe(const json::Value& value, std::ostream& out) {
             out << '}';
             break;
         default:
-            out << value.text();
+            out << (value.text() == "-0" ? "0" : value.text());  // as Python has it
     }
 }
 
@@ -83,6 +85,8 @@ struct Opened {
 }  // namespace
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
+
+EXPORTED void narrow(int64_t divisor) { narrowing = divisor; }
 
 // Null where the file is refused; `message` says why.
 EXPORTED Opened* open_export(const char* path, char* message, size_t size) try {
