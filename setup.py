@@ -177,6 +177,7 @@ setup(
             *ONNX,
             "onnxscript>=0.7",
             "openvino>=2026.4",
+            "nncf>=3.4",
             "ncnn>=1.0.20261020",
             "pnnx>=20261020",
             "MNN>=3.6.1",
