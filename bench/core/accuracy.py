@@ -24,11 +24,11 @@ from sprfast.evaluation.evaluate import Evaluation, evaluate
 from sprfast.formats.model import Model
 
 IMAGES = 8  # whose verdicts are compared with the definition's, at most
-OWN = "the model itself"  # name of the first row
+OWN = "the model"  # name of the first row, as backend auto scores it
 HEADINGS = (
     "score\nerror",
     "flips",
-    *(part for name in METRICS for part in (f"{name.replace('_', chr(10))} %", "change")),
+    *(part for name in METRICS for part in (name.replace("_", "\n"), "+/-")),
     "verdicts\nchanged",
 )
 _NOT_COMPARED: dict[str, Any] = {"score_relative_error": None, "flips": None, "passed": True, "reason": None}
@@ -97,7 +97,9 @@ def cells(row: Mapping[str, Any]) -> list[str | None]:
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """The rows of a report for a terminal, each beside its candidate's Offline speed."""
+    """The rows of a report for a terminal, each beside its candidate's Offline speed; metrics in
+    percent. Fits 80 columns.
+    """
     result = tables.empty(("images/s", *HEADINGS), "accuracy", first=Column("candidate", overflow="fold"))
     for row in report["accuracy"]:
         offline = report["candidates"].get(row["name"], {}).get("offline") or {}

@@ -130,7 +130,7 @@ def test_terminal_and_page_have_every_row(document):
     text = printed(report.table(document))
     assert "…" not in text
     for name in REQUESTS:
-        assert sum(line.startswith(f" {name} ") for line in text.splitlines()) >= 4  # three tables and the exports
+        assert sum(line.startswith(f" {name} ") for line in text.splitlines()) >= 4  # three tables and the accuracy
     html = page.render(document)
     assert "Accuracy in less than float32 and of exports" in html
     assert accuracy.OWN in html
