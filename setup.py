@@ -37,7 +37,7 @@ X86_SETS = {
     "generic": "",
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
-    "amx": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512 -mamx-bf16 -DSPR_TILES",
+    "amx": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512 -mamx-tile -mamx-bf16 -DSPR_AMX",
 }
 # Everything else, compiled once, for the least processor. Nothing is contracted: results are those
 # of NumPy and Pillow bit for bit.
@@ -178,6 +178,7 @@ setup(
             *ONNX,
             "onnxscript>=0.7",
             "openvino>=2026.4",
+            "nncf>=3.4",
             "ncnn>=1.0.20261020",
             "pnnx>=20261020",
             "MNN>=3.6.1",

@@ -12,16 +12,29 @@ from typing import Any
 
 import torch
 
-from sprfast.bench.core import audits, drivers, exports, footprint, hardware, peers, recommend, scenarios, timing
+from sprfast.bench.core import (
+    accuracy,
+    audits,
+    drivers,
+    exports,
+    footprint,
+    hardware,
+    peers,
+    recommend,
+    scenarios,
+    tables,
+    timing,
+)
 from sprfast.bench.core.peers import BASELINE, Candidate
 from sprfast.bench.core.work import WORKS, Answer, Work, file_images, parity, random_images
 from sprfast.data.datasets import Category
+from sprfast.engine.predictor import Predictor
 from sprfast.engine.runner import Runner
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.system import devices, environment
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 AUDIT_SHARE = 0.2  # of the time for a scenario
 
 Progress = Callable[[int, int, str], None]
@@ -105,13 +118,7 @@ def run(
     if taken := runners.keys() & {each.name for each in chosen}:
         raise InputError(f"--export: {min(taken)} is the name of another candidate too, rename the file")
     candidates = [*chosen, *(exports.candidate(*each) for each in runners.items())]
-    size = options.size or model.preprocessing.size
-    model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
-    if options.paths is None:
-        given = random_images(options.batch, size)
-    else:
-        given = file_images(options.paths, options.batch, model.preprocessing)
-    work = WORKS[options.timed](model, given, device)
+    work = _work(model, options, candidates, device)
     report = _header(work, options, candidates)
     entries = report["candidates"]
     share, sweeps = math.ceil(options.seconds), len(drivers.KEYS)  # the sweeps come after the scenarios
@@ -121,9 +128,9 @@ def run(
             on_progress(int((scenario + min(1.0, fraction)) * share), (sweeps + 1) * share, what)
 
     with contextlib.suppress(KeyboardInterrupt):
-        precisions = {each.precision for each in candidates}
-        report["ceilings"] = hardware.ceilings(model, device, precisions, *given.pixels.shape[2:])
         answers = _prepare(work, candidates, entries, options.required, progress)
+        precisions = dict.fromkeys(entry["precision"] for name, entry in entries.items() if name in answers)
+        report["ceilings"] = hardware.ceilings(model, device, precisions, *work.given.pixels.shape[2:])
         audited = {name: audits.Outputs(work, answer) for name, answer in answers.items()}
         try:
             drivers.in_turns(work, audited, options.seconds, entries, progress)
@@ -149,15 +156,44 @@ def run(
                 on_progress=functools.partial(progress, sweeps),
                 into=report,
             )
-        if runners:
-            tell = functools.partial(progress, sweeps, 1.0)
-            report["exports"] = []
-            exports.accuracy(model, runners, options.paths or (), options.labelled, tell, report["exports"])
+        inexact = [each.name for each in chosen if each.precision not in peers.EXACT and each.name in answers]
+        tell = functools.partial(progress, sweeps, 1.0)
+        _accuracy(work, options, {name: answers[name] for name in inexact}, runners, tell, report)
         for name in (each.name for each in chosen if options.memory and each.name in answers):
             progress(sweeps, 1.0, f"memory of {name}")
-            entries[name]["memory"] = footprint.fresh(model, name, len(work))
+            entries[name]["memory"] = footprint.fresh(work.model, name, len(work))
         report["complete"] = True
     return report
+
+
+def _work(model: Model, options: BenchOptions, candidates: Sequence[Candidate], device: torch.device) -> Work:
+    """What is timed, on the images that were asked for; scales are from training images."""
+    size = options.size or model.preprocessing.size
+    model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, size=size))
+    if options.paths is None:
+        given = random_images(options.batch, size)
+    else:
+        given = file_images(options.paths, options.batch, model.preprocessing)
+    calibration = None
+    if options.labelled and options.labelled.train and any(each.calibrated for each in candidates):
+        calibration = file_images(options.labelled.train, options.batch, model.preprocessing)
+    return WORKS[options.timed](model, given, device, calibration)
+
+
+def _accuracy(
+    work: Work,
+    options: BenchOptions,
+    chosen: Mapping[str, Answer],
+    runners: Mapping[str, Runner],
+    tell: Callable[[str], None],
+    report: dict[str, Any],
+) -> None:
+    """Of these candidates where there are image files, and of exports."""
+    around = {name: work.predictor(answer) for name, answer in chosen.items() if options.paths}
+    predictors: dict[str, Predictor] = {name: engine for name, engine in around.items() if engine} | {**runners}
+    if predictors:
+        report["accuracy"] = []
+        accuracy.measure(work.model, predictors, options.paths or (), options.labelled, tell, report["accuracy"])
 
 
 def _header(work: Work, options: BenchOptions, candidates: Sequence[Candidate]) -> dict[str, Any]:
@@ -187,17 +223,20 @@ def _header(work: Work, options: BenchOptions, candidates: Sequence[Candidate]) 
         "seconds_per_scenario": options.seconds,
         "baseline": BASELINE,
         "ceilings": None,
-        "candidates": {each.name: _unmeasured(each) for each in candidates},
+        "candidates": {each.name: _unmeasured(each, work) for each in candidates},
         "settings": None,
         "recommendation": None,
-        "exports": None,
+        "accuracy": None,
     }
 
 
-def _unmeasured(candidate: Candidate) -> dict[str, Any]:
+def _unmeasured(candidate: Candidate, work: Work) -> dict[str, Any]:
     given = {key: getattr(candidate, key) for key in ("description", "ours", "precision", "tolerance")}
+    if candidate.calibrated:
+        given["description"] += f", calibrated on {work.calibration.description}"
     figures = ("build_s", "first_image_s", "first_batch_s", "parity", "audits", *drivers.KEYS, "hardware", "memory")
-    return {**given, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
+    asked = {"asked_precision": candidate.precision}
+    return {**given, **asked, "status": "not measured", "reason": None, **dict.fromkeys(figures)}
 
 
 def _prepare(
@@ -213,7 +252,7 @@ def _prepare(
     ends = sorted({0, len(work) - 1})  # a truth for every image would cost as much as a round
     truth, everything = work.truth(ends), work.take(range(len(work)))
     passed = {}
-    for candidate in candidates:
+    for candidate in map(work.calibrated, candidates):
         progress(0, 0.0, f"building {candidate.name}")
         entry = entries[candidate.name]
         before = hardware.held(work.device)
@@ -229,6 +268,7 @@ def _prepare(
         one_image = {name: value.clone() for name, value in work.results(single).items()}
         call = functools.partial(answer, everything)
         entry["first_batch_s"], many = timing.timed(call, work.device)
+        entry["precision"] = candidate.ran() or candidate.precision
         batch = {name: value[ends] for name, value in work.results(many).items()}
         entry["parity"] = {
             "one_image": parity(one_image, {name: value[:1] for name, value in truth.items()}, entry["tolerance"]),
@@ -240,4 +280,7 @@ def _prepare(
             entry["hardware"] = {**shares, **hardware.usage(call, work.device, len(work), before)}
         else:
             entry["status"] = "failed"
+    for _, of_precision in list(tables.by_precision(entries)):
+        for name in of_precision:
+            entries[name] = entries.pop(name)
     return passed

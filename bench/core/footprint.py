@@ -81,7 +81,7 @@ def measure(model: Model, candidate: Candidate, images: int) -> dict[str, float]
     rehearsed = _rehearsed(candidate)  # kept, as its memory would be taken again
     _settle()
     before = _mib("VmRSS")
-    maps = candidate.build(model, noise, CPU)
+    maps = candidate.on(x).build(model, noise, CPU)
     build_peak = _mib("VmHWM")
     _settle()
     built = _mib("VmRSS")
@@ -95,8 +95,9 @@ def _rehearsed(candidate: Candidate) -> Maps:
     """The candidate for a tiny model, after a call."""
     config, mode, size = NetworkConfig(base_width=32, embedding_dim=8), ScoringMode(Schedule((Level(1e-3, 2),))), 32
     model = Model(config, mode, Preprocessing(size=size), unet.ScoreUNet(config).state_dict())
-    maps = candidate.build(model, noise_bank(model.schedule, size, size, 0), CPU)
-    maps(torch.zeros(1, 3, size, size))
+    x = torch.zeros(1, 3, size, size)
+    maps = candidate.on(x).build(model, noise_bank(model.schedule, size, size, 0), CPU)
+    maps(x)
     return maps
 
 

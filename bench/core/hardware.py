@@ -38,7 +38,8 @@ def ceilings(
 
     Args:
         device: CUDA or a CPU; a CPU's rates are those of the threads that torch has.
-        precisions: names in `STORAGE`; "float32" is without TensorFloat-32.
+        precisions: names in `STORAGE`; "float32" is without TensorFloat-32. "int8", in which torch
+            has no matrix product to measure against, is left out.
         height, width: of an image, in pixels.
 
     Returns:
@@ -51,6 +52,7 @@ def ceilings(
     Raises:
         InputError: a precision is not known, or not on this device.
     """
+    precisions = [name for name in precisions if name != "int8"]
     allowed = [name for name in STORAGE if name != "tf32" or device.type == "cuda"]
     unknown = [name for name in precisions if name not in allowed]
     if unknown:
@@ -113,8 +115,8 @@ def copying(size: int, device: torch.device) -> timing.Clock:
     return timing.captured([functools.partial(target.copy_, source) for source, target in pairs], device)
 
 
-def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> dict[str, float]:
-    """How much of the ceilings a speed is, by `SHARES`.
+def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> dict[str, float | None]:
+    """How much of the ceilings a speed is, by `SHARES`; None in int8.
 
     More than 100 percent of the copy's is possible where maps stay in a cache between two
     convolutions, and of the matrix product's where convolutions multiply less than direct ones, as
@@ -122,8 +124,10 @@ def percent(ceilings: dict[str, Any], precision: str, images_per_s: float) -> di
 
     Args:
         ceilings: as `ceilings` returns them.
-        precision: of the convolutions, one that was measured.
+        precision: of the convolutions, one that was measured, or int8.
     """
+    if precision == "int8":
+        return dict.fromkeys(SHARES)
     of_matmul = ceilings["gflop_per_image"] / ceilings["matmul_gflop_per_s"][precision]
     of_copy = 1e-3 * ceilings["least_mb_per_image"][precision] / ceilings["copy_gb_per_s"]
     return {name: 100 * images_per_s * share for name, share in zip(SHARES, (of_matmul, of_copy), strict=True)}

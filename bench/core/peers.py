@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import platform
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from sprfast.backends import registry
 from sprfast.backends.eager import EagerBackend
 from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
+from sprfast.formats.export_metadata import QUANTIZED_TOLERANCE
 from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
 from sprfast.method import scoring, sde, unet
@@ -36,7 +38,14 @@ BASELINE = "published"
 TRUTH = "the plain definition in float64 on the CPU"  # `Definition`
 T = TypeVar("T")
 # Relative errors that a candidate's maps may have, by the precision of its convolutions.
-TOLERANCES = {"float32": 1e-4, "tf32": 3e-2, "bfloat16": 3e-2}
+TOLERANCES = {
+    "float32": 1e-4,
+    "tf32": 3e-2,
+    "bfloat16": 3e-2,
+    "float16": 3e-2,
+    "int8": QUANTIZED_TOLERANCE["int8"],
+}
+EXACT = ("float32", "tf32")  # of `TOLERANCES`, those whose verdicts are not compared with float32's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +55,27 @@ class Candidate:
     name: str
     description: str
     build: Build
-    precision: str = "float32"  # of the convolutions, one of `TOLERANCES`
+    precision: str = "float32"  # that is asked for the convolutions, one of `TOLERANCES`
     # model, times (D,) of the draws, device; None where the network cannot be run apart from what
     # surrounds it
     network: Callable[[Model, Tensor, torch.device], Network] | None = None
     ours: bool = False  # one of our backends
     own_tolerance: float | None = None  # in place of that of `precision`
+    # the precision of what was built last, as its library tells once it has answered; None: it
+    # does not
+    ran: Callable[[], str | None] = lambda: None
+    # the same with its scales from inputs (N, ...) of N calls, one image each; None: it has no
+    # scales
+    calibrated: Callable[[Tensor], Candidate] | None = None
 
     @property
     def tolerance(self) -> float:
         """The relative error that its maps may have."""
         return TOLERANCES[self.precision] if self.own_tolerance is None else self.own_tolerance
+
+    def on(self, inputs: Tensor) -> Candidate:
+        """What is to be built where inputs are like these: `calibrated` where it is not None."""
+        return self if self.calibrated is None else self.calibrated(inputs)
 
 
 class Definition:
@@ -141,8 +160,10 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
 
 def plain_network(model: Model, times: Tensor, device: torch.device) -> Network:
     """The network of `plain`: all draws of all images in one batch."""
-    network, times = network_of(model, device, torch.channels_last), times.to(device)
+    return _all_draws(network_of(model, device, torch.channels_last), times.to(device))
 
+
+def _all_draws(network: scoring.ScoreNetwork, times: Tensor) -> Network:
     @torch.inference_mode()
     def scores(x: Tensor) -> Tensor:
         return _in_one_batch(network, x, times)
@@ -223,6 +244,30 @@ def compiled_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.devic
     return bfloat16(model, noise, device, compiler)
 
 
+def cpu_bfloat16(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """`bfloat16` on a CPU.
+
+    Raises:
+        BackendError: this processor has no bfloat16 instructions.
+    """
+    _require_bfloat16()
+    return bfloat16(model, noise, device)
+
+
+def cpu_bfloat16_network(model: Model, times: Tensor, device: torch.device) -> Network:
+    """The network of `cpu_bfloat16`; it raises the same."""
+    _require_bfloat16()
+    return _all_draws(_Bfloat16Network(network_of(model, device, torch.channels_last)), times.to(device))
+
+
+def _require_bfloat16() -> None:
+    # without them oneDNN emulates bfloat16 on AVX-512, slower than float32
+    x86 = platform.machine() in {"x86_64", "AMD64"}
+    has = torch.cpu._is_avx512_bf16_supported if x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported
+    if not has():
+        raise BackendError("torch_bf16 needs a processor with bfloat16 instructions, which this one has not")
+
+
 class _Bfloat16Network:
     def __init__(self, network: unet.ScoreUNet) -> None:
         for module in network.modules():
@@ -273,7 +318,7 @@ def _with_split_swish(network: unet.ScoreUNet) -> unet.ScoreUNet:
     return network
 
 
-def _in_one_batch(network: unet.ScoreUNet, x: Tensor, times: Tensor) -> Tensor:
+def _in_one_batch(network: scoring.ScoreNetwork, x: Tensor, times: Tensor) -> Tensor:
     scores = network.scaled_score(x.flatten(0, 1), times.repeat(x.shape[0]))
     return scores.unflatten(0, x.shape[:2])  # type: ignore[no-any-return,no-untyped-call]
 
@@ -310,6 +355,24 @@ def cpu() -> Candidate:
     return Candidate("cpu", f"sprfast, backend cpu: our CPU kernels{chosen}", backend("cpu"), ours=True)
 
 
+# on processors whose bfloat16 our kernels have no use for, building it raises BackendError with the
+# reason
+CPU_BFLOAT16 = Candidate(
+    "cpu_bf16",
+    "sprfast, backend cpu: our CPU kernels in bfloat16",
+    backend("cpu", "bfloat16"),
+    "bfloat16",
+    ours=True,
+)
+TORCH_BFLOAT16 = Candidate(
+    "torch_bf16",
+    "the plain definition in channels-last, convolutions and normalisations in bfloat16",
+    cpu_bfloat16,
+    "bfloat16",
+    network=cpu_bfloat16_network,
+)
+
+
 def candidates(device: torch.device) -> tuple[Candidate, ...]:
     """What `sprfast bench` compares on this device, with our backends for it; on CUDA in the
     precisions that they are meant for.
@@ -317,7 +380,7 @@ def candidates(device: torch.device) -> tuple[Candidate, ...]:
     The peers run with PyTorch's defaults, which on CUDA are TensorFloat-32 convolutions.
     """
     if device.type != "cuda":
-        return (*CANDIDATES, cpu(), ONNX_PLAN)
+        return (*CANDIDATES, cpu(), ONNX_PLAN, CPU_BFLOAT16, TORCH_BFLOAT16)
     found = [
         dataclasses.replace(CANDIDATES[0], build=published_tf32, network=published_tf32_network, precision="tf32"),
         dataclasses.replace(CANDIDATES[1], precision="tf32"),

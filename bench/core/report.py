@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sprfast.bench.core import exports, footprint, hardware, recommend, tables
+from sprfast.bench.core import accuracy, footprint, hardware, recommend, tables
 from sprfast.system.terminal import shown
 
 _CLOCK = (
@@ -30,8 +30,8 @@ def table(report: dict[str, Any]) -> RenderableType:
     ]
     if any(entry["memory"] for entry in report["candidates"].values()):
         parts.append(_filled(report, _MEMORY, _memory_cells))
-    if report["exports"]:
-        parts.append(exports.table(report["exports"]))
+    if report["accuracy"]:
+        parts.append(accuracy.table(report))
     return Group(*parts, recommend.table(report), *_notes(report))
 
 
@@ -47,7 +47,7 @@ def failures(report: dict[str, Any]) -> list[str]:
             )
         failed = [audit for audit, result in (entry["audits"] or {}).items() if result and not result["passed"]]
         found += [f"{name}: FAILED the audit {audit.replace('_', ' ')}" for audit in failed]
-    for row in report["exports"] or ():
+    for row in report["accuracy"] or ():
         if not row["passed"]:
             found.append(f"{row['name']}: does not score like the definition, see `sprfast parity --export`")
     chosen = report["recommendation"]
@@ -113,12 +113,26 @@ def _filled(
     cells: Callable[[dict[str, Any]], list[str]],
     title: str | None = None,
 ) -> Table:
-    """A row a candidate."""
+    """A row a candidate, those of a precision together below its name where there are several."""
     result = tables.empty(headings, title)
-    for name, entry in report["candidates"].items():
-        style = {"failed": "strike", "unavailable": "dim"}.get(entry["status"], "")
-        result.add_row(Text(shown(name), style=style), *cells(entry))
+    groups = list(tables.by_precision(report["candidates"]))
+    for precision, entries in groups:
+        if len(groups) > 1:
+            result.add_section()
+            result.add_row(Text(f"in {precision}", style="bold"))
+        for name, entry in entries.items():
+            style = {"failed": "strike", "unavailable": "dim"}.get(entry["status"], "")
+            result.add_row(Text(shown(name), style=style), *cells(entry))
     return result
+
+
+def precisions(report: dict[str, Any]) -> list[str]:
+    """A sentence for each candidate that did not run in the precision that was asked for."""
+    return [
+        f"{name}: asked for {entry['asked_precision']}, runs in {entry['precision']} on this machine"
+        for name, entry in report["candidates"].items()
+        if entry["precision"] != entry["asked_precision"]
+    ]
 
 
 def _offline(entry: dict[str, Any], baseline: str) -> tuple[str, str]:
@@ -153,6 +167,10 @@ def _notes(report: dict[str, Any]) -> list[str]:
         *failures(report),
     ]
     notes += [f"{name}: {entry['status']}, {entry['reason']}" for name, entry in entries if entry["reason"]]
+    notes += precisions(report)
+    notes += [
+        f"{row['name']}: accuracy not known, {row['reason']}" for row in report["accuracy"] or () if row["reason"]
+    ]
     notes += [
         f"{name}: memory not known, {entry['memory']['reason']}"
         for name, entry in entries

@@ -13,8 +13,9 @@ from sprfast.bench.core import cases, scenarios
 from sprfast.errors import InputError
 from sprfast.system import files
 
-BEFORE = 6  # a version that is still read; what it has beside is not looked at
-READABLE = (BEFORE, cases.SCHEMA_VERSION)
+# versions that are still read; what they have beside is not looked at
+BEFORE = (6, 7)
+READABLE = (*BEFORE, cases.SCHEMA_VERSION)
 _FIELDS = {
     bool: ("complete",),
     str: ("model.sha256", "device", "timed", "truth", "baseline"),
@@ -54,10 +55,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         _validate(report)
     except InputError as error:
         raise InputError(f"{path}: {error}; {_WANTED}") from None
-    if report["schema_version"] == BEFORE:
-        report["exports"] = None
+    if report["schema_version"] in BEFORE:
+        exported = report.pop("exports", None)
+        report["accuracy"] = exported and [{**row, "reason": None} for row in exported]
         for entry in report["candidates"].values():
-            entry["memory"] = None
+            entry.setdefault("memory", None)
+            entry["asked_precision"] = entry["precision"]
     return report  # type: ignore[no-any-return]
 
 
@@ -78,8 +81,8 @@ def parsed(path: str | os.PathLike[str]) -> Any:
 def _validate(report: Any) -> None:
     version = _field(report, "schema_version", int)
     if version not in READABLE:
-        raise InputError(f"schema_version: {version} cannot be read, only {' and '.join(map(str, READABLE))}")
-    if version == BEFORE and report.get("driver") != "rounds":
+        raise InputError(f"schema_version: {version} cannot be read, only {', '.join(map(str, READABLE))}")
+    if version == 6 and report.get("driver") != "rounds":
         raise InputError("driver: a report of MLPerf's LoadGen cannot be read any more")
     for kind, names in _FIELDS.items():
         for name in names:

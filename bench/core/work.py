@@ -18,7 +18,7 @@ from sprfast.bench.core.peers import Candidate, Maps
 from sprfast.config import Preprocessing
 from sprfast.data import images
 from sprfast.engine.engine import Engine
-from sprfast.engine.predictor import Result
+from sprfast.engine.predictor import Predictor, Result
 from sprfast.errors import BackendError, InputError
 from sprfast.formats.model import Model
 from sprfast.method import sde
@@ -92,6 +92,7 @@ class Work:
         model: what is computed.
         given: the samples.
         device: where the candidates run; tensors are there before the clock starts.
+        calibration: images for the scales of a quantized candidate; None: the samples.
 
     Raises:
         InputError: this work cannot be done on these samples.
@@ -103,17 +104,17 @@ class Work:
         "noise are outside; build and first calls are apart"
     )
 
-    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
-        self.model, self.given, self.device = model, given, device
+    def __init__(self, model: Model, given: Images, device: torch.device, calibration: Images | None = None) -> None:
+        self.model, self.given, self.device, self.calibration = model, given, device, calibration or given
         height, width = given.pixels.shape[2:]
         self._bank = noise_bank(model.schedule, height, width, model.noise_seed)
         self.noise = [z.to(device) for z in self._bank]
-        self._inputs = self._prepared()
+        self._inputs = self._prepared(given.pixels)
         self._on_device = self._inputs.to(device)
 
-    def _prepared(self) -> Tensor:
-        """What a candidate is given of all samples, on the CPU."""
-        return self.given.pixels
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        """What a candidate is given of these images, on the CPU."""
+        return pixels
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -130,6 +131,14 @@ class Work:
             BackendError: it cannot do this work here; the message says why.
         """
         return candidate.build(self.model, self.noise, self.device)
+
+    def calibrated(self, candidate: Candidate) -> Candidate:
+        """The candidate as it is to be built, with its scales if it has any."""
+        return candidate.on(self._prepared(self.calibration.pixels)) if candidate.calibrated else candidate
+
+    def predictor(self, answer: Answer) -> Predictor | None:
+        """An engine whose maps are those of `answer`, of `build`; None where it gives none."""
+        return Engine(self.model, _MapsBackend(answer, self.device, self.given.pixels.shape[2:]))
 
     def results(self, returned: Any) -> dict[str, Tensor]:
         """What an answer returned, as tensors by name with one row a sample, outside of the time:
@@ -153,12 +162,12 @@ class FileToVerdict(Work):
         "copies, both maps on the host, score; the file is in the system's cache; build and first calls are apart"
     )
 
-    def __init__(self, model: Model, given: Images, device: torch.device) -> None:
+    def __init__(self, model: Model, given: Images, device: torch.device, calibration: Images | None = None) -> None:
         if given.paths is None:
             raise InputError(
                 "bench: timing from file to verdict needs image files, give a folder of them with --images"
             )
-        super().__init__(model, given, device)
+        super().__init__(model, given, device, calibration)
         self._paths = given.paths
 
     def take(self, indices: Sequence[int]) -> list[Path]:
@@ -167,7 +176,13 @@ class FileToVerdict(Work):
 
     def build(self, candidate: Candidate) -> Answer:
         """Build the candidate for this work."""
-        return Engine(self.model, _MapsBackend(super().build(candidate), self.device)).predict
+        engine = super().predictor(super().build(candidate))
+        assert engine is not None
+        return engine.predict
+
+    def predictor(self, answer: Answer) -> Predictor | None:
+        """The engine itself."""
+        return answer.__self__  # type: ignore[attr-defined,no-any-return]
 
     def results(self, returned: list[Result]) -> dict[str, Tensor]:
         """The same of both maps."""
@@ -187,11 +202,11 @@ class NetworkOnly(Work):
         "perturbation, residual and maps are outside; build and first calls are apart"
     )
 
-    def _prepared(self) -> Tensor:
+    def _prepared(self, pixels: Tensor) -> Tensor:
         """(N, D, 3, H, W): D draws of an image, those of the first level first."""
         levels = self.model.schedule.levels
         draws = [sde.std(level.t) * z[:, 0] for level, z in zip(levels, self._bank, strict=True)]
-        return self.given.pixels[:, None] + torch.cat(draws)
+        return pixels[:, None] + torch.cat(draws)
 
     def build(self, candidate: Candidate) -> Answer:
         """Build the candidate for this work."""
@@ -200,6 +215,10 @@ class NetworkOnly(Work):
                 "perturbation and residual are part of its kernels, so the network alone cannot be timed"
             )
         return candidate.network(self.model, peers.draw_times(self.model.schedule), self.device)
+
+    def predictor(self, answer: Answer) -> Predictor | None:
+        """None: there are no maps."""
+        return None
 
     def results(self, returned: Tensor) -> dict[str, Tensor]:
         """(B, D, 3, H, W)."""
@@ -215,12 +234,15 @@ WORKS: dict[str, type[Work]] = {work.name: work for work in (NetworkOnly, Work, 
 
 
 class _MapsBackend:
-    """A candidate as a `backends.Backend`; it has been built with the same noise already."""
+    """A candidate as a `backends.Backend`; it has been built with the noise of one size already."""
 
-    def __init__(self, maps: Maps, device: torch.device) -> None:
-        self.device, self._maps = device, maps
+    def __init__(self, maps: Maps, device: torch.device, size: torch.Size) -> None:
+        self.device, self._maps, self._size = device, maps, size
 
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        if x.shape[2:] != self._size:
+            sizes = " and ".join("x".join(map(str, each)) for each in (x.shape[2:], self._size))
+            raise InputError(f"bench: images must have one size at the network's input, but there are {sizes}")
         return self._maps(x.to(self.device))
 
 

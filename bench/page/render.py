@@ -213,12 +213,12 @@ def _trade_off(settings: dict[str, Any], times: Sequence[Series], recommendation
 
 
 def _correctness(document: dict[str, Any]) -> list[Part]:
-    entries, exported = document["candidates"], page_tables.exported(document["exports"])
+    entries, changed = document["candidates"], page_tables.changed(document)
     caption = f"Errors relative to {document['truth']}: rms over rms, maximum over maximum."
     return [
         _table("Errors against the definition", page_tables.parity(entries), "no candidate was compared", caption),
         _table("Audits", page_tables.audits(entries), "no audit was made"),
-        *([Part("Exports", exported)] if exported.rows else ()),
+        *([Part("Accuracy in less than float32 and of exports", changed)] if changed.rows else ()),
     ]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sprfast.bench.core import exports, footprint, report, scenarios
+from sprfast.bench.core import accuracy, footprint, report, scenarios, tables
 from sprfast.bench.core.sweeps import plural
 from sprfast.bench.page.plots import number, shortest
 
@@ -35,7 +35,7 @@ class TableRow:
 
     name: str
     cells: Sequence[str] = ()
-    kind: str = ""  # "ours", "failed" or "unavailable": how it looks
+    kind: str = ""  # "ours", "failed", "unavailable" or "precision": how it looks
     text: str = ""  # in place of the cells
 
 
@@ -59,12 +59,17 @@ def measured(entries: Entries, key: str) -> Iterator[tuple[str, Entry, Any]]:
 
 
 def summary(document: dict[str, Any]) -> Table:
-    """One line a candidate: speed, latency, error, audits."""
+    """One line a candidate: speed, latency, error, audits; those of a precision together below its
+    name where there are several.
+    """
     baseline = document["baseline"]
     ratio, late = f"× {baseline}\n(min–max)", "late / dropped\n/ frames"
     speeds = ("images/s", ratio, "p50", "p90", "p99", "p99, ms", "queries/s", late)
     groups = (("Offline", 2), ("SingleStream, ms", 3), ("MultiStream", 1), ("Server", 1), ("Line", 1), ("", 2))
-    rows = [_summary_row(name, entry, baseline) for name, entry in document["candidates"].items()]
+    rows, by_precision = [], list(tables.by_precision(document["candidates"]))
+    for precision, entries in by_precision:
+        rows += [TableRow(f"in {precision}", kind="precision")] if len(by_precision) > 1 else []
+        rows += [_summary_row(name, entry, baseline) for name, entry in entries.items()]
     return Table(("candidate", *speeds, "largest\nrelative\nerror", "audits"), rows, groups)
 
 
@@ -97,6 +102,7 @@ def notes(document: dict[str, Any]) -> list[str]:
             found.append(f"{title}: {next(iter(texts.values()))}")
         else:
             found += [f"{title}, {name}: {text}" for name, text in texts.items()]
+    found += report.precisions(document)
     if any(measured(entries, "offline")):
         found.append(f"× {document['baseline']}: median of the ratios within each round, and their range")
     return found
@@ -167,10 +173,15 @@ def memory(entries: Entries) -> Table:
     return Table(columns, rows, (("", 1), ("MiB above the loaded model", 3)))
 
 
-def exported(rows: Sequence[dict[str, Any]] | None) -> Table:
-    """What each export costs in accuracy."""
-    shown = [TableRow(row["name"], [cell or NONE for cell in exports.cells(row)]) for row in rows or ()]
-    return Table(("candidate", *exports.HEADINGS), shown)
+def changed(document: dict[str, Any]) -> Table:
+    """What candidates in less than float32 and exports cost in accuracy, beside their speed."""
+    rows = []
+    for row in document["accuracy"] or ():
+        entry = document["candidates"].get(row["name"], {})
+        offline = entry.get("offline") or {}
+        figures = [_optional(offline.get("images_per_s")), *(cell or NONE for cell in accuracy.cells(row))]
+        rows.append(TableRow(row["name"], [entry.get("precision", NONE), *figures]))
+    return Table(("candidate", "precision", "images/s", *accuracy.HEADINGS), rows)
 
 
 def server(entries: Entries) -> Table:

@@ -20,7 +20,8 @@ HTML = """\
 {% for row in given.rows %}
 <tr{% if row.kind %} class="{{ row.kind }}"{% endif %}>
 <th>{% if row.kind == "failed" %}<s>{{ row.name }}</s>{% else %}{{ row.name }}{% endif %}</th>
-{% if row.text %}<td class="text" colspan="{{ given.columns | length - 1 }}">{{ row.text }}</td>
+{% if row.kind == "precision" %}<td colspan="{{ given.columns | length - 1 }}"></td>
+{% elif row.text %}<td class="text" colspan="{{ given.columns | length - 1 }}">{{ row.text }}</td>
 {% else %}{% for cell in row.cells %}
 <td{% if cell == failed %} class="alarm"{% endif %}>{{ cell }}</td>{% endfor %}{% endif %}
 </tr>
@@ -62,6 +63,7 @@ thead .group span { display: block; border-bottom: 1px solid #8c959f; }
 tbody th, th:first-child, .plain th, .plain td { text-align: left; }
 tbody th { font-weight: 400; }
 tr.ours th { font-weight: 700; }
+tr.precision th { font-style: italic; padding-top: 10px; }
 td.text { text-align: left; white-space: normal; }
 tr.failed th, tr.failed td { color: #7a1a12; }
 tr.unavailable th, tr.unavailable td { color: #6e7781; }

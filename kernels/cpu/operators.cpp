@@ -1,6 +1,6 @@
 // All operators for one instruction set: compiled once for each, with SPR_SET its name and the compiler's flags for it.
 #include "anomaly_map.h"
-#ifndef SPR_TILES  // for which there is bfloat16 alone
+#ifndef SPR_AMX  // for which there is bfloat16 alone
 #include "conv3x3.h"
 #endif
 #include "direct3x3.h"
@@ -20,7 +20,7 @@ static void swish_all(const float* x, float* y, int64_t count) {
     perturb_conv3x3_space, perturb_conv3x3, head, anomaly_map_space, anomaly_map, swish_all, resample_strip_8, \
         resample_row_8, turn_strip_16, resample_strip_16, resample_row_16
 
-#ifndef SPR_TILES
+#ifndef SPR_AMX
 extern "C" const struct spr_operators SPR_NAME(spr_float32_, SPR_SET) = {conv3x3_weights, pack_conv3x3, conv3x3_space,
                                                                          conv3x3, SPR_AROUND_CONV3X3};
 #endif

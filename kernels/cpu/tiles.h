@@ -10,7 +10,7 @@
 #include "bfloat16.h"
 #include "interface.h"
 
-#ifdef SPR_TILES
+#ifdef SPR_AMX
 #include <immintrin.h>
 #endif
 
@@ -25,7 +25,7 @@ static_assert(CHUNK == 2 * TILE_SIDE, "a row of a tile is a chunk of one pixel")
 // sums[POSITIONS][OUTPUTS_OF_PANEL] of one chunk of input channels, added to those that are there or, for the `first`
 // chunk, to zero. Position i reads pixel i + offsets[tap] of in[pixel][CHUNK]; the taps are added in their order.
 
-#ifdef SPR_TILES
+#ifdef SPR_AMX
 
 // The thread's tiles are usable while it exists.
 struct Tiles {

@@ -106,6 +106,7 @@ def unmeasured(status, reason=None):
         "description": "for the test",
         "ours": False,
         "precision": "float32",
+        "asked_precision": "float32",
         "tolerance": 1e-4,
         "status": status,
         "reason": reason,
@@ -157,7 +158,7 @@ def synthetic():
         "candidates": candidates,
         "settings": settings(),
         "recommendation": recommendation(),
-        "exports": None,
+        "accuracy": None,
     }
 
 

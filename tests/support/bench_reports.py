@@ -25,6 +25,7 @@ def synthetic(seed=0, rounds=30, machine=1.0, slowdown=None, noise=0.03):
         candidates[name] = {
             "status": "measured",
             "precision": "float32",
+            "asked_precision": "float32",
             "tolerance": 1e-4,
             "parity": checks,
             **figures,

@@ -1,5 +1,5 @@
 """What else a bench compares: the same network through torch.compile, onnxruntime, OpenVINO, ncnn
-and MNN, all in float32.
+and MNN, in float32 and in the fastest precision that each of them has for this processor.
 
 Each library gets what a competent user gives it: the time embedding folded into constants, an image
 with all its draws as one batch (ncnn knows no batches: one draw after the other), as many threads
@@ -33,10 +33,10 @@ from sprfast.formats.model import Model
 _MODULES: dict[str, tuple[str, ...]] = {
     "onnx_unfolded": ("onnx", "onnxscript", "onnxruntime"),
     "onnxruntime": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "ncnn": ("ncnn", "pnnx"),
-    "mnn": ("onnx", "onnxscript", "MNN"),
-    "mnn_normal": ("onnx", "onnxscript", "MNN"),
+    **dict.fromkeys(("openvino", "openvino_auto"), ("onnx", "onnxscript", "openvino")),
+    "openvino_int8": ("onnx", "onnxscript", "openvino", "nncf"),
+    **dict.fromkeys(("ncnn", "ncnn_16bit"), ("ncnn", "pnnx")),
+    **dict.fromkeys(("mnn", "mnn_normal", "mnn_low"), ("onnx", "onnxscript", "MNN")),
 }
 # of MNN as it comes: above float32's, so that its speed is shown with the error that it costs
 _ALL_TILES_TOLERANCE = 3e-3
@@ -48,6 +48,10 @@ class Runner(Protocol):
     """
 
     threads: int  # as the library itself tells
+
+    @property
+    def precision(self) -> str | None:
+        """Of the convolutions, as the library tells of what it runs; None: it does not."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Float32 to float32: (1, 3, H, W) to the error map (1, 1, H, W) and the anomaly map (1, 1,
@@ -75,6 +79,7 @@ def _candidate(
     description: str,
     maps_runner: Callable[[Model, Sequence[Tensor]], Runner],
     network_runner: Callable[[Model, Tensor, Sequence[int]], Runner],
+    precision: str = "float32",
 ) -> Candidate:
     """A candidate whose `build` and `network` raise BackendError with the reason where the library
     cannot run.
@@ -83,11 +88,17 @@ def _candidate(
         maps_runner: given a model and its noise.
         network_runner: given a model, the times (D,) of the draws and the shape (D, 3, H, W). As
             the shape is known with the first images, that call converts the network.
+        precision: that is asked for.
     """
+    told: list[str | None] = [None]  # by the runner that was made last
+
+    def noted(run: Runner) -> Runner:
+        told[0] = run.precision
+        return run
 
     def build(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
         _require(name, device)
-        run = maps_runner(model, noise)
+        run = noted(maps_runner(model, noise))
 
         @torch.inference_mode()
         def maps(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +112,7 @@ def _candidate(
 
     def network(model: Model, times: Tensor, device: torch.device) -> Network:
         _require(name, device)
-        runner = functools.cache(functools.partial(network_runner, model, times.to(device)))
+        runner = functools.cache(lambda shape: noted(network_runner(model, times.to(device), shape)))
 
         def scores(x: Tensor) -> Tensor:
             run = runner(x.shape[1:])
@@ -112,7 +123,7 @@ def _candidate(
 
         return scores
 
-    return Candidate(name, description, build, network=network)
+    return Candidate(name, description, build, precision, network=network, ran=lambda: told[0])
 
 
 def _of_graph(
@@ -120,12 +131,23 @@ def _of_graph(
     description: str,
     runner: Callable[[Graph], Runner],
     graph: Callable[[Model, Sequence[Tensor]], Graph] = maps_graph,
+    precision: str = "float32",
 ) -> Candidate:
     return _candidate(
         name,
         f"{description}, an image with all its draws in one graph",
         lambda model, noise: runner(graph(model, noise)),
         lambda model, times, shape: runner(network_graph(model, times, shape)),
+        precision,
+    )
+
+
+def _int8(calibration: Tensor) -> Candidate:
+    return _of_graph(
+        "openvino_int8",
+        "OpenVINO, CPU plugin, latency hint, quantized after training by NNCF",
+        functools.partial(OpenVino, hint=None, calibration=calibration),
+        precision="int8",
     )
 
 
@@ -161,6 +183,26 @@ CANDIDATES = (
         ),
         own_tolerance=_ALL_TILES_TOLERANCE,
     ),
+    _of_graph(
+        "mnn_low",
+        "MNN, low precision, all Winograd tiles",
+        functools.partial(Mnn, precision="low", tiles=ALL_TILES),
+        precision="float16",
+    ),
+    _candidate(
+        "ncnn_16bit",
+        "ncnn with its 16-bit options, Winograd convolutions, one draw after the other",
+        functools.partial(NcnnMaps, bits=16),
+        functools.partial(Ncnn, bits=16),
+        "bfloat16",
+    ),
+    _of_graph(
+        "openvino_auto",
+        "OpenVINO as it comes: the precision that its CPU plugin chooses, latency hint",
+        functools.partial(OpenVino, hint=None),
+        precision="bfloat16",
+    ),
+    dataclasses.replace(_int8(torch.empty(0)), calibrated=_int8),
 )
 
 

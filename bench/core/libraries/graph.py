@@ -183,7 +183,7 @@ def quiet() -> Iterator[None]:
     flush = ctypes.CDLL(None).fflush
     logger = logging.getLogger("torch.onnx")
     level, kept = logger.level, os.dup(1)
-    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         flush(None)

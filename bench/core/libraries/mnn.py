@@ -22,28 +22,38 @@ class Mnn:
 
     Args:
         graph: what to run.
-        precision: MNN's "high" or "normal", which on x86 processors give the same bits.
+        precision: MNN's "high", "normal" or "low", which on x86 processors give the same bits;
+            "low" is float16 where MNN has kernels for it.
         tiles: `SMALL_TILES` or `ALL_TILES`; the largest Winograd tiles are the fastest, and put the
             maps outside float32's tolerance.
     """
 
     def __init__(self, graph: Graph, precision: str, tiles: int) -> None:
         with exported(graph) as path, quiet():
-            import MNN
-
             # Not MNN.tools.mnnconvert: importing that runs pip to install a package for reporting
             # use to MNN's makers.
             converter = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
             options = ["-f", "ONNX", "--bizCode", "sprfast", "--modelFile", str(path), "--MNNModel", f"{path}.mnn"]
             convert([*converter, *options], path.parent)
-            self._interpreter = MNN.Interpreter(f"{path}.mnn")
-            self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, tiles)
-            config = {"backend": "CPU", "precision": precision, "numThread": torch.get_num_threads()}
-            self._session = self._interpreter.createSession(config)
+            self.precision, exact = "float32", None
+            if precision == "low":  # MNN does not tell what it runs in: what has the bits of float32 is float32
+                self._open(f"{path}.mnn", graph, "high", tiles)
+                exact = self(graph.example)
+            self._open(f"{path}.mnn", graph, precision, tiles)
+        if exact and not all(map(torch.equal, exact, self(graph.example))):
+            self.precision = "float16"
+        self.threads = int(np.float32(self._interpreter.getSessionInfo(self._session, _THREAD_NUMBER)).view(np.int32))
+
+    def _open(self, path: str, graph: Graph, precision: str, tiles: int) -> None:
+        import MNN
+
+        self._interpreter = MNN.Interpreter(path)
+        self._interpreter.setSessionHint(_WINOGRAD_MEMORY_LEVEL, tiles)
+        config = {"backend": "CPU", "precision": precision, "numThread": torch.get_num_threads()}
+        self._session = self._interpreter.createSession(config)
         self._input = self._interpreter.getSessionInput(self._session, INPUT)
         outputs = [self._interpreter.getSessionOutput(self._session, name) for name in graph.outputs]
         self._outputs = [(output, _mnn_tensor(np.empty(output.getShape(), np.float32))) for output in outputs]
-        self.threads = int(np.float32(self._interpreter.getSessionInfo(self._session, _THREAD_NUMBER)).view(np.int32))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the graph, see `libraries.Runner`."""

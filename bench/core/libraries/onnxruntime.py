@@ -12,6 +12,8 @@ from sprfast.bench.core.libraries.graph import INPUT, Graph, exported
 class OnnxRuntime:
     """A session of onnxruntime's CPU provider, with all its graph optimisations."""
 
+    precision = None
+
     def __init__(self, graph: Graph) -> None:
         onnxruntime = library()
         options = onnxruntime.SessionOptions()

@@ -24,6 +24,8 @@ class TorchCompile:
     what it is given.
     """
 
+    precision = None
+
     def __init__(
         self, model: Model, device: torch.device, compute: Callable[[unet.ScoreUNet, Tensor], tuple[Tensor, ...]]
     ) -> None:

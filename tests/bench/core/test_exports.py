@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from sprfast.bench.core import cases, exports, peers, report
+from sprfast.bench.core import accuracy, cases, exports, peers, report, work
 from sprfast.bench.page import render as page
 from sprfast.config import Level, Schedule
 from sprfast.data import datasets
@@ -35,6 +35,14 @@ pytestmark = pytest.mark.skipif(library.unavailable() is not None, reason=str(li
 
 CPU = torch.device("cpu")
 REQUESTS = {"32": Request("onnx"), "16": Request("onnx", precision="float16"), "plan": Request("plan")}
+
+
+def _rounded(model, noise, device):
+    maps = peers.plain(model, noise, device)
+    return lambda x: tuple(each * 1.002 for each in maps(x))
+
+
+ROUNDED = peers.Candidate("rounded", "another library in 16 bits", _rounded, "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +77,19 @@ def document(folder, category, small_model):
     paths = [sample.path for sample in labelled.test]
     options = cases.BenchOptions(batch=2, seconds=0.01, device="cpu", paths=paths, labelled=labelled)
     with exports.opened(small_model, [folder / name for name in REQUESTS], CPU) as runners:
-        return cases.run(small_model, options, candidates=peers.CANDIDATES[1:2], runners=runners)
+        return cases.run(small_model, options, candidates=[peers.CANDIDATES[1], ROUNDED], runners=runners)
 
 
 def rows_of(model, paths, images=(), labelled=None):
     """What `exports.accuracy` says of the exports at `paths`."""
     rows = []
     with exports.opened(model, paths, CPU) as runners:
-        exports.accuracy(model, runners, images, labelled, lambda what: None, rows)
+        accuracy.measure(model, runners, images, labelled, lambda what: None, rows)
     return rows
 
 
 def test_every_export_is_a_candidate_beside_the_others(document):
-    assert list(document["candidates"]) == ["channels_last", *REQUESTS]
+    assert list(document["candidates"]) == ["channels_last", *REQUESTS, "rounded"]
     assert document["complete"]
     for name, stored, backend in (
         ("32", "float32", "onnxruntime"),
@@ -99,20 +107,21 @@ def test_sixteen_bits_cost_what_the_definition_says(document):
     entries = document["candidates"]
     errors = {name: report.largest_error(entries[name]["parity"]) for name in REQUESTS}
     assert max(errors["32"], errors["plan"]) < 1e-5 < errors["16"] < entries["16"]["tolerance"] == 3e-3
-    scores = {row["name"]: row["score_relative_error"] for row in document["exports"]}
-    assert scores.pop(exports.OWN) is None
+    scores = {row["name"]: row["score_relative_error"] for row in document["accuracy"]}
+    assert scores.pop(accuracy.OWN) is None
     assert max(scores["32"], scores["plan"]) < 1e-5 < scores["16"] < 3e-3
-    assert [row["flips"] for row in document["exports"]] == [None, 0, 0, 0]
+    assert scores["rounded"] == pytest.approx(2e-3, rel=1e-2)
+    assert [row["flips"] for row in document["accuracy"]] == [None, 0, 0, 0, 0]
 
 
 def test_with_labelled_images_every_row_has_its_auroc(document, category, small_model):
     expected = evaluate(Engine(small_model), datasets.load_category(category, None)).metrics
-    assert [row["name"] for row in document["exports"]] == [exports.OWN, *REQUESTS]
-    for row in document["exports"]:
-        for name in exports.METRICS:
+    assert [row["name"] for row in document["accuracy"]] == [accuracy.OWN, "rounded", *REQUESTS]
+    for row in document["accuracy"]:
+        for name in accuracy.METRICS:
             assert row[name] == pytest.approx(expected[name].value, abs=1e-2)
         assert row["pixel_AUROC_change"] == pytest.approx(
-            row["pixel_AUROC"] - document["exports"][0]["pixel_AUROC"], abs=1e-12
+            row["pixel_AUROC"] - document["accuracy"][0]["pixel_AUROC"], abs=1e-12
         )
         assert row["verdict_changes"] == 0
 
@@ -121,10 +130,10 @@ def test_terminal_and_page_have_every_row(document):
     text = printed(report.table(document))
     assert "…" not in text
     for name in REQUESTS:
-        assert sum(line.startswith(f" {name} ") for line in text.splitlines()) >= 4  # three tables and the exports
+        assert sum(line.startswith(f" {name} ") for line in text.splitlines()) >= 4  # three tables and the accuracy
     html = page.render(document)
-    assert "Exports" in html
-    assert exports.OWN in html
+    assert "Accuracy in less than float32 and of exports" in html
+    assert accuracy.OWN in html
 
 
 def test_a_verdict_that_flips_is_counted_and_fails(small_model, pictures, tmp_path, folder, document):
@@ -138,7 +147,18 @@ def test_a_verdict_that_flips_is_counted_and_fails(small_model, pictures, tmp_pa
     assert [(row["flips"], row["passed"]) for row in rows] == [(None, True), (1, False)]
     said = "16: does not score like the definition, see `sprfast parity --export`"
     assert said not in report.failures(document)
-    assert said in report.failures(document | {"exports": rows})
+    assert said in report.failures(document | {"accuracy": rows})
+
+
+def test_a_candidate_that_cannot_score_an_image_says_why_and_ends_nothing(small_model, category):
+    """Images of the bench have one size; a test image has another."""
+    done = work.Work(small_model, work.random_images(1, 48), CPU)
+    rows = []
+    predictors = {"rounded": done.predictor(done.build(ROUNDED))}
+    accuracy.measure(small_model, predictors, (), datasets.load_category(category, None), lambda what: None, rows)
+    assert rows[0]["image_AUROC"] is not None
+    assert rows[1]["image_AUROC"] is None
+    assert "images must have one size at the network's input, but there are 32x32 and 48x48" in rows[1]["reason"]
 
 
 def test_changes_are_from_the_first_row(small_model, category):
@@ -147,24 +167,24 @@ def test_changes_are_from_the_first_row(small_model, category):
         first.results[0], verdict=Verdict.PASS if first.results[0].pred_label else Verdict.REJECT
     )
     metrics = {"image_AUROC": Metric(first.metrics["image_AUROC"].value - 0.25), "pixel_AUROC": Metric(None, "none")}
-    found = exports._changes(dataclasses.replace(first, metrics=metrics, results=(other, *first.results[1:])), first)
+    found = accuracy._changes(dataclasses.replace(first, metrics=metrics, results=(other, *first.results[1:])), first)
     assert (found["image_AUROC_change"], found["pixel_AUROC_change"], found["verdict_changes"]) == (-0.25, None, 1)
     # no threshold
-    assert exports._changes(dataclasses.replace(first, rejected_good=None), first)["verdict_changes"] is None
-    assert set(exports._changes(None, None).values()) == {None}
+    assert accuracy._changes(dataclasses.replace(first, rejected_good=None), first)["verdict_changes"] is None
+    assert set(accuracy._changes(None, None).values()) == {None}
 
 
 def test_without_images_nothing_is_known(small_model, folder):
     rows = rows_of(small_model, [folder / "plan"])
     assert {row[key] for row in rows for key in ("flips", "image_AUROC", "verdict_changes")} == {None}
-    assert exports.cells(rows[0]) == [None] * len(exports.HEADINGS)
+    assert accuracy.cells(rows[0]) == [None] * len(accuracy.HEADINGS)
 
 
 def test_images_are_spread_over_all(small_model, folder, pictures, monkeypatch):
-    monkeypatch.setattr(exports, "IMAGES", 3)
-    seen, check = [], exports.export.check
+    monkeypatch.setattr(accuracy, "IMAGES", 3)
+    seen, check = [], accuracy.export.check
     monkeypatch.setattr(
-        exports.export, "check", lambda model, runner, paths: seen.extend(paths) or check(model, runner, paths[:1])
+        accuracy.export, "check", lambda model, runner, paths: seen.extend(paths) or check(model, runner, paths[:1])
     )
     rows_of(small_model, [folder / "plan"], pictures * 2)
     assert seen == (pictures * 2)[::3]
@@ -225,4 +245,4 @@ def test_the_command_takes_several(run, folder, pictures):
     assert code == 0
     document = json.loads(out)
     assert list(document["candidates"]) == ["channels_last", "32", "plan"]
-    assert [row["name"] for row in document["exports"]] == [exports.OWN, "32", "plan"]
+    assert [row["name"] for row in document["accuracy"]] == [accuracy.OWN, "32", "plan"]

@@ -1,3 +1,4 @@
+import platform
 import sys
 import tempfile
 
@@ -92,6 +93,37 @@ def test_torch_compile_computes_the_definition(timed, model):
     _check("torch_compile", one_level, timed, 32)
 
 
+# the precision that each runs in on x86 processors; None: it depends on the processor
+REDUCED = {"mnn_low": "float32", "ncnn_16bit": "bfloat16", "openvino_auto": None, "openvino_int8": "int8"}
+
+
+@pytest.mark.parametrize("timed", ["maps", "network"])
+@pytest.mark.parametrize("name", REDUCED)
+def test_library_in_a_lower_precision_is_near_the_definition_and_tells_what_it_ran_in(name, timed, model, capfd):
+    _needs(name)
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    done = work.WORKS[timed](model, work.Images(pixels, "random"), CPU)
+    candidate = done.calibrated(CANDIDATES[name])
+    answer, truth = done.build(candidate), done.truth([0])
+    found = done.results(answer(done.take([0])))
+    check = work.parity(found, truth, candidate.tolerance)
+    assert check["passed"], check
+    ran = candidate.ran()
+    if REDUCED[name] and platform.machine() == "x86_64":
+        assert ran == REDUCED[name]
+    error = max(check[next(iter(truth))].values())
+    assert (error < 3e-4) is (ran == "float32"), (ran, error)
+    assert capfd.readouterr().out == ""
+
+
+def test_int8_is_calibrated_on_images_of_the_same_size_or_says_so(model):
+    _needs("openvino_int8")
+    given, others = (work.Images(torch.zeros(1, 3, size, size), "zeros") for size in (32, 48))
+    done = work.Work(model, given, CPU, others)
+    with pytest.raises(BackendError, match=r"size \(3, 32, 32\), not of \(3, 48, 48\)"):
+        done.build(done.calibrated(CANDIDATES["openvino_int8"]))
+
+
 @pytest.mark.parametrize("name", RUNNERS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_library_takes_the_threads_that_torch_has(name, threads, model):
@@ -107,7 +139,10 @@ def test_library_takes_the_threads_that_torch_has(name, threads, model):
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("onnxruntime", "onnxruntime"), ("openvino", "onnx"), ("ncnn", "pnnx"), ("mnn", "MNN"), ("mnn_normal", "MNN")],
+    [
+        *(("onnxruntime", "onnxruntime"), ("openvino", "onnx"), ("openvino_int8", "nncf")),
+        *(("ncnn", "pnnx"), ("mnn", "MNN"), ("mnn_normal", "MNN")),
+    ],
 )
 def test_library_that_is_not_installed_is_listed_with_what_to_install(name, module, model, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # so that it cannot be found
@@ -131,12 +166,13 @@ def test_torch_compile_without_a_compiler_says_so(model, monkeypatch):
 
 
 def test_all_libraries_are_listed_and_but_for_torch_compile_run_on_the_cpu_only():
-    assert list(CANDIDATES) == ["torch_compile", *RUNNERS]
-    assert {candidate.precision for candidate in CANDIDATES.values()} == {"float32"}
-    assert {name for name, candidate in CANDIDATES.items() if candidate.tolerance > 1e-4} == {"mnn_normal"}
+    assert list(CANDIDATES) == ["torch_compile", *RUNNERS, *REDUCED]
+    assert {name for name, each in CANDIDATES.items() if each.precision != "float32"} == REDUCED.keys()
+    loose = {name: each.tolerance for name, each in CANDIDATES.items() if each.tolerance > 1e-4}
+    assert loose == {"mnn_normal": 3e-3, **dict.fromkeys(REDUCED, 3e-2), "openvino_int8": 0.2}
     on_cuda = {each.name: each.precision for each in libraries.candidates(CUDA)}
-    assert on_cuda == {**dict.fromkeys(RUNNERS, "float32"), "torch_compile": "tf32"}
-    for name in RUNNERS:
+    assert on_cuda == {name: each.precision for name, each in CANDIDATES.items()} | {"torch_compile": "tf32"}
+    for name in (*RUNNERS, *REDUCED):
         assert libraries.unavailable(name, CUDA) == f"{name} is measured on the CPU only, not on cuda:0"
 
 

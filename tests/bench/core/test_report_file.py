@@ -67,19 +67,21 @@ def test_a_missing_field_and_one_of_another_kind_are_named(tmp_path, pair, path)
             report_file.load(tmp_path / "old.json")
 
 
-@pytest.mark.parametrize("version", [1, report_file.BEFORE - 1, cases.SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("version", [1, min(report_file.BEFORE) - 1, cases.SCHEMA_VERSION + 1])
 def test_another_schema_version_is_refused_and_what_can_be_read_is_named(tmp_path, pair, version):
     pair[0]["schema_version"] = version
     report_file.write(pair[0], tmp_path / "old.json")
     with pytest.raises(
-        InputError, match=rf"old\.json: schema_version: {version} cannot be read, only 6 and {cases.SCHEMA_VERSION};"
+        InputError, match=rf"old\.json: schema_version: {version} cannot be read, only 6, 7, {cases.SCHEMA_VERSION};"
     ):
         report_file.load(tmp_path / "old.json")
 
 
-def test_a_report_of_the_version_before_is_compared_with_a_new_one(tmp_path, pair):
-    old = pair[0] | {"schema_version": report_file.BEFORE, "driver": "rounds"}
+@pytest.mark.parametrize("version", report_file.BEFORE)
+def test_a_report_of_a_version_before_is_compared_with_a_new_one(tmp_path, pair, version):
+    old = pair[0] | {"schema_version": version, "driver": "rounds"}
     for entry in old["candidates"].values():
+        del entry["asked_precision"]
         for key in KEYS:
             entry[key]["rounds"] = True
     report_file.write(old, tmp_path / "old.json")
@@ -100,9 +102,7 @@ def test_the_committed_reports_can_be_compared_and_shown():
 
 
 def test_a_report_of_loadgen_is_refused(tmp_path, pair):
-    report_file.write(
-        pair[0] | {"schema_version": report_file.BEFORE, "driver": "mlcommons-loadgen 6.0"}, tmp_path / "old.json"
-    )
+    report_file.write(pair[0] | {"schema_version": 6, "driver": "mlcommons-loadgen 6.0"}, tmp_path / "old.json")
     with pytest.raises(InputError, match=r"old\.json: driver: a report of MLPerf's LoadGen cannot be read any more;"):
         report_file.load(tmp_path / "old.json")
 

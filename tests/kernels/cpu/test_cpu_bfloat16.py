@@ -134,7 +134,7 @@ def test_neon(name, emulator, monkeypatch):
 def tiles(tmp_path_factory):
     """The operators for AMX, with functions in place of the instructions for tiles."""
     built = tmp_path_factory.mktemp("tiles") / "tiles.so"
-    flags = "-std=c++17 -O2 -fPIC -shared -ffp-contract=fast -fno-math-errno -Wall -Wextra -DSPR_TILES -DSPR_SET=tiles"
+    flags = "-std=c++17 -O2 -fPIC -shared -ffp-contract=fast -fno-math-errno -Wall -Wextra -DSPR_AMX -DSPR_SET=tiles"
     folder = TESTS / "kernels/cpu/native/emulated_tiles"
     command = ["c++", *flags.split(), f"-I{folder}", ROOT / "kernels/cpu/operators.cpp", "-o", built]
     subprocess.run(command, check=True)
