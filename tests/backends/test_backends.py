@@ -114,10 +114,11 @@ def test_backend_takes_noise_of_each_image(name, small_model):
     assert relative_rms(got, definition(small_model, x, noise)) <= 1e-5
 
 
+@pytest.mark.usefixtures("bfloat16_on_any_processor")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model, precision):
-    if name in ("eager", "cpu"):
-        with pytest.raises(BackendError, match=f"{name}.*float32, not {precision}"):
+    if (name, precision) in (("eager", "bfloat16"), ("eager", "float16"), ("cpu", "float16")):
+        with pytest.raises(BackendError, match=f"{name}.*computes in float32.*, not {precision}"):
             create(name, small_model, precision=precision)
         return
     x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
@@ -255,7 +256,7 @@ def test_auto_on_a_cpu_is_our_kernels_where_they_are_built_and_have_the_precisio
     assert backends.choose("auto", "cpu") == ours
     assert Engine(small_model, "auto", "cpu").backend == ours
     assert backends.choose("auto", "cpu", "bfloat16") == "eager"
-    monkeypatch.setattr(library, "unavailable", lambda: "cannot run")
+    monkeypatch.setattr(library, "unavailable", lambda precision="float32": "cannot run")
     with pytest.raises(BackendError, match="backend cpu: cannot run"):
         backends.create("cpu", small_model, "cpu")
     if library.built():  # what is there and broken is not passed over in silence

@@ -15,7 +15,7 @@ import pytest
 from sprfast.config import Preprocessing
 from sprfast.data import decoding, opening, webp
 from sprfast.data.images import load_image, load_mask, read_rgb
-from support.memory import Peak
+from support.memory import peak
 from support.pictures import SMALL, chunk, picture, png, refuses, saved, tagged_tiff
 
 
@@ -121,7 +121,5 @@ def test_decoding_takes_12_bytes_a_pixel_at_most(tmp_path: Path, kind: str) -> N
     del image, values
     given = Preprocessing(size=16, alpha="composite")
     for read in (lambda: load_image(path, given), lambda: read_rgb(path, given), lambda: load_mask(path)):
-        peak = Peak()
-        result: Any = read()
-        assert result is not None
-        assert peak.bytes() < 12 * 1600 * 1600 + 2**20
+        limit = 12 * 1600 * 1600 + 2**20
+        assert peak(read, limit) < limit
