@@ -89,8 +89,19 @@ def image_score(anomaly_maps: Tensor) -> Tensor:
     return anomaly_maps.amax(dim=(1, 2, 3))
 
 
+def smoothing_matrix(size: int, device: torch.device) -> Tensor:
+    """The smoothing matrix (256, size) on a device, for the current stream.
+
+    All callers share it, so it must not be written to.
+    """
+    matrix = _kept_matrix(size, device)
+    if device.type == "cuda":
+        # once dropped, its memory waits for this stream too, not only for the one that made it
+        matrix.record_stream(torch.cuda.current_stream(device))
+    return matrix
+
+
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # the matrix is kept, and a caller may want gradients
-def smoothing_matrix(size: int, device: torch.device) -> Tensor:
-    """The smoothing matrix on a device. All callers share it, so it must not be written to."""
+def _kept_matrix(size: int, device: torch.device) -> Tensor:
     return torch.tensor(_smoothing_matrix(size), device=device)

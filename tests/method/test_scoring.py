@@ -1,4 +1,5 @@
 import math
+import types
 
 import pytest
 import torch
@@ -47,6 +48,20 @@ def test_two_matrices_equal_upsampling_and_averaging(size):
 
 def test_padding_counts_in_the_average():
     assert scoring.anomaly_map(torch.ones(1, 1, 64, 64))[0, 0, 0, 0] == pytest.approx((16 / 31) ** 2, rel=1e-6)
+
+
+def test_every_stream_that_gets_a_smoothing_matrix_is_recorded(monkeypatch):
+    """Without that, memory of a dropped matrix would be given away while another stream reads
+    it.
+    """
+    streams = []
+    matrix = types.SimpleNamespace(record_stream=streams.append)  # there is no CUDA memory here
+    monkeypatch.setattr(scoring, "_kept_matrix", lambda size, device: matrix)
+    current = iter(["first", "second", "first"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: next(current))
+    for _ in range(3):
+        assert scoring.smoothing_matrix(16, torch.device("cuda", 0)) is matrix
+    assert streams == ["first", "second", "first"]
 
 
 def test_anomaly_map_can_be_differentiated_after_use_in_inference_mode():
