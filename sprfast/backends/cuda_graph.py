@@ -30,9 +30,12 @@ MAX_GRAPHS = 3 * len(CAPTURED)  # kept, the least recently used is dropped; they
 class CudaGraphBackend:
     """`triton.TritonBackend` captured once for each (height, width, bucket) and replayed.
 
-    Convolution algorithms are chosen by timing when a bucket is captured and stay; another bucket
-    may have others, so an image's score may differ by rounding from bucket to bucket, never within
-    one.
+    Convolution algorithms are chosen when a graph is captured and stay as long as it is kept, so
+    replays of a graph give the same bits. The choice is the fastest by timing of those whose
+    workspace fits into the memory that is free then, and torch keeps it by thread. So scores may
+    differ by rounding between buckets, between shared noise and noise of each image, and between
+    two captures of one bucket: after its graph was dropped, in another backend, or in another
+    process.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
@@ -62,12 +65,14 @@ class CudaGraphBackend:
             anomaly_maps = x.new_empty((images, 1, MAP_SIZE, MAP_SIZE))
             caller = torch.cuda.current_stream()
             self._stream.wait_stream(caller)
-            with torch.cuda.stream(self._stream):
-                shared = z.shape[1] == 1
-                for part, bucket in split(images, CAPTURED):
-                    graph = self._graph(height, width, bucket, 1 if shared else bucket)
-                    graph.run(x[part], z if shared else z[:, part], errors[part], anomaly_maps[part])
-            caller.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    shared = z.shape[1] == 1
+                    for part, bucket in split(images, CAPTURED):
+                        graph = self._graph(height, width, bucket, 1 if shared else bucket)
+                        graph.run(x[part], z if shared else z[:, part], errors[part], anomaly_maps[part])
+            finally:  # earlier parts read and write the caller's memory even where a later one failed
+                caller.wait_stream(self._stream)
             return errors, anomaly_maps
 
     def _graph(self, *key: int) -> _Graph:
