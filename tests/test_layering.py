@@ -16,7 +16,7 @@ HEAVY = {
     "method": {"scoring", "sde", "unet"},
     "formats": {"model"},
     "lowering": {"fold", "probe"},
-    "backends": {"cuda_graph", "eager", "group_norm", "model_sessions", "tensors", "triton"},
+    "backends": {"cuda_graph", "eager", "group_norm", "launch_list", "model_sessions", "tensors", "triton"},
     "engine": {"engine"},
     "evaluation": {"parity"},
     "training": {"checkpoint", "loader", "train"},

@@ -94,8 +94,11 @@ class Launch:
         kinds = [(v.dtype, v.data_ptr() % 16 == 0) if isinstance(v, Tensor) else v for v in self.arguments.values()]
         return (self.name, device, *kinds, *self.constants.values(), self.warps)
 
-    def run(self) -> None:
-        """Launch on the current stream.
+    def run(self) -> Any:
+        """Launch on the current stream, or record.
+
+        Returns:
+            The compiled kernel; None in the interpreter and where it was recorded.
 
         Raises:
             MissingConfigurationError: the stream is being captured and this configuration has not
@@ -103,13 +106,14 @@ class Launch:
         """
         if _recorder.launches is not None:
             _recorder.launches.append(self)
-            return
+            return None
         configuration = self.configuration
         if configuration not in _warm and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise MissingConfigurationError(f"{self.describe()}: not compiled before the capture of a CUDA graph")
         with _interpreter if INTERPRETED else contextlib.nullcontext():
-            self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
+            compiled = self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
         _warm.add(configuration)
+        return compiled
 
     def describe(self) -> str:
         """Kernel, shapes and configuration, for a message."""

@@ -5,12 +5,14 @@ In TRITON_INTERPRET=1 the kernels run on a CPU, slowly: for checks without a GPU
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,9 @@ from sprfast.system.libraries import require
 if TYPE_CHECKING:
     from sprfast.kernels.triton.launch import Launch
 
+_T = TypeVar("_T")
+
+MAX_BOUND = 64  # lists of launches kept, one a shape; the least recently used is dropped
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _NOT_INSTALLED = "Triton is not installed; it comes with the CUDA build of torch on Linux, or: pip install triton"
@@ -38,17 +43,25 @@ _NOT_INSTALLED = "Triton is not installed; it comes with the CUDA build of torch
 class TritonBackend:
     """Maps by fused kernels, launched one after another; feature maps are stored in `precision`.
 
-    All draws of all images go through as one batch. Nothing is shared between calls but constants,
-    so threads and streams do not meet. Our kernels give a sample the same bits alone and in a
-    batch; whether the convolutions do is up to the library.
+    All draws of all images go through as one batch. Calls share constants and lists of launches
+    but no memory, so threads and streams do not meet. Our kernels give a sample the same bits alone
+    and in a batch; whether the convolutions do is up to the library.
+
+    One thread launches everything, each call on the stream of its caller. cuDNN does not promise
+    that threads may run one plan of a convolution at once, so torch keeps plans by thread; with
+    one thread there is a plan for each shape, however many threads call and however short they
+    live.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
         self.device = device
         self._network = network_on(model, device, precision)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sprfast-triton")
+        # used on that thread only
+        self._bound: collections.OrderedDict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]]
+        self._bound = collections.OrderedDict()
         if device.type == "cuda":
-            with running_on(device):
-                self._network.self_test(model.preprocessing.size, model.preprocessing.size)
+            self._launched(self._network.self_test, model.preprocessing.size, model.preprocessing.size)
 
     @staticmethod
     def unavailable() -> str | None:
@@ -62,11 +75,30 @@ class TritonBackend:
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Error maps and anomaly maps; see `registry.Backend`."""
-        x, z = inputs(x, noise, self.device)
-        with running_on(self.device):
+        return self._launched(self._maps, *inputs(x, noise, self.device))
+
+    def _launched(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do this on the thread that launches, on the caller's stream, and wait until all of it is
+        launched.
+        """
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+
+        def on_the_stream() -> _T:
+            with torch.inference_mode(), running_on(self.device), torch.cuda.stream(stream):
+                return work(*arguments)
+
+        return self._thread.submit(on_the_stream).result()
+
+    def _maps(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        key = tuple((each.shape, each.stride(), each.dtype, each.data_ptr() % 16 == 0) for each in (x, z))
+        if key not in self._bound:
             if self.device.type == "cuda":
                 self._network.self_test(x.shape[2], x.shape[3])
-            return self._network.maps(x, z)
+            if len(self._bound) == MAX_BOUND:
+                self._bound.popitem(last=False)
+            self._bound[key] = self._network.bind(x, z)
+        self._bound.move_to_end(key)
+        return self._bound[key](x, z)
 
 
 class FusedUNet:
@@ -119,8 +151,30 @@ class FusedUNet:
             x: (B, 3, H, W) float32, contiguous.
             z: (D, 1 or B, 3, H, W) float32, contiguous images.
         """
+        return self._maps(x, z, *self._smoothing(x))
+
+    def bind(self, x: Tensor, z: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """`maps` for tensors with the shapes, strides and alignment of these, as a list of
+        launches: the same bits, without the network's Python.
+
+        Raises:
+            launch.UnsupportedError: the kernels do not take them.
+        """
+        from sprfast.backends.launch_list import LaunchList
+
+        def recorded(convolve: Callable[[Tensor, Tensor], Tensor], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            network = copy.copy(self)
+            network._device, network._convolve = torch.device("meta"), convolve
+            return network._maps(*tensors)
+
+        bound = LaunchList(recorded, (x, z, *self._smoothing(x)), self._convolve)
+        return lambda x, z: bound(x, z, *self._smoothing(x))
+
+    def _smoothing(self, x: Tensor) -> list[Tensor]:
+        return [scoring.smoothing_matrix(size, self._device) for size in x.shape[2:]]
+
+    def _maps(self, x: Tensor, z: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         errors = self.error_map(x, z)
-        rows, columns = (scoring.smoothing_matrix(size, self._device) for size in x.shape[2:])
         return errors, self._operators.anomaly_map(errors, rows, columns)
 
     def error_map(self, x: Tensor, z: Tensor) -> Tensor:
