@@ -20,10 +20,9 @@ from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
 from sprfast.method.noise import stacked
-from support import ROOT
+from support import ROOT, simulated_cuda
 
 ort = pytest.importorskip("onnxruntime")
-simulated_cuda = pytest.importorskip("simulated_cuda")
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 SIZE = 32
 NO_GPU = cuda.unavailable()

@@ -8,10 +8,12 @@ import sys
 import textwrap
 
 import numpy as np
-import onnxruntime as ort
+import pytest
 
 from sprfast.backends.sessions import cuda
 from support import ROOT
+
+ort = pytest.importorskip("onnxruntime")
 
 
 def python(program, **environment):
