@@ -141,7 +141,7 @@ def close_to(maps, expected, count):
         (None, False, (1, 3, 40, 9, 2, 1), [1, 3, 32, 8, 9, 2, 1]),
         (4, False, (1, 4, 9), [4, 4, 4, 4, 4]),
         (None, True, (1, 3, 3, 4, 40), [1, 1, 4, 4, 32, 32, 8, 8]),  # each once as it is and once captured
-        (4, True, (1, 4, 9), [4, 4]),
+        (4, True, (1, 4, 9), [4, 4, 4, 4]),  # for both buffers
     ],
 )
 def test_maps_of_any_number_of_images(opened, images, noise, expected, batch, capture, counts, batches):
@@ -156,10 +156,50 @@ def test_maps_of_any_number_of_images(opened, images, noise, expected, batch, ca
 
 def test_contexts_are_made_when_their_profile_comes_first(opened, images, noise):
     session, _, engine = opened()
-    assert engine.contexts == 0
+    assert engine.contexts == []
     for count, contexts in ((1, 1), (1, 1), (5, 2), (8, 2), (20, 3)):
         session.maps(images[:count], noise)
-        assert engine.contexts == contexts
+        assert len(engine.contexts) == contexts
+
+
+def test_each_captured_graph_has_a_context_of_its_own(opened, images, noise, expected):
+    session, _, engine = opened(capture=True)
+    for count, contexts in ((3, 1), (5, 2), (4, 2), (8, 2), (2, 3), (3, 3)):  # all in one profile
+        close_to(session.maps(images[:count], noise), expected, count)
+        assert len(engine.contexts) == contexts
+    features = [context.features for context in engine.contexts]
+    assert len(set(features)) == 1
+
+
+def test_the_host_copies_while_the_device_computes(opened, images, noise, expected, monkeypatch):
+    session, device, _ = opened(4)
+    wait, seen = device.synchronise, []
+    session.maps(images[:1], noise)
+
+    def synchronise():
+        pinned = [array for array in device.pinned_arrays if array.shape == (4, 3, SIZE, SIZE)]
+        seen.append({part for part in range(3) for array in pinned if np.array_equal(array, images[4 * part :][:4])})
+        wait()
+
+    monkeypatch.setattr(device, "synchronise", synchronise)
+    close_to(session.maps(images[:12], noise), expected, 12)
+    # before a batch is waited for, the images of the next one are there too
+    assert seen == [{0}, {0, 1}, {1, 2}, {1, 2}]
+
+
+def test_a_batch_that_fails_leaves_none_running(opened, images, noise, expected, monkeypatch):
+    session, device, _ = opened(4)
+    execute, calls = simulated_cuda.SimulatedContext.execute_async_v3, []
+
+    def second_fails(context, stream):
+        calls.append(stream)
+        return len(calls) != 2 and execute(context, stream)
+
+    monkeypatch.setattr(simulated_cuda.SimulatedContext, "execute_async_v3", second_fails)
+    with pytest.raises(BackendError, match="the plan did not run"):
+        session.maps(images[:12], noise)
+    assert device.queue == []
+    close_to(session.maps(images[:12], noise), expected, 12)
 
 
 def test_draws_go_to_the_device_when_they_are_others(opened, images, noise):

@@ -64,6 +64,7 @@ def test_the_builder_may_neither_round_nor_fold_away_a_nan(small_model):
     config = tensorrt_build.configured(builder, network, Options(workspace_bytes=2**30), RTX)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.get_flag(trt.BuilderFlag.STRICT_NANS)
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert not config.get_flag(trt.BuilderFlag.STRIP_PLAN)
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**30
     assert config.num_optimization_profiles == len(BUCKETS)
