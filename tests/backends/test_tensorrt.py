@@ -393,6 +393,29 @@ def test_wrong_maps_are_refused_and_what_was_cached_goes(simulated, small_model)
     assert all(device.closed for device in simulated.devices)
 
 
+def test_maps_that_are_wrong_in_one_place_of_a_batch_are_refused(simulated, monkeypatch):
+    engine = tensorrt._engine
+
+    class Network:
+        def __init__(self, network):
+            self._network = network
+
+        def run(self, outputs, inputs):
+            errors, *others = self._network.run(outputs, inputs)
+            errors[2:] *= 1.1  # the third image, and those after it
+            return [errors, *others]
+
+    def wrong(*arguments):
+        runtime, made = engine(*arguments)
+        made.network = Network(made.network)
+        return runtime, made
+
+    monkeypatch.setattr(tensorrt, "_engine", wrong)
+    with pytest.raises(BackendError, match=r"the error map of the probe image is off by 0\.1"):
+        simulated()
+    assert list(simulated.folder.glob("*.plan")) == []
+
+
 def test_a_device_that_fails_costs_no_plan(simulated, monkeypatch):
     simulated().close()
     monkeypatch.setattr(simulated_cuda.SimulatedContext, "execute_async_v3", lambda *arguments: False)
