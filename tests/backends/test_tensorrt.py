@@ -307,14 +307,14 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
     monkeypatch.setattr(tensorrt, "_engine", engine)
     monkeypatch.setattr(tensorrt_build, "build", build)
 
-    def call(onnx=None, wanted=None):
+    def call(onnx=None, wanted=None, quantization=None):
         return tensorrt.Graph(
             onnx or graph(small_model),
             flavour="tensorrt_rtx",
             probe=wanted or probe(small_model, SIZE, SIZE, 1e-4),
             noise=noise,
             precision="float32",
-            quantization=None,
+            quantization=quantization,
             batch=None,
         ).open()
 
@@ -414,6 +414,22 @@ def test_maps_that_are_wrong_in_one_place_of_a_batch_are_refused(simulated, monk
     with pytest.raises(BackendError, match=r"the error map of the probe image is off by 0\.1"):
         simulated()
     assert list(simulated.folder.glob("*.plan")) == []
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("8.6", True), ("8.9", False), ("12.0", False)])
+def test_float8_is_refused_before_it_is_built_where_the_device_has_none(simulated, monkeypatch, capability, refused):
+    monkeypatch.setattr(cuda, "facts", lambda index: cuda.Facts("Simulated GPU", capability, "13.0"))
+    if refused:
+        with pytest.raises(
+            BackendError,
+            match=r"backend tensorrt_rtx: a graph in float8 needs a GPU of compute capability 8\.9 or newer, "
+            r"Simulated GPU has 8\.6; export with --quantize int8 or none",
+        ):
+            simulated(quantization="float8")
+        simulated(quantization="int8").close()
+    else:
+        simulated(quantization="float8").close()
+    assert len(simulated.builds) == 1
 
 
 def test_a_device_that_fails_costs_no_plan(simulated, monkeypatch):

@@ -27,6 +27,7 @@ from sprfast.formats.export_metadata import Probe, Quantization, probe_image
 if TYPE_CHECKING:
     import tensorrt as trt
 
+FLOAT8_FROM = (8, 9)  # compute capability of the first devices that have it
 PROBED = 3  # images of the probe's second batch, which is in another profile than one image
 
 
@@ -72,9 +73,9 @@ class Graph:
 
         Raises:
             BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
-                wrong error map.
+                wrong error map; or the graph is in float8 and the device has none.
         """
-        if reason := unavailable(self.flavour):
+        if reason := unavailable(self.flavour) or self._no_float8():
             raise BackendError(f"backend {self.flavour}: {reason}")
         cache = PlanCache("plan")
         try:
@@ -125,6 +126,21 @@ class Graph:
             "size": list(self.probe.error_map.shape),
             "options": dataclasses.asdict(options),
         }
+
+    def _no_float8(self) -> str | None:
+        """The reason where the graph is in float8 and the device has none. It is asked before a
+        build, since TensorRT-RTX builds for other devices too and would fail when it loads the
+        plan.
+        """
+        if self.quantization != "float8":
+            return None
+        facts = cuda.facts(self.device)
+        if tuple(map(int, facts.compute_capability.split("."))) >= FLOAT8_FROM:
+            return None
+        return (
+            f"a graph in float8 needs a GPU of compute capability {'.'.join(map(str, FLOAT8_FROM))} or newer, "
+            f"{facts.name} has {facts.compute_capability}; export with --quantize int8 or none"
+        )
 
     def _built(self) -> tensorrt_build.Built:
         """A new plan; what was timed is kept for the next one."""
