@@ -220,14 +220,19 @@ class _Graph:
         return self._node(f"{name}.dequantized", "DequantizeLinear", rounded, scale, zero)
 
     def _quantized_weight(self, name: str, weight: Array) -> str:
-        """Stored in 8 bits, with a scale for each output channel."""
+        """Stored in 8 bits; int8 with a scale for each output channel, float8 with one for all.
+
+        Of float8, TensorRT's release notes name scales per channel for matrix products only (10.6
+        on Hopper, 10.7 on Ada).
+        """
         assert self._quantization is not None  # there are scales
-        largest = LARGEST[self._quantization]
-        scale = self._scale(f"{name}.scale", np.abs(weight).max(axis=(1, 2, 3)) / largest)
+        largest, each = LARGEST[self._quantization], self._quantization == "int8"
+        magnitude = np.abs(weight).max(axis=(1, 2, 3) if each else None)
+        scale = self._scale(f"{name}.scale", magnitude / largest)
         steps = weight / self._numpy.to_array(self._constants[scale]).astype(np.float32).reshape(-1, 1, 1, 1)
-        rounded = np.rint(steps) if self._quantization == "int8" else steps
+        rounded = np.rint(steps) if each else steps
         value = self._initializer(name, np.clip(rounded, -largest, largest).astype(self._eight_bits))
-        return self._node(f"{name}.dequantized", "DequantizeLinear", value, scale, axis=0)
+        return self._node(f"{name}.dequantized", "DequantizeLinear", value, scale, **({"axis": 0} if each else {}))
 
     def _scale(self, name: str, value: npt.NDArray[Any]) -> str:
         """A scale in the storage type, which is that of the result too; never 0 nor subnormal."""

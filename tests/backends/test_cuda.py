@@ -14,8 +14,8 @@ import pytest
 
 from sprfast.backends.sessions import cuda
 from sprfast.errors import BackendError, DeviceLostError, OutOfMemoryError
+from support import simulated_cuda
 
-simulated_cuda = pytest.importorskip("simulated_cuda", reason="needs onnxruntime", exc_type=ImportError)
 NO_GPU = cuda.unavailable()
 no_driver = pytest.mark.skipif(NO_GPU is None, reason="there is a driver")
 needs_gpu = pytest.mark.skipif(NO_GPU is not None, reason=str(NO_GPU))

@@ -20,10 +20,9 @@ from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
 from sprfast.method.noise import stacked
-from support import ROOT
+from support import ROOT, simulated_cuda
 
 ort = pytest.importorskip("onnxruntime")
-simulated_cuda = pytest.importorskip("simulated_cuda")
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 SIZE = 32
 NO_GPU = cuda.unavailable()
@@ -142,7 +141,7 @@ def close_to(maps, expected, count):
         (None, False, (1, 3, 40, 9, 2, 1), [1, 3, 32, 8, 9, 2, 1]),
         (4, False, (1, 4, 9), [4, 4, 4, 4, 4]),
         (None, True, (1, 3, 3, 4, 40), [1, 1, 4, 4, 32, 32, 8, 8]),  # each once as it is and once captured
-        (4, True, (1, 4, 9), [4, 4]),
+        (4, True, (1, 4, 9), [4, 4, 4, 4]),  # for both buffers
     ],
 )
 def test_maps_of_any_number_of_images(opened, images, noise, expected, batch, capture, counts, batches):
@@ -157,10 +156,50 @@ def test_maps_of_any_number_of_images(opened, images, noise, expected, batch, ca
 
 def test_contexts_are_made_when_their_profile_comes_first(opened, images, noise):
     session, _, engine = opened()
-    assert engine.contexts == 0
+    assert engine.contexts == []
     for count, contexts in ((1, 1), (1, 1), (5, 2), (8, 2), (20, 3)):
         session.maps(images[:count], noise)
-        assert engine.contexts == contexts
+        assert len(engine.contexts) == contexts
+
+
+def test_each_captured_graph_has_a_context_of_its_own(opened, images, noise, expected):
+    session, _, engine = opened(capture=True)
+    for count, contexts in ((3, 1), (5, 2), (4, 2), (8, 2), (2, 3), (3, 3)):  # all in one profile
+        close_to(session.maps(images[:count], noise), expected, count)
+        assert len(engine.contexts) == contexts
+    features = [context.features for context in engine.contexts]
+    assert len(set(features)) == 1
+
+
+def test_the_host_copies_while_the_device_computes(opened, images, noise, expected, monkeypatch):
+    session, device, _ = opened(4)
+    wait, seen = device.synchronise, []
+    session.maps(images[:1], noise)
+
+    def synchronise():
+        pinned = [array for array in device.pinned_arrays if array.shape == (4, 3, SIZE, SIZE)]
+        seen.append({part for part in range(3) for array in pinned if np.array_equal(array, images[4 * part :][:4])})
+        wait()
+
+    monkeypatch.setattr(device, "synchronise", synchronise)
+    close_to(session.maps(images[:12], noise), expected, 12)
+    # before a batch is waited for, the images of the next one are there too
+    assert seen == [{0}, {0, 1}, {1, 2}, {1, 2}]
+
+
+def test_a_batch_that_fails_leaves_none_running(opened, images, noise, expected, monkeypatch):
+    session, device, _ = opened(4)
+    execute, calls = simulated_cuda.SimulatedContext.execute_async_v3, []
+
+    def second_fails(context, stream):
+        calls.append(stream)
+        return len(calls) != 2 and execute(context, stream)
+
+    monkeypatch.setattr(simulated_cuda.SimulatedContext, "execute_async_v3", second_fails)
+    with pytest.raises(BackendError, match="the plan did not run"):
+        session.maps(images[:12], noise)
+    assert device.queue == []
+    close_to(session.maps(images[:12], noise), expected, 12)
 
 
 def test_draws_go_to_the_device_when_they_are_others(opened, images, noise):
@@ -268,14 +307,14 @@ def simulated(monkeypatch, tmp_path, small_model, noise, built):
     monkeypatch.setattr(tensorrt, "_engine", engine)
     monkeypatch.setattr(tensorrt_build, "build", build)
 
-    def call(onnx=None, wanted=None):
+    def call(onnx=None, wanted=None, quantization=None):
         return tensorrt.Graph(
             onnx or graph(small_model),
             flavour="tensorrt_rtx",
             probe=wanted or probe(small_model, SIZE, SIZE, 1e-4),
             noise=noise,
             precision="float32",
-            quantization=None,
+            quantization=quantization,
             batch=None,
         ).open()
 
@@ -352,6 +391,45 @@ def test_wrong_maps_are_refused_and_what_was_cached_goes(simulated, small_model)
         simulated(wanted=wrong)
     assert list(simulated.folder.glob("*.plan")) == []
     assert all(device.closed for device in simulated.devices)
+
+
+def test_maps_that_are_wrong_in_one_place_of_a_batch_are_refused(simulated, monkeypatch):
+    engine = tensorrt._engine
+
+    class Network:
+        def __init__(self, network):
+            self._network = network
+
+        def run(self, outputs, inputs):
+            errors, *others = self._network.run(outputs, inputs)
+            errors[2:] *= 1.1  # the third image, and those after it
+            return [errors, *others]
+
+    def wrong(*arguments):
+        runtime, made = engine(*arguments)
+        made.network = Network(made.network)
+        return runtime, made
+
+    monkeypatch.setattr(tensorrt, "_engine", wrong)
+    with pytest.raises(BackendError, match=r"the error map of the probe image is off by 0\.1"):
+        simulated()
+    assert list(simulated.folder.glob("*.plan")) == []
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("8.6", True), ("8.9", False), ("12.0", False)])
+def test_float8_is_refused_before_it_is_built_where_the_device_has_none(simulated, monkeypatch, capability, refused):
+    monkeypatch.setattr(cuda, "facts", lambda index: cuda.Facts("Simulated GPU", capability, "13.0"))
+    if refused:
+        with pytest.raises(
+            BackendError,
+            match=r"backend tensorrt_rtx: a graph in float8 needs a GPU of compute capability 8\.9 or newer, "
+            r"Simulated GPU has 8\.6; export with --quantize int8 or none",
+        ):
+            simulated(quantization="float8")
+        simulated(quantization="int8").close()
+    else:
+        simulated(quantization="float8").close()
+    assert len(simulated.builds) == 1
 
 
 def test_a_device_that_fails_costs_no_plan(simulated, monkeypatch):

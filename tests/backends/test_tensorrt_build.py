@@ -9,7 +9,7 @@ import signal
 import onnx
 import pytest
 
-from sprfast.backends.sessions import cuda, tensorrt_build
+from sprfast.backends.sessions import cuda, tensorrt, tensorrt_build
 from sprfast.backends.sessions.tensorrt_build import BUCKETS, Options
 from sprfast.config import Level, Schedule
 from sprfast.errors import BackendError
@@ -64,6 +64,7 @@ def test_the_builder_may_neither_round_nor_fold_away_a_nan(small_model):
     config = tensorrt_build.configured(builder, network, Options(workspace_bytes=2**30), RTX)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.get_flag(trt.BuilderFlag.STRICT_NANS)
+    assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert not config.get_flag(trt.BuilderFlag.STRIP_PLAN)
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**30
     assert config.num_optimization_profiles == len(BUCKETS)
@@ -104,6 +105,27 @@ def test_a_quantized_graph_has_its_convolutions_in_eight_bits(small_model, quant
     assert found["layers"]["QUANTIZE"] == len(QUANTIZED)
     assert found["layers"]["DEQUANTIZE"] == 2 * len(QUANTIZED)  # inputs and weights
     assert stored in found["types"]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "capability", "builds"),
+    [
+        ("float8", tensorrt.FLOAT8_FROM, True),
+        ("float8", (8, 6), False),  # the newest without
+        ("int8", (8, 6), True),
+    ],
+)
+def test_float8_builds_from_the_compute_capability_on_that_a_graph_asks_for(
+    small_model, quantization, capability, builds
+):
+    scales = dict.fromkeys(QUANTIZED, 0.05)
+    builder, network = parsed(graph(small_model, 32, 32, precision="float16", quantization=quantization, scales=scales))
+    config = tensorrt_build.configured(builder, network, ONE, RTX)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*capability)), 0)
+    assert (builder.build_serialized_network(network, config) is not None) == builds
+    if not builds:
+        assert "fp8_e4m3" in tensorrt_build.logger(RTX)[1].reason()
 
 
 def to_half(model, *names):

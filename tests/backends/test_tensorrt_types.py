@@ -32,6 +32,12 @@ BROKEN = [
     ("tensorrt", "trt.Runtime(log)", "trt.Runtime()", '"Runtime"'),
     ("tensorrt_session", "set_tensor_address(name, address)", "set_tensor_address(name)", '"set_tensor_address"'),
     ("tensorrt_session", "execute_async_v3(self._device.stream)", "execute_async_v3()", '"execute_async_v3"'),
+    (
+        "tensorrt_session",
+        "set_device_memory(self._features, self._size_of_features)",
+        "set_device_memory(self._features)",
+        '"set_device_memory"',
+    ),
     # which version 11 no longer has
     ("tensorrt_build", "trt.BuilderFlag.TF32", "trt.BuilderFlag.FP16", '"type[BuilderFlag]" has no attribute "FP16"'),
 ]

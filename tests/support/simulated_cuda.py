@@ -8,10 +8,12 @@ import sys
 import textwrap
 
 import numpy as np
-import onnxruntime as ort
+import pytest
 
 from sprfast.backends.sessions import cuda
 from support import ROOT
+
+ort = pytest.importorskip("onnxruntime")
 
 
 def python(program, **environment):
@@ -37,6 +39,7 @@ class SimulatedDevice(cuda.Device):
 
     def __init__(self, index=0):
         self.queue, self.arrays, self.uploads, self.closed, self.is_current = [], [], 0, False, False
+        self.pinned_arrays = []
 
     def current(self):
         device = self
@@ -52,7 +55,8 @@ class SimulatedDevice(cuda.Device):
 
     def pinned(self, shape):
         assert self.is_current
-        return np.full(shape, np.nan, np.float32)
+        self.pinned_arrays.append(np.full(shape, np.nan, np.float32))
+        return self.pinned_arrays[-1]
 
     def allocate(self, size):
         assert self.is_current
@@ -92,15 +96,21 @@ class SimulatedDevice(cuda.Device):
 
 
 class SimulatedContext:
-    """An execution context whose network onnxruntime computes."""
+    """An execution context whose network onnxruntime computes. What was captured runs as long as
+    the shape is that of its capture.
+    """
 
     def __init__(self, engine):
-        self.engine, self.addresses, self.shape, self.profile = engine, {}, None, None
+        self.engine, self.addresses, self.shape, self.profile, self.features = engine, {}, None, None, None
 
     def set_optimization_profile_async(self, profile, stream):
         assert stream == SimulatedDevice.stream
         self.profile = profile
         return True
+
+    def set_device_memory(self, address, size):
+        assert size >= self.engine.get_device_memory_size_for_profile_v2(self.profile)
+        self.features = address, size
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -120,6 +130,8 @@ class SimulatedContext:
         )
 
         def run():
+            assert self.shape == shapes["image"], "set to another shape since"
+            device._within(*self.features)
             inputs = {name: self._at(addresses[name], shape).copy() for name, shape in shapes.items()}
             for name, value in zip(outputs, self.engine.network.run(outputs, inputs), strict=True):
                 device._within(addresses[name], value.nbytes)
@@ -137,12 +149,16 @@ class SimulatedContext:
 class SimulatedEngine:
     def __init__(self, graph, device, noise_shape, profiles):
         self.network = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        self.device, self.noise_shape, self.profiles, self.batches, self.contexts = device, noise_shape, profiles, [], 0
+        self.device, self.noise_shape, self.profiles = device, noise_shape, profiles
+        self.batches, self.contexts = [], []
+
+    def get_device_memory_size_for_profile_v2(self, profile):
+        return 1024 * self.profiles[profile][-1]
 
     def create_execution_context(self, strategy):
-        assert strategy.name == "ON_PROFILE_CHANGE"
-        self.contexts += 1
-        return SimulatedContext(self)
+        assert strategy.name == "USER_MANAGED"
+        self.contexts.append(SimulatedContext(self))
+        return self.contexts[-1]
 
 
 class Pycuda:

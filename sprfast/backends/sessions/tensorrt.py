@@ -27,6 +27,9 @@ from sprfast.formats.export_metadata import Probe, Quantization, probe_image
 if TYPE_CHECKING:
     import tensorrt as trt
 
+FLOAT8_FROM = (8, 9)  # compute capability of the first devices that have it
+PROBED = 3  # images of the probe's second batch, which is in another profile than one image
+
 
 def unavailable(flavour: Flavour) -> str | None:
     """None where a driver, what reaches it and this flavour are installed, else the reason and what
@@ -70,9 +73,9 @@ class Graph:
 
         Raises:
             BackendError: the flavour cannot run here, cannot build or load the graph, or computes a
-                wrong error map.
+                wrong error map; or the graph is in float8 and the device has none.
         """
-        if reason := unavailable(self.flavour):
+        if reason := unavailable(self.flavour) or self._no_float8():
             raise BackendError(f"backend {self.flavour}: {reason}")
         cache = PlanCache("plan")
         try:
@@ -124,6 +127,21 @@ class Graph:
             "options": dataclasses.asdict(options),
         }
 
+    def _no_float8(self) -> str | None:
+        """The reason where the graph is in float8 and the device has none. It is asked before a
+        build, since TensorRT-RTX builds for other devices too and would fail when it loads the
+        plan.
+        """
+        if self.quantization != "float8":
+            return None
+        facts = cuda.facts(self.device)
+        if tuple(map(int, facts.compute_capability.split("."))) >= FLOAT8_FROM:
+            return None
+        return (
+            f"a graph in float8 needs a GPU of compute capability {'.'.join(map(str, FLOAT8_FROM))} or newer, "
+            f"{facts.name} has {facts.compute_capability}; export with --quantize int8 or none"
+        )
+
     def _built(self) -> tensorrt_build.Built:
         """A new plan; what was timed is kept for the next one."""
         timings = PlanCache("timings")
@@ -141,7 +159,9 @@ class Graph:
         return built
 
     def _checked(self, cache: PlanCache, plan: bytes, origin: str) -> tuple[TensorRtSession, float]:
-        """A session whose map of the probe image is right, and that map's relative RMS error."""
+        """A session whose maps of the probe image are right, and their largest relative RMS
+        error.
+        """
         weights = self.onnx if self._build_options.stripped else None
         with contextlib.ExitStack() as stack:
             device = cuda.open_device(self.device)
@@ -152,16 +172,30 @@ class Graph:
             session = TensorRtSession(*engine, device, self.flavour, self.noise.shape, self.batch, capture, origin)
             stack.pop_all()
         try:
-            errors, _ = session.maps(probe_image(*self.probe.error_map.shape), self.noise)
-            try:
-                return session, self.probe.check(errors[0, 0], f"backend {self.flavour}")
-            except BackendError:
-                cache.discard(self._key)
-                raise
+            return session, self._probed(session, cache)
         except BackendError:
             with contextlib.suppress(BackendError):  # of a device that does not answer any more
                 session.close()
             raise
+
+    def _probed(self, session: TensorRtSession, cache: PlanCache) -> float:
+        """The largest error of the probe image's map, alone and in every place of a batch. Each
+        batch runs twice, since a captured graph must still be right after another one was captured.
+
+        Raises:
+            BackendError: a map is wrong, and the plan is no longer in the cache.
+        """
+        image, largest = probe_image(*self.probe.error_map.shape), 0.0
+        for count in 2 * (1, self.batch or PROBED):
+            errors, _ = session.maps(image.repeat(count, axis=0), self.noise)
+            try:
+                largest = max(
+                    largest, *(self.probe.check(error_map[0], f"backend {self.flavour}") for error_map in errors)
+                )
+            except BackendError:
+                cache.discard(self._key)
+                raise
+        return largest
 
 
 class _UnreadableError(BackendError):

@@ -188,6 +188,11 @@ def configured(
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 is what the definition computes in
     config.set_flag(trt.BuilderFlag.STRICT_NANS)  # 0·NaN is not 0: that is how a score says that it is none
+    if flavour == "tensorrt_rtx":
+        # the session gives the memory, which captured graphs need, by the release notes of 1.2; the
+        # signatures are those of TensorRT, which has no such flag
+        flags: Any = trt.BuilderFlag
+        config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if options.stripped:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT)  # REFIT_IDENTICAL would take the weights of this model only

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class TensorRtSession:
-    """A `session.Session` of TensorRT: one stream, pinned memory, and for each profile in use an
-    execution context of its own.
+    """A `session.Session` of TensorRT: one stream, and for each profile in use pinned memory of two
+    batches, device memory of one, and an execution context, or one for each captured graph.
 
     An image may score differently in the last bits in batches of another size. Images that are not
     finite give maps that are not.
@@ -86,8 +87,7 @@ class TensorRtSession:
                 raise BackendError(f"backend {self._flavour}: the session is closed; open another one")
             with self._device.current():
                 self._upload_draws(z)
-                for part, run in split(len(x), self._sizes):
-                    self._lane(run).maps(x[part], run, errors[part], anomaly_maps[part])
+                self._run(x, errors, anomaly_maps)
         return errors, anomaly_maps
 
     def close(self) -> None:
@@ -102,6 +102,24 @@ class TensorRtSession:
             self._device.upload(self._noise_address, self._noise)
             self._device.synchronise()
             self._draws = z
+
+    def _run(self, x: Floats, errors: Floats, anomaly_maps: Floats) -> None:
+        """Batch by batch; while the device computes one, the host copies the images of the next one
+        and the maps of the one before.
+        """
+        copies: list[Callable[[], None]] = []  # of the maps of the batch before
+        try:
+            for index, (part, run) in enumerate(split(len(x), self._sizes)):
+                lane, buffer = self._lane(run), index % 2
+                lane.fill(buffer, x[part], run)
+                self._device.synchronise()
+                lane.start(buffer, run)
+                while copies:
+                    copies.pop()()
+                copies.append(functools.partial(lane.copy_maps, buffer, errors[part], anomaly_maps[part]))
+        finally:  # also where a batch failed: none may still run when its buffer is written to again
+            self._device.synchronise()
+        copies.pop()()
 
     def _lane(self, run: int) -> _Lane:
         """The lane for batches of `run` images."""
@@ -124,8 +142,21 @@ def _released(lanes: dict[int, _Lane], loaded: list[Any], device: cuda.Device) -
     device.close()
 
 
+class _Buffer(NamedTuple):
+    """Pinned memory of a batch."""
+
+    image: Floats
+    errors: Floats
+    anomaly_maps: Floats
+
+
 class _Lane:
-    """A profile's execution context and memory; `shape`: its largest batch, height, width."""
+    """A profile's memory and execution contexts; `shape`: its largest batch, height, width.
+
+    Each captured graph has a context of its own, since it is valid for what its context was set to
+    ("CUDA Graphs" in TensorRT's documentation). All share the memory of feature maps, since one
+    batch runs at a time.
+    """
 
     def __init__(
         self,
@@ -137,53 +168,75 @@ class _Lane:
         noise_address: int,
         capture: bool,
     ) -> None:
-        if not TYPE_CHECKING:
-            trt = imported(flavour)
-        capacity, height, width = shape
-        self._device, self._flavour, self._capture = device, flavour, capture
-        self._image = device.pinned((capacity, 3, height, width))
-        self._errors = device.pinned((capacity, 1, height, width))
-        self._anomaly_maps = device.pinned((capacity, 1, MAP_SIZE, MAP_SIZE))
+        capacity, *size = shape
+        self._engine, self._device, self._flavour, self._profile = engine, device, flavour, profile
+        self._capture = capture
+        shapes = ((capacity, 3, *size), (capacity, 1, *size), (capacity, 1, MAP_SIZE, MAP_SIZE))
+        self._buffers = [_Buffer(*(device.pinned(shape) for shape in shapes)) for _ in range(2)]
+        image, errors, anomaly_maps = self._buffers[0]
         self._addresses = {
-            "image": device.allocate(self._image.nbytes),
+            "image": device.allocate(image.nbytes),
             "noise": noise_address,
-            "error_map": device.allocate(self._errors.nbytes),
-            "anomaly_map": device.allocate(self._anomaly_maps.nbytes),
+            "error_map": device.allocate(errors.nbytes),
+            "anomaly_map": device.allocate(anomaly_maps.nbytes),
             "pred_score": device.allocate(4 * capacity),
         }
-        self._graphs: dict[int, Callable[[], None]] = {}
-        # memory of this profile alone; the other strategy takes the largest one's for each context
-        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        self._context = engine.create_execution_context(strategy)
-        self._require(self._context is not None, "the plan does not run")  # which its signature leaves out
-        done = self._context.set_optimization_profile_async(profile, device.stream)
-        self._require(done, f"profile {profile} was refused")
+        self._size_of_features = engine.get_device_memory_size_for_profile_v2(profile)
+        self._features = device.allocate(self._size_of_features)
+        self._contexts: list[trt.IExecutionContext] = []
+        self._graphs: dict[tuple[int, int], Callable[[], None]] = {}  # by buffer and batch
+
+    def fill(self, buffer: int, x: Floats, run: int) -> None:
+        """Copy up to `run` images into a buffer; zeros stand for those that are missing."""
+        image = self._buffers[buffer].image
+        image[: len(x)], image[len(x) : run] = x, 0.0
+
+    def start(self, buffer: int, run: int) -> None:
+        """Queue a buffer's batch of `run` images; nothing else is queued."""
+        if not self._capture:
+            context = self._contexts[0] if self._contexts else self._new_context()
+            self._resize(context, run)
+            self._queue(context, buffer, run)
+            return
+        if (buffer, run) not in self._graphs:
+            context = self._new_context()
+            self._resize(context, run)
+            self._queue(context, buffer, run)  # what ran once has nothing left to set up, which cannot be captured
+            self._device.synchronise()
+            self._graphs[buffer, run] = self._device.captured(lambda: self._queue(context, buffer, run))
+        self._graphs[buffer, run]()
+
+    def copy_maps(self, buffer: int, errors: Floats, anomaly_maps: Floats) -> None:
+        """Copy the maps of a batch that is done."""
+        count = len(errors)
+        errors[...] = self._buffers[buffer].errors[:count]
+        anomaly_maps[...] = self._buffers[buffer].anomaly_maps[:count]
+
+    def _new_context(self) -> trt.IExecutionContext:
+        if not TYPE_CHECKING:
+            trt = imported(self._flavour)
+        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._require(context is not None, "the plan does not run")  # which its signature leaves out
+        done = context.set_optimization_profile_async(self._profile, self._device.stream)
+        self._require(done, f"profile {self._profile} was refused")
+        context.set_device_memory(self._features, self._size_of_features)
         for name, address in self._addresses.items():
-            self._require(self._context.set_tensor_address(name, address), f"the memory of {name} was refused")
-        device.synchronise()
-
-    def maps(self, x: Floats, run: int, errors: Floats, anomaly_maps: Floats) -> None:
-        """Maps of up to `run` images; zeros stand for those that are missing."""
-        count = len(x)
-        self._image[:count], self._image[count:run] = x, 0.0
-        if run in self._graphs:
-            self._graphs[run]()
-        else:
-            shape = (run, *self._image.shape[1:])
-            self._require(self._context.set_input_shape("image", shape), f"images {shape} were refused")
-            self._queue(run)
-            if self._capture:  # what ran once has nothing left to set up, which cannot be captured
-                self._device.synchronise()
-                self._graphs[run] = self._device.captured(lambda: self._queue(run))
+            self._require(context.set_tensor_address(name, address), f"the memory of {name} was refused")
         self._device.synchronise()
-        errors[...], anomaly_maps[...] = self._errors[:count], self._anomaly_maps[:count]
+        self._contexts.append(context)
+        return context
 
-    def _queue(self, run: int) -> None:
+    def _resize(self, context: trt.IExecutionContext, run: int) -> None:
+        shape = (run, *self._buffers[0].image.shape[1:])
+        self._require(context.set_input_shape("image", shape), f"images {shape} were refused")
+
+    def _queue(self, context: trt.IExecutionContext, buffer: int, run: int) -> None:
         """All work of a batch, onto the stream."""
-        self._device.upload(self._addresses["image"], self._image[:run])
-        self._require(self._context.execute_async_v3(self._device.stream), "the plan did not run")
-        self._device.download(self._errors[:run], self._addresses["error_map"])
-        self._device.download(self._anomaly_maps[:run], self._addresses["anomaly_map"])
+        image, errors, anomaly_maps = self._buffers[buffer]
+        self._device.upload(self._addresses["image"], image[:run])
+        self._require(context.execute_async_v3(self._device.stream), "the plan did not run")
+        self._device.download(errors[:run], self._addresses["error_map"])
+        self._device.download(anomaly_maps[:run], self._addresses["anomaly_map"])
 
     def _require(self, done: bool, what: str) -> None:
         if not done:

@@ -121,6 +121,7 @@ class ITensor:
 class ILayer:
     metadata: str
     name: str
+    precision: DataType
 
     def get_input(self, index: int) -> ITensor: ...
 
@@ -201,6 +202,8 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool: ...
 
+    def set_device_memory(self, memory: int, size: int) -> None: ...
+
     @typing.overload
     def set_input_shape(self, name: str, shape: tuple[typing.Any, ...]) -> bool: ...
 
@@ -213,9 +216,6 @@ class IExecutionContext:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
 
     def set_tensor_address(self, name: str, memory: int) -> bool: ...
-
-    @property
-    def engine(self) -> typing.Any: ...
 
 class ExecutionContextAllocationStrategy:
     ON_PROFILE_CHANGE: typing.ClassVar[ExecutionContextAllocationStrategy]
@@ -241,6 +241,8 @@ class ICudaEngine:
 
     @typing.overload
     def create_execution_context(self, runtime_config: IRuntimeConfig=...) -> IExecutionContext: ...
+
+    def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int: ...
 
     def serialize(self) -> IHostMemory: ...
 
