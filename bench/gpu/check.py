@@ -1,10 +1,10 @@
 """One command for a machine with a GPU: is it correct, and how fast is it. From a bare checkout,
-nothing installed.
+nothing installed, in calls of ten minutes.
 
-`python -m sprfast.bench.gpu.check OUT` runs its steps one after another, each in a process of its
-own with a time limit, so that neither a crash nor a hang takes the others along. What a step finds
-is written to OUT as soon as it is known; a short table comes last. `--dry-run` does the same on the
-CPU in Triton's interpreter, at a tiny size.
+`python -m sprfast.bench.gpu.check OUT --call 1` runs the steps of a call one after another, each in
+a process of its own with a time limit, so that neither a crash nor a hang takes the others along.
+What a step finds is in OUT a few seconds later, whatever happens then; a short table comes last.
+`--dry-run` does the same on the CPU in Triton's interpreter, at a tiny size.
 """
 
 from __future__ import annotations
@@ -12,96 +12,64 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
-import importlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sprfast.bench.core import report_file
+from sprfast.bench.gpu import carried, clocks, steps
 from sprfast.bench.gpu import report as gpu_report
-from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
+from sprfast.bench.gpu.steps import Job, Step
 from sprfast.errors import InputError, SprfastError
-from sprfast.evaluation import parity
-from sprfast.formats.model import Model
-from sprfast.method import unet
-from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import devices, environment
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "data" / "golden" / "golden.json"
-MARGIN = 20.0  # seconds for a step to start in, and between the end that it is asked to keep and the one it is made to
-# For memcheck, which slows kernels down many times: odd sizes, and the smallest map of the network.
-# No CUDA graphs: see `_run`.
-SANITIZED = "test_operator_equals_its_reference and (2x64x199x150 or 1x512x12x12)"
-# Of all the time, what a step may take at most; what it leaves is the next ones'.
-SHARES = {"tests": 0.4, "memcheck": 0.12, "operators": 0.2, "roofline": 0.1, "waterfall": 1.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large everything is."""
-
-    device: str
-    size: int  # pixels, both sides
-    given: dict[str, dict[str, Any]]  # what else `measure` is given, by step
-
-
-FULL = Scale(
-    "cuda",
-    192,
-    {
-        "operators": {"images": 16},
-        "roofline": {"batches": (1, 8, 16, 32)},
-        "waterfall": {"batches": (32, 1, 8)},  # the most wanted first
-    },
-)
-DRY = Scale(
-    "cpu",
-    16,
-    {
-        "operators": {"images": 1, "repeats": 1},
-        "roofline": {"batches": (1, 2), "matrix": 64, "copied": 2**20, "repeats": 1},
-        "waterfall": {"batches": (1, 2), "minimum": 1},
-    },
-)
+SECONDS = 565.0  # of a machine that is lent for 580 at a time; the rest is this program's start
+MARGIN = 8.0  # seconds between the end that a step is asked to keep and the one it is made to
+SAVED_EVERY = 5.0  # seconds
+RESERVED = 15.0  # seconds at the end, to pack what compilers have cached
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the check, or one step of it; 1 if anything failed."""
+    """Run a call; 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m sprfast.bench.gpu.check", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the results, new or empty")
+    parser.add_argument("--call", type=int, choices=steps.CALLS, default=1, help="which steps (default: 1)")
+    parser.add_argument("--from", dest="earlier", type=Path, help="OUT of an earlier call: its truth and compile cache")
+    parser.add_argument("--steps", type=_words, default=[], help=f"these alone, of {', '.join(steps.KNOWN)}")
+    parser.add_argument("--images", type=_numbers, default=[], help="numbers of images in place of the steps' own")
+    parser.add_argument("--turn", type=int, default=steps.TURN, help="calls of a turn at one image (default: 50)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything (default: 565)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at a tiny size")
-    parser.add_argument("--minutes", type=float, default=15.0, help="time for everything")
-    parser.add_argument("--step", choices=FULL.given, help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
-    if given.step:
-        return step(given.step, given.out, DRY if given.dry_run else FULL, given.seconds)
     try:
-        return check(given.out, given.dry_run, given.minutes)
+        if given.turn < 1:
+            raise InputError(f"--turn: {given.turn} is not allowed, expected a positive number")
+        planned = steps.planned(given.call, given.steps, given.images)
+        if given.dry_run:  # the shares are those of a GPU
+            planned = [dataclasses.replace(step, seconds=steps.REST) for step in planned]
+        return check(given.out, planned, given.turn, given.seconds, given.earlier, given.dry_run)
     except SprfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def check(folder: Path, dry_run: bool, minutes: float) -> int:
-    """All steps, then summary.json and the table.
+def check(folder: Path, planned: Sequence[Step], turn: int, seconds: float, earlier: Path | None, dry_run: bool) -> int:
+    """The steps, then the table; summary.json and reports.tar.gz grow with every step.
 
     Raises:
-        InputError: the folder cannot be written to, or has something in it.
+        InputError: the folder cannot be written to, or has something in it; or there is nothing to
+            take in the earlier one.
         BackendError: there is no CUDA device, and this is no dry run.
     """
-    if not dry_run:
+    deadline = time.monotonic() + seconds
+    if not dry_run and any(step.name != "truth" for step in planned):
         devices.resolve("cuda")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,105 +79,102 @@ def check(folder: Path, dry_run: bool, minutes: float) -> int:
             )
     except OSError as error:
         raise InputError(f"{folder}: cannot be used as a folder ({error.strerror})") from error
-    deadline = time.monotonic() + 60.0 * minutes
     document: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "environment": environment.describe(),
         "dry_run": dry_run,
-        "minutes": minutes,
+        "seconds": seconds,
         "steps": [],
     }
-    report_file.write(document, folder / "summary.json")
-    for name, share in SHARES.items():
-        limit = min(share * 60.0 * minutes, deadline - time.monotonic())
-        document["steps"].append(_run(name, folder, dry_run, limit))
-        report_file.write(document, folder / "summary.json")
-    document |= gpu_report.summary(folder)
-    report_file.write(document, folder / "summary.json")
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        before = carried.take(earlier, work) if earlier else None
+        for step in planned:
+            limit = min(step.seconds, deadline - RESERVED - time.monotonic())
+            job = Job(step.name, str(work), time.monotonic() + limit - MARGIN, step.images, turn, dry_run)
+            document["steps"].append(_run(job, limit, folder))
+            carried.leave_results(folder, work)
+            document |= gpu_report.summary(work, before)
+            report_file.write(document, folder / carried.SUMMARY)
+        if not dry_run:
+            carried.leave_cache(folder)
     gpu_report.show(document)
     return int(any(each["status"] == "failed" for each in document["steps"]))
 
 
-def step(name: str, folder: Path, scale: Scale, seconds: float) -> int:
-    """One measurement in this process; its report goes to `folder`/`name`.json."""
-    module = importlib.import_module(f"sprfast.bench.gpu.{name}")
-    save = functools.partial(report_file.write, path=folder / f"{name}.json")
-    given = {"height": scale.size, "width": scale.size, "save": save, **scale.given[name]}
-    if name != "roofline":
-        given["seconds"] = seconds
-    if name == "waterfall":
-        ceilings = gpu_report.read(folder, "roofline")
-        given["floor"] = ceilings["floor"]["us_per_image"] if ceilings and "floor" in ceilings else None
-    document = module.measure(model(scale), torch.device(scale.device), **given)
-    problems = [] if name == "roofline" else module.problems(document)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return int(bool(problems))
-
-
-def model(scale: Scale) -> Model:
-    """The network of the golden outputs; a narrow random one for a dry run."""
-    preprocessing = Preprocessing(size=scale.size)
-    if scale.device != "cpu":
-        weights = parity.golden_weights(json.loads(GOLDEN.read_text()))
-        return Model(NetworkConfig(), ScoringMode(), preprocessing, weights)
-    torch.manual_seed(0)
-    network = NetworkConfig(base_width=32, embedding_dim=8)
-    weights = {name: value.detach() for name, value in unet.ScoreUNet(network).state_dict().items()}
-    return Model(network, ScoringMode(Schedule((Level(draws=1),))), preprocessing, weights)
-
-
-def _command(name: str, folder: Path, dry_run: bool, seconds: float) -> list[str]:
-    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
-    if name == "tests":
-        return [*pytest, f"--junitxml={folder / 'tests.xml'}", "tests"]
-    if name == "memcheck":
-        sanitizer = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "1"]
-        return [*sanitizer, *pytest, "-k", SANITIZED, "tests/kernels/triton/test_kernels_gpu.py"]
-    command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(folder), "--step", name, "--seconds", str(seconds)]
-    return [*command, "--dry-run"] if dry_run else command
-
-
-def _run(name: str, folder: Path, dry_run: bool, limit: float) -> dict[str, Any]:
-    """One step in a process group of its own, its output in `folder`/`name`.log, ended after
-    `limit` seconds.
+def _run(job: Job, limit: float, folder: Path) -> dict[str, Any]:
+    """One step in a process group of its own, ended after `limit` seconds; while it runs, what it
+    has written so far goes to `folder`.
     """
-    record: dict[str, Any] = {"step": name, "limit_s": limit, "seconds": 0.0}
-    if name == "memcheck" and shutil.which("compute-sanitizer") is None:
+    work, name = Path(job.folder), job.step
+    record: dict[str, Any] = {"step": name, "images": job.images, "limit_s": limit, "seconds": 0.0, "clocks": None}
+    if name in ("memcheck", "racecheck") and shutil.which("compute-sanitizer") is None:
         return record | {"status": "skipped", "reason": "compute-sanitizer is not on the PATH"}
-    if limit < MARGIN:
+    if limit < 2 * MARGIN:
         return record | {"status": "failed", "reason": "no time was left"}
-    surroundings = dict(os.environ)
-    if dry_run:
-        surroundings |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    # a tensor then is an allocation, and an access beyond it is seen; graphs cannot be captured so
-    if name == "memcheck":
-        surroundings |= {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    log = folder / f"{name}.log"
+    log, watch = work / f"{name}.log", work / f"{name}.clocks.csv"
     started = time.monotonic()
-    with log.open("wb") as output:
-        command = _command(name, folder.resolve(), dry_run, limit - MARGIN)
+    with log.open("wb") as output, clocks.watched(watch, not job.dry_run):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=surroundings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            steps.command(job),
+            cwd=steps.ROOT,
+            env=_surroundings(job),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
-            code: int | None = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = None
+            code = _waited(process, started + limit, folder, work)
         finally:
             with contextlib.suppress(ProcessLookupError):  # its children too, such as compilers
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    record["seconds"] = time.monotonic() - started
+    record |= {"seconds": time.monotonic() - started, "clocks": clocks.under_load(watch)}
     if name == "tests" and code == 0:
-        record["counts"] = counts = gpu_report.counts(folder / "tests.xml")
-        if not dry_run and counts["tests"] == counts["skipped"]:
+        record["counts"] = counts = gpu_report.counts(work / "tests.xml")
+        if not job.dry_run and counts["tests"] == counts["skipped"]:
             return record | {"status": "failed", "reason": "every test was skipped"}
     if code == 0:
         return record | {"status": "passed", "reason": None}
     lines = log.read_text(errors="replace").strip().splitlines()
     why = f"stopped after {limit:.0f} s" if code is None else f"exit code {code}"
     return record | {"status": "failed", "reason": f"{why}: {lines[-1][:300]}" if lines else why}
+
+
+def _waited(process: subprocess.Popen[bytes], deadline: float, folder: Path, work: Path) -> int | None:
+    """The exit code; None where the time is up."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.wait(max(0.0, min(SAVED_EVERY, left)))
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                return None
+            carried.leave_results(folder, work)
+
+
+def _surroundings(job: Job) -> dict[str, str]:
+    """The environment of a step."""
+    if job.dry_run:
+        return {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    given = {**os.environ, **carried.variables()}
+    # a tensor then is an allocation, and an access beyond it is seen; graphs cannot be captured so
+    if job.step == "memcheck":
+        given["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    if job.step == "timeline":  # else CUPTI forgets the graphs between two profiles
+        given |= {"DISABLE_CUPTI_LAZY_REINIT": "1", "TEARDOWN_CUPTI": "0"}
+    return given
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(word) for word in _words(text)]
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError("expected positive numbers with commas between them")
+    return numbers
 
 
 if __name__ == "__main__":

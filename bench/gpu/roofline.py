@@ -40,6 +40,7 @@ def measure(
     matrix: int = 8192,
     copied: int = 2**31,
     repeats: int = 5,
+    plans: int = 10,
     save: Save = lambda report: None,
 ) -> dict[str, Any]:
     """The ceilings, and for each batch the convolutions alone.
@@ -52,6 +53,8 @@ def measure(
         matrix: rows and columns of the matrices.
         copied: bytes of a copy, read and written together.
         repeats: samples behind each median.
+        plans: that cuDNN times for a convolution before it chooses, 0 for all that it has; torch's
+            default is 10. What it has chosen for a shape stays chosen, in this thread.
         save: called with the report after each part.
 
     Returns:
@@ -65,6 +68,7 @@ def measure(
         "device": str(device),
         "input": {"height": height, "width": width, "draws": model.schedule.draws},
         "precision": precision,
+        "plans": plans,
         "gflop_per_forward": 1e-9 * per_pass,
         "convolutions": [],
     }
@@ -84,6 +88,7 @@ def measure(
     floor = 1e-6 * model.schedule.draws * per_pass / tflops["median"]
     report["floor"] = {"us_per_image": floor, "images_per_s": 1e6 / floor}
     save(report)
+    torch.backends.cudnn.benchmark_limit = plans
     for images in batches:
         report["convolutions"].append(_convolutions(model, device, images, height, width, precision, floor, repeats))
         save(report)

@@ -16,6 +16,8 @@ from torch import Tensor
 from sprfast.bench.core import hardware, peers, scenarios, timing
 from sprfast.bench.core.peers import BASELINE, TOLERANCES, Candidate, Maps
 from sprfast.bench.gpu.operators import Save
+from sprfast.bench.gpu.truth import Truths, ends, pictures
+from sprfast.errors import BackendError
 from sprfast.formats.model import Model
 from sprfast.kernels.triton import trials
 from sprfast.method import scoring
@@ -24,10 +26,30 @@ from sprfast.system import environment
 
 SCHEMA_VERSION = 1
 COMPILED = "compile_bfloat16"
-PEERS = (BASELINE, "eager_bfloat16", COMPILED)
-BUILD_SHARE = 0.75  # of a batch's time
+COMPILED_LIBRARY = "compile_library_bfloat16"
+PEERS = (BASELINE, "eager_bfloat16", COMPILED, COMPILED_LIBRARY)
+ROUNDS_SHARE = 0.25  # of a batch's time, at most
 ROUNDS_SECONDS = 12.0  # at most, a batch
 Entries = dict[str, dict[str, Any]]  # of a batch's candidates, by name
+
+
+def compiled_with_library_convolutions(model: Model, noise: Sequence[Tensor], device: torch.device) -> Maps:
+    """`peers.compiled_bfloat16` with cuDNN's convolutions alone: Inductor neither writes nor times
+    Triton ones, which is most of the time that max-autotune takes.
+
+    Raises:
+        BackendError: the device is not a CUDA device.
+    """
+    if device.type != "cuda":
+        raise BackendError("torch.compile is measured on CUDA devices only")
+    from torch._inductor import list_mode_options
+
+    torch.compiler.reset()
+    options = {**list_mode_options("max-autotune"), "max_autotune_conv_backends": "ATEN"}
+    return peers.bfloat16(
+        model, noise, device, functools.partial(torch.compile, options=options, dynamic=False, fullgraph=True)
+    )
+
 
 CANDIDATES = (
     Candidate(
@@ -39,6 +61,12 @@ CANDIDATES = (
     Candidate("eager_bfloat16", "bfloat16, channels-last, eager, all draws in one batch", peers.bfloat16, "bfloat16"),
     Candidate(
         COMPILED, "the same through torch.compile, max-autotune, with CUDA graphs", peers.compiled_bfloat16, "bfloat16"
+    ),
+    Candidate(
+        COMPILED_LIBRARY,
+        "the same, but without Triton convolutions: those of the library only",
+        compiled_with_library_convolutions,
+        "bfloat16",
     ),
     Candidate("triton_bfloat16", "sprfast, fused kernels", peers.backend("triton", "bfloat16"), "bfloat16"),
     Candidate(
@@ -60,8 +88,9 @@ def measure(
     width: int,
     *,
     seconds: float,
-    floor: float | None = None,
     minimum: int = 10,
+    turn: int = 1,
+    truths: Truths | None = None,
     candidates: Sequence[Candidate] = CANDIDATES,
     save: Save = lambda report: None,
 ) -> dict[str, Any]:
@@ -75,7 +104,9 @@ def measure(
         batches: numbers of images in a call.
         seconds: for everything; the remaining time is shared evenly by the remaining batches.
         minimum: rounds of a batch that are measured whatever they cost.
-        floor: microseconds that the matrix units need for an image, from `roofline.measure`.
+        turn: calls of a candidate before the next one has its turn, at one image: in turns of one
+            call each finds the caches cold. Of more images so many fewer, but at least one.
+        truths: the definition's maps, computed before; what it lacks is computed here.
         save: called with the report after each candidate's build and each batch.
 
     Returns:
@@ -96,21 +127,20 @@ def measure(
         "model_sha256": model.sha256,
         "timed": "from an input tensor on the device to the anomaly map on the device, until the device is idle",
         "tolerances": TOLERANCES,
-        "floor_us_per_image": floor,
         "batches": [],
     }
     noise = noise_bank(model.schedule, height, width, model.noise_seed)
     for index, images in enumerate(batches):
-        generator = torch.Generator().manual_seed(images)
-        x = torch.rand(images, 3, height, width, generator=generator) * 2.0 - 1.0
+        x = pictures(images, height, width)
         entries = {each.name: _unmeasured(each) for each in candidates}
         report["batches"].append({"images": images, "candidates": entries})
         share = (deadline - time.monotonic()) / (len(batches) - index)
-        passed = _build(
-            model, device, x, noise, BUILD_SHARE * share, entries, candidates, functools.partial(save, report)
-        )
-        budget = min(ROUNDS_SECONDS, (1.0 - BUILD_SHARE) * share)
-        _measure(passed, x.to(device), budget, minimum, floor, entries)
+        budget = min(ROUNDS_SECONDS, ROUNDS_SHARE * share)
+        build_by = time.monotonic() + share - budget
+        truth, origin = (truths or Truths({})).of(model, x, noise)
+        report["batches"][-1]["truth"] = origin
+        passed = _build(model, device, x, noise, truth, build_by, entries, candidates, functools.partial(save, report))
+        _measure(passed, x.to(device), budget, minimum, max(1, turn // images), entries)
         save(report)
     return report
 
@@ -129,7 +159,7 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 def _unmeasured(candidate: Candidate) -> dict[str, Any]:
-    figures = ("images_per_s", "us_per_image", "latency", "ratio_to", "percent_of_floor")
+    figures = ("images_per_s", "us_per_image", "latency", "ratio_to")
     return {
         "description": candidate.description,
         "precision": candidate.precision,
@@ -144,15 +174,14 @@ def _build(
     device: torch.device,
     x: Tensor,
     noise: Sequence[Tensor],
-    seconds: float,
+    truth: tuple[Tensor, Tensor],
+    deadline: float,
     entries: Entries,
     candidates: Sequence[Candidate],
     save: Callable[[], None],
 ) -> dict[str, Maps]:
     """Build, warm up and check every candidate; those that passed, by name, in the order given."""
-    deadline = time.monotonic() + seconds
-    ends = sorted({0, x.shape[0] - 1})  # a truth for every image would take longer than the measurement
-    truth = peers.Definition(model).maps(x[ends], noise)
+    chosen = ends(x.shape[0])
     x, noise = x.to(device), [z.to(device) for z in noise]
     passed: dict[str, Maps] = {}
 
@@ -160,7 +189,7 @@ def _build(
         before = hardware.held(device)
         entry["build_s"], maps = timing.timed(functools.partial(candidate.build, model, noise, device), device)
         entry["first_call_s"], given = timing.timed(functools.partial(maps, x), device)
-        entry["parity"] = parity((given[0][ends], given[1][ends]), truth, candidate.tolerance)
+        entry["parity"] = parity((given[0][chosen], given[1][chosen]), truth, candidate.tolerance)
         if not entry["parity"]["passed"]:
             entry |= {"status": "failed", "reason": "its maps are not the definition's"}
             return
@@ -170,7 +199,7 @@ def _build(
         passed[candidate.name] = maps
 
     # last: it gets the time that the others leave
-    for each in sorted(candidates, key=lambda each: each.name == COMPILED):
+    for each in sorted(candidates, key=lambda each: each.name in (COMPILED, COMPILED_LIBRARY)):
         try:
             with timing.limited(deadline - time.monotonic()):
                 build(each, entries[each.name])
@@ -181,7 +210,12 @@ def _build(
 
 
 def _measure(
-    passed: dict[str, Maps], x: Tensor, budget: float, minimum: int, floor: float | None, entries: Entries
+    passed: dict[str, Maps],
+    x: Tensor,
+    budget: float,
+    minimum: int,
+    turn: int,
+    entries: Entries,
 ) -> None:
     """Interleaved rounds; their figures into `entries`."""
 
@@ -189,7 +223,7 @@ def _measure(
         return lambda index: maps(x)
 
     calls = {name: answering(maps) for name, maps in passed.items()}
-    measured = list(timing.rounds(calls, x.device, budget, minimum))
+    measured = list(timing.rounds(calls, x.device, budget, minimum, turn=turn))
     images = x.shape[0]
     for name in passed:
         seconds, entry = [times[name] for times in measured], entries[name]
@@ -199,8 +233,6 @@ def _measure(
         entry["ratio_to"] = {peer: timing.ratio(measured, peer, name) for peer in PEERS}
         if images == 1:
             entry["latency"] = scenarios.SINGLE_STREAM.figures(seconds, 1)
-        if floor is not None:
-            entry["percent_of_floor"] = 100 * floor / entry["us_per_image"]["median"]
 
 
 def parity(given: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:

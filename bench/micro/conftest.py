@@ -27,9 +27,9 @@ def device() -> torch.device:
 @pytest.fixture(scope="session")
 def model() -> Model:
     """The published network at 192x192 on CUDA, a narrow one at 16x16 in the interpreter."""
-    from sprfast.bench.gpu import check
+    from sprfast.bench.gpu import steps
 
-    return check.model(check.FULL if CUDA else check.DRY)
+    return steps.model(steps.FULL if CUDA else steps.DRY)
 
 
 @pytest.fixture

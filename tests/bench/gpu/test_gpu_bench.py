@@ -1,10 +1,7 @@
 import functools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -13,7 +10,7 @@ import torch
 
 from sprfast.bench.core import hardware, peers, timing
 from sprfast.bench.gpu import calls, operators, passes, roofline, waterfall
-from sprfast.bench.gpu import check as gpu_check
+from sprfast.bench.gpu.truth import Truths, pictures
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
@@ -22,11 +19,8 @@ from sprfast.kernels.triton import launch, reference, trials
 from sprfast.method.noise import noise_bank
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.unet import ScoreUNet
-from support import ROOT
 
 CPU = torch.device("cpu")
-
-dry = pytest.mark.skipif(not launch.INTERPRETED, reason="a dry run is for machines without a CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +30,6 @@ def model():
         torch.manual_seed(0)
         weights = {name: value.detach() for name, value in ScoreUNet(config).state_dict().items()}
     return Model(config, ScoringMode(Schedule((Level(1e-3, 2),))), Preprocessing(size=16), weights)
-
-
-@pytest.fixture(scope="module")
-def dry_run(tmp_path_factory):
-    """The folder of a dry run, and what it printed."""
-    folder = tmp_path_factory.mktemp("gpu_check") / "out"
-    command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(folder), "--dry-run", "--minutes", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout
 
 
 def plain(model, noise, device, factor=1.0):
@@ -146,6 +130,12 @@ def test_operators_without_time_left_say_so(model):
     assert operators.problems(report)
 
 
+def test_operators_can_be_measured_without_the_passes(model):
+    report = operators.measure(model, CPU, 1, 16, 16, operators=reference, repeats=1, tables=("operators",))
+    assert report["passes"] == []
+    assert all(row["warm_us"] > 0 for row in report["operators"])
+
+
 def test_roofline_runs_the_convolutions_that_the_fused_network_runs(model):
     report = roofline.measure(model, CPU, [1, 2], 32, 32, "float32", matrix=16, copied=4096, repeats=2)
     json.dumps(report, allow_nan=False)
@@ -189,7 +179,6 @@ def test_waterfall_lists_wrong_slow_and_unbuildable_candidates_with_the_reason(m
         16,
         16,
         seconds=6.0,
-        floor=1.0,
         minimum=3,
         candidates=candidates,
         save=lambda each: saved.append(str(each)),
@@ -215,7 +204,6 @@ def test_waterfall_lists_wrong_slow_and_unbuildable_candidates_with_the_reason(m
         assert entries["nan"]["parity"]["relative_rms"] == {"error_map": None, "score": None}
         right = entries["right"]
         assert right["images_per_s"]["images_per_s"] > 0
-        assert right["percent_of_floor"] == pytest.approx(100 / right["us_per_image"]["median"])
         assert right["ratio_to"]["published"]["median"] > 0
         assert right["ratio_to"]["compile_bfloat16"] is None
         assert (right["latency"] is not None) == (batch["images"] == 1)
@@ -237,8 +225,37 @@ def test_bfloat16_peer_is_the_definition_and_can_be_compiled_whole(model):
         assert found["relative_rms"]["error_map"] > 1e-4  # bfloat16 it is
     assert model.sha256 == before
     assert waterfall.parity(peers.published_tf32(model, noise, CPU)(x), truth, 1e-5)["passed"]
-    with pytest.raises(BackendError, match="CUDA"):
-        peers.compiled_bfloat16(model, noise, CPU)
+    for build in (peers.compiled_bfloat16, waterfall.compiled_with_library_convolutions):
+        with pytest.raises(BackendError, match="CUDA"):
+            build(model, noise, CPU)
+
+
+def test_waterfall_takes_the_truth_that_is_carried_and_turns_by_the_number_of_images(model):
+    noise = noise_bank(model.schedule, 16, 16, model.noise_seed)
+    truths = Truths({})
+    truths.of(model, pictures(2, 16, 16), noise)
+    seen = []
+
+    def counted(model, noise, device):
+        maps = plain(model, noise, device)
+        return lambda x: seen.append(len(x)) or maps(x)
+
+    report = waterfall.measure(
+        model,
+        CPU,
+        [1, 2],
+        16,
+        16,
+        seconds=4.0,
+        minimum=1,
+        turn=4,
+        truths=truths,
+        candidates=[peers.Candidate("published", "for the test", counted)],
+    )
+    assert [batch["truth"] for batch in report["batches"]] == ["computed here", "carried"]
+    # first call, warm call and peak memory are none of the rounds
+    assert (seen.count(1) - 2) % 4 == 0
+    assert (seen.count(2) - 2) % 2 == 0
 
 
 def test_spreads_take_turns():
@@ -273,89 +290,3 @@ def test_limit_interrupts_and_leaves_other_alarms_as_they_were():
     with timing.limited(5.0):
         pass
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == alarm
-
-
-@dry
-@pytest.mark.interpreter
-def test_dry_run_writes_every_report(dry_run):
-    folder, printed = dry_run
-    names = {path.name for path in folder.iterdir()}
-    reports = {"operators.json", "roofline.json", "waterfall.json", "summary.json"}
-    assert reports | {"tests.xml", "tests.log", "operators.log", "roofline.log", "waterfall.log"} <= names
-    documents = {name: json.loads((folder / name).read_text()) for name in reports}
-    for document in documents.values():
-        assert document["schema_version"] == 1
-        assert document["environment"]["torch"] == torch.__version__
-    summary = documents["summary.json"]
-    states = {step["step"]: step["status"] for step in summary["steps"]}
-    assert states.pop("memcheck") in ("skipped", "passed")
-    assert states == dict.fromkeys(("tests", "operators", "roofline", "waterfall"), "passed")
-    assert summary["steps"][0]["counts"]["tests"] > 0
-    assert "waterfall" in printed
-    assert "dry run" in printed
-
-
-@dry
-@pytest.mark.interpreter
-def test_dry_run_checks_our_kernels(dry_run):
-    folder, _ = dry_run
-    document = json.loads((folder / "operators.json").read_text())
-    assert {row["operator"] for row in document["operators"]} == set(kernels.__all__)
-    assert all(
-        row["status"] == "measured" and all(check["passed"] for check in row["parity"]) for row in document["operators"]
-    )
-    assert all(
-        row["ways"]["ours"]["status"] == row["ways"]["eager"]["status"] == "measured" for row in document["passes"]
-    )
-    for batch in json.loads((folder / "waterfall.json").read_text())["batches"]:
-        entries = batch["candidates"]
-        assert entries["triton_float32"]["parity"]["relative_rms"]["error_map"] < 1e-5
-        assert entries["triton_bfloat16"]["status"] == "measured"
-        assert entries["cuda_graph_bfloat16"]["status"] == "unavailable"
-        assert "CUDA" in entries["cuda_graph_bfloat16"]["reason"]
-        assert "CUDA" in entries["compile_bfloat16"]["reason"]
-    rows = json.loads((folder / "summary.json").read_text())["waterfall"]
-    assert {row["candidate"] for row in rows} >= {"triton_bfloat16", "cuda_graph_bfloat16"}
-
-
-def test_check_refuses_a_folder_with_old_results(tmp_path, capsys):
-    (tmp_path / "summary.json").write_text("{}")
-    assert gpu_check.main([str(tmp_path), "--dry-run"]) == 2
-    assert "not empty" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_check_without_a_gpu_names_the_device(tmp_path, capsys):
-    assert gpu_check.main([str(tmp_path / "out")]) == 3
-    assert "cuda" in capsys.readouterr().err
-
-
-def test_a_step_that_crashes_or_hangs_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    scripts = {
-        "tests": "import sys; print('boom'); sys.exit(7)",
-        "operators": f"import time; open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid())); "
-        f"time.sleep(60)",
-        "roofline": "print('fine')",
-        "waterfall": "import os; os.kill(os.getpid(), 9)",
-    }
-    monkeypatch.setattr(
-        gpu_check, "_command", lambda name, folder, dry_run, seconds: [sys.executable, "-c", scripts[name]]
-    )
-    monkeypatch.setattr(gpu_check, "MARGIN", 0.1)
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
-    assert gpu_check.main([str(tmp_path / "out"), "--dry-run", "--minutes", "0.1"]) == 1
-    steps = {step["step"]: step for step in json.loads((tmp_path / "out" / "summary.json").read_text())["steps"]}
-    assert steps["tests"]["reason"] == "exit code 7: boom"
-    assert steps["memcheck"]["status"] == "skipped"
-    assert "stopped after" in steps["operators"]["reason"]
-    assert steps["roofline"]["status"] == "passed"
-    assert steps["waterfall"]["reason"] == "exit code -9"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
-    assert "exit code 7" in capsys.readouterr().out
-
-
-def test_scales_differ_in_size_only():
-    assert gpu_check.FULL.given.keys() == gpu_check.DRY.given.keys() <= gpu_check.SHARES.keys()
-    assert gpu_check.FULL.device == "cuda"
-    assert gpu_check.DRY.device == "cpu"
