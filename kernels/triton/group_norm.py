@@ -20,20 +20,20 @@ from sprfast.kernels.triton.reference import EPS
 
 
 @triton.jit
-def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
-    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as
-    `b_shift` [C] is near the mean.
+def _shifted_sums(p_map, o_c, b_shift, first, last, stride, C: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+    """Count, mean [C] and M2 [C] of the pixels from `first` up to `last`; exact as far as `b_shift`
+    [C] is near the mean.
     """
     b_sum = tl.zeros([BLOCK, C], tl.float32)
     b_squares = tl.zeros([BLOCK, C], tl.float32)
-    for i in range(BLOCKS):
-        o_p = first + i * BLOCK + tl.arange(0, BLOCK)
-        m_p = (o_p < pixels)[:, None]
+    for i in tl.range(first, last, BLOCK, num_stages=STAGES):
+        o_p = i + tl.arange(0, BLOCK)
+        m_p = (o_p < last)[:, None]
         b_x = tl.load(p_map + o_p[:, None] * stride + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)  # [BLOCK, C]
         b_d = tl.where(m_p, b_x - b_shift[None, :], 0.0)
         b_sum += b_d
         b_squares += b_d * b_d
-    count = tl.minimum(pixels - first, BLOCKS * BLOCK).to(tl.float32)
+    count = (last - first).to(tl.float32)
     b_total = tl.sum(b_sum, axis=0)
     b_mean = b_total / count
     return count, b_mean + b_shift, tl.sum(b_squares, axis=0) - b_total * b_mean
@@ -50,6 +50,7 @@ def _group_statistics_kernel(
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Statistics of one chunk of whole pixels, all channels."""
     i_chunk, i_n = tl.program_id(0), tl.program_id(1)
@@ -57,7 +58,8 @@ def _group_statistics_kernel(
     p_map = p_raw + sample_offset(i_n, pixels * C)
     first = i_chunk * BLOCK * BLOCKS
     b_shift = tl.load(p_map + first * C + o_c).to(tl.float32)  # an outlier of one chunk is lost among the others
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, pixels, C, C, BLOCK, BLOCKS)
+    last = tl.minimum(first + BLOCK * BLOCKS, pixels)
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, last, C, C, BLOCK, STAGES)
     b_mean, b_m2 = merge_channels(b_mean + tl.load(p_bias + o_c), b_m2, count, C, GROUPS)
     store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
 
@@ -125,6 +127,7 @@ def _group_norm_swish_kernel(
     C: tl.constexpr,  # of this program: whole groups
     GROUPS: tl.constexpr,  # of this program
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Whole groups of one sample: statistics, then the activation; the second reading comes from
     the cache.
@@ -137,14 +140,14 @@ def _group_norm_swish_kernel(
         tl.float32
     )
     b_shift = tl.sum(b_x, axis=0) / tl.minimum(pixels, BLOCK)
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, STAGES)
     b_bias = tl.load(p_bias + o_c)
     b_mean, b_m2 = merge_channels(b_mean + b_bias, b_m2, count, C, GROUPS)
     b_rstd = reciprocal_deviation(b_m2 / (count * (C // GROUPS)), eps)  # [GROUPS]
     b_a = tl.load(p_gamma + o_c) * _spread(b_rstd, C, GROUPS)
     b_b = tl.load(p_beta + o_c) + (b_bias - _spread(b_mean, C, GROUPS)) * b_a
     p_sample = p_out + sample_offset(i_n, pixels * out_stride)
-    for i in range(0, pixels, BLOCK):
+    for i in tl.range(0, pixels, BLOCK, num_stages=STAGES):
         o_p = i + tl.arange(0, BLOCK)
         m_p = (o_p < pixels)[:, None]
         b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)
@@ -174,7 +177,13 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
         _group_statistics_kernel,
         (chunks, samples),
         (raw, bias, partial, height * width, chunks),
-        {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels, "BLOCKS": tile.blocks},
+        {
+            "C": channels,
+            "GROUPS": groups,
+            "BLOCK": tile.pixels,
+            "BLOCKS": tile.blocks,
+            "STAGES": launch.stages(raw, tile, channels),
+        },
         tile.warps,
     )
     return merge_partials(partial, bias, gamma, beta)
@@ -212,6 +221,12 @@ def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gro
         _group_norm_swish_kernel,
         (channels // here, samples),
         (raw, bias, gamma, beta, out, height * width, launch.pixel_stride(out), EPS),
-        {"CHANNELS": channels, "C": here, "GROUPS": here * groups // channels, "BLOCK": tile.pixels},
+        {
+            "CHANNELS": channels,
+            "C": here,
+            "GROUPS": here * groups // channels,
+            "BLOCK": tile.pixels,
+            "STAGES": launch.stages(raw, tile, here),
+        },
         tile.warps,
     )
