@@ -279,6 +279,14 @@ def require_draws(name: str, x: Tensor, samples: int, *row: int) -> int:
     return draws
 
 
+def require_counters(name: str, x: Tensor, samples: int) -> None:
+    """Raise `UnsupportedError` unless `x` is contiguous int32 (samples,)."""
+    if x.dtype != torch.int32 or tuple(x.shape) != (samples,) or not x.is_contiguous():
+        raise UnsupportedError(
+            f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous int32 ({samples},)"
+        )
+
+
 def require_noise(z: Tensor, draws: int, images: int, height: int, width: int) -> None:
     """Raise `UnsupportedError` unless `z` is float32 (draws, 1 or images, 3, height, width), each
     image contiguous, and offsets between draws stay within 32 bits.

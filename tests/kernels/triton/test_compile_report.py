@@ -134,6 +134,21 @@ print(json.dumps([problems(compile_launches(each, {capability})) for each in (ah
     ]
 
 
+@pytest.mark.compile
+def test_statistics_of_other_programs_are_acquired_before_they_are_read():
+    assembly = compiled("""
+from sprfast.kernels.triton import compile_report
+(each,) = recorded("group_norm_affine")
+print(json.dumps(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"]))
+""")
+    written, found, read = re.split(r"(atom\.\S+)", assembly, maxsplit=1)
+    assert found == "atom.global.gpu.acq_rel.add.u32"
+    operations = re.compile(r"\b(st\.global|bar\.sync|ld\.global\S*)")
+    assert operations.findall(written)[-2:] == ["st.global", "bar.sync"]
+    assert operations.findall(read)[:2] == ["bar.sync", "ld.global.v4.b32"]
+    assert "ld.global.nc" not in assembly
+
+
 def test_launches_of_the_same_code_are_compiled_once():
     signatures, found, loads = compiled("""
 (apply,) = recorded("affine_swish")
@@ -172,7 +187,7 @@ class NoDevice:
 triton.runtime.driver.set_active(NoDevice())
 same = []
 last = recorded("anomaly_map", height=200, width=151)
-for each in [*last, *recorded("affine_swish"), recorded("group_norm_affine")[1]]:
+for each in [*last, *recorded("affine_swish"), recorded("perturb_conv3x3")[1]]:
     given = {**each.arguments, **each.constants}
     arguments = [given[name] for name in each.kernel.arg_names]
     runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, num_warps=each.warps)
