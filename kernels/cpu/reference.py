@@ -69,7 +69,7 @@ def conv3x3(
     if precision is not None:
         x, weight = (each.to(precision).to(each.dtype) for each in (x, weight))
     raw = F.conv2d(x, weight, padding=1)
-    return _channels_last(raw), reference.group_norm_affine(raw, bias, gamma, beta, groups)
+    return _channels_last(raw), reference.norm_affine(raw, bias, gamma, beta, groups)
 
 
 def pack_perturb(weight: Tensor) -> Tensor:
@@ -94,7 +94,8 @@ def perturb_conv3x3(
     """
     samples = image.shape[0] * std.shape[0]
     raw = image.new_empty(samples, weight.shape[1], *image.shape[2:])
-    affine = reference.perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw)
+    arrived = torch.empty(samples, dtype=torch.int32, device=image.device)
+    affine = reference.perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, arrived)
     return _channels_last(raw), affine
 
 

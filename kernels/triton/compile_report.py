@@ -25,19 +25,22 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
-from sprfast.kernels.triton import launch
+from sprfast.kernels.triton import launch, machine_code
 from sprfast.kernels.triton.launch import Launch
+from sprfast.kernels.triton.machine_code import widths
 
 REGISTERS = 65536  # 32-bit ones of a multiprocessor, on all of ARCHITECTURES
 RESERVED_BYTES = 1024  # of shared memory, for each block
-MAP_LOADS = (
-    "affine_swish",
-    "affine_swish_pool",
-    "affine_swish_up2",
-    "affine_swish_head",
-    "group_statistics",
-    "group_norm_swish",
-)
+# Kernels that load feature maps: how many loads a thread has in flight, at least. Loops that read
+# ahead have `launch.LOADS_IN_FLIGHT`, the other kernels what their blocks give.
+MAP_LOADS = {
+    "group_statistics": launch.LOADS_IN_FLIGHT,
+    "group_norm_swish": launch.LOADS_IN_FLIGHT,
+    "affine_swish_up2": launch.LOADS_IN_FLIGHT,
+    "affine_swish": 6,
+    "affine_swish_pool": 2,
+    "affine_swish_head": 4,
+}
 MAP_STORES = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "group_norm_swish", "perturb_conv3x3")
 RESIDENT_WARPS = {"perturb_conv3x3": 8}  # at least, on a multiprocessor; others: DEFAULT_RESIDENT_WARPS
 DEFAULT_RESIDENT_WARPS = 12
@@ -81,10 +84,11 @@ class Compiled:
     local_accesses: int  # loads and stores of local memory: spills
     shared_bytes: int  # of one block
     resident_warps: int  # that fit on one multiprocessor
-    loads: dict[int, int]  # of global memory, feature maps included
+    loads: dict[int, int]  # of global memory, feature maps and asynchronous copies included
     stores: dict[int, int]
     map_loads: dict[int, int]
     map_stores: dict[int, int]
+    loads_in_flight: int  # of feature maps, of one thread; see `machine_code.loads_in_flight`
     matrix: dict[str, int]  # tensor-core instructions: {"HGMMA": 24}
 
     @property
@@ -140,6 +144,7 @@ def problems(reports: Iterable[Compiled]) -> list[str]:
     - An access to a feature map of less than 128 bits, or none found, in `MAP_LOADS` and
       `MAP_STORES`. The first convolution loads images of three channels, number by number, and
       stores a feature map.
+    - Fewer loads of feature maps in flight than `MAP_LOADS` has.
     - The first convolution without tensor cores for 16-bit storage, or anything else with: IEEE
     float32 has none.
     """
@@ -149,11 +154,11 @@ def problems(reports: Iterable[Compiled]) -> list[str]:
 def rows(reports: Sequence[Compiled]) -> list[tuple[str, ...]]:
     """A table, its header first: one row a compiled kernel.
 
-    `regs` of a thread, `local` accesses to local memory, `shared` bytes of a block, `warps` that
-    fit on a multiprocessor, `maps` loads + stores of feature maps by bits, `matrix` tensor-core
+    `regs` of a thread, `shared` bytes of a block, `warps` that fit on a multiprocessor, `maps`
+    loads + stores of feature maps by bits, `ahead` loads of them in flight, `matrix` tensor-core
     instructions.
     """
-    header = ("kernel", "type", "C", "regs", "local", "shared", "warps", "maps", "matrix")
+    header = ("kernel", "type", "C", "regs", "shared", "warps", "maps", "ahead", "matrix")
     return [header, *(_row(each) for each in reports)]
 
 
@@ -185,12 +190,10 @@ def _compile(each: Launch, source: Any, capability: int) -> Compiled:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
         usage = _output(triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin))
-        code = _output(triton.knobs.nvidia.nvdisasm.path, "-c", "-g", str(cubin))
+        code = machine_code.parse(_output(triton.knobs.nvidia.nvdisasm.path, "-c", "-g", str(cubin)))
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
-    instructions = list(_instructions(code))
     lines = _map_lines(compiled.asm["ttgir"], each.constants.get("BLOCK", 0) * each.constants.get("C", 0))
-    of_maps = [opcode for line, opcode in instructions if line in lines]
-    opcodes = [opcode for _, opcode in instructions]
+    of_maps = [found for found in code.instructions if found.line in lines]
     shared = compiled.metadata.shared
     return Compiled(
         kernel=each.name,
@@ -200,14 +203,15 @@ def _compile(each: Launch, source: Any, capability: int) -> Compiled:
         warps=each.warps,
         registers=used["REG"],
         stack_bytes=used["STACK"],
-        local_accesses=sum(_name(opcode) in ("LDL", "STL") for opcode in opcodes),
+        local_accesses=sum(found.name in ("LDL", "STL") for found in code.instructions),
         shared_bytes=shared,
         resident_warps=_resident_warps(ARCHITECTURES[capability], each.warps, used["REG"], shared),
-        loads=_widths(opcodes, "LDG", "LDGSTS"),
-        stores=_widths(opcodes, "STG"),
-        map_loads=_widths(of_maps, "LDG", "LDGSTS"),
-        map_stores=_widths(of_maps, "STG"),
-        matrix=dict(Counter(_name(opcode) for opcode in opcodes if _name(opcode).endswith("MMA"))),
+        loads=widths(code.instructions, "LDG", "LDGSTS"),
+        stores=widths(code.instructions, "STG"),
+        map_loads=widths(of_maps, "LDG", "LDGSTS"),
+        map_stores=widths(of_maps, "STG"),
+        loads_in_flight=machine_code.loads_in_flight(code, lines),
+        matrix=dict(Counter(found.name for found in code.instructions if found.name.endswith("MMA"))),
     )
 
 
@@ -225,21 +229,14 @@ def _signature(source: Any, each: Launch) -> dict[str, str]:
     return signature
 
 
-def _instructions(code: str) -> Iterator[tuple[tuple[str, int], str]]:
-    """((file, line), opcode) of each instruction that nvdisasm lists."""
-    where = ("", 0)
-    for text in code.splitlines():
-        if found := re.match(r'\s*//## File "([^"]+)", line (\d+)', text):
-            where = (found[1], int(found[2]))
-        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", text):
-            yield where, found[1]
-
-
 def _map_lines(ttgir: str, elements: int) -> set[tuple[str, int]]:
     """(file, line) of the loads and stores of whole blocks: of so many elements."""
     locations = dict(re.findall(r"^(#loc\d*) = (loc\(.*\))$", ttgir, re.MULTILINE))
     accesses = re.findall(
-        r"tt\.(?:load|store) .*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>.* loc\((#loc\d*)\)$", ttgir, re.MULTILINE
+        r"(?:tt\.load|tt\.store|ttg\.async_copy_global_to_local) "
+        r".*tensor<(\d+)x(\d+)x!tt\.ptr<\w+>.* loc\((#loc\d*)\)$",
+        ttgir,
+        re.MULTILINE,
     )
     return {_line(location, locations) for first, second, location in accesses if int(first) * int(second) == elements}
 
@@ -250,22 +247,6 @@ def _line(location: str, locations: dict[str, str]) -> tuple[str, int]:
     if found := re.match(r'loc\("([^"]+)":(\d+)', text):
         return found[1], int(found[2])
     return _line(re.findall(r"#loc\d*", text)[0], locations)
-
-
-def _name(opcode: str) -> str:
-    return opcode.partition(".")[0]
-
-
-def _widths(opcodes: Iterable[str], *names: str) -> dict[int, int]:
-    """How many of the opcodes of these names there are, by bits, widest first."""
-    found = Counter(_bits(opcode) for opcode in opcodes if _name(opcode) in names)
-    return dict(sorted(found.items(), reverse=True))
-
-
-def _bits(opcode: str) -> int:
-    """128 for LDG.E.128.CONSTANT, 16 for LDG.E.U16; without a suffix 32."""
-    sizes = [int(part.lstrip("US")) for part in opcode.split(".") if re.fullmatch(r"[US]?(8|16)|64|128|256", part)]
-    return sizes[0] if sizes else 32
 
 
 def _resident_warps(limits: Architecture, warps: int, registers: int, shared_bytes: int) -> int:
@@ -290,6 +271,11 @@ def _problems(each: Compiled) -> Iterator[str]:
         if each.kernel in kernels and min(accesses, default=0) < 128:
             listed = " ".join(f"{count}x{bits}" for bits, count in accesses.items()) or "unknown"
             yield f"feature maps are {verb} in accesses of {listed} bits, only 128 or more are allowed"
+    if each.loads_in_flight < MAP_LOADS.get(each.kernel, 0):
+        yield (
+            f"{each.loads_in_flight} loads of feature maps in flight a thread, at least {MAP_LOADS[each.kernel]} are "
+            f"wanted"
+        )
     if (each.kernel == "perturb_conv3x3" and each.storage != "float32") != bool(each.matrix):
         yield (
             f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and "
@@ -298,15 +284,15 @@ def _problems(each: Compiled) -> Iterator[str]:
 
 
 def _row(each: Compiled) -> tuple[str, ...]:
-    widths = sorted({*each.map_loads, *each.map_stores})
+    access_bits = sorted({*each.map_loads, *each.map_stores})
     return (
         each.kernel,
         {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[each.storage],
         str(each.constants.get("C", "-")),
         str(each.registers),
-        str(each.local_accesses),
         str(each.shared_bytes),
         str(each.resident_warps),
-        " ".join(f"{each.map_loads.get(bits, 0)}+{each.map_stores.get(bits, 0)}x{bits}" for bits in widths),
+        " ".join(f"{each.map_loads.get(bits, 0)}+{each.map_stores.get(bits, 0)}x{bits}" for bits in access_bits),
+        str(each.loads_in_flight),
         " ".join(f"{count} {name}" for name, count in each.matrix.items()),
     )

@@ -1,10 +1,10 @@
-"""GroupNorm of a convolution's output: statistics in chunks, the affine that follows from them, and
-one pass for small maps.
+"""GroupNorm of a convolution's output: statistics in chunks with the affine that follows from them,
+and one pass for small maps.
 
 Statistics are shifted sums (the shift is a channel's first pixel, or the mean of its first block),
 merged by Chan's formula (Chan, Golub & LeVeque 1983) in a fixed order with one writer a slot: never
-E[x²] - E[x]², no atomics. The convolution's bias is added here, in float32, instead of in a pass of
-its own.
+E[x²] - E[x]², no sum by atomics. The convolution's bias is added here, in float32, instead of in a
+pass of its own.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from sprfast.kernels.triton.reference import EPS
 
 
 @triton.jit
-def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, BLOCK: tl.constexpr, BLOCKS):
-    """Count, mean [C] and M2 [C] of up to BLOCKS·BLOCK pixels from `first` on; exact as far as
-    `b_shift` [C] is near the mean.
+def _shifted_sums(p_map, o_c, b_shift, first, last, stride, C: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+    """Count, mean [C] and M2 [C] of the pixels from `first` up to `last`; exact as far as `b_shift`
+    [C] is near the mean.
     """
     b_sum = tl.zeros([BLOCK, C], tl.float32)
     b_squares = tl.zeros([BLOCK, C], tl.float32)
-    for i in range(BLOCKS):
-        o_p = first + i * BLOCK + tl.arange(0, BLOCK)
-        m_p = (o_p < pixels)[:, None]
+    for i in tl.range(first, last, BLOCK, num_stages=STAGES):
+        o_p = i + tl.arange(0, BLOCK)
+        m_p = (o_p < last)[:, None]
         b_x = tl.load(p_map + o_p[:, None] * stride + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)  # [BLOCK, C]
         b_d = tl.where(m_p, b_x - b_shift[None, :], 0.0)
         b_sum += b_d
         b_squares += b_d * b_d
-    count = tl.minimum(pixels - first, BLOCKS * BLOCK).to(tl.float32)
+    count = (last - first).to(tl.float32)
     b_total = tl.sum(b_sum, axis=0)
     b_mean = b_total / count
     return count, b_mean + b_shift, tl.sum(b_squares, axis=0) - b_total * b_mean
@@ -43,23 +43,47 @@ def _shifted_sums(p_map, o_c, b_shift, first, pixels, stride, C: tl.constexpr, B
 def _group_statistics_kernel(
     p_raw,  # [N, pixels, C]
     p_bias,  # [C]
+    p_gamma,  # [C]
+    p_beta,  # [C]
+    p_arrived,  # [N] int32, zeros before and after
     p_partial,  # [N, chunks, 3, GROUPS] float32, written
+    p_affine,  # [N, 2, C] float32, written
     pixels,
     chunks,
+    eps,
     C: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr,
 ):
-    """Statistics of one chunk of whole pixels, all channels."""
+    """Statistics of one chunk of whole pixels, all channels; the last program of a sample to get so
+    far merges all chunks of it, CHUNKS at once.
+    """
     i_chunk, i_n = tl.program_id(0), tl.program_id(1)
     o_c = tl.arange(0, C)
     p_map = p_raw + sample_offset(i_n, pixels * C)
     first = i_chunk * BLOCK * BLOCKS
     b_shift = tl.load(p_map + first * C + o_c).to(tl.float32)  # an outlier of one chunk is lost among the others
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, pixels, C, C, BLOCK, BLOCKS)
+    last = tl.minimum(first + BLOCK * BLOCKS, pixels)
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, first, last, C, C, BLOCK, STAGES)
     b_mean, b_m2 = merge_channels(b_mean + tl.load(p_bias + o_c), b_m2, count, C, GROUPS)
     store_partial(p_partial, i_n, i_chunk, chunks, b_mean, b_m2, count, C, GROUPS)
+    # Which program merges is a matter of time; what it merges, and in which order, is not. It sees
+    # the partials of the others for these reasons. The barrier puts the stores of all threads of a
+    # program before the addition, which one thread does. That addition releases them to the whole
+    # GPU, and acquires what each program released whose addition came before. Only the last one
+    # finds `chunks - 1`, so it has acquired all. Its other threads get the number through shared
+    # memory and a barrier, and with it the same view; the loads come after that, and not through
+    # the read-only cache, since this kernel writes what they read. After the last addition nobody
+    # else uses the counter: it is set back here, and the end of the kernel puts that before the
+    # next launch on the stream, a replay of a graph included.
+    p_counter = p_arrived + sample_offset(i_n, 1)
+    tl.debug_barrier()
+    if tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == chunks - 1:
+        _merge_chunks(p_partial, p_bias, p_gamma, p_beta, p_affine, i_n, chunks, eps, C, GROUPS, CHUNKS)
+        tl.store(p_counter, 0)
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -68,15 +92,35 @@ def _group_affine_kernel(
     p_bias,  # [C]
     p_gamma,  # [C]
     p_beta,  # [C]
+    p_arrived,  # [N] int32, zeros are written
     p_affine,  # [N, 2, C] float32, written
+    chunks,
+    eps,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    """Merge the chunks of one sample, and clear its counter for the statistics that follow."""
+    i_n = tl.program_id(0)
+    _merge_chunks(p_partial, p_bias, p_gamma, p_beta, p_affine, i_n, chunks, eps, C, GROUPS, CHUNKS)
+    tl.store(p_arrived + sample_offset(i_n, 1), 0)
+
+
+@triton.jit
+def _merge_chunks(
+    p_partial,
+    p_bias,
+    p_gamma,
+    p_beta,
+    p_affine,
+    i_n,
     chunks,
     eps,
     C: tl.constexpr,
     GROUPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Merge the chunks of one sample and turn them into a and b of each channel."""
-    i_n = tl.program_id(0)
+    """Merge the chunks of sample i_n and turn them into a and b of each channel."""
     o_g = tl.arange(0, GROUPS)
     p_sample = p_partial + sample_offset(i_n, chunks * 3 * GROUPS)
     b_origin = tl.load(p_sample + o_g)  # [GROUPS], the first chunk's means
@@ -125,6 +169,7 @@ def _group_norm_swish_kernel(
     C: tl.constexpr,  # of this program: whole groups
     GROUPS: tl.constexpr,  # of this program
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Whole groups of one sample: statistics, then the activation; the second reading comes from
     the cache.
@@ -137,14 +182,14 @@ def _group_norm_swish_kernel(
         tl.float32
     )
     b_shift = tl.sum(b_x, axis=0) / tl.minimum(pixels, BLOCK)
-    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, tl.cdiv(pixels, BLOCK))
+    count, b_mean, b_m2 = _shifted_sums(p_map, o_c, b_shift, 0, pixels, CHANNELS, C, BLOCK, STAGES)
     b_bias = tl.load(p_bias + o_c)
     b_mean, b_m2 = merge_channels(b_mean + b_bias, b_m2, count, C, GROUPS)
     b_rstd = reciprocal_deviation(b_m2 / (count * (C // GROUPS)), eps)  # [GROUPS]
     b_a = tl.load(p_gamma + o_c) * _spread(b_rstd, C, GROUPS)
     b_b = tl.load(p_beta + o_c) + (b_bias - _spread(b_mean, C, GROUPS)) * b_a
     p_sample = p_out + sample_offset(i_n, pixels * out_stride)
-    for i in range(0, pixels, BLOCK):
+    for i in tl.range(0, pixels, BLOCK, num_stages=STAGES):
         o_p = i + tl.arange(0, BLOCK)
         m_p = (o_p < pixels)[:, None]
         b_x = tl.load(p_map + o_p[:, None] * CHANNELS + o_c[None, :], mask=m_p, other=0.0).to(tl.float32)
@@ -158,30 +203,41 @@ def _spread(b_group, C: tl.constexpr, GROUPS: tl.constexpr):
     return tl.reshape(tl.broadcast_to(b_group[:, None], [GROUPS, C // GROUPS]), [C])
 
 
-def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
-    """`reference.group_norm_affine` in two launches: statistics of chunks of pixels, then their
-    merge.
+def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, arrived: Tensor) -> Tensor:
+    """`reference.group_norm_affine` in one launch: statistics of chunks of pixels, merged by the
+    last program of each sample.
 
     Raises:
         launch.UnsupportedError: the kernels do not take these arguments.
     """
     launch.require_normalised("raw", raw, bias, gamma, beta, groups)
     samples, channels, height, width = raw.shape
+    launch.require_counters("arrived", arrived, samples)
     tile = launch.tile("group_statistics", channels, raw.device)
     chunks = triton.cdiv(height * width, tile.pixels * tile.blocks)
     partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=raw.device)
+    affine = torch.empty((samples, 2, channels), dtype=torch.float32, device=raw.device)
     launch.run(
         _group_statistics_kernel,
         (chunks, samples),
-        (raw, bias, partial, height * width, chunks),
-        {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels, "BLOCKS": tile.blocks},
+        (raw, bias, gamma, beta, arrived, partial, affine, height * width, chunks, EPS),
+        {
+            "C": channels,
+            "GROUPS": groups,
+            "BLOCK": tile.pixels,
+            "BLOCKS": tile.blocks,
+            "STAGES": launch.stages(raw, tile, channels),
+            "CHUNKS": launch.tile("group_affine", channels, raw.device).pixels,
+        },
         tile.warps,
     )
-    return merge_partials(partial, bias, gamma, beta)
+    return affine
 
 
-def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """(N, chunks, 3, groups) means, M2 and counts to (N, 2, C): a and b of every channel."""
+def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, arrived: Tensor) -> Tensor:
+    """(N, chunks, 3, groups) means, M2 and counts to (N, 2, C): a and b of every channel. Clears
+    `arrived`.
+    """
     samples, chunks, _, groups = partial.shape
     channels = gamma.shape[0]
     affine = torch.empty((samples, 2, channels), dtype=torch.float32, device=partial.device)
@@ -189,8 +245,8 @@ def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -
     launch.run(
         _group_affine_kernel,
         (samples,),
-        (partial, bias, gamma, beta, affine, chunks, EPS),
-        {"C": channels, "GROUPS": groups, "BLOCK": tile.pixels},
+        (partial, bias, gamma, beta, arrived, affine, chunks, EPS),
+        {"C": channels, "GROUPS": groups, "CHUNKS": tile.pixels},
         tile.warps,
     )
     return affine
@@ -212,6 +268,12 @@ def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gro
         _group_norm_swish_kernel,
         (channels // here, samples),
         (raw, bias, gamma, beta, out, height * width, launch.pixel_stride(out), EPS),
-        {"CHANNELS": channels, "C": here, "GROUPS": here * groups // channels, "BLOCK": tile.pixels},
+        {
+            "CHANNELS": channels,
+            "C": here,
+            "GROUPS": here * groups // channels,
+            "BLOCK": tile.pixels,
+            "STAGES": launch.stages(raw, tile, here),
+        },
         tile.warps,
     )

@@ -57,6 +57,8 @@ TABLE: dict[str, dict[int, Tile]] = {
 # ...).
 ARCHITECTURES: dict[tuple[str, int], dict[int, Tile]] = {}
 
+LOADS_IN_FLIGHT = 8  # of feature maps, 128 bits each, a thread, where a loop reads ahead
+
 MAX_CHANNELS = max(TABLE["affine_swish"])
 MAX_SAMPLES = 65535  # of a CUDA grid's second axis
 STORAGE = (torch.float32, torch.bfloat16, torch.float16)
@@ -184,6 +186,19 @@ def tile(kernel: str, channels: int, device: torch.device) -> Tile:
     raise UnsupportedError(f"{kernel}: {channels} channels, at most {max(table)} are supported")
 
 
+def stages(raw: Tensor, tile: Tile, values: int) -> int:
+    """Iterations of a loop in flight at once, the one at work included, so that a thread has
+    `LOADS_IN_FLIGHT`; 1, nothing read ahead, where an iteration alone loads more.
+
+    Args:
+        raw: the feature map that the loop reads.
+        tile: of the kernel.
+        values: that an iteration loads for each of the tile's pixels.
+    """
+    loads = max(tile.pixels * values * raw.element_size() // (16 * 32 * tile.warps), 1)
+    return 1 + LOADS_IN_FLIGHT // loads
+
+
 def require_map(name: str, x: Tensor) -> None:
     """Raise `UnsupportedError` unless kernels take `x` as a feature map.
 
@@ -266,6 +281,14 @@ def require_draws(name: str, x: Tensor, samples: int, *row: int) -> int:
         )
     require_parameters((draws, *row), **{name: x})
     return draws
+
+
+def require_counters(name: str, x: Tensor, samples: int) -> None:
+    """Raise `UnsupportedError` unless `x` is contiguous int32 (samples,)."""
+    if x.dtype != torch.int32 or tuple(x.shape) != (samples,) or not x.is_contiguous():
+        raise UnsupportedError(
+            f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous int32 ({samples},)"
+        )
 
 
 def require_noise(z: Tensor, draws: int, images: int, height: int, width: int) -> None:

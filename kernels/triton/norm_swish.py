@@ -97,6 +97,7 @@ def _affine_swish_up2_kernel(
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """A strip of BLOCK output columns, going down ROWS input rows.
 
@@ -122,7 +123,7 @@ def _affine_swish_up2_kernel(
     last = tl.minimum(first + ROWS, height)
     steps = tl.maximum(height - 1, 1)
     b_above = _activated_row(p_in + first * width * raw_stride, o_left, o_right, b_wx, raw_stride, b_a, b_b, b_e)
-    for y in range(first, last):
+    for y in tl.range(first, last, num_stages=STAGES):
         below = tl.minimum(y + 1, height - 1)
         b_below = _activated_row(p_in + below * width * raw_stride, o_left, o_right, b_wx, raw_stride, b_a, b_b, b_e)
         start = (y * (2 * height - 1) + steps - 1) // steps  # the first output row at or below y
@@ -244,7 +245,12 @@ def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor
         _affine_swish_up2_kernel,
         (triton.cdiv(out.shape[3], tile.pixels), triton.cdiv(height, tile.blocks), samples),
         (raw, affine, embedding, out, *sizes, launch.pixel_stride(raw), launch.pixel_stride(out), draws),
-        {"C": channels, "BLOCK": tile.pixels, "ROWS": tile.blocks},
+        {
+            "C": channels,
+            "BLOCK": tile.pixels,
+            "ROWS": tile.blocks,
+            "STAGES": launch.stages(raw, tile, 2 * channels),  # an iteration loads two pixels for each it writes
+        },
         tile.warps,
     )
 

@@ -76,9 +76,10 @@ def perturb_conv3x3(
     beta: Tensor,
     groups: int,
     out: Tensor,
+    arrived: Tensor,
 ) -> Tensor:
     """`reference.perturb_conv3x3` in two launches: the convolution with its statistics, then their
-    merge.
+    merge. No launch comes before that could clear a counter for the last program to merge.
 
     The product is IEEE float32 for float32 storage; for 16-bit storage three TF32 products, as good
     as float32 to the rounding of the storage. Never a bfloat16 product: the perturbation is a few
@@ -95,6 +96,7 @@ def perturb_conv3x3(
     launch.require_noise(z, draws, images, height, width)
     launch.require_parameters((images, 3, height, width), x=x)
     launch.require_parameters((TAPS_PADDED, channels), weight=weight)
+    launch.require_counters("arrived", arrived, samples)
     chunks = triton.cdiv(height * width, tile.pixels)
     partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=out.device)
     launch.run(
@@ -110,4 +112,4 @@ def perturb_conv3x3(
         },
         tile.warps,
     )
-    return merge_partials(partial, bias, gamma, beta)
+    return merge_partials(partial, bias, gamma, beta, arrived)

@@ -40,6 +40,7 @@ def perturb_conv3x3(
     beta: Tensor,
     groups: int,
     out: Tensor,
+    arrived: Tensor,
 ) -> Tensor:
     """Perturb and convolve: out = conv3x3(x + std·z) without its bias; and the affine of the
     GroupNorm behind it.
@@ -49,20 +50,35 @@ def perturb_conv3x3(
         z: (D, 1 or B, 3, H, W) float32 standard-normal draws.
         std: (D,) float32, standard deviation of each draw's perturbation.
         weight: (32, C) float32, as `pack_weight` makes it.
-        bias, gamma, beta, groups: as in `group_norm_affine`.
+        bias, gamma, beta, groups: as in `norm_affine`.
         out: (B·D, C, H, W) in the storage type, written; zero padding of one pixel.
+        arrived: (B·D,) int32, zeros are written: what `group_norm_affine` starts from.
 
     Returns:
-        (B·D, 2, C) float32: `group_norm_affine(out, ...)`, of the values as stored.
+        (B·D, 2, C) float32: `norm_affine(out, ...)`, of the values as stored.
     """
     n = std[:, None, None, None, None] * z
     perturbed = (x[:, None] + n.transpose(0, 1)).flatten(0, 1)
     kernel = weight[:TAPS].mT.reshape(-1, 3, 3, 3)
     out.copy_(F.conv2d(perturbed, kernel, padding=1))
-    return group_norm_affine(out, bias, gamma, beta, groups)
+    arrived.zero_()
+    return norm_affine(out, bias, gamma, beta, groups)
 
 
-def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
+def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, arrived: Tensor) -> Tensor:
+    """`norm_affine`, in several programs a sample.
+
+    Args:
+        raw, bias, gamma, beta, groups: as in `norm_affine`.
+        arrived: (N,) int32, zeros before and after; meanwhile it counts the programs that are done.
+
+    Returns:
+        (N, 2, C) float32: a and b of each sample and channel.
+    """
+    return norm_affine(raw, bias, gamma, beta, groups)
+
+
+def norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int) -> Tensor:
     """The a and b of GroupNorm(raw + bias) = a·raw + b (Wu & He 2018; biased variance, eps 1e-5).
 
     Both are NaN where the variance is beyond the type: an a of 0 would hide that.
@@ -90,9 +106,9 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
 def group_norm_swish(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, out: Tensor) -> None:
     """out = swish(GroupNorm(raw + bias)), for maps so small that one program sees a whole group.
 
-    Args as in `group_norm_affine`; out: (N, C, H, W) in the storage type, written.
+    Args as in `norm_affine`; out: (N, C, H, W) in the storage type, written.
     """
-    affine_swish(raw, group_norm_affine(raw, bias, gamma, beta, groups), out)
+    affine_swish(raw, norm_affine(raw, bias, gamma, beta, groups), out)
 
 
 def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
@@ -100,7 +116,7 @@ def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
 
     Args:
         raw: (N, C, H, W).
-        affine: (N, 2, C) float32, from `group_norm_affine`.
+        affine: (N, 2, C) float32, as `norm_affine` gives it.
         out: (N, C, H, W), written.
     """
     out.copy_(_activation(raw, affine))

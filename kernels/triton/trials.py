@@ -22,7 +22,7 @@ def kind(values: Iterable[Any]) -> tuple[Any, ...]:
 def fresh(
     pattern: Arguments, device: torch.device | None = None, generator: torch.Generator | None = None
 ) -> Arguments:
-    """Arguments of the same kind: random, or NaN for what the operator writes.
+    """Arguments of the same kind: random, NaN for what the operator writes, zeros for counters.
 
     Args:
         pattern: whose numbers do not matter.
@@ -32,6 +32,8 @@ def fresh(
 
     def like(name: str, value: Tensor) -> Tensor:
         where = device or value.device
+        if not value.is_floating_point():
+            return torch.zeros_like(value, device=where)
         extent = 1 + sum((length - 1) * stride for length, stride in zip(value.shape, value.stride(), strict=True))
         memory = torch.full((extent,), torch.nan, dtype=value.dtype, device=where)
         tensor = memory.as_strided(value.shape, value.stride())
@@ -59,7 +61,7 @@ def truth(operator: str, given: Arguments) -> dict[str, Tensor]:
     expected = getattr(reference, operator)(*wide.values())
     if operator == "perturb_conv3x3":  # its statistics are those of the values as stored
         norm = [wide[name] for name in ("bias", "gamma", "beta", "groups")]
-        expected = reference.group_norm_affine(given["out"].double(), *norm)
+        expected = reference.norm_affine(given["out"].double(), *norm)
     return results(wide, expected)
 
 

@@ -198,13 +198,14 @@ class FusedUNet:
         halves = [each.chunk(2, dim=1) for each in joined]
         pooled = [empty(channels[level], level + 1) for level in range(4)]
 
+        arrived = torch.empty(first.shape[0], dtype=torch.int32, device=self._device)
         operators, inc = self._operators, self._blocks["inc"]
         norm = inc.first
         affine = operators.perturb_conv3x3(
-            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, first
+            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, first, arrived
         )
         operators.affine_swish(first, affine, activations[0])
-        raw, affine = self._second(inc, activations[0])
+        raw, affine = self._second(inc, activations[0], arrived)
         for before, name in itertools.pairwise(BLOCKS):
             level, embedding = HALVINGS[name], self._blocks[before].embedding
             if name in SKIPS:
@@ -213,7 +214,7 @@ class FusedUNet:
             else:
                 operators.affine_swish_pool(raw, affine, embedding, halves[level - 1][0], pooled[level - 1])
                 source = pooled[level - 1]
-            raw, affine = self._double(self._blocks[name], source, activations[level])
+            raw, affine = self._double(self._blocks[name], source, activations[level], arrived)
         return operators.affine_swish_head(raw, affine, self._head_weight, self._head_bias, z, self._scale)  # type: ignore[no-any-return]
 
     def self_test(self, height: int, width: int) -> None:
@@ -234,19 +235,22 @@ class FusedUNet:
         checking.maps(*self.blank(1, height, width))
         self._tested.add((height, width))
 
-    def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor) -> tuple[Tensor, Tensor]:
+    def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
         """Both convolutions of a block: the second's raw output, and its normalisation's affine."""
         raw, norm = self._convolve(x, block.first.weight), block.first
         if raw.shape[2] * raw.shape[3] <= reference.ONE_PASS_PIXELS:
             self._operators.group_norm_swish(raw, norm.bias, norm.gamma, norm.beta, self._groups, activation)
         else:
-            affine = self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups)
+            affine = self._affine(raw, norm, arrived)
             self._operators.affine_swish(raw, affine, activation)
-        return self._second(block, activation)
+        return self._second(block, activation, arrived)
 
-    def _second(self, block: Block[Tensor], activation: Tensor) -> tuple[Tensor, Tensor]:
-        raw, norm = self._convolve(activation, block.second.weight), block.second
-        return raw, self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups)
+    def _second(self, block: Block[Tensor], activation: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self._convolve(activation, block.second.weight)
+        return raw, self._affine(raw, block.second, arrived)
+
+    def _affine(self, raw: Tensor, norm: ConvNorm[Tensor], arrived: Tensor) -> Tensor:
+        return self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups, arrived)  # type: ignore[no-any-return]
 
 
 def network_on(model: Model, device: torch.device, precision: Precision, benchmark: bool = False) -> FusedUNet:

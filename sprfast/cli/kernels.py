@@ -4,6 +4,7 @@ launches.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -27,7 +28,7 @@ def kernels(
     json_: Json = False,
 ) -> None:
     """Compile every kernel for GPUs that need not be here: registers, spills, shared memory, width
-    of accesses; exit 1 on a problem.
+    of accesses, loads in flight; and how many launches one image takes. Exit 1 on a problem.
     """
     document, compiled = _compile_all(arch.split(","), precision.split(","), size)
     console.emit(document, json_, lambda: _tables(document, compiled))
@@ -35,7 +36,9 @@ def kernels(
 
 
 def _tables(document: dict[str, Any], compiled: list[Compiled]) -> RenderableType:
-    """A table an architecture, one line a compiled kernel; then the problems."""
+    """A table an architecture, one line a compiled kernel; then the launches of one image, and the
+    problems.
+    """
     from sprfast.kernels.triton import compile_report
 
     tables = []
@@ -45,7 +48,9 @@ def _tables(document: dict[str, Any], compiled: list[Compiled]) -> RenderableTyp
         tables.append(Table(*header, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
         for line in lines:
             tables[-1].add_row(*line)
-    return Group(*tables, *(document["problems"] or ["no problems"]))
+    ours, convolutions = document["launches"]["kernels"], document["launches"]["convolutions"]
+    launches = f"{ours + convolutions} launches for one image: {ours} of these kernels, {convolutions} convolutions"
+    return Group(*tables, launches, *(document["problems"] or ["no problems"]))
 
 
 def _compile_all(architectures: list[str], precisions: list[str], size: int) -> tuple[dict[str, Any], list[Compiled]]:
@@ -83,16 +88,14 @@ def _compile_all(architectures: list[str], precisions: list[str], size: int) -> 
     compiled: list[Compiled] = []
     with console.counter("compiling") as on_done:
         for index, capability in enumerate(capabilities):
-            launches = [
-                each
-                for precision in precisions
-                for each in triton.launches(plan, precision, 1, size, size, capability)  # type: ignore[arg-type]
-            ]
-            compiled += compile_report.compile_launches(launches, capability)
+            launches = [triton.launches(plan, each, 1, size, size, capability) for each in precisions]  # type: ignore[arg-type]
+            compiled += compile_report.compile_launches(itertools.chain(*launches), capability)
             on_done(index + 1, len(capabilities))
     document = {
         "triton": environment.version("triton") or "",
         "size": size,  # of the images, both sides
+        # of one image, in any precision on any architecture; the first convolution is ours
+        "launches": {"kernels": len(launches[0]), "convolutions": 2 * len(plan.blocks) - 1},
         "compiled": [each.to_json() for each in compiled],
         "problems": compile_report.problems(compiled),
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -27,11 +28,16 @@ def test_kernels_compile_one_network_for_one_gpu(monkeypatch, run):
     asked = []
     monkeypatch.setattr(triton, "missing_compiler", lambda: None)
     monkeypatch.setattr(
-        compile_report, "compile_launches", lambda launches, capability: asked.append((capability, len(launches))) or []
+        compile_report,
+        "compile_launches",
+        lambda launches, capability: asked.append((capability, len([*launches]))) or [],
     )
     monkeypatch.setattr(compile_report, "problems", lambda compiled: ["a problem"])
     code, out, _ = run("kernels", "--arch", "sm_90,sm_80", "--precision", "bfloat16", "--json")
-    assert (code, json.loads(out)["problems"]) == (1, ["a problem"])
+    document = json.loads(out)
+    assert (code, document["problems"]) == (1, ["a problem"])
+    assert document["launches"]["convolutions"] == 17
+    assert sum(document["launches"].values()) <= 55
     assert [capability for capability, _ in asked] == [90, 80]
     assert all(count > 20 for _, count in asked)
 
@@ -46,7 +52,7 @@ def test_kernels_are_compiled_without_a_gpu_and_reported():
     assert all(each["capability"] == 90 and each["registers"] > 0 for each in report["compiled"])
     table = compile_kernels("--arch", "sm_90", "--precision", "bfloat16").stdout
     assert "affine_swish_head" in table
-    assert "no problems" in table
+    assert re.search(r"^\d+ launches for one image: \d+ of these kernels, 17 convolutions\nno problems$", table, re.M)
     assert max(map(len, table.splitlines())) <= 80
 
 

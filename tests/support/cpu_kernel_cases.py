@@ -14,7 +14,7 @@ import torch
 
 from sprfast.kernels.cpu import reference
 from sprfast.kernels.cpu.reference import Source
-from sprfast.kernels.triton.reference import group_norm_affine
+from sprfast.kernels.triton.reference import norm_affine
 from support import cpu_operators as operators
 
 OUTPUTS = {
@@ -238,7 +238,7 @@ def assert_correct(
     got, expected = run(operator, shape, given, threads), truth(operator, shape, given, precision)
     if "affine" in got:
         raw, bias, gamma, beta = (_double(each) for each in (got["raw"], given["bias"], given["gamma"], given["beta"]))
-        expected["affine"] = group_norm_affine(raw.permute(0, 3, 1, 2), bias, gamma, beta, shape.groups).numpy()
+        expected["affine"] = norm_affine(raw.permute(0, 3, 1, 2), bias, gamma, beta, shape.groups).numpy()
     for name, value in got.items():
         error = relative_rms(value, expected[name])
         assert error <= bounds[name], f"{operator} {shape}: {name} has a relative RMS error of {error:.3g}"

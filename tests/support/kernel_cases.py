@@ -79,6 +79,7 @@ def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = D
         "affine": random(samples, 2, s.channels),
         "embedding": random(s.draws, s.channels),
         "out": written(s.height, s.width, s.channels, 0),
+        "arrived": torch.zeros(samples, dtype=torch.int32, device=device),
     }
     if operator == "affine_swish_pool":
         given["out"] = written(s.height, s.width, 2 * s.channels, 0)
@@ -162,7 +163,7 @@ def rows_of(name: str, value: Tensor, images: list[int], shape: Shape) -> Tensor
     """The part of an argument or output `name` that belongs to these of the images; parameters
     belong to all.
     """
-    if name in ("raw", "affine", *OUTPUTS, "result"):
+    if name in ("raw", "affine", "arrived", *OUTPUTS, "result"):
         return value.unflatten(0, (shape.images, -1))[images].flatten(0, 1)
     if name in ("x", "errors"):
         return value[images]

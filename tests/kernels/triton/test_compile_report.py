@@ -116,6 +116,39 @@ print(json.dumps(found))
     ]
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_a_loop_that_does_not_read_ahead_is_found(capability):
+    found = compiled(f"""
+ahead = [each for storage in ("bfloat16", "float32") for operator, height in
+         (("group_norm_affine", 192), ("group_norm_swish", 24), ("affine_swish_up2", 96))
+         for each in recorded(operator, storage, height, height)[:1]]
+serial = [dataclasses.replace(each, constants={{**each.constants, "STAGES": 1}}) for each in ahead]
+print(json.dumps([problems(compile_launches(each, {capability})) for each in (ahead, serial)]))
+""")
+    assert found[0] == []
+    assert [re.sub(r"\(.*: \d+", ":", problem) for problem in found[1]] == [
+        f"{kernel}: loads of feature maps in flight a thread, at least 8 are wanted"
+        for _ in ("bfloat16", "float32")
+        for kernel in ("group_statistics", "group_norm_swish", "affine_swish_up2")
+    ]
+
+
+@pytest.mark.compile
+def test_statistics_of_other_programs_are_acquired_before_they_are_read():
+    assembly = compiled("""
+from sprfast.kernels.triton import compile_report
+(each,) = recorded("group_norm_affine")
+print(json.dumps(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"]))
+""")
+    written, found, read = re.split(r"(atom\.\S+)", assembly, maxsplit=1)
+    assert found == "atom.global.gpu.acq_rel.add.u32"
+    operations = re.compile(r"\b(st\.global|bar\.sync|ld\.global\S*)")
+    assert operations.findall(written)[-2:] == ["st.global", "bar.sync"]
+    assert operations.findall(read)[:2] == ["bar.sync", "ld.global.v4.b32"]
+    assert "ld.global.nc" not in assembly
+
+
 def test_launches_of_the_same_code_are_compiled_once():
     signatures, found, loads = compiled("""
 (apply,) = recorded("affine_swish")
@@ -154,7 +187,7 @@ class NoDevice:
 triton.runtime.driver.set_active(NoDevice())
 same = []
 last = recorded("anomaly_map", height=200, width=151)
-for each in [*last, *recorded("affine_swish"), recorded("group_norm_affine")[1]]:
+for each in [*last, *recorded("affine_swish"), recorded("perturb_conv3x3")[1]]:
     given = {**each.arguments, **each.constants}
     arguments = [given[name] for name in each.kernel.arg_names]
     runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, num_warps=each.warps)
@@ -183,20 +216,6 @@ def test_architectures_have_names():
 def test_the_interpreter_compiles_nothing():
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
         compile_report.compile_launches([], 90)
-
-
-def test_widths_of_opcodes():
-    opcodes = [
-        "LDG.E.128.CONSTANT",
-        "LDG.E.U16",
-        "LDG.E.ENL2.256",
-        "LDG.E",
-        "LDG.E.64",
-        "STG.E.128",
-        "LDGSTS.E.BYPASS.LTC128B.128",
-    ]
-    assert compile_report._widths(opcodes, "LDG") == {256: 1, 128: 1, 64: 1, 32: 1, 16: 1}
-    assert compile_report._widths(opcodes, "LDGSTS") == {128: 1}
 
 
 def test_resident_warps():

@@ -170,6 +170,13 @@ def test_slice_where_whole_pixels_are_needed_is_refused(operator, name):
         assert_refused(operator, given, f"{name}:", "64 elements apart")
 
 
+@pytest.mark.parametrize(("operator", "name"), taking("arrived"))
+def test_counters_that_are_not_one_whole_number_a_sample_are_refused(operator, name):
+    given = plain(operator)
+    for counters in (META(4), META(3, dtype=torch.int32), META(8, dtype=torch.int32)[::2]):
+        assert_refused(operator, {**given, name: counters}, f"{name}:", "expected contiguous int32 (4,)")
+
+
 @pytest.mark.parametrize("operator", ["affine_swish_head", "perturb_conv3x3"])
 def test_more_channels_than_the_image_sided_kernels_take_are_refused(operator):
     assert_refused(operator, plain(operator, channels=256), "256 channels", "128")
