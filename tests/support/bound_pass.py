@@ -25,17 +25,18 @@ class Pass:
         self.first = numbers(CHANNELS, CHANNELS, 3, 3)
         self.second = numbers(CHANNELS, 2 * CHANNELS, 3, 3)
         self.norm = [numbers(CHANNELS, seed=seed) for seed in range(3)]
+        self.arrived = torch.zeros(DRAWS, dtype=torch.int32)  # of one image; launches take turns in the interpreter
         self.head = numbers(3, CHANNELS), numbers(DRAWS, 3), numbers(DRAWS)
 
     def __call__(self, convolve, x, z, rows, columns):
         samples, memory_format = x.shape[0], torch.channels_last
         joined = torch.empty(samples, 2 * CHANNELS, SIDE, SIDE, device=x.device, memory_format=memory_format)
         raw = convolve(x, self.first)
-        affine = kernels.group_norm_affine(raw, *self.norm, GROUPS)
+        affine = kernels.group_norm_affine(raw, *self.norm, GROUPS, self.arrived)
         for half in joined.chunk(2, dim=1):
             kernels.affine_swish(raw, affine, half)
         raw = convolve(joined, self.second)
-        affine = kernels.group_norm_affine(raw, *self.norm, GROUPS)
+        affine = kernels.group_norm_affine(raw, *self.norm, GROUPS, self.arrived)
         weight, bias, scale = self.head
         errors = kernels.affine_swish_head(raw, affine, weight, bias, z, scale)
         return errors, kernels.anomaly_map(errors, rows, columns)
