@@ -12,24 +12,21 @@ import pytest
 _MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
-def peak(work: Callable[[], object], limit: int) -> int:
-    """Bytes that the whole process takes for it at most; the least of three times where it is above
-    `limit`, since pages of the process itself may have been swapped out before. Skips the test
-    where the system does not reset its mark.
+def peak(work: Callable[[], object]) -> int:
+    """Bytes that the whole process takes for it at most. In a process of its own alone: where much
+    was allocated and freed before, free memory that is used again would not be given back. Skips
+    the test where the system does not reset its mark.
     """
     library = ctypes.CDLL(None)
     library.mallopt(_MMAP_THRESHOLD, 2**17)  # so that what is free again does not count
-    found: list[int] = []
-    while len(found) < 3 and min(found, default=limit + 1) > limit:
-        library.malloc_trim(0)  # so that what was free before does
-        try:
-            Path("/proc/self/clear_refs").write_text("5", "ascii")
-        except OSError:
-            pytest.skip("this system does not reset its mark of memory")
-        before = _resident("VmRSS")
-        work()
-        found.append(_resident("VmHWM") - before)
-    return min(found)
+    library.malloc_trim(0)  # and what was free before does
+    try:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    except OSError:
+        pytest.skip("this system does not reset its mark of memory")
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:
