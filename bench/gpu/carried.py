@@ -1,5 +1,5 @@
 """What one call of a GPU check leaves to the next: the truth, and what compilers have cached. And
-its results as one file, since a lent machine may give back few files.
+its results as one file, since few files may come back from a machine with a GPU.
 """
 
 from __future__ import annotations

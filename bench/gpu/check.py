@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from sprfast.bench.gpu.steps import Job, Step
 from sprfast.errors import InputError, SprfastError
 from sprfast.system import devices, environment
 
-SECONDS = 565.0  # of a machine that is lent for 580 at a time; the rest is this program's start
+SECONDS = 565.0  # of the 580 of a call; the rest is this program's start
 MARGIN = 8.0  # seconds between the end that a step is asked to keep and the one it is made to
 SAVED_EVERY = 5.0  # seconds
 RESERVED = 15.0  # seconds at the end, to pack what compilers have cached
@@ -54,10 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         planned = steps.planned(given.call, given.steps, given.images)
         if given.dry_run:  # the shares are those of a GPU
             planned = [dataclasses.replace(step, seconds=steps.REST) for step in planned]
-        return check(given.out, planned, given.turn, given.seconds, given.earlier, given.dry_run)
+        with _ended_by_sigterm():
+            return check(given.out, planned, given.turn, given.seconds, given.earlier, given.dry_run)
     except SprfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leave by SystemExit at a SIGTERM, so that the step that runs is ended too."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check(folder: Path, planned: Sequence[Step], turn: int, seconds: float, earlier: Path | None, dry_run: bool) -> int:

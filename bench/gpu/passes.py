@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sprfast.bench.core.heat_map import published_heat_map
 from sprfast.bench.gpu.calls import Call
 from sprfast.kernels.triton import reference
 from sprfast.kernels.triton.trials import Arguments, results
 from sprfast.method import scoring
-from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,14 +93,14 @@ class Pass:
         norm = (first["gamma"].to(storage), first["beta"].to(storage), first["groups"])
         if self.plain_function is perturb_conv_norm_swish:
             weight = first["weight"][: reference.TAPS].mT.reshape(-1, 3, 3, 3).to(storage, memory_format=channels_last)
-            return (first["x"], first["z"], first["std"], weight, first["bias"].to(storage), *norm)
+            return (first["x"], first["noise"], weight, first["bias"].to(storage), *norm)
         x = (raw.float() + first["bias"][:, None, None]).to(storage, memory_format=channels_last)
         if self.plain_function is norm_swish:
             return (x, *norm)
         if self.plain_function is norm_swish_head:
             embedding = raw.new_zeros(1, raw.shape[1], 1, 1)  # our operator has it in its bias
             weight = last["weight"].to(storage)[:, :, None, None]
-            return (x, *norm, embedding, weight, last["bias"], last["z"], last["scale"])
+            return (x, *norm, embedding, weight, last["head_bias"], last["z"], last["scale"])
         rows: Tensor = last["embedding"].to(storage)
         embedding = rows.repeat(raw.shape[0] // rows.shape[0], 1)[:, :, None, None]
         if self.plain_function is norm_swish_pool:
@@ -111,7 +111,7 @@ class Pass:
 def distinct(calls: Sequence[Call]) -> list[Pass]:
     """The passes of a recorded forward, each kind once."""
     found: dict[tuple[Any, ...], Pass] = {}
-    index = 0
+    index = sum(call.operator == "noise_conv3x3" for call in calls[:1])  # of new draws only
     while index < len(calls):
         count = 2 if calls[index].operator in ("perturb_conv3x3", "group_norm_affine") else 1
         part = tuple(calls[index : index + count])
@@ -160,24 +160,28 @@ def norm_swish_head(
 
 
 def perturb_conv_norm_swish(
-    x: Tensor, z: Tensor, std: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int
+    x: Tensor, noise: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int
 ) -> tuple[Tensor, ...]:
-    """Perturbed images, the first convolution, and its activation."""
-    n = std[:, None, None, None, None] * z
-    perturbed = (x[:, None] + n.transpose(0, 1)).flatten(0, 1).to(weight.dtype, memory_format=torch.channels_last)
-    return norm_swish(F.conv2d(perturbed, weight, bias, padding=1), gamma, beta, groups)
+    """The first convolution of the images, with what the draws add to it, and its activation; the
+    same draws for all images.
+    """
+    images = x.to(weight.dtype, memory_format=torch.channels_last)
+    draws = noise.shape[0]
+    h = F.conv2d(images, weight, bias, padding=1).repeat_interleave(draws, 0) + noise.repeat(len(x), 1, 1, 1)
+    return norm_swish(h, gamma, beta, groups)
 
 
 def anomaly_map(errors: Tensor) -> tuple[Tensor, ...]:
     """Upsampling and 31x31 average."""
-    size, box = MAP_SIZE, BOX_SIZE
-    resized = F.interpolate(errors, (size, size), mode="bilinear", align_corners=False)
-    return (F.avg_pool2d(resized, box, stride=1, padding=box // 2),)
+    return (published_heat_map(errors),)
 
 
 PLAIN: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "affine_swish": norm_swish,
     "group_norm_swish": norm_swish,
+    "norm_swish": norm_swish,
+    "norm_swish_pool": norm_swish_pool,
+    "norm_swish_head": norm_swish_head,
     "affine_swish_pool": norm_swish_pool,
     "affine_swish_up2": norm_swish_up2,
     "affine_swish_head": norm_swish_head,

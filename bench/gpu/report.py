@@ -48,6 +48,7 @@ def summary(folder: Path, before: dict[str, Any] | None = None) -> dict[str, Any
         "timeline": found["timeline"] and _timeline(found["timeline"]),
         "operators": found["operators"] and _operators(found["operators"]),
         "passes": found["passes"] and _passes(found["passes"]),
+        "own_convolutions": found["own_convolutions"] and _own_convolutions(found["own_convolutions"]),
         "efficientad": found["efficientad"] and _efficientad(found["efficientad"]),
         **{name: found[name] and found[name]["cases"] for name in ("threads", "replays")},
     }
@@ -77,11 +78,13 @@ def show(document: dict[str, Any]) -> None:
 
 
 CONVOLUTIONS = ("convolutions", "convolutions_all_plans")
-REPORTS = (*CONVOLUTIONS, *WATERFALLS, "timeline", "operators", "passes", "efficientad", "threads", "replays")
+MEASURED = ("timeline", "operators", "passes", "own_convolutions", "efficientad", "threads", "replays")
+REPORTS = (*CONVOLUTIONS, *WATERFALLS, *MEASURED)
 TABLES = {
     "operators": "operators",
     "passes": "passes between two convolutions",
     "convolutions": "all convolutions alone",
+    "own_convolutions": "each convolution: cuDNN and ours",
     "timeline": "kernels of a call",
     "threads": "eight threads",
     "replays": "the same call again and again",
@@ -91,6 +94,7 @@ TABLES = {
 ROWS = {
     "operators": ("images", "operator", "shape"),
     "convolutions": ("images", "plans"),
+    "own_convolutions": ("images", "input", "channels", "way"),
     "timeline": ("images",),
     "waterfall": ("step", "images", "candidate"),
 }
@@ -181,6 +185,28 @@ def _passes(report: dict[str, Any]) -> list[dict[str, Any]]:
             shown = {key: row[key] for key in ("pass", "shape")}
             rows.append({**shown, **times, "status": row["status"], "reason": row["reason"]})
     return rows
+
+
+def _own_convolutions(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "images": batch["images"],
+            "input": "x".join(map(str, row["input"])),
+            "channels": row["weight"][0],
+            "calls": row["calls"],
+            "way": name,
+            "us": _median(way),
+            "tflop_per_s": way.get("tflop_per_s"),
+            "x cudnn": way.get("x_library"),
+            "error": way.get("relative_rms"),
+            "tile": way.get("tile"),
+            "status": way["status"],
+            "reason": way["reason"],
+        }
+        for batch in report["batches"]
+        for row in batch["convolutions"]
+        for name, way in row["ways"].items()
+    ]
 
 
 def _efficientad(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -123,7 +123,7 @@ def library_convolutions(
     x = torch.rand(images, 3, height, width, device=device, generator=generator) * 2.0 - 1.0
     x, z = inputs(x, noise_bank(model.schedule, height, width, model.noise_seed), device)
     with _Recorded() as recorded:
-        network.error_map(x, z)
+        network.maps(x, z)
     return [call for call in recorded.calls if call.args[1].shape[1] > 3 and call.args[1].shape[2] == 3]
 
 

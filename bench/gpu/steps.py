@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from sprfast.bench.core import report_file
-from sprfast.bench.gpu import determinism, efficientad, operators, roofline, timeline, waterfall
+from sprfast.bench.gpu import convolution_turns, determinism, efficientad, operators, roofline, timeline, waterfall
 from sprfast.bench.gpu.operators import Save
 from sprfast.bench.gpu.truth import FILE, Truths, compute
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
@@ -65,8 +65,9 @@ CALLS: dict[int, tuple[Step, ...]] = {
         Step("operators", 75.0, (1, 32)),
         Step("efficientad", 50.0, (1, 32)),
         Step("single", 40.0, (32,)),
-        Step("compile_library", 75.0, (1,)),
-        Step("compile", 120.0, (1,)),
+        Step("own_convolutions", 75.0, (32, 1)),
+        Step("compile_library", 65.0, (1,)),
+        Step("compile", 90.0, (1,)),
         Step("passes", REST, (32,)),
     ),
     3: (
@@ -147,6 +148,7 @@ DRY = Scale(
         "passes": {"repeats": 1},
         "convolutions": {"matrix": 64, "copied": 2**20, "repeats": 1},
         "convolutions_all_plans": {"matrix": 64, "copied": 2**20, "repeats": 1},
+        "own_convolutions": {"precision": "float16", "repeats": 1, "kinds": 2},
         "threads": {"calls": 4},
         "replays": {"times": 3},
         "efficientad": {"minimum": 1, "budget": 0.0},
@@ -168,7 +170,7 @@ def model(scale: Scale) -> Model:
 
 def single(given: Model) -> Model:
     """The same network in the scoring mode `single`: one draw."""
-    return dataclasses.replace(given, scoring_mode=ScoringMode(SETTINGS["single"][0]))
+    return dataclasses.replace(given, scoring_mode=ScoringMode(SETTINGS["single"].schedule))
 
 
 OURS = ("triton_bfloat16", "cuda_graph_bfloat16")
@@ -186,6 +188,7 @@ MEASURES: dict[str, tuple[Measure, Problems]] = {
     **dict.fromkeys(CANDIDATES, (waterfall.measure, waterfall.problems)),
     "timeline": (timeline.measure, lambda report: []),
     **dict.fromkeys(("convolutions", "convolutions_all_plans"), (roofline.measure, lambda report: [])),
+    "own_convolutions": (convolution_turns.measure, convolution_turns.problems),
     "replays": (determinism.replays, determinism.problems),
     "efficientad": (efficientad.measure, efficientad.problems),
 }
@@ -216,6 +219,8 @@ def run(job: Job) -> list[str]:
         given |= {"candidates": wanted, "seconds": job.seconds, "truths": Truths.load(truths), "turn": job.turn}
     if job.step == "efficientad":
         given["turn"] = job.turn
+    if job.step == "own_convolutions":
+        given["seconds"] = job.seconds
     if job.step == "convolutions_all_plans":
         given["plans"] = 0
     if job.step == "single":

@@ -12,9 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sprfast.kernels.triton.activation import affine_swish, affine_swish_head, affine_swish_pool, affine_swish_up2
     from sprfast.kernels.triton.group_norm import group_norm_affine, group_norm_swish
-    from sprfast.kernels.triton.norm_swish import affine_swish, affine_swish_head, affine_swish_pool, affine_swish_up2
-    from sprfast.kernels.triton.perturb_conv import perturb_conv3x3
+    from sprfast.kernels.triton.one_launch import norm_swish, norm_swish_head, norm_swish_pool
+    from sprfast.kernels.triton.perturb_conv import noise_conv3x3, perturb_conv3x3
     from sprfast.kernels.triton.smoothing import anomaly_map
 
 __all__ = [
@@ -25,6 +26,10 @@ __all__ = [
     "anomaly_map",
     "group_norm_affine",
     "group_norm_swish",
+    "noise_conv3x3",
+    "norm_swish",
+    "norm_swish_head",
+    "norm_swish_pool",
     "perturb_conv3x3",
 ]
 
@@ -32,10 +37,14 @@ _HOMES = {
     "group_norm_affine": "group_norm",
     "group_norm_swish": "group_norm",
     "anomaly_map": "smoothing",
-    "affine_swish": "norm_swish",
-    "affine_swish_head": "norm_swish",
-    "affine_swish_pool": "norm_swish",
-    "affine_swish_up2": "norm_swish",
+    "affine_swish": "activation",
+    "affine_swish_head": "activation",
+    "affine_swish_pool": "activation",
+    "affine_swish_up2": "activation",
+    "noise_conv3x3": "perturb_conv",
+    "norm_swish": "one_launch",
+    "norm_swish_head": "one_launch",
+    "norm_swish_pool": "one_launch",
     "perturb_conv3x3": "perturb_conv",
 }
 

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
-from sprfast.kernels.triton import launch, machine_code
+from sprfast.kernels.triton import launch, machine_code, one_launch
 from sprfast.kernels.triton.launch import Launch
 from sprfast.kernels.triton.machine_code import widths
 
@@ -40,9 +40,22 @@ MAP_LOADS = {
     "affine_swish": 6,
     "affine_swish_pool": 2,
     "affine_swish_head": 4,
+    "norm_swish": 3,
+    "norm_swish_pool": 2,
+    "norm_swish_head": 4,
 }
-MAP_STORES = ("affine_swish", "affine_swish_pool", "affine_swish_up2", "group_norm_swish", "perturb_conv3x3")
-RESIDENT_WARPS = {"perturb_conv3x3": 8}  # at least, on a multiprocessor; others: DEFAULT_RESIDENT_WARPS
+FIRST = ("noise_conv3x3", "perturb_conv3x3")  # the first convolution
+ONE_LAUNCH = ("norm_swish", "norm_swish_pool", "norm_swish_head")  # whose programs wait for each other
+MAP_STORES = (
+    "affine_swish",
+    "affine_swish_pool",
+    "affine_swish_up2",
+    "group_norm_swish",
+    *FIRST,
+    "norm_swish",
+    "norm_swish_pool",
+)
+RESIDENT_WARPS = dict.fromkeys(FIRST, 8)  # at least, on a multiprocessor; others: DEFAULT_RESIDENT_WARPS
 DEFAULT_RESIDENT_WARPS = 12
 
 
@@ -130,7 +143,10 @@ def compile_launches(launches: Iterable[Launch], capability: int) -> list[Compil
     """
     if launch.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set, and Triton's interpreter compiles nothing; unset it")
-    sources = {(source.hash(), each.warps): (each, source) for each in launches for source in [_source(each)]}
+    sources = {}
+    for each in launches:
+        source = _source(each)
+        sources[source.hash(), each.warps, each.cooperative] = each, source
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler runs outside of Python's lock
         return list(pool.map(lambda pair: _compile(pair[0], pair[1], capability), sources.values()))
 
@@ -180,19 +196,20 @@ def _source(each: Launch) -> Any:
     return ASTSource(each.kernel, signature, constants, attributes)
 
 
-def _compile_source(source: Any, warps: int, capability: int) -> Any:
-    return triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": warps})
+def _compile_source(source: Any, options: dict[str, Any], capability: int) -> Any:
+    return triton.compile(source, GPUTarget("cuda", capability, 32), options)
 
 
 def _compile(each: Launch, source: Any, capability: int) -> Compiled:
-    compiled = _compile_source(source, each.warps, capability)
+    compiled = _compile_source(source, each.options, capability)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
         usage = _output(triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin))
         code = machine_code.parse(_output(triton.knobs.nvidia.nvdisasm.path, "-c", "-g", str(cubin)))
     used = {name: int(value) for name, value in re.findall(r"\b(REG|STACK):(\d+)", usage)}
-    lines = _map_lines(compiled.asm["ttgir"], each.constants.get("BLOCK", 0) * each.constants.get("C", 0))
+    blocks = {each.constants.get(name, 0) * each.constants.get("C", 0) for name in ("BLOCK", "CHUNK_BLOCK")}
+    lines = _map_lines(compiled.asm["ttgir"], blocks)
     of_maps = [found for found in code.instructions if found.line in lines]
     shared = compiled.metadata.shared
     return Compiled(
@@ -229,7 +246,7 @@ def _signature(source: Any, each: Launch) -> dict[str, str]:
     return signature
 
 
-def _map_lines(ttgir: str, elements: int) -> set[tuple[str, int]]:
+def _map_lines(ttgir: str, blocks: set[int]) -> set[tuple[str, int]]:
     """(file, line) of the loads and stores of whole blocks: of so many elements."""
     locations = dict(re.findall(r"^(#loc\d*) = (loc\(.*\))$", ttgir, re.MULTILINE))
     accesses = re.findall(
@@ -238,7 +255,7 @@ def _map_lines(ttgir: str, elements: int) -> set[tuple[str, int]]:
         ttgir,
         re.MULTILINE,
     )
-    return {_line(location, locations) for first, second, location in accesses if int(first) * int(second) == elements}
+    return {_line(location, locations) for first, second, location in accesses if int(first) * int(second) in blocks}
 
 
 def _line(location: str, locations: dict[str, str]) -> tuple[str, int]:
@@ -262,6 +279,8 @@ def _problems(each: Compiled) -> Iterator[str]:
     if each.shared_bytes > limit:
         yield f"{each.shared_bytes} bytes of shared memory, at most {limit} are allowed"
     wanted = RESIDENT_WARPS.get(each.kernel, DEFAULT_RESIDENT_WARPS)
+    if each.kernel in ONE_LAUNCH:
+        wanted = one_launch.RESIDENT_WARPS if each.storage == "float32" else one_launch.RESIDENT_WARPS_16_BIT
     if each.resident_warps < wanted:
         yield (
             f"{each.resident_warps} warps on a multiprocessor with {each.registers} registers a thread, at least "
@@ -276,7 +295,7 @@ def _problems(each: Compiled) -> Iterator[str]:
             f"{each.loads_in_flight} loads of feature maps in flight a thread, at least {MAP_LOADS[each.kernel]} are "
             f"wanted"
         )
-    if (each.kernel == "perturb_conv3x3" and each.storage != "float32") != bool(each.matrix):
+    if (each.kernel in FIRST and each.storage != "float32") != bool(each.matrix):
         yield (
             f"tensor-core instructions {each.matrix}, expected in the first convolution for 16-bit storage and "
             f"nowhere else"

@@ -9,6 +9,8 @@ pass of its own.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
@@ -39,15 +41,17 @@ def _shifted_sums(p_map, o_c, b_shift, first, last, stride, C: tl.constexpr, BLO
     return count, b_mean + b_shift, tl.sum(b_squares, axis=0) - b_total * b_mean
 
 
-@triton.jit(do_not_specialize=["pixels", "chunks"])
-def _group_statistics_kernel(
+@triton.jit
+def chunk_statistics(
     p_raw,  # [N, pixels, C]
     p_bias,  # [C]
     p_gamma,  # [C]
     p_beta,  # [C]
-    p_arrived,  # [N] int32, zeros before and after
+    p_arrived,  # [N, ...] int32, zeros before and after
     p_partial,  # [N, chunks, 3, GROUPS] float32, written
     p_affine,  # [N, 2, C] float32, written
+    i_chunk,
+    i_n,
     pixels,
     chunks,
     eps,
@@ -59,9 +63,8 @@ def _group_statistics_kernel(
     CHUNKS: tl.constexpr,
 ):
     """Statistics of one chunk of whole pixels, all channels; the last program of a sample to get so
-    far merges all chunks of it, CHUNKS at once.
+    far merges all chunks of it, CHUNKS at once, and gets True.
     """
-    i_chunk, i_n = tl.program_id(0), tl.program_id(1)
     o_c = tl.arange(0, C)
     p_map = p_raw + sample_offset(i_n, pixels * C)
     first = i_chunk * BLOCK * BLOCKS
@@ -81,9 +84,54 @@ def _group_statistics_kernel(
     # next launch on the stream, a replay of a graph included.
     p_counter = p_arrived + sample_offset(i_n, 1)
     tl.debug_barrier()
-    if tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == chunks - 1:
+    is_last = tl.atomic_add(p_counter, 1, sem="acq_rel", scope="gpu") == chunks - 1
+    if is_last:
         _merge_chunks(p_partial, p_bias, p_gamma, p_beta, p_affine, i_n, chunks, eps, C, GROUPS, CHUNKS)
         tl.store(p_counter, 0)
+    return is_last
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks"])
+def _group_statistics_kernel(
+    p_raw,  # arguments as in `chunk_statistics`
+    p_bias,
+    p_gamma,
+    p_beta,
+    p_arrived,
+    p_partial,
+    p_affine,
+    pixels,
+    chunks,
+    eps,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    CHUNKS: tl.constexpr,
+):
+    """One chunk."""
+    i_chunk, i_n = tl.program_id(0), tl.program_id(1)
+    chunk_statistics(
+        p_raw,
+        p_bias,
+        p_gamma,
+        p_beta,
+        p_arrived,
+        p_partial,
+        p_affine,
+        i_chunk,
+        i_n,
+        pixels,
+        chunks,
+        eps,
+        C,
+        GROUPS,
+        BLOCK,
+        BLOCKS,
+        STAGES,
+        CHUNKS,
+    )
 
 
 @triton.jit(do_not_specialize=["chunks"])
@@ -92,7 +140,7 @@ def _group_affine_kernel(
     p_bias,  # [C]
     p_gamma,  # [C]
     p_beta,  # [C]
-    p_arrived,  # [N] int32, zeros are written
+    p_arrived,  # [N + 2] int32, zeros are written
     p_affine,  # [N, 2, C] float32, written
     chunks,
     eps,
@@ -100,10 +148,14 @@ def _group_affine_kernel(
     GROUPS: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """Merge the chunks of one sample, and clear its counter for the statistics that follow."""
+    """Merge the chunks of one sample, and clear its counter for the statistics that follow; the
+    first program clears the two that belong to no sample.
+    """
     i_n = tl.program_id(0)
     _merge_chunks(p_partial, p_bias, p_gamma, p_beta, p_affine, i_n, chunks, eps, C, GROUPS, CHUNKS)
     tl.store(p_arrived + sample_offset(i_n, 1), 0)
+    if i_n == 0:
+        tl.store(p_arrived + tl.num_programs(0) + tl.arange(0, 2), tl.zeros([2], tl.int32))
 
 
 @triton.jit
@@ -210,28 +262,65 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
     Raises:
         launch.UnsupportedError: the kernels do not take these arguments.
     """
-    launch.require_normalised("raw", raw, bias, gamma, beta, groups)
-    samples, channels, height, width = raw.shape
-    launch.require_counters("arrived", arrived, samples)
-    tile = launch.tile("group_statistics", channels, raw.device)
-    chunks = triton.cdiv(height * width, tile.pixels * tile.blocks)
-    partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=raw.device)
-    affine = torch.empty((samples, 2, channels), dtype=torch.float32, device=raw.device)
+    chunked = Chunked.of(raw, bias, gamma, beta, groups, arrived)
     launch.run(
         _group_statistics_kernel,
-        (chunks, samples),
-        (raw, bias, gamma, beta, arrived, partial, affine, height * width, chunks, EPS),
-        {
+        (chunked.chunks, raw.shape[0]),
+        chunked.arguments,
+        {name.removeprefix("CHUNK_"): value for name, value in chunked.constants.items()},
+        chunked.warps,
+    )
+    return chunked.affine
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked:
+    """How a map's statistics are taken: what a kernel gets for `chunk_statistics`.
+
+    Attributes:
+        chunks: of a sample.
+        affine: (N, 2, C) float32, which the last program of a sample writes.
+        arguments: in the order of the kernel's.
+        constants: by name; C and GROUPS as they are, the others with CHUNK_ in front.
+        warps: of the tile.
+    """
+
+    chunks: int
+    affine: Tensor
+    arguments: tuple[Tensor | int | float, ...]
+    constants: dict[str, int]
+    warps: int
+
+    @classmethod
+    def of(cls, raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, arrived: Tensor) -> Chunked:
+        """The chunks of `raw`, with new memory for their statistics.
+
+        Raises:
+            launch.UnsupportedError: the kernels do not take these arguments.
+        """
+        launch.require_normalised("raw", raw, bias, gamma, beta, groups)
+        samples, channels, height, width = raw.shape
+        launch.require_counters("arrived", arrived, samples)
+        tile = launch.tile("group_statistics", channels, raw.device)
+        chunks = chunks_of(raw)
+        partial = torch.empty((samples, chunks, 3, groups), dtype=torch.float32, device=raw.device)
+        affine = torch.empty((samples, 2, channels), dtype=torch.float32, device=raw.device)
+        constants = {
             "C": channels,
             "GROUPS": groups,
-            "BLOCK": tile.pixels,
-            "BLOCKS": tile.blocks,
-            "STAGES": launch.stages(raw, tile, channels),
-            "CHUNKS": launch.tile("group_affine", channels, raw.device).pixels,
-        },
-        tile.warps,
-    )
-    return affine
+            "CHUNK_BLOCK": tile.pixels,
+            "CHUNK_BLOCKS": tile.blocks,
+            "CHUNK_STAGES": launch.stages(raw, tile, channels),
+            "CHUNK_CHUNKS": launch.tile("group_affine", channels, raw.device).pixels,
+        }
+        arguments = (raw, bias, gamma, beta, arrived, partial, affine, height * width, chunks, EPS)
+        return cls(chunks, affine, arguments, constants, tile.warps)
+
+
+def chunks_of(raw: Tensor) -> int:
+    """Chunks of a sample of `raw`."""
+    tile = launch.tile("group_statistics", raw.shape[1], raw.device)
+    return int(triton.cdiv(raw.shape[2] * raw.shape[3], tile.pixels * tile.blocks))
 
 
 def merge_partials(partial: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, arrived: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def _tiles(values: int, blocks: int = 1, channels: int = 1024) -> dict[int, Tile
 # any architecture and precision, the block was halved. At least 12 warps then fit on a
 # multiprocessor, 8 of the first convolution.
 TABLE: dict[str, dict[int, Tile]] = {
-    "perturb_conv3x3": {32: Tile(128, 4), 64: Tile(128, 4), 128: Tile(32, 4)},
+    "noise_conv3x3": {32: Tile(128, 4), 64: Tile(128, 4), 128: Tile(32, 4)},
+    "perturb_conv3x3": {32: Tile(128, 4), 64: Tile(64, 4), 128: Tile(32, 4)},
     "group_statistics": _tiles(16, blocks=8),
     "group_affine": {1024: Tile(32, 4)},  # pixels: chunks a block
     "group_norm_swish": {1024: Tile(64, 4)},  # of 32 channels or one group, whichever is more
@@ -81,6 +82,7 @@ class Launch:
     arguments: dict[str, Tensor | int | float]
     constants: dict[str, Any]
     warps: int
+    cooperative: bool = False  # all programs run at once, since they wait for each other
 
     @property
     def name(self) -> str:
@@ -94,7 +96,12 @@ class Launch:
         """
         device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
         kinds = [(v.dtype, v.data_ptr() % 16 == 0) if isinstance(v, Tensor) else v for v in self.arguments.values()]
-        return (self.name, device, *kinds, *self.constants.values(), self.warps)
+        return (self.name, device, *kinds, *self.constants.values(), self.warps, self.cooperative)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told besides arguments and constants."""
+        return {"num_warps": self.warps, "launch_cooperative_grid": self.cooperative}
 
     def run(self) -> Any:
         """Launch on the current stream, or record.
@@ -113,7 +120,7 @@ class Launch:
         if configuration not in _warm and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise MissingConfigurationError(f"{self.describe()}: not compiled before the capture of a CUDA graph")
         with _interpreter if INTERPRETED else contextlib.nullcontext():
-            compiled = self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
+            compiled = self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
         _warm.add(configuration)
         return compiled
 
@@ -134,16 +141,18 @@ def run(
     arguments: Sequence[Tensor | int | float],
     constants: dict[str, Any],
     warps: int,
+    cooperative: bool = False,
 ) -> None:
     """Launch a kernel on the current stream: `Launch.run` of arguments in the order of its
     parameters.
     """
-    Launch(kernel, grid, dict(zip(kernel.arg_names, arguments, strict=False)), constants, warps).run()
+    Launch(kernel, grid, dict(zip(kernel.arg_names, arguments, strict=False)), constants, warps, cooperative).run()
 
 
 class _Recorder(threading.local):
     launches: list[Launch] | None = None
     capability: int | None = None
+    multiprocessors: int | None = None
 
 
 _recorder = _Recorder()
@@ -152,25 +161,34 @@ _interpreter = threading.Lock()  # the interpreter keeps the program's index in 
 
 
 @contextlib.contextmanager
-def recorded(capability: int) -> Iterator[list[Launch]]:
-    """Collect the launches of this thread for a compute capability (80, 90, ...) instead of running
-    them.
+def recorded(capability: int, multiprocessors: int | None = None) -> Iterator[list[Launch]]:
+    """Collect the launches of this thread for a GPU of this compute capability (80, 90, ...) and
+    with so many multiprocessors, or as many as `multiprocessors` says, instead of running them.
 
     Operators then take tensors on the meta device.
     """
-    outer = _recorder.launches, _recorder.capability
+    outer = _recorder.launches, _recorder.capability, _recorder.multiprocessors
     launches: list[Launch] = []
-    _recorder.launches, _recorder.capability = launches, capability
+    _recorder.launches, _recorder.capability, _recorder.multiprocessors = launches, capability, multiprocessors
     try:
         yield launches
     finally:
-        _recorder.launches, _recorder.capability = outer
+        _recorder.launches, _recorder.capability, _recorder.multiprocessors = outer
 
 
 def capability(device: torch.device) -> int:
     """Compute capability of a CUDA device as 80, 90, ...; 90 for another device."""
+    if _recorder.capability is not None:
+        return _recorder.capability
     major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     return 10 * major + minor
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device; 132, as an H100 and an H200 have, for another device."""
+    if _recorder.multiprocessors is not None:
+        return _recorder.multiprocessors
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 132
 
 
 def tile(kernel: str, channels: int, device: torch.device) -> Tile:
@@ -179,7 +197,7 @@ def tile(kernel: str, channels: int, device: torch.device) -> Tile:
     Raises:
         UnsupportedError: the table has no row for so many channels.
     """
-    table = ARCHITECTURES.get((kernel, _recorder.capability or capability(device)), TABLE[kernel])
+    table = ARCHITECTURES.get((kernel, capability(device)), TABLE[kernel])
     for limit, chosen in table.items():
         if channels <= limit:
             return chosen
@@ -239,14 +257,20 @@ def require_normalised(name: str, x: Tensor, bias: Tensor, gamma: Tensor, beta: 
     its channels.
     """
     require_map(name, x)
-    channels, pixel = x.shape[1], pixel_stride(x)
+    channels = x.shape[1]
     if groups < 1 or channels % groups or groups & (groups - 1):
         raise UnsupportedError(f"{groups} groups of {channels} channels, expected a power of two that divides them")
+    require_whole(name, x)
+    require_parameters((channels,), bias=bias, gamma=gamma, beta=beta)
+
+
+def require_whole(name: str, x: Tensor) -> None:
+    """Raise `UnsupportedError` if the feature map `x` is a slice of one."""
+    pixel, channels = pixel_stride(x), x.shape[1]
     if pixel != channels:
         raise UnsupportedError(
             f"{name}: pixels {pixel} elements apart, expected {channels}: a whole tensor, not a slice of one"
         )
-    require_parameters((channels,), bias=bias, gamma=gamma, beta=beta)
 
 
 def require_output(name: str, out: Tensor, raw: Tensor, *shapes: tuple[int, ...]) -> None:
@@ -284,10 +308,10 @@ def require_draws(name: str, x: Tensor, samples: int, *row: int) -> int:
 
 
 def require_counters(name: str, x: Tensor, samples: int) -> None:
-    """Raise `UnsupportedError` unless `x` is contiguous int32 (samples,)."""
-    if x.dtype != torch.int32 or tuple(x.shape) != (samples,) or not x.is_contiguous():
+    """Raise `UnsupportedError` unless `x` is contiguous int32 (samples + 2,)."""
+    if x.dtype != torch.int32 or tuple(x.shape) != (samples + 2,) or not x.is_contiguous():
         raise UnsupportedError(
-            f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous int32 ({samples},)"
+            f"{name}: {x.dtype} {tuple(x.shape)} with strides {x.stride()}, expected contiguous int32 ({samples + 2},)"
         )
 
 

@@ -19,7 +19,7 @@ TAPS_PADDED = 32  # rows of a packed weight
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """The weight of the first convolution as `perturb_conv3x3` takes it.
+    """The weight of the first convolution as `noise_conv3x3` and `perturb_conv3x3` take it.
 
     Args:
         weight: (C, 3, 3, 3).
@@ -30,10 +30,21 @@ def pack_weight(weight: Tensor) -> Tensor:
     return F.pad(weight.flatten(1).mT, (0, 0, 0, TAPS_PADDED - TAPS)).contiguous()
 
 
+def noise_conv3x3(z: Tensor, std: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out = conv3x3(std·z): what each draw adds to the first convolution.
+
+    Args:
+        z: (D, N, 3, H, W) float32 standard-normal draws, N the number of images or 1.
+        std: (D,) float32, standard deviation of each draw's perturbation.
+        weight: (32, C) float32, as `pack_weight` makes it.
+        out: (N·D, C, H, W) in the storage type, written; zero padding of one pixel.
+    """
+    out.copy_(_convolved((std[:, None, None, None, None] * z).transpose(0, 1).flatten(0, 1), weight))
+
+
 def perturb_conv3x3(
     x: Tensor,
-    z: Tensor,
-    std: Tensor,
+    noise: Tensor,
     weight: Tensor,
     bias: Tensor,
     gamma: Tensor,
@@ -42,25 +53,22 @@ def perturb_conv3x3(
     out: Tensor,
     arrived: Tensor,
 ) -> Tensor:
-    """Perturb and convolve: out = conv3x3(x + std·z) without its bias; and the affine of the
-    GroupNorm behind it.
+    """out = conv3x3(x) + noise, the perturbed images' convolution without its bias; and the affine
+    of the GroupNorm behind it.
 
     Args:
         x: (B, 3, H, W) float32 images.
-        z: (D, 1 or B, 3, H, W) float32 standard-normal draws.
-        std: (D,) float32, standard deviation of each draw's perturbation.
+        noise: (D or B·D, C, H, W) in the storage type, as `noise_conv3x3` writes it.
         weight: (32, C) float32, as `pack_weight` makes it.
         bias, gamma, beta, groups: as in `norm_affine`.
         out: (B·D, C, H, W) in the storage type, written; zero padding of one pixel.
-        arrived: (B·D,) int32, zeros are written: what `group_norm_affine` starts from.
+        arrived: (B·D + 2,) int32, zeros are written: what the norms behind start from.
 
     Returns:
         (B·D, 2, C) float32: `norm_affine(out, ...)`, of the values as stored.
     """
-    n = std[:, None, None, None, None] * z
-    perturbed = (x[:, None] + n.transpose(0, 1)).flatten(0, 1)
-    kernel = weight[:TAPS].mT.reshape(-1, 3, 3, 3)
-    out.copy_(F.conv2d(perturbed, kernel, padding=1))
+    draws = out.shape[0] // x.shape[0]
+    out.copy_((_convolved(x, weight)[:, None] + _wide(noise).unflatten(0, (-1, draws))).flatten(0, 1))
     arrived.zero_()
     return norm_affine(out, bias, gamma, beta, groups)
 
@@ -70,7 +78,9 @@ def group_norm_affine(raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, gr
 
     Args:
         raw, bias, gamma, beta, groups: as in `norm_affine`.
-        arrived: (N,) int32, zeros before and after; meanwhile it counts the programs that are done.
+        arrived: (N + 2,) int32, zeros before and after; meanwhile it counts the programs that are
+            done with each sample, and in `norm_swish` and its like the samples that are done with
+            and the programs that know.
 
     Returns:
         (N, 2, C) float32: a and b of each sample and channel.
@@ -151,38 +161,95 @@ def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor
     out.copy_(F.pad(upsampled, (0, columns, 0, rows)))
 
 
-def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor) -> Tensor:
-    """The error map: sum over draws d and channels of scale_d·(weight·swish(a·raw + b) + bias_d +
-    z_d)².
+def affine_swish_head(
+    raw: Tensor, affine: Tensor, weight: Tensor, head_bias: Tensor, z: Tensor, scale: Tensor, out: Tensor
+) -> None:
+    """out = the error map: the sum over draws d and channels of
+    scale_d·(weight·swish(a·raw + b) + head_bias_d + z_d)².
 
     Args:
         raw, affine: as in `affine_swish`, N = B·D.
         weight: (3, C) float32, the 1x1 convolution.
-        bias: (D, 3) float32, its bias with the last embedding folded in.
+        head_bias: (D, 3) float32, its bias with the last embedding folded in.
         z: (D, 1 or B, 3, H, W) float32 draws.
         scale: (D,) float32: weight·std² / (3·draws) of each draw's level.
-
-    Returns:
-        (B, 1, H, W) float32.
+        out: (B, 1, H, W) float32, written.
     """
-    draws = bias.shape[0]
+    draws = head_bias.shape[0]
     # (B, D, 3, H, W)
     f = F.conv2d(_activation(raw, affine), weight[:, :, None, None]).reshape(-1, draws, 3, *raw.shape[2:])
-    r = f + bias[:, :, None, None] + z.transpose(0, 1)
-    return (scale[:, None, None] * r.square().sum(2)).sum(1, keepdim=True)
+    r = f + head_bias[:, :, None, None] + z.transpose(0, 1)
+    out.copy_((scale[:, None, None] * r.square().sum(2)).sum(1, keepdim=True))
 
 
-def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows · errors · columnsᵀ: resampling and box filter as one matrix on each side.
+def norm_swish(
+    raw: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, groups: int, arrived: Tensor, out: Tensor
+) -> None:
+    """`group_norm_affine`, then `affine_swish`."""
+    affine_swish(raw, group_norm_affine(raw, bias, gamma, beta, groups, arrived), out)
+
+
+def norm_swish_pool(
+    raw: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    arrived: Tensor,
+    embedding: Tensor,
+    out: Tensor,
+    pooled: Tensor,
+) -> None:
+    """`group_norm_affine`, then `affine_swish_pool`."""
+    affine_swish_pool(raw, group_norm_affine(raw, bias, gamma, beta, groups, arrived), embedding, out, pooled)
+
+
+def norm_swish_head(
+    raw: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    groups: int,
+    arrived: Tensor,
+    weight: Tensor,
+    head_bias: Tensor,
+    z: Tensor,
+    scale: Tensor,
+    out: Tensor,
+) -> None:
+    """`group_norm_affine`, then `affine_swish_head`."""
+    affine = group_norm_affine(raw, bias, gamma, beta, groups, arrived)
+    affine_swish_head(raw, affine, weight, head_bias, z, scale, out)
+
+
+def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor, reach: int, out: Tensor) -> None:
+    """out = rows · errors · columnsᵀ: resampling and box filter as one matrix on each side.
 
     Args:
         errors: (B, 1, H, W) float32.
-        rows, columns: (S, H) and (S, W) float32.
-
-    Returns:
-        (B, 1, S, S) float32.
+        rows, columns: (S, H) and (S, W) float32; their weights count where `reached`.
+        reach: places to either side that the box filter averages.
+        out: (B, 1, S, S) float32, written.
     """
-    return rows @ errors @ columns.mT
+    places, device = len(rows), rows.device
+    rows, columns = (each.where(reached(places, each.shape[1], reach, device), 0) for each in (rows, columns))
+    out.copy_(rows @ errors @ columns.mT)
+
+
+def reached(places: int, size: int, reach: int, device: torch.device | None = None) -> Tensor:
+    """(places, size) bool: which pixels a place of an anomaly map may have weights for.
+
+    Those within `reach` places, as far as the resampling looks.
+    """
+    place, pixel = torch.arange(places, device=device)[:, None], torch.arange(size, device=device)
+    first = (place - reach).clamp(min=0) * size // places - 1
+    return (pixel >= first) & (pixel < (place + 1 + reach) * size // places + 2)
+
+
+def _convolved(image: Tensor, weight: Tensor) -> Tensor:
+    # one image at a time: on a CPU the bits of one would depend on how many there are
+    taps = weight[:TAPS].mT.reshape(-1, 3, 3, 3)
+    return torch.cat([F.conv2d(each, taps, padding=1) for each in image.split(1)])
 
 
 def _wide(x: Tensor) -> Tensor:

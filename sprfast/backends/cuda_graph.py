@@ -1,5 +1,5 @@
-"""The fused network as CUDA graphs: a call is two copies, one replay and two copies, whatever the
-number of kernels.
+"""The fused network as CUDA graphs: a call is a copy, a replay and a copy, whatever the number of
+kernels.
 
 A graph has fixed shapes, so images go in buckets of 1, 2, 4, 8, 16 or 32, the last one padded. A
 graph is captured when its bucket is first needed; `Engine.warm_up` makes that happen before the
@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -18,10 +19,9 @@ from torch import Tensor
 
 from sprfast.backends import triton
 from sprfast.backends.sessions.session import CAPTURED, split
-from sprfast.backends.tensors import inputs
+from sprfast.backends.tensors import Held, draws_of, parted, shared
 from sprfast.config import Precision
 from sprfast.formats.model import Model
-from sprfast.method import scoring
 from sprfast.method.anomaly_map import MAP_SIZE
 
 MAX_GRAPHS = 3 * len(CAPTURED)  # kept, the least recently used is dropped; they share their memory
@@ -42,6 +42,8 @@ class CudaGraphBackend:
         self.device = device
         self._network = triton.network_on(model, device, precision, benchmark=True)
         self._graphs: collections.OrderedDict[tuple[int, ...], _Graph] = collections.OrderedDict()
+        # as long as a graph reads them
+        self._noises: weakref.WeakValueDictionary[tuple[int, ...], _Noise] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
         with triton.running_on(device):
             self._network.self_test(model.preprocessing.size, model.preprocessing.size)
@@ -58,19 +60,24 @@ class CudaGraphBackend:
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps in the caller's memory, ready on the caller's stream; see `registry.Backend`."""
-        x, z = inputs(x, noise, self.device)
+        x = x.to(self.device)
         images, _, height, width = x.shape
+        one = shared(noise)
         with self._lock, triton.running_on(self.device):
-            errors = x.new_empty((images, 1, height, width))
-            anomaly_maps = x.new_empty((images, 1, MAP_SIZE, MAP_SIZE))
+            result = x.new_empty(images * (MAP_SIZE**2 + height * width))
+            errors, anomaly_maps = parted(result, height, width)
             caller = torch.cuda.current_stream()
             self._stream.wait_stream(caller)
             try:
                 with torch.cuda.stream(self._stream):
-                    shared = z.shape[1] == 1
                     for part, bucket in split(images, CAPTURED):
-                        graph = self._graph(height, width, bucket, 1 if shared else bucket)
-                        graph.run(x[part], z if shared else z[:, part], errors[part], anomaly_maps[part])
+                        graph = self._graph(height, width, bucket, 1 if one else bucket)
+                        graph.noise.hold(noise, None if one else part, images)
+                        graph.replay(x[part])
+                        if bucket == images:  # laid out as the call's result
+                            result.copy_(graph.result)
+                        else:
+                            graph.copy(errors[part], anomaly_maps[part])
             finally:  # earlier parts read and write the caller's memory even where a later one failed
                 caller.wait_stream(self._stream)
             return errors, anomaly_maps
@@ -89,13 +96,44 @@ class CudaGraphBackend:
         network = self._network
         network.self_test(height, width)
         x, z = network.blank(bucket, height, width, noises)
+        noise = self._noises.get((height, width, noises)) or _Noise(network, z)
+        self._noises[height, width, noises] = noise
         for _ in range(2):  # compiles kernels, times convolution algorithms
-            network.maps(x, z)
+            network.result(x, noise.z, noise.convolved)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            errors, anomaly_maps = network.maps(x, z)
-        matrices = [scoring.smoothing_matrix(size, self.device) for size in (height, width)]
-        return _Graph(graph, x, z, errors, anomaly_maps, matrices)
+            result = network.result(x, noise.z, noise.convolved)
+        return _Graph(graph, x, noise, result, network.smoothing(x))
+
+
+class _Noise:
+    """Draws in memory that graphs read: (D, 1 or bucket, 3, H, W), and what the first convolution
+    makes of them.
+    """
+
+    def __init__(self, network: triton.FusedUNet, z: Tensor) -> None:
+        self._network = network
+        self.z, self.convolved = z, network.empty_noise(z)
+        network.convolve_noise(z, self.convolved)
+        self._held: Held | None = None
+
+    def hold(self, noise: Sequence[Tensor], part: slice | None, images: int) -> None:
+        """Copy the draws in and convolve them, on the current stream, unless they are here already.
+
+        Args:
+            noise: of a call.
+            part: the images to take those of; None for draws that all share.
+            images: of the call.
+        """
+        if part is None and self._held is not None and self._held.are(noise):
+            return
+        self._held = None
+        z = draws_of(noise, images, self.z.device)
+        z = z if part is None else z[:, part]
+        self.z[:, : z.shape[1]].copy_(z)
+        self._network.convolve_noise(self.z, self.convolved)
+        if part is None:
+            self._held = Held(noise)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,16 +142,16 @@ class _Graph:
 
     graph: torch.cuda.CUDAGraph
     x: Tensor  # (bucket, 3, H, W)
-    z: Tensor  # (D, 1 or bucket, 3, H, W)
-    errors: Tensor  # (bucket, 1, H, W)
-    anomaly_maps: Tensor  # (bucket, 1, 256, 256)
+    noise: _Noise
+    result: Tensor  # of the bucket, as `parted` takes it
     matrices: list[Tensor]  # read by address: kept here, since their cache may drop them
 
-    def run(self, x: Tensor, z: Tensor, errors: Tensor, anomaly_maps: Tensor) -> None:
-        """Copy up to a bucket of images in, replay, copy the maps out, on the current stream."""
-        images = x.shape[0]
-        self.x[:images].copy_(x)
-        self.z[:, : z.shape[1]].copy_(z)
+    def replay(self, x: Tensor) -> None:
+        """Copy up to a bucket of images in, and replay, on the current stream."""
+        self.x[: x.shape[0]].copy_(x)
         self.graph.replay()
-        errors.copy_(self.errors[:images])
-        anomaly_maps.copy_(self.anomaly_maps[:images])
+
+    def copy(self, errors: Tensor, anomaly_maps: Tensor) -> None:
+        """Copy the maps of as many images out."""
+        for mine, theirs in zip(parted(self.result, *self.x.shape[2:]), (errors, anomaly_maps), strict=True):
+            theirs.copy_(mine[: theirs.shape[0]])

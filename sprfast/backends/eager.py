@@ -34,7 +34,7 @@ class EagerBackend:
                 f"backend eager: computes in float32, not {precision}; use --backend triton or cuda_graph for that"
             )
         self.device = device
-        self._schedule = model.schedule
+        self._mode = model.scoring_mode
         weights = {name: value.to(device, copy=True) for name, value in model.weights.items()}
         self.network = unet.from_weights(model.network, weights).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         replace_norms(self.network, watched(fold(model)))
@@ -52,14 +52,14 @@ class EagerBackend:
         """Error maps and anomaly maps; see `registry.Backend`."""
         with _exact(self.device):
             errors = self._error_map(x.to(self.device), [z.to(self.device) for z in noise])
-            return errors, scoring.anomaly_map(errors)
+            return errors, scoring.anomaly_map(errors, self._mode.window)
 
     def _error_map(self, x: Tensor, noise: Sequence[Tensor]) -> Tensor:
         if self.device.type == "cuda":
-            return scoring.error_map(self.network, x, self._schedule, noise)
+            return scoring.error_map(self.network, x, self._mode.schedule, noise)
         shared = [z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
         images = [
-            scoring.error_map(self.network, x[i : i + 1], self._schedule, [z[:, i : i + 1] for z in shared])
+            scoring.error_map(self.network, x[i : i + 1], self._mode.schedule, [z[:, i : i + 1] for z in shared])
             for i in range(len(x))
         ]
         return torch.cat(images)

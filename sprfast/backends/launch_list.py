@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprfast.kernels.triton.bound import BoundLaunch, View
-from sprfast.kernels.triton.launch import Launch, UnsupportedError, capability, recorded
+from sprfast.kernels.triton.launch import Launch, UnsupportedError, capability, multiprocessors, recorded
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,7 +32,7 @@ class LaunchList:
     Args:
         function: takes a convolution, then tensors like `inputs` on the meta device; computes by
             that convolution and by operators of `sprfast.kernels`, in memory from `torch.empty`;
-            returns two new contiguous float32 tensors.
+            returns a new contiguous float32 tensor.
         inputs: an example; every call's must have the same shapes, strides, types and alignment.
         convolve: the convolution of a call, whose result is channels-last.
 
@@ -40,12 +40,11 @@ class LaunchList:
         launch.UnsupportedError: the kernels do not take these inputs.
     """
 
-    def __init__(
-        self, function: Callable[..., tuple[Tensor, Tensor]], inputs: Sequence[Tensor], convolve: Convolve
-    ) -> None:
+    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], convolve: Convolve) -> None:
         self._device = inputs[0].device
         given = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=_META) for x in inputs]
-        with recorded(capability(self._device)) as launches, _Allocations() as allocations:
+        gpu = capability(self._device), multiprocessors(self._device)
+        with recorded(*gpu) as launches, _Allocations() as allocations:
             steps: list[Any] = launches  # convolutions join them
 
             def convolution(x: Tensor, weight: Tensor) -> Tensor:
@@ -54,15 +53,15 @@ class LaunchList:
                 steps.append(_Convolution(x, weight, out))
                 return out
 
-            outputs = function(convolution, *given)
-        self._outputs = [tuple(each.shape) for each in outputs]
+            result = function(convolution, *given)
+        self._shape = tuple(result.shape)
         convolved = [step.out for step in steps if isinstance(step, _Convolution)]
         self._convolved = len(convolved)
-        places = _Places([*given, *outputs, *convolved], allocations.made, self._device)
+        places = _Places([*given, result, *convolved], allocations.made, self._device)
         self._workspace = places.workspace
         bound = [self._bound(step, places, convolve) for step in steps]
         last = {which: i for i, step in enumerate(bound) for which in step.touched}
-        temporary = range(1 + len(given) + len(outputs), 1 + len(given) + len(outputs) + len(convolved))
+        temporary = range(2 + len(given), 2 + len(given) + len(convolved))
         self._steps = [(step, [w for w in temporary if last[w] == i]) for i, step in enumerate(bound)]
 
     @staticmethod
@@ -72,19 +71,19 @@ class LaunchList:
             return BoundLaunch(step, {name: places.view(x) for name, x in tensors.items() if places.hold(x)})
         return _BoundConvolution(convolve, places.view(step.x), step.weight, places.view(step.out).memory)
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """What the function computes, in new memory, launched on the current stream."""
         device = self._device
-        outputs = [torch.empty(shape, dtype=torch.float32, device=device) for shape in self._outputs]
+        result = torch.empty(self._shape, dtype=torch.float32, device=device)
         workspace = torch.empty(self._workspace, dtype=torch.uint8, device=device)
-        memory: list[Any] = [workspace, *inputs, *outputs, *[None] * self._convolved]
+        memory: list[Any] = [workspace, *inputs, result, *[None] * self._convolved]
         addresses = [0 if each is None else each.data_ptr() for each in memory]
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
         for step, finished in self._steps:
             step.run(memory, addresses, stream)
             for which in finished:
                 memory[which] = None
-        return outputs[0], outputs[1]
+        return result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

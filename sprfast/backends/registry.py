@@ -39,7 +39,9 @@ class Backend(Protocol):
 
         Args:
             x: (B, 3, H, W) float32 images in [-1, 1].
-            noise: one (K, 1 or B, 3, H, W) float32 tensor of draws a level.
+            noise: one (K, 1 or B, 3, H, W) float32 tensor of draws a level. Not to be written to
+                afterwards: a backend may keep what follows from draws that all images share, and
+                recognise them in its next call.
 
         Returns:
             (B, 1, H, W) and (B, 1, 256, 256), float32 on the backend's device.

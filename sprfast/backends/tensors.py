@@ -13,16 +13,60 @@ from sprfast.backends.registry import Backend
 from sprfast.backends.sessions.session import Floats, Session
 from sprfast.config import Schedule
 from sprfast.errors import DeviceLostError, OutOfMemoryError
+from sprfast.method.anomaly_map import MAP_SIZE
 
 KEPT = 8  # sizes of images whose draws stay on the device
 
 
 def inputs(x: Tensor, noise: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W), and all levels' draws as one tensor (D, 1 or B, 3, H, W); contiguous."""
-    shared = all(z.shape[1] == 1 for z in noise)
-    draws = [z if shared else z.expand(-1, x.shape[0], -1, -1, -1) for z in noise]
+    return x.to(device).contiguous(), draws_of(noise, x.shape[0], device)
+
+
+def draws_of(noise: Sequence[Tensor], images: int, device: torch.device) -> Tensor:
+    """The second part of `inputs`."""
+    draws = [z if shared(noise) else z.expand(-1, images, -1, -1, -1) for z in noise]
     z = draws[0] if len(draws) == 1 else torch.cat(draws)
-    return x.to(device).contiguous(), z.to(device).contiguous()
+    return z.to(device).contiguous()
+
+
+def shared(noise: Sequence[Tensor]) -> bool:
+    """Whether all images have the same draws."""
+    return all(z.shape[1] == 1 for z in noise)
+
+
+def parted(result: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """A call's result as its error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256).
+
+    Anomaly maps come first, so that the first error map is aligned as they are.
+
+    Args:
+        result: (B·(256² + H·W),) float32.
+    """
+    images = result.numel() // (MAP_SIZE**2 + height * width)
+    size = images * MAP_SIZE**2
+    return result[size:].view(images, 1, height, width), result[:size].view(images, 1, MAP_SIZE, MAP_SIZE)
+
+
+class Held:
+    """Tensors of a call, kept so that a later call's can be known for the same, not written to
+    since. A write to an inference tensor is not noticed.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = [(each, _version(each)) for each in tensors]
+
+    def are(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the same tensors."""
+        return len(tensors) == len(self._tensors) and all(
+            mine is each and version == _version(each)
+            for (mine, version), each in zip(self._tensors, tensors, strict=True)
+        )
+
+
+def _version(x: Tensor) -> int | None:
+    """How often `x` was written to, where torch counts that."""
+    return None if x.is_inference() else int(x._version)
 
 
 class SessionBackend:

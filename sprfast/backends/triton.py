@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprfast.backends.tensors import inputs
+from sprfast.backends.convolved_draws import ConvolvedDraws
+from sprfast.backends.tensors import parted
 from sprfast.config import Precision
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
@@ -26,6 +27,7 @@ from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring
+from sprfast.method.anomaly_map import MAP_SIZE, reach
 from sprfast.method.folded import BLOCKS, HALVINGS, SKIPS, Array, Block, ConvNorm, FoldedModel
 from sprfast.system.libraries import require
 
@@ -56,6 +58,7 @@ class TritonBackend:
     def __init__(self, model: Model, device: torch.device, precision: Precision = "float32") -> None:
         self.device = device
         self._network = network_on(model, device, precision)
+        self._draws = ConvolvedDraws(self._network, device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sprfast-triton")
         # used on that thread only
         self._bound: collections.OrderedDict[tuple[Any, ...], Callable[..., tuple[Tensor, Tensor]]]
@@ -75,7 +78,7 @@ class TritonBackend:
     @torch.inference_mode()
     def maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Error maps and anomaly maps; see `registry.Backend`."""
-        return self._launched(self._maps, *inputs(x, noise, self.device))
+        return self._launched(self._maps, x.to(self.device).contiguous(), noise)
 
     def _launched(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Do this on the thread that launches, on the caller's stream, and wait until all of it is
@@ -89,16 +92,17 @@ class TritonBackend:
 
         return self._thread.submit(on_the_stream).result()
 
-    def _maps(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        key = tuple((each.shape, each.stride(), each.dtype, each.data_ptr() % 16 == 0) for each in (x, z))
+    def _maps(self, x: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        given = (x, *self._draws.of(noise, x.shape[0]))
+        key = tuple((each.shape, each.stride(), each.dtype, each.data_ptr() % 16 == 0) for each in given)
         if key not in self._bound:
             if self.device.type == "cuda":
                 self._network.self_test(x.shape[2], x.shape[3])
             if len(self._bound) == MAX_BOUND:
                 self._bound.popitem(last=False)
-            self._bound[key] = self._network.bind(x, z)
+            self._bound[key] = self._network.bind(*given)
         self._bound.move_to_end(key)
-        return self._bound[key](x, z)
+        return self._bound[key](*given)
 
 
 class FusedUNet:
@@ -123,7 +127,7 @@ class FusedUNet:
         self._operators = operators
         self._storage = storage
         self._device = device
-        self._groups = folded.groups
+        self._groups, self._window = folded.groups, folded.window
         self._convolve = _convolution(device, benchmark)
         self._blocks = {name: _moved(block, device, storage) for name, block in folded.blocks.items()}
         self._first = reference.pack_weight(torch.tensor(folded.blocks["inc"].first.weight)).to(device)
@@ -145,40 +149,69 @@ class FusedUNet:
         return zeros(images), zeros(self.draws, noises)
 
     def maps(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256) in new memory.
+        """Error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256); args as in `result`."""
+        noise = self.empty_noise(z)
+        self.convolve_noise(z, noise)
+        return parted(self.result(x, z, noise), *x.shape[2:])
+
+    def empty_noise(self, z: Tensor) -> Tensor:
+        """Memory for `convolve_noise`: (D or B·D, C, H, W) in the storage type."""
+        shape = (z.shape[0] * z.shape[1], self._channels[0], *z.shape[3:])
+        return torch.empty(shape, dtype=self._storage, device=self._device, memory_format=torch.channels_last)
+
+    def convolve_noise(self, z: Tensor, out: Tensor) -> None:
+        """What draws add to the first convolution, once for all images that share them.
+
+        Args:
+            z: as in `result`.
+            out: as `empty_noise` makes it, written.
+        """
+        self._operators.noise_conv3x3(z, self._std, self._first, out)
+
+    def result(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """Both kinds of maps in one new tensor, which `parted` takes apart.
 
         Args:
             x: (B, 3, H, W) float32, contiguous.
             z: (D, 1 or B, 3, H, W) float32, contiguous images.
+            noise: what `convolve_noise` makes of z.
         """
-        return self._maps(x, z, *self._smoothing(x))
+        return self._result(x, z, noise, *self.smoothing(x))
 
-    def bind(self, x: Tensor, z: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """`maps` for tensors with the shapes, strides and alignment of these, as a list of
-        launches: the same bits, without the network's Python.
+    def bind(self, x: Tensor, z: Tensor, noise: Tensor) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The maps of `result` for tensors with the shapes, strides and alignment of these, as a
+        list of launches: the same bits, without the network's Python.
 
         Raises:
             launch.UnsupportedError: the kernels do not take them.
         """
         from sprfast.backends.launch_list import LaunchList
 
-        def recorded(convolve: Callable[[Tensor, Tensor], Tensor], *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        def recorded(convolve: Callable[[Tensor, Tensor], Tensor], *tensors: Tensor) -> Tensor:
             network = copy.copy(self)
             network._device, network._convolve = torch.device("meta"), convolve
-            return network._maps(*tensors)
+            return network._result(*tensors)
 
-        bound = LaunchList(recorded, (x, z, *self._smoothing(x)), self._convolve)
-        return lambda x, z: bound(x, z, *self._smoothing(x))
+        bound = LaunchList(recorded, (x, z, noise, *self.smoothing(x)), self._convolve)
+        return lambda x, z, noise: parted(bound(x, z, noise, *self.smoothing(x)), *x.shape[2:])
 
-    def _smoothing(self, x: Tensor) -> list[Tensor]:
-        return [scoring.smoothing_matrix(size, self._device) for size in x.shape[2:]]
+    def smoothing(self, x: Tensor) -> list[Tensor]:
+        """The matrices of both sides of the anomaly maps of x (B, 3, H, W), for the current
+        stream.
+        """
+        return [scoring.smoothing_matrix(size, self._device, self._window) for size in x.shape[2:]]
 
-    def _maps(self, x: Tensor, z: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        errors = self.error_map(x, z)
-        return errors, self._operators.anomaly_map(errors, rows, columns)
+    def _result(self, x: Tensor, z: Tensor, noise: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        images, _, height, width = x.shape
+        result = torch.empty(images * (height * width + MAP_SIZE**2), dtype=torch.float32, device=self._device)
+        errors, anomaly_maps = parted(result, height, width)
+        self.error_map(x, z, noise, errors)
+        reached = max(reach(size, self._window) for size in (height, width))
+        self._operators.anomaly_map(errors, rows, columns, reached, anomaly_maps)
+        return result
 
-    def error_map(self, x: Tensor, z: Tensor) -> Tensor:
-        """(B, 1, H, W); args as in `maps`.
+    def error_map(self, x: Tensor, z: Tensor, noise: Tensor, out: Tensor) -> None:
+        """Write the error maps to out (B, 1, H, W) float32; other args as in `result`.
 
         Memory comes from torch's allocator, which keeps it for the next call on the same stream, or
         puts it into the graph's pool while one is captured. A skip connection and the upsampled map
@@ -198,24 +231,25 @@ class FusedUNet:
         halves = [each.chunk(2, dim=1) for each in joined]
         pooled = [empty(channels[level], level + 1) for level in range(4)]
 
-        arrived = torch.empty(first.shape[0], dtype=torch.int32, device=self._device)
+        arrived = torch.empty(samples + 2, dtype=torch.int32, device=self._device)
         operators, inc = self._operators, self._blocks["inc"]
         norm = inc.first
         affine = operators.perturb_conv3x3(
-            x, z, self._std, self._first, norm.bias, norm.gamma, norm.beta, self._groups, first, arrived
+            x, noise, self._first, norm.bias, norm.gamma, norm.beta, self._groups, first, arrived
         )
         operators.affine_swish(first, affine, activations[0])
-        raw, affine = self._second(inc, activations[0], arrived)
+        raw, norm = self._convolve(activations[0], inc.second.weight), inc.second
         for before, name in itertools.pairwise(BLOCKS):
             level, embedding = HALVINGS[name], self._blocks[before].embedding
             if name in SKIPS:
+                affine = operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups, arrived)
                 operators.affine_swish_up2(raw, affine, embedding, halves[level][1])
                 source = joined[level]
             else:
-                operators.affine_swish_pool(raw, affine, embedding, halves[level - 1][0], pooled[level - 1])
+                self._norm("swish_pool", raw, norm, arrived, embedding, halves[level - 1][0], pooled[level - 1])
                 source = pooled[level - 1]
-            raw, affine = self._double(self._blocks[name], source, activations[level], arrived)
-        return operators.affine_swish_head(raw, affine, self._head_weight, self._head_bias, z, self._scale)  # type: ignore[no-any-return]
+            raw, norm = self._double(self._blocks[name], source, activations[level], arrived)
+        self._norm("swish_head", raw, norm, arrived, self._head_weight, self._head_bias, z, self._scale, out)
 
     def self_test(self, height: int, width: int) -> None:
         """Every kernel configuration that images of this size need, against its reference on fresh
@@ -235,22 +269,29 @@ class FusedUNet:
         checking.maps(*self.blank(1, height, width))
         self._tested.add((height, width))
 
-    def _double(self, block: Block[Tensor], x: Tensor, activation: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
-        """Both convolutions of a block: the second's raw output, and its normalisation's affine."""
+    def _double(
+        self, block: Block[Tensor], x: Tensor, activation: Tensor, arrived: Tensor
+    ) -> tuple[Tensor, ConvNorm[Tensor]]:
+        """Both convolutions of a block: the second's raw output, and its normalisation."""
         raw, norm = self._convolve(x, block.first.weight), block.first
         if raw.shape[2] * raw.shape[3] <= reference.ONE_PASS_PIXELS:
             self._operators.group_norm_swish(raw, norm.bias, norm.gamma, norm.beta, self._groups, activation)
         else:
-            affine = self._affine(raw, norm, arrived)
-            self._operators.affine_swish(raw, affine, activation)
-        return self._second(block, activation, arrived)
+            self._norm("swish", raw, norm, arrived, activation)
+        return self._convolve(activation, block.second.weight), block.second
 
-    def _second(self, block: Block[Tensor], activation: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
-        raw = self._convolve(activation, block.second.weight)
-        return raw, self._affine(raw, block.second, arrived)
+    def _norm(self, ending: str, raw: Tensor, norm: ConvNorm[Tensor], arrived: Tensor, *rest: Tensor | None) -> None:
+        """Normalise and do what `ending` says: in one launch where all its programs run at once,
+        else in two.
+        """
+        from sprfast.kernels.triton import one_launch
 
-    def _affine(self, raw: Tensor, norm: ConvNorm[Tensor], arrived: Tensor) -> Tensor:
-        return self._operators.group_norm_affine(raw, norm.bias, norm.gamma, norm.beta, self._groups, arrived)  # type: ignore[no-any-return]
+        given = (raw, norm.bias, norm.gamma, norm.beta, self._groups, arrived)
+        if one_launch.unsupported(raw) is None:
+            getattr(self._operators, f"norm_{ending}")(*given, *rest)
+        else:
+            affine = self._operators.group_norm_affine(*given)
+            getattr(self._operators, f"affine_{ending}")(raw, affine, *rest)
 
 
 def network_on(model: Model, device: torch.device, precision: Precision, benchmark: bool = False) -> FusedUNet:

@@ -13,6 +13,7 @@ from sprfast.backends import registry as backends
 from sprfast.backends import triton as triton_backend
 from sprfast.backends.eager import EagerBackend
 from sprfast.backends.sessions.session import CAPTURED, split
+from sprfast.backends.tensors import parted
 from sprfast.config import Level, NetworkConfig, Schedule
 from sprfast.engine.engine import Engine
 from sprfast.errors import BackendError, InputError
@@ -23,7 +24,7 @@ from sprfast.kernels.triton import reference
 from sprfast.lowering.fold import fold
 from sprfast.method import scoring, unet
 from sprfast.method.noise import noise_bank
-from support.scoring_mode_cases import field, with_mode
+from support.scoring_mode_cases import WINDOW, field, with_mode
 
 MULTI = Schedule((Level(1e-3, 3), Level(0.05, 2, weight=0.5)))
 ANTITHETIC = Schedule((Level(1e-3, 4),), noise="antithetic")
@@ -56,8 +57,8 @@ def name(request, monkeypatch):
 class OnReferences(triton_backend.FusedUNet):
     """The network on plain torch, which has no launches to bind."""
 
-    def bind(self, x, z):
-        return self.maps
+    def bind(self, x, z, noise):
+        return lambda x, z, noise: parted(self.result(x, z, noise), *x.shape[2:])
 
 
 def on_references(model, device, precision):
@@ -91,25 +92,28 @@ def relative_rms(got, expected):
         pytest.param(PUBLISHED, 1, (32, 32), id="published"),
         pytest.param(PUBLISHED, 3, (16, 16), id="odd-batch"),
         pytest.param(PUBLISHED, 2, (16, 16), id="smallest"),  # 1x1 in the deepest stage
-        pytest.param(PUBLISHED, 2, (18, 22), id="odd-size"),  # zero-padded on the way up
-        pytest.param(PUBLISHED, 1, (17, 96), id="stretched"),
-        pytest.param(MULTI, 2, (16, 32), id="two-levels"),
-        pytest.param(ANTITHETIC, 2, (32, 32), id="antithetic"),
-        pytest.param(SIGNS, 1, (32, 32), id="signs"),
-        pytest.param(NOISELESS, 1, (32, 32), id="no-noise"),
+        pytest.param(PUBLISHED, 1, (18, 22), id="odd-size"),  # zero-padded on the way up
+        pytest.param(PUBLISHED, 1, (17, 64), id="stretched"),
+        pytest.param(NOISELESS, 1, (16, 528), id="strip"),  # whose map is resampled by area
+        pytest.param(MULTI, 2, (16, 16), id="two-levels"),
+        pytest.param(ANTITHETIC, 1, (16, 32), id="antithetic"),
+        pytest.param(SIGNS, 1, (16, 16), id="signs"),
+        pytest.param(NOISELESS, 1, (16, 16), id="no-noise"),
     ],
 )
 def test_backend_equals_the_definition(name, small_model, schedule, count, size):
     model = with_mode(small_model, schedule=schedule)
     x, noise = images(count, *size), noise_bank(schedule, *size, seed=4)
-    got = create(name, model).maps(x, noise)[0]
+    got, maps = create(name, model).maps(x, noise)
     assert got.shape == (count, 1, *size)
-    assert got.dtype == torch.float32
-    assert relative_rms(got, definition(model, x, noise)) <= 1e-5
+    assert got.dtype == maps.dtype == torch.float32
+    expected = definition(model, x, noise)
+    assert relative_rms(got, expected) <= 1e-5
+    assert relative_rms(maps, scoring.anomaly_map(expected)) <= 1e-5
 
 
-def test_backend_passes_parity_without_noise_and_with_an_error_field(name, small_model, pictures):
-    model = with_mode(small_model, schedule=NOISELESS, error_field=field())
+def test_backend_passes_parity_without_noise_and_with_field_window_and_tiles(name, small_model, pictures):
+    model = with_mode(small_model, schedule=NOISELESS, error_field=field(), window=WINDOW, tile=16)
     report = parity.check_images(model, pictures[:2], name, "cpu" if name in ON_CPU else None)
     assert report.passed, report.rows
     assert {row.quantity: row.value for row in report.rows}["pred_score, largest relative error"] <= 1e-5
@@ -128,7 +132,7 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
         with pytest.raises(BackendError, match=f"{name}.*computes in float32.*, not {precision}"):
             create(name, small_model, precision=precision)
         return
-    x, noise = images(2, 32, 32), noise_bank(small_model.schedule, 32, 32, 0)
+    x, noise = images(2, 16, 16), noise_bank(small_model.schedule, 16, 16, 0)
     backend = create(name, small_model, precision=precision)
     if name == "onnxruntime" and precision == "bfloat16":
         with pytest.raises(BackendError, match="has no bfloat16 convolution on a CPU; use float16 or float32"):
@@ -140,12 +144,13 @@ def test_backend_in_16_bits_is_within_its_tolerance_or_refuses(name, small_model
     assert 1e-6 < error <= contract.TOLERANCE[precision]
 
 
-def test_backend_smooths_its_error_maps(name, small_model):
-    errors, anomaly_maps = create(name, small_model).maps(
-        images(2, 18, 22), noise_bank(small_model.schedule, 18, 22, 0)
-    )
+@pytest.mark.parametrize("window", [None, 1, 12])
+def test_backend_smooths_its_error_maps_with_the_window_of_the_mode(name, small_model, window):
+    model = with_mode(small_model, window=window)
+    errors, anomaly_maps = create(name, model).maps(images(2, 18, 70), noise_bank(model.schedule, 18, 70, 0))
     assert anomaly_maps.shape == (2, 1, 256, 256)
-    assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-6
+    assert relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu(), window)) <= 1e-6
+    assert (relative_rms(anomaly_maps, scoring.anomaly_map(errors.cpu())) <= 1e-2) == (window is None)
 
 
 def test_a_nan_in_an_image_is_a_nan_in_its_score_and_in_no_other(name, small_model):

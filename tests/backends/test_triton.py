@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import threading
+import types
 
 import pytest
 import torch
 
+from sprfast.backends import convolved_draws
 from sprfast.backends import triton as triton_backend
 from sprfast.errors import BackendError
 from sprfast.kernels.triton.launch import UnsupportedError
@@ -18,17 +20,24 @@ class Network:
     """Of `FusedUNet` what the backend calls; notes the threads and streams of its passes."""
 
     def __init__(self):
-        self.bound, self.threads, self.streams = [], set(), []
+        self.bound, self.threads, self.streams, self.convolved = [], set(), [], 0
 
-    def bind(self, x, z):
+    def empty_noise(self, z):
+        return torch.empty(z.shape[1], 1, *z.shape[3:])
+
+    def convolve_noise(self, z, out):
+        self.convolved += 1
+        out.copy_(z[0, :, :1])
+
+    def bind(self, x, z, noise):
         self.bound.append((tuple(x.shape), x.dtype))
         if x.shape[2] < 4:
             raise UnsupportedError("too small")
 
-        def run(x, z):
+        def run(x, z, noise):
             self.threads.add(threading.current_thread())
             self.streams.append((x.shape[0], getattr(current, "stream", None)))
-            return x[:, :1] + z[0, :, :1], x[:, :1] * 2
+            return x[:, :1] + noise, x[:, :1] * 2
 
         return run
 
@@ -88,8 +97,9 @@ def test_a_call_is_launched_on_its_callers_stream(network, small_model, monkeypa
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: getattr(current, "stream", "default"))
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(triton_backend, "running_on", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(triton_backend, "inputs", lambda x, noise, device: (x, noise[0]))
     backend = triton_backend.TritonBackend(small_model, torch.device("cuda", 0))
+    monkeypatch.setattr(backend._draws, "of", lambda noise, images: (noise[0], noise[0][0, :, :1]))
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device: x)
 
     def on_a_stream(count):
         with torch.cuda.stream(f"stream {count}"):
@@ -109,6 +119,44 @@ def test_a_list_is_bound_once_for_each_shape_type_and_alignment(backend, network
             backend.maps(x, noise())
         backend.maps(images(1), noise(4))
     assert len(network.bound) == len(different)
+
+
+def test_draws_that_all_images_share_are_convolved_once_until_they_change(backend, network):
+    draws = noise()
+    for _ in range(3):
+        backend.maps(images(2), draws)
+    assert network.convolved == 1
+    draws[0] += 1  # in place
+    assert backend.maps(images(2), draws)[0].unique().tolist() == [4]
+    assert backend.maps(images(2), noise())[0].unique().tolist() == [3]
+    assert network.convolved == 3
+
+
+def test_draws_of_each_image_are_not_kept(backend, network):
+    draws = [torch.ones(2, 3, 3, 4, 4)]
+    for _ in range(2):
+        backend.maps(images(3), draws)
+    assert network.convolved == 2
+    assert not backend._draws._kept
+
+
+def test_kept_draws_are_waited_for_and_stay_for_every_stream_that_reads_them(network, monkeypatch):
+    waited, streams = [], []
+
+    class Recorded(torch.Tensor):
+        def record_stream(self, stream):
+            streams.append(stream)
+
+    stream = types.SimpleNamespace(record_event=lambda: "ready", wait_event=waited.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(convolved_draws, "draws_of", lambda noise, images, device: noise[0].as_subclass(Recorded))
+    monkeypatch.setattr(network, "empty_noise", lambda z: torch.empty(1, 1, 4, 4).as_subclass(Recorded))
+    draws, given = convolved_draws.ConvolvedDraws(network, torch.device("cuda", 0)), noise()
+    first = draws.of(given, 1)
+    assert waited == []
+    assert all(mine is theirs for mine, theirs in zip(draws.of(given, 1), first, strict=True))
+    assert waited == ["ready"]
+    assert streams == [stream, stream]
 
 
 def test_the_list_that_was_not_used_for_longest_is_dropped(backend, network, monkeypatch):

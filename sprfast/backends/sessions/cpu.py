@@ -52,7 +52,8 @@ class CpuSession:
         names = (ctypes.c_char_p * len(shapes))(*map(str.encode, shapes))
         addresses = (ctypes.c_void_p * len(shapes))(*(arrays[name].ctypes.data for name in shapes))
         error = ctypes.create_string_buffer(library.ERROR_SIZE)
-        given = (library.operators(precision), model.base_width, model.draws, len(shapes), names, addresses)
+        sizes = (model.base_width, model.draws, model.window or 0, len(shapes))
+        given = (library.operators(precision), *sizes, names, addresses)
         self._network = self._library.open_network(*given, error)
         if not self._network:
             raise MemoryError(error.value.decode())

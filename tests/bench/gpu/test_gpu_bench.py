@@ -47,8 +47,12 @@ def test_recorded_calls_are_those_of_the_published_network():
     )
     names = [call.operator for call in recorded]
     assert {name: names.count(name) for name in kernels.__all__} == {
+        "noise_conv3x3": 1,
         "perturb_conv3x3": 1,
         "group_norm_affine": 14,
+        "norm_swish": 0,
+        "norm_swish_pool": 0,
+        "norm_swish_head": 0,
         "group_norm_swish": 3,
         "affine_swish": 6,
         "affine_swish_pool": 4,
@@ -68,7 +72,8 @@ def weights_of(config):
 
 
 def test_fresh_arguments_have_the_recorded_layout_and_unwritten_outputs(model):
-    call = next(each for each in calls.recorded(model, 1, 32, 32, "float32") if each.operator == "affine_swish_pool")
+    recorded = calls.recorded(model, 100, 32, 32, "float32")  # too many programs for one launch a norm
+    call = next(each for each in recorded if each.operator == "affine_swish_pool")
     given = call.fresh(CPU, seed=1)
     for name, pattern in call.arguments.items():
         assert (given[name].shape, given[name].stride(), given[name].dtype) == (
@@ -103,11 +108,11 @@ def test_a_wrong_operator_has_no_speed(model):
     def refuse(*arguments):
         raise launch.UnsupportedError("for the test\nsecond line")
 
-    wrong.affine_swish_head = refuse
+    wrong.norm_swish_head = refuse
     report = operators.measure(model, CPU, 1, 80, 80, "float32", operators=wrong, repeats=1)
     json.dumps(report, allow_nan=False)
     for row in report["operators"]:
-        broken = row["operator"] in ("affine_swish", "affine_swish_up2", "affine_swish_head")
+        broken = row["operator"] in ("affine_swish", "affine_swish_up2", "norm_swish_head")
         assert row["status"] == ("failed" if broken else "measured"), row
         assert ("time_us" in row) is not broken
     assert any(row.get("reason") == "UnsupportedError: for the test" for row in report["operators"])

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from sprfast.errors import InputError
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch
 from support import ROOT
+from support.line_cases import eventually
 
 dry = pytest.mark.skipif(not launch.INTERPRETED, reason="a dry run is for machines without a CUDA device")
 
@@ -44,7 +47,8 @@ def test_first_call(tmp_path):
     assert states(summary) == dict.fromkeys((step.name for step in steps.CALLS[1]), "passed")
     assert "dry run" in printed
     (operators,) = reports["operators"]["batches"]
-    assert {row["operator"] for row in operators["operators"]} == set(kernels.__all__)
+    others = {"affine_swish_head", "affine_swish_pool", "norm_swish"}  # which an image as small as that does not need
+    assert {row["operator"] for row in operators["operators"]} == set(kernels.__all__) - others
     for row in operators["operators"]:
         assert row["status"] == "measured"
         assert row["warm_us"] > 0
@@ -82,6 +86,8 @@ def test_second_call_with_what_an_earlier_one_left(tmp_path):
     assert {row["ways"]["ours"]["status"] for row in reports["passes"]["batches"][0]["passes"]} == {"measured"}
     names = [row["candidate"] for row in summary["efficientad"]]
     assert names == ["ours", "efficientad_s"]
+    ways = [(row["way"], row["status"]) for row in summary["own_convolutions"]]
+    assert ways == [("cudnn", "measured"), ("float16", "measured"), ("float8", "measured")] * 2
     assert (second / truth.FILE).read_bytes() == (first / truth.FILE).read_bytes()  # carried on
 
 
@@ -150,6 +156,29 @@ def test_a_step_that_crashes_or_hangs_is_recorded_and_the_rest_goes_on(tmp_path,
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert "exit code 7" in capsys.readouterr().out
+
+
+@dry
+@pytest.mark.process
+def test_sigterm_ends_the_step_that_runs_too(tmp_path):
+    command = [sys.executable, "-m", "sprfast.bench.gpu.check", str(tmp_path / "out"), "--dry-run", "--steps", "truth"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert eventually(lambda: steps_of(process.pid))
+        (step,) = steps_of(process.pid)
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not Path(f"/proc/{step}").exists()
+
+
+def steps_of(pid):
+    """Processes that one has started, each in a session of its own, as Linux lists them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            _, parent, _, session = stat.read_text().rsplit(")", 1)[1].split()[:4]
+            if (parent, session) == (str(pid), stat.parent.name):
+                found.append(int(session))
+    return found
 
 
 def test_what_a_step_has_written_is_kept_while_it_runs(tmp_path, monkeypatch):

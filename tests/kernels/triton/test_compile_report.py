@@ -139,7 +139,7 @@ def test_statistics_of_other_programs_are_acquired_before_they_are_read():
     assembly = compiled("""
 from sprfast.kernels.triton import compile_report
 (each,) = recorded("group_norm_affine")
-print(json.dumps(compile_report._compile_source(compile_report._source(each), each.warps, 90).asm["ptx"]))
+print(json.dumps(compile_report._compile_source(compile_report._source(each), each.options, 90).asm["ptx"]))
 """)
     written, found, read = re.split(r"(atom\.\S+)", assembly, maxsplit=1)
     assert found == "atom.global.gpu.acq_rel.add.u32"
@@ -190,8 +190,8 @@ last = recorded("anomaly_map", height=200, width=151)
 for each in [*last, *recorded("affine_swish"), recorded("perturb_conv3x3")[1]]:
     given = {**each.arguments, **each.constants}
     arguments = [given[name] for name in each.kernel.arg_names]
-    runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, num_warps=each.warps)
-    compiled = compile_report._compile_source(compile_report._source(each), each.warps, 90)
+    runs = each.kernel.run(*arguments, grid=each.grid, warmup=True, **each.options)
+    compiled = compile_report._compile_source(compile_report._source(each), each.options, 90)
     same.append(compiled.asm["ptx"] == runs.asm["ptx"])
 print(json.dumps(same))
 """,

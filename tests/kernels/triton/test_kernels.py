@@ -9,6 +9,7 @@ import torch
 from sprfast.kernels import triton as kernels
 from sprfast.kernels.triton import launch, reference
 from sprfast.kernels.triton.trials import relative_rms
+from sprfast.method.anomaly_map import MAP_SIZE, reach, smoothing_matrix
 from support.kernel_cases import DEVICE, OPERATORS, SEED, Shape, arguments, assert_correct, of_images, rows_of, run
 
 RAGGED = Shape(32, 33, 37, more_columns=1)
@@ -61,6 +62,8 @@ def test_ragged_shape_takes_several_programs_and_does_not_fill_the_last(operator
     first = launches[0]
     if operator == "group_norm_swish":  # one program goes through all pixels of its channels
         assert RAGGED.height * RAGGED.width > first.constants["BLOCK"]
+    elif operator.startswith("norm_swish"):  # one program, in the interpreter
+        assert first.arguments["chunks"] > 1
     else:
         assert math.prod(first.grid) > 1  # of one sample
     assert RAGGED.height * RAGGED.width % first.constants["BLOCK"]
@@ -100,6 +103,76 @@ def test_statistics_have_the_same_bits_in_any_order_of_programs(monkeypatch, sto
     assert sorted(ran) == sorted(6 * programs)
 
 
+ENDINGS = ("swish", "swish_pool", "swish_head")
+ONE_LAUNCH = Shape(32, 33, 37, draws=2)  # three chunks a sample, and several blocks of each ending
+
+
+def one_launch_of(ending, given, phases, programs):
+    """Run these phases alone, in so many programs."""
+    from sprfast.kernels.triton import one_launch
+
+    with launch.recorded(90) as launches:
+        getattr(kernels, f"norm_{ending}")(*given.values())
+    constants = {**launches[0].constants, "PHASES": getattr(one_launch, phases)}
+    return dataclasses.replace(launches[0], constants=constants, grid=(programs,))
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_one_launch_gives_the_bits_of_two(ending, storage):
+    given = arguments(f"norm_{ending}", ONE_LAUNCH, storage)
+    once = {name: value.clone() for name, value in run(f"norm_{ending}", given).items()}
+    assert not given["arrived"].any()
+    assert set(once) == {"out", "pooled"} & set(given)
+    for name in once:
+        given[name].fill_(torch.nan)
+    common = [given.pop(name) for name in ("raw", "bias", "gamma", "beta", "groups", "arrived")]
+    affine = kernels.group_norm_affine(*common)
+    getattr(kernels, f"affine_{ending}")(common[0], affine, *given.values())
+    for name, value in once.items():
+        assert torch.equal(value, given[name]), f"{name}, SPRFAST_TEST_SEED={SEED}"
+
+
+@pytest.mark.skipif(not launch.INTERPRETED, reason="a GPU runs both phases together")
+@pytest.mark.parametrize("programs", [1, 4, 50])  # all, some and none with several chunks
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_phases_of_one_launch_apart_give_the_bits_of_both_together(ending, programs):
+    given = arguments(f"norm_{ending}", ONE_LAUNCH, torch.bfloat16)
+    together = {name: value.clone() for name, value in run(f"norm_{ending}", given).items()}
+    for name in together:
+        given[name].fill_(torch.nan)
+    statistics = one_launch_of(ending, given, "STATISTICS", programs)
+    activation = one_launch_of(ending, given, "ACTIVATION", programs)
+    statistics.run()
+    assert not given["arrived"].any()
+    assert all(given[name].isnan().all() for name in together)
+    dataclasses.replace(
+        activation, arguments={**activation.arguments, "p_affine": statistics.arguments["p_affine"]}
+    ).run()
+    for name, value in together.items():
+        assert torch.equal(value, given[name]), f"{name}, SPRFAST_TEST_SEED={SEED}"
+
+
+@pytest.mark.parametrize(("storage", "resident"), [(torch.bfloat16, 16), (torch.float32, 12)])
+def test_one_launch_is_refused_where_not_all_of_its_programs_run_at_once(storage, resident):
+    """Of 4 warps each, on a GPU of one multiprocessor."""
+    from sprfast.kernels.triton import one_launch
+
+    def chunks(count):
+        return arguments("norm_swish", Shape(32, 512, count), storage, "meta")
+
+    for count, taken in ((resident // 4, True), (resident // 4 + 1, False)):
+        given = chunks(count)
+        with launch.recorded(90, multiprocessors=1) as launches:
+            assert (one_launch.unsupported(given["raw"]) is None) == taken
+            if taken:
+                kernels.norm_swish(*given.values())
+                assert launches[0].cooperative
+            else:
+                with pytest.raises(launch.UnsupportedError, match=f"raw: {count} programs that wait for each other"):
+                    kernels.norm_swish(*given.values())
+
+
 def test_first_convolution_clears_the_counters_of_the_statistics_that_follow():
     given = arguments("perturb_conv3x3", Shape(32, 6, 8, images=2), torch.float32)
     given["arrived"].fill_(-7)
@@ -117,13 +190,52 @@ def test_pooling_less_than_a_window_writes_the_map_alone(height, width):
     torch.testing.assert_close(run("affine_swish_pool", given)["out"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((16, 70), None),
+        ((16, 70), 12),
+        *(pytest.param(size, None, marks=pytest.mark.interpreter) for size in ((192, 40), (40, 600))),
+    ],
+)
+def test_steps_that_an_anomaly_map_leaves_out_change_no_bit(size, window):
+    errors = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(SEED))
+    matrices = [torch.tensor(smoothing_matrix(side, window)) for side in size]
+    banded, whole = (torch.full((1, 1, MAP_SIZE, MAP_SIZE), torch.nan) for _ in range(2))
+    kernels.anomaly_map(errors, *matrices, max(reach(side, window) for side in size), banded)
+    kernels.anomaly_map(errors, *matrices, MAP_SIZE, whole)
+    assert torch.equal(banded, whole), f"SPRFAST_TEST_SEED={SEED}"
+
+
+@pytest.mark.parametrize("window", [None, 1, 8, 40])
+@pytest.mark.parametrize("size", [1, 2, 16, 70, 192, 255, 256, 257, 600, 1537, 16_384])
+def test_every_weight_of_a_smoothing_matrix_is_reached_and_little_else(size, window):
+    half = reach(size, window)
+    matrix, reached = torch.tensor(smoothing_matrix(size, window)), reference.reached(MAP_SIZE, size, half)
+    assert reached[matrix != 0].all()
+    assert reached.sum(1).max() <= math.ceil((2 * half + 2) * size / MAP_SIZE) + 4
+
+
+def test_no_pixel_is_left_out_of_the_steps_of_an_anomaly_map():
+    """So a NaN anywhere reaches the map."""
+    size = 1100, 16
+    matrices = [torch.tensor(smoothing_matrix(side), device=DEVICE) for side in size]
+    pixels = (0, 547, size[0] - 1)
+    errors = torch.zeros(len(pixels), 1, *size, device=DEVICE)
+    errors[range(len(pixels)), 0, pixels, 8] = torch.nan
+    out = torch.empty(len(pixels), 1, MAP_SIZE, MAP_SIZE, device=DEVICE)
+    kernels.anomaly_map(errors, *matrices, 15, out)
+    assert out.isnan().flatten(1).any(1).all()
+    assert not out.isnan().flatten(1).all(1).any()
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_nan_in_an_image_reaches_its_output_and_no_other_image(operator):
-    shape = Shape(32, 4, 6, images=2)
+    shape = Shape(32, 4, 6, images=2, noise_per_image=True)
     given = arguments(operator, shape, torch.float32)
-    first = next(iter(given))  # raw, x or errors
+    first = next(iter(given))  # raw, x, z or errors
     clean = {name: rows_of(name, value, [1], shape).clone() for name, value in run(operator, given).items()}
-    given[first][0, 0, 2, 3] = torch.nan
+    rows_of(first, given[first], slice(1), shape)[..., 2, 3] = torch.nan
     for name, value in run(operator, given).items():
         assert rows_of(name, value, [0], shape).isnan().any(), name
         assert torch.equal(rows_of(name, value, [1], shape), clean[name]), name
@@ -167,7 +279,7 @@ def test_an_infinite_variance_is_nan_in_its_group_and_in_no_other(of):
 
 def affine_rstd(raw, groups):
     ones, zeros = torch.ones(raw.shape[1], device=DEVICE), torch.zeros(raw.shape[1], device=DEVICE)
-    arrived = torch.zeros(raw.shape[0], dtype=torch.int32, device=DEVICE)
+    arrived = torch.zeros(raw.shape[0] + 2, dtype=torch.int32, device=DEVICE)
     return kernels.group_norm_affine(raw, zeros, ones, zeros, groups, arrived)[:, 0].unflatten(1, (groups, -1))[:, :, 0]
 
 
@@ -189,15 +301,11 @@ def convolved_rstd(raw, groups):
     channels = raw.shape[1]
     weight = torch.zeros(channels, 3, 3, 3, device=DEVICE)
     weight[range(channels), [c % 3 for c in range(channels)], 1, 1] = 1
-    ones, zeros, out = (
-        torch.ones(channels, device=DEVICE),
-        torch.zeros(channels, device=DEVICE),
-        torch.full_like(raw, torch.nan),
-    )
-    z, std = torch.zeros(1, 1, 3, *raw.shape[2:], device=DEVICE), torch.zeros(1, device=DEVICE)
-    arrived = torch.empty(raw.shape[0], dtype=torch.int32, device=DEVICE)
+    ones, zeros = torch.ones(channels, device=DEVICE), torch.zeros(channels, device=DEVICE)
+    out, noise = torch.full_like(raw, torch.nan), torch.zeros_like(raw[:1])
+    arrived = torch.empty(raw.shape[0] + 2, dtype=torch.int32, device=DEVICE)
     affine = kernels.perturb_conv3x3(
-        raw[:, :3].contiguous(), z, std, reference.pack_weight(weight), zeros, ones, zeros, groups, out, arrived
+        raw[:, :3].contiguous(), noise, reference.pack_weight(weight), zeros, ones, zeros, groups, out, arrived
     )
     assert torch.equal(out, raw)
     return affine[:, 0].unflatten(1, (groups, -1))[:, :, 0]
@@ -239,7 +347,7 @@ def test_perturbed_images_are_padded_with_zeros_and_normalised_afterwards():
     # its inside
     given = arguments("perturb_conv3x3", Shape(32, 6, 8), torch.float32)
     given["x"].fill_(5)
-    given["z"].fill_(1)
+    given["noise"].zero_()
     got = run("perturb_conv3x3", given)
     assert_correct("perturb_conv3x3", given, got)
     inside = got["out"][0, :, 1:-1, 1:-1]

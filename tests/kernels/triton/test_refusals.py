@@ -40,10 +40,11 @@ def plain(operator, **changes):
     return arguments(operator, dataclasses.replace(PLAIN, **changes), torch.float32, "meta")
 
 
-MAPS = taking("raw", "out", "pooled")
-PARAMETERS = taking(
-    "affine", "embedding", "bias", "gamma", "beta", "weight", "scale", "std", "x", "z", "errors", "rows", "columns"
-)
+PLANES = [("affine_swish_head", "out"), ("norm_swish_head", "out"), ("anomaly_map", "out")]  # no feature maps
+MAPS = [pair for pair in taking("raw", "noise", "out", "pooled") if pair not in PLANES]
+FIRST = ("noise_conv3x3", "perturb_conv3x3")
+NUMBERS = ("affine", "embedding", "bias", "head_bias", "gamma", "beta", "weight", "scale", "std")
+PARAMETERS = PLANES + taking(*NUMBERS, "x", "z", "errors", "rows", "columns")
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -81,9 +82,7 @@ def test_sizes_that_do_not_fit_together_are_refused(operator, name):
         assert_refused(operator, {**given, name: changed})
 
 
-@pytest.mark.parametrize(
-    ("operator", "name"), [pair for pair in taking("out", "pooled") if pair[0] != "perturb_conv3x3"]
-)
+@pytest.mark.parametrize(("operator", "name"), [pair for pair in taking("out", "pooled") if pair[0] not in FIRST])
 def test_output_in_another_storage_type_than_the_input_is_refused(operator, name):
     given = plain(operator)
     given[name] = given[name].bfloat16()
@@ -148,10 +147,12 @@ def test_one_image_expanded_to_a_batch_is_refused():
 
 
 def test_noise_expanded_over_images_is_taken():
-    for operator in ("perturb_conv3x3", "affine_swish_head"):
-        given = plain(operator)
-        given["z"] = given["z"].expand(-1, 2, -1, -1, -1)
-        assert_taken(operator, given)
+    given = plain("affine_swish_head")
+    given["z"] = given["z"].expand(-1, 2, -1, -1, -1)
+    assert_taken("affine_swish_head", given)
+    given = plain("noise_conv3x3", noise_per_image=True)
+    given["z"] = given["z"][:, :1].expand(-1, 2, -1, -1, -1)
+    assert_taken("noise_conv3x3", given)
 
 
 @pytest.mark.parametrize(("operator", "name"), taking("z"))
@@ -161,23 +162,31 @@ def test_noise_of_other_draws_images_or_sizes_is_refused(operator, name):
 
 
 @pytest.mark.parametrize(
-    ("operator", "name"), [("group_norm_affine", "raw"), ("group_norm_swish", "raw"), ("perturb_conv3x3", "out")]
+    ("operator", "name"),
+    [
+        ("group_norm_affine", "raw"),
+        ("group_norm_swish", "raw"),
+        ("norm_swish", "raw"),
+        ("noise_conv3x3", "out"),
+        ("perturb_conv3x3", "noise"),
+        ("perturb_conv3x3", "out"),
+    ],
 )
 def test_slice_where_whole_pixels_are_needed_is_refused(operator, name):
     for size in ((6, 8), (1, 1)):
         given = plain(operator, height=size[0], width=size[1])
-        given[name] = META((4, *size, 64)).permute(0, 3, 1, 2)[:, :32]
+        given[name] = META((given[name].shape[0], *size, 64)).permute(0, 3, 1, 2)[:, :32]
         assert_refused(operator, given, f"{name}:", "64 elements apart")
 
 
 @pytest.mark.parametrize(("operator", "name"), taking("arrived"))
 def test_counters_that_are_not_one_whole_number_a_sample_are_refused(operator, name):
     given = plain(operator)
-    for counters in (META(4), META(3, dtype=torch.int32), META(8, dtype=torch.int32)[::2]):
-        assert_refused(operator, {**given, name: counters}, f"{name}:", "expected contiguous int32 (4,)")
+    for counters in (META(6), META(5, dtype=torch.int32), META(12, dtype=torch.int32)[::2]):
+        assert_refused(operator, {**given, name: counters}, f"{name}:", "expected contiguous int32 (6,)")
 
 
-@pytest.mark.parametrize("operator", ["affine_swish_head", "perturb_conv3x3"])
+@pytest.mark.parametrize("operator", ["affine_swish_head", "noise_conv3x3"])
 def test_more_channels_than_the_image_sided_kernels_take_are_refused(operator):
     assert_refused(operator, plain(operator, channels=256), "256 channels", "128")
 
@@ -188,7 +197,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused(operator, name):
         assert_refused(operator, {**plain(operator), name: groups}, f"{groups} groups of 32 channels")
 
 
-@pytest.mark.parametrize(("operator", "name"), taking("z"))
+@pytest.mark.parametrize(("operator", "name"), [pair for pair in taking("z") if pair[0] != "norm_swish_head"])
 def test_noise_beyond_32_bit_offsets_is_refused(operator, name):
     given = plain(operator, height=4096, width=4096, channels=32, images=1, draws=50)
     assert_refused(operator, given, "z:", "32-bit offsets")

@@ -37,7 +37,7 @@ def half_written(raw, affine, out):
 
 
 def doubled(*given):
-    return 2 * kernels.affine_swish_head(*given)
+    return 2 * kernels.group_norm_affine(*given)
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_a_network_with_a_wrong_operator_is_refused_by_kernel_shape_and_configur
 
 
 def test_a_wrong_result_is_noticed_as_a_wrong_output_is():
-    checked = SelfTest(operators_but(affine_swish_head=doubled))
+    checked = SelfTest(operators_but(group_norm_affine=doubled))
     with pytest.raises(
-        SelfTestError, match=r"^affine_swish_head\(.*\): result has a relative RMS error of 1, at most 5e-06 is allowed"
+        SelfTestError, match=r"^group_statistics\(.*\): result has a relative RMS error of 1, at most 5e-06 is allowed"
     ):
-        checked.affine_swish_head(*arguments("affine_swish_head", SHAPE, torch.float32).values())
+        checked.group_norm_affine(*arguments("group_norm_affine", SHAPE, torch.float32).values())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ are whole pixels, so that loads and stores are 128 bits wide.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,7 +28,12 @@ def _affine_swish_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of pixels."""
-    i_p, i_n = tl.program_id(0), tl.program_id(1)
+    swish_block(p_raw, p_affine, p_out, tl.program_id(0), tl.program_id(1), pixels, raw_stride, out_stride, C, BLOCK)
+
+
+@triton.jit
+def swish_block(p_raw, p_affine, p_out, i_p, i_n, pixels, raw_stride, out_stride, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Block i_p of sample i_n; other arguments as in the kernel."""
     o_c = tl.arange(0, C)[None, :]
     o_p = (i_p * BLOCK + tl.arange(0, BLOCK))[:, None]
     m_p = o_p < pixels
@@ -58,7 +62,44 @@ def _affine_swish_pool_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of 2x2 windows, the incomplete ones at the right and lower edge included."""
-    i_q, i_n = tl.program_id(0), tl.program_id(1)
+    pool_block(
+        p_raw,
+        p_affine,
+        p_embedding,
+        p_out,
+        p_pooled,
+        tl.program_id(0),
+        tl.program_id(1),
+        height,
+        width,
+        raw_stride,
+        out_stride,
+        pooled_stride,
+        draws,
+        C,
+        BLOCK,
+    )
+
+
+@triton.jit
+def pool_block(
+    p_raw,
+    p_affine,
+    p_embedding,
+    p_out,
+    p_pooled,
+    i_q,
+    i_n,
+    height,
+    width,
+    raw_stride,
+    out_stride,
+    pooled_stride,
+    draws,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Block i_q of sample i_n; other arguments as in the kernel."""
     o_c = tl.arange(0, C)[None, :]
     o_q = (i_q * BLOCK + tl.arange(0, BLOCK))[:, None]
     windows = (width + 1) // 2  # in a row
@@ -153,10 +194,10 @@ def _affine_swish_head_kernel(
     p_raw,  # [B·draws, pixels, C]
     p_affine,  # [B·draws, 2, C] float32
     p_weight,  # [3, C] float32
-    p_bias,  # [draws, 3] float32
+    p_head_bias,  # [draws, 3] float32
     p_z,  # [draws, 1 or B, 3, pixels] float32
     p_scale,  # [draws] float32
-    p_errors,  # [B, pixels] float32, written
+    p_out,  # [B, pixels] float32, written
     pixels,
     raw_stride,
     z_draw_stride,
@@ -166,7 +207,46 @@ def _affine_swish_head_kernel(
     BLOCK: tl.constexpr,
 ):
     """One block of pixels of one image, all its draws one after another."""
-    i_p, i_b = tl.program_id(0), tl.program_id(1)
+    head_block(
+        p_raw,
+        p_affine,
+        p_weight,
+        p_head_bias,
+        p_z,
+        p_scale,
+        p_out,
+        tl.program_id(0),
+        tl.program_id(1),
+        pixels,
+        raw_stride,
+        z_draw_stride,
+        z_image_stride,
+        draws,
+        C,
+        BLOCK,
+    )
+
+
+@triton.jit
+def head_block(
+    p_raw,
+    p_affine,
+    p_weight,
+    p_bias,
+    p_z,
+    p_scale,
+    p_out,
+    i_p,
+    i_b,
+    pixels,
+    raw_stride,
+    z_draw_stride,
+    z_image_stride,
+    draws,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Block i_p of image i_b; other arguments as in the kernel."""
     o_c = tl.arange(0, C)[None, :]
     o_p = i_p * BLOCK + tl.arange(0, BLOCK)
     m_p = o_p < pixels
@@ -183,7 +263,7 @@ def _affine_swish_head_kernel(
             b_r = b_f + tl.load(p_bias + d * 3 + k) + tl.load(p_draw + k * pixels, mask=m_p, other=0.0)
             b_squares += b_r * b_r
         b_errors += tl.load(p_scale + d) * b_squares
-    tl.store(p_errors + sample_offset(i_b, pixels) + o_p, b_errors, mask=m_p)
+    tl.store(p_out + sample_offset(i_b, pixels) + o_p, b_errors, mask=m_p)
 
 
 def affine_swish(raw: Tensor, affine: Tensor, out: Tensor) -> None:
@@ -255,7 +335,9 @@ def affine_swish_up2(raw: Tensor, affine: Tensor, embedding: Tensor, out: Tensor
     )
 
 
-def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, z: Tensor, scale: Tensor) -> Tensor:
+def affine_swish_head(
+    raw: Tensor, affine: Tensor, weight: Tensor, head_bias: Tensor, z: Tensor, scale: Tensor, out: Tensor
+) -> None:
     """`reference.affine_swish_head` in one launch; draws are added up in their order.
 
     Raises:
@@ -268,17 +350,16 @@ def affine_swish_head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor,
     images = samples // draws
     launch.require_noise(z, draws, images, height, width)
     launch.require_parameters((3, channels), weight=weight)
-    launch.require_parameters((draws, 3), bias=bias)
-    errors = torch.empty((images, 1, height, width), dtype=torch.float32, device=raw.device)
+    launch.require_parameters((draws, 3), head_bias=head_bias)
+    launch.require_parameters((images, 1, height, width), out=out)
     numbers = (height * width, launch.pixel_stride(raw), *launch.noise_strides(z), draws)
     launch.run(
         _affine_swish_head_kernel,
         (triton.cdiv(height * width, tile.pixels), images),
-        (raw, affine, weight, bias, z, scale, errors, *numbers),
+        (raw, affine, weight, head_bias, z, scale, out, *numbers),
         {"C": channels, "BLOCK": tile.pixels},
         tile.warps,
     )
-    return errors
 
 
 def _require_input(raw: Tensor, affine: Tensor) -> None:
