@@ -116,7 +116,7 @@ typedef struct sprfast_result {
     uint32_t size;
     int32_t verdict;   /* SPRFAST_PASS, SPRFAST_REJECT or SPRFAST_ERROR */
     double pred_score; /* NaN where there is none */
-    double skipped;    /* share of the input's pixels that count for nothing, as is so above 512 a side */
+    double skipped;    /* share of the input's pixels that count for nothing: 0, since every pixel counts */
     int32_t code;      /* SPRFAST_OK, or what is wrong with this frame */
     int32_t passes;    /* of the network */
     char reason[480];  /* why the verdict is SPRFAST_ERROR, else empty; UTF-8, ends with a 0 */

@@ -151,7 +151,6 @@ sprfast_result result_of(const Result& given, int draws) {
     sprfast_result result{};
     result.verdict = code_of(given.verdict);
     result.pred_score = given.score;
-    result.skipped = given.skipped;
     result.passes = draws;
     write_text(result.reason, given.reason.c_str());
     return result;

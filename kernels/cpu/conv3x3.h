@@ -55,23 +55,38 @@ struct Layout {
     }
 };
 
-// Tiles whose transforms, for 64 channels in and out, fill half of the second-level cache.
-static int tiles_in_cache() {
+// Tiles whose transforms, of at most 128 channels in and out together, fill half of the second-level cache.
+static int tiles_in_cache(int channels) {
     const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    const long fitting = (bytes > 0 ? bytes : 1 << 20) / 2 / (PLANES * (64 + 64) * (long)sizeof(float));
+    const long fitting = (bytes > 0 ? bytes : 1 << 20) / 2 / (PLANES * least(channels, 128) * (long)sizeof(float));
     return fitting < 12 ? 12 : fitting > 48 ? 48 : (int)fitting;
 }
 
 constexpr int SHARED_TILES = 128;  // of a step, at least: each weight that is read is used this often
 constexpr int64_t PAD = 16;        // floats; keeps planes off the same sets of a cache
 
+constexpr int64_t ROW_START = 8;  // pixels whose activation takes as long as to begin a row of them
+
+// Blocks of at most `tiles` tiles, each as large as the others where that can be, whose patches take the least work.
+static void set_blocks(Layout& l, int tiles) {
+    int64_t least_work = INT64_MAX;
+    for (int widest = least(l.columns, tiles); widest > 0; widest--) {
+        const int across = divide_up(l.columns, widest), columns = divide_up(l.columns, across);
+        const int down = divide_up(l.rows, least(l.rows, tiles / columns)), rows = divide_up(l.rows, down);
+        const int64_t read_rows = l.rows * TILE + 2 * down, read_columns = l.columns * TILE + (2 + ROW_START) * across;
+        if (read_rows * read_columns >= least_work) continue;
+        least_work = read_rows * read_columns;
+        l.block_rows = rows;
+        l.block_columns = columns;
+    }
+}
+
 static Layout layout_of(const spr_conv3x3& c) {
     Layout l{};
     l.rows = divide_up(c.height, TILE);
     l.columns = divide_up(c.width, TILE);
-    const int tiles = tiles_in_cache();
-    l.block_columns = divide_up(l.columns, divide_up(l.columns, tiles));
-    l.block_rows = l.block_columns < l.columns ? 1 : least(l.rows, most(1, tiles / l.columns));
+    const int tiles = tiles_in_cache(c.channels_in + c.channels_out);
+    set_blocks(l, tiles);
     l.down = divide_up(l.rows, l.block_rows);
     l.across = divide_up(l.columns, l.block_columns);
     // Per tile, a thread alone reads 1 / tiles of the weights again. Threads together move both transforms once out

@@ -17,6 +17,7 @@ namespace sprfast {
 namespace {
 
 constexpr size_t RECENT_SIZES = 4;  // whose noise is kept
+constexpr int TOGETHER = 16;        // tiles of an image that go through the network together
 constexpr double NONE = std::numeric_limits<double>::quiet_NaN();
 
 std::string described(std::pair<int, int> size) {
@@ -64,24 +65,6 @@ std::string chosen_set(const char* given, const char* precision) {
                                          named + "', choose from " + available_sets(precision)};
 }
 
-// Share of the pixels of an input that no place of the anomaly map looks at.
-double skipped_share(int height, int width) {
-    if (std::max(height, width) <= 2 * MAP_SIZE) return 0;
-    double used = 1;
-    for (const int side : {height, width}) {
-        const std::vector<float> matrix = smoothing_matrix(side);
-        int seen = 0;
-        for (int column = 0; column < side; column++)
-            for (int row = 0; row < MAP_SIZE; row++)
-                if (matrix[static_cast<size_t>(row) * side + column] > 0) {
-                    seen++;
-                    break;
-                }
-        used *= static_cast<double>(seen) / side;
-    }
-    return 1 - used;
-}
-
 Result failed(const Failure& failure) {
     Result result;
     result.score = NONE;
@@ -93,7 +76,16 @@ Result failed(const Failure& failure) {
 std::unique_ptr<const Network> network_of(const Export& exported, const spr_operators* operators) {
     std::map<std::string, const float*> arrays;
     for (const auto& [name, values] : exported.arrays) arrays[name] = values.data();
-    return std::make_unique<const Network>(exported.base_width, exported.schedule.draws(), arrays, operators);
+    return std::make_unique<const Network>(exported.base_width, exported.schedule.draws(), exported.window, arrays,
+                                           operators);
+}
+
+// Where tiles of `tile` pixels begin on a side of `size`, as in sprfast/method/tiles.py.
+std::vector<int> starts(int size, int tile) {
+    const int stride = tile * 3 / 4, steps = (std::max(0, size - tile) + stride - 1) / stride;
+    std::vector<int> found{0};
+    for (int i = 1; i <= steps; i++) found.push_back(static_cast<int>(static_cast<int64_t>(i) * (size - tile) / steps));
+    return found;
 }
 
 }  // namespace
@@ -120,8 +112,7 @@ double Engine::self_test() const {
     const auto [height, width] = std::pair(export_.probe.height, export_.probe.width);
     const std::vector<float> image = probe_image(height, width);
     std::vector<float> errors(image.size() / 3), map(MAP_SIZE * MAP_SIZE);
-    network_->maps(image.data(), 1, height, width, drawn(height, width)->noise.data(), errors.data(), map.data(),
-                   threads_);
+    network(image.data(), 1, {height, width}, errors.data(), map.data());
     return check_probe(export_, errors.data());
 }
 
@@ -133,11 +124,58 @@ std::pair<int, int> Engine::input_size() const {
 
 std::pair<int, int> Engine::input_size(int height, int width) const {
     const std::pair<int, int> size = network_size(height, width, export_.preprocessing);
-    if ((export_.size || export_.field) && size != input_size())
+    const bool fits = !export_.size || tile_size(size) == *export_.size;
+    if (!fits || (export_.field && size != std::pair(export_.field->height, export_.field->width)))
         throw Failure{Code::bad_image,
                       described(size) + " pixels (height x width) at the network's input, this export" +
                           (export_.field ? "'s error field was fitted at " : " takes only ") + described(input_size())};
     return size;
+}
+
+std::pair<int, int> Engine::tile_size(std::pair<int, int> size) const {
+    if (!export_.tile) return size;
+    return {std::min(size.first, export_.tile), std::min(size.second, export_.tile)};
+}
+
+// Error maps and anomaly maps of images of a tile's size or, without tiles, of any.
+void Engine::network(const float* pixels, int images, std::pair<int, int> size, float* errors, float* maps) const {
+    const auto [height, width] = size;
+    network_->maps(pixels, images, height, width, drawn(height, width)->noise.data(), errors, maps, threads_);
+}
+
+// Error map and anomaly map of an image that has tiles.
+void Engine::from_tiles(const float* pixels, std::pair<int, int> size, float* errors, float* map) const {
+    const auto [height, width] = size;
+    const auto [rows, columns] = tile_size(size);
+    const size_t plane = static_cast<size_t>(height) * width, area = static_cast<size_t>(rows) * columns;
+    std::vector<std::pair<int, int>> places;
+    for (const int y : starts(height, rows))
+        for (const int x : starts(width, columns)) places.emplace_back(y, x);
+    std::vector<float> tiles(TOGETHER * 3 * area), found(TOGETHER * area), maps(TOGETHER * MAP_SIZE * MAP_SIZE);
+    std::vector<float> total(plane), count(plane);
+    for (size_t first = 0; first < places.size(); first += TOGETHER) {
+        const size_t tiled = std::min<size_t>(TOGETHER, places.size() - first);
+        for (size_t i = 0; i < tiled; i++) {
+            const auto [top, left] = places[first + i];
+            for (int c = 0; c < 3; c++)
+                for (int y = 0; y < rows; y++)
+                    std::copy_n(pixels + c * plane + static_cast<size_t>(top + y) * width + left, columns,
+                                tiles.data() + (i * 3 + c) * area + static_cast<size_t>(y) * columns);
+        }
+        network(tiles.data(), static_cast<int>(tiled), {rows, columns}, found.data(), maps.data());
+        for (size_t i = 0; i < tiled; i++) {
+            const auto [top, left] = places[first + i];
+            for (size_t y = 0; y < static_cast<size_t>(rows); y++)
+                for (size_t x = 0; x < static_cast<size_t>(columns); x++) {
+                    total[(top + y) * width + left + x] += found[i * area + y * columns + x];
+                    count[(top + y) * width + left + x] += 1;
+                }
+        }
+    }
+    for (size_t i = 0; i < plane; i++) total[i] /= count[i];
+    std::copy(total.begin(), total.end(), errors);
+    const std::vector<float> smooth = anomaly_map(total, height, width, export_.window);
+    std::copy(smooth.begin(), smooth.end(), map);
 }
 
 std::shared_ptr<const Engine::Drawn> Engine::drawn(int height, int width) const {
@@ -150,7 +188,7 @@ std::shared_ptr<const Engine::Drawn> Engine::drawn(int height, int width) const 
         return nullptr;
     });
     if (found) return found;
-    Drawn made{height, width, {}, skipped_share(height, width)};
+    Drawn made{height, width, {}};
     made.noise.resize(static_cast<size_t>(export_.schedule.draws()) * 3 * height * width);
     draws(export_.schedule, height, width, export_.noise_seed, made.noise.data());
     const auto shared = std::make_shared<const Drawn>(std::move(made));
@@ -161,11 +199,10 @@ std::shared_ptr<const Engine::Drawn> Engine::drawn(int height, int width) const 
     return shared;
 }
 
-Result Engine::result(const Drawn& drawn, const float* errors, const float* map) const {
+Result Engine::result(std::pair<int, int> size, const float* errors, const float* map) const {
     Result result;
-    result.score = sprfast::score(export_, errors, drawn.height, drawn.width, map);
+    result.score = sprfast::score(export_, errors, size.first, size.second, map);
     result.verdict = verdict(result.score, export_.threshold);
-    result.skipped = drawn.skipped;
     result.reason = reason(result.score, export_.threshold);
     return result;
 }
@@ -198,7 +235,7 @@ std::vector<Result> Engine::score(const std::vector<Frame>& frames, const Maps& 
 void Engine::score_part(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
                         const Maps& maps, std::vector<Result>& results) const {
     try {
-        score_together(frames, indices, *drawn(size.first, size.second), maps, results);
+        score_together(frames, indices, size, maps, results);
     } catch (const std::bad_alloc&) {
         if (indices.size() == 1)
             results[indices[0]] = failed({Code::out_of_memory, "no memory to score a frame of this size"});
@@ -207,9 +244,9 @@ void Engine::score_part(const std::vector<Frame>& frames, const std::vector<size
     }
 }
 
-void Engine::score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices, const Drawn& drawn,
-                            const Maps& maps, std::vector<Result>& results) const {
-    const size_t plane = static_cast<size_t>(drawn.height) * drawn.width, area = MAP_SIZE * MAP_SIZE;
+void Engine::score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices,
+                            std::pair<int, int> size, const Maps& maps, std::vector<Result>& results) const {
+    const size_t plane = static_cast<size_t>(size.first) * size.second, area = MAP_SIZE * MAP_SIZE;
     std::vector<float> pixels(indices.size() * 3 * plane);
     std::vector<size_t> good;
     for (const size_t index : indices) try {
@@ -220,10 +257,13 @@ void Engine::score_together(const std::vector<Frame>& frames, const std::vector<
         }
     if (good.empty()) return;
     std::vector<float> errors(good.size() * plane), anomalies(good.size() * area);
-    network_->maps(pixels.data(), static_cast<int>(good.size()), drawn.height, drawn.width, drawn.noise.data(),
-                   errors.data(), anomalies.data(), threads_);
+    if (tile_size(size) == size)
+        network(pixels.data(), static_cast<int>(good.size()), size, errors.data(), anomalies.data());
+    else
+        for (size_t i = 0; i < good.size(); i++)
+            from_tiles(pixels.data() + i * 3 * plane, size, errors.data() + i * plane, anomalies.data() + i * area);
     for (size_t i = 0; i < good.size(); i++)
-        results[good[i]] = result(drawn, errors.data() + i * plane, anomalies.data() + i * area);
+        results[good[i]] = result(size, errors.data() + i * plane, anomalies.data() + i * area);
     if (maps.error_map) std::copy_n(errors.data(), plane, maps.error_map);
     if (maps.anomaly_map) std::copy_n(anomalies.data(), area, maps.anomaly_map);
     if (maps.pred_mask) pred_mask(anomalies.data(), map_value(export_).value(), maps.pred_mask);

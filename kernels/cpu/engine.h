@@ -23,7 +23,6 @@ namespace sprfast {
 struct Result {
     Verdict verdict = Verdict::error;
     double score = 0;          // NaN where there is none
-    double skipped = 0;        // share of the input's pixels that count for nothing in the anomaly map
     std::optional<Code> code;  // of what is wrong with the frame
     std::string reason;        // why the verdict is ERROR
 };
@@ -63,16 +62,19 @@ private:
     struct Drawn {
         int height, width;
         std::vector<float> noise;  // (D, 3, height, width)
-        double skipped;
     };
     using Recent = std::list<std::shared_ptr<const Drawn>>;  // the last one used in front
 
     std::vector<Result> score(const std::vector<Frame>& frames, const Maps& maps) const;
     void score_part(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
                     const Maps& maps, std::vector<Result>& results) const;
-    void score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices, const Drawn& drawn,
+    void score_together(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
                         const Maps& maps, std::vector<Result>& results) const;
-    Result result(const Drawn& drawn, const float* errors, const float* map) const;
+    // Of the tiles of images of this size, of which an image that is no larger is the only one.
+    std::pair<int, int> tile_size(std::pair<int, int> size) const;
+    void network(const float* pixels, int images, std::pair<int, int> size, float* errors, float* maps) const;
+    void from_tiles(const float* pixels, std::pair<int, int> size, float* errors, float* map) const;
+    Result result(std::pair<int, int> size, const float* errors, const float* map) const;
     std::shared_ptr<const Drawn> drawn(int height, int width) const;
     double self_test() const;
 

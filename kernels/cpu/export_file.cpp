@@ -22,7 +22,7 @@ using json::Value;
 
 namespace {
 
-constexpr int64_t FORMAT_VERSION = 2;
+constexpr int64_t FORMAT_VERSION = 3;
 constexpr uint64_t MAX_BYTES = uint64_t{1} << 31;  // of the file
 constexpr uint64_t MAX_HEADER_BYTES = 16 << 20;
 constexpr size_t LENGTH_BYTES = 8;   // of the header's length, before it

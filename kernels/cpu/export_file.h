@@ -65,15 +65,20 @@ struct Export {
     Schedule schedule;
     Preprocessing preprocessing;
     uint32_t noise_seed;
-    std::optional<Field> field;               // absent: the score is the maximum of the anomaly map
-    std::optional<double> threshold;          // the highest score that passes
-    std::optional<double> map_threshold;      // above which a pixel of the anomaly map is marked; absent:
-                                              // `threshold`, where there is no field
-    std::optional<std::pair<int, int>> size;  // height and width at the network's input; absent: any
-    std::string model_sha256;                 // of the weights that the export was made from
+    std::optional<Field> field;           // absent: the score is the maximum of the anomaly map
+    std::optional<double> threshold;      // the highest score that passes
+    std::optional<double> map_threshold;  // above which a pixel of the anomaly map is marked; absent:
+                                          // `threshold`, where there is no field
+    int window;                           // of the anomaly map, network pixels; 0: the published one
+    int tile;                             // side of the tiles of larger images, network pixels; 0: none
+    std::optional<std::pair<int, int>>
+        size;                  // of a tile where there are tiles: height and width at the network's input; absent: any
+    std::string model_sha256;  // of the weights that the export was made from
     Probe probe;
     std::map<std::string, std::vector<float>> arrays;  // of the folded model, by names such as `down1.first.weight`
 };
+
+constexpr int MAX_WINDOW = 4096;
 
 // Throws Failure, whose text begins with `path`, unless it is such a file, whole and of a version that is known.
 Export read_export(const std::string& path);

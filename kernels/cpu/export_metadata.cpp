@@ -23,6 +23,7 @@ constexpr int64_t MIN_SIDE = 16;          // pixels at the network's input, of w
 constexpr int64_t MAX_SIDE = 1 << 16;     // that an export may say
 constexpr int64_t MAX_FIELD_SIDE = 1024;  // of an error field
 constexpr int64_t MAX_SCORES = 1024;      // that a threshold keeps of its calibration
+constexpr int64_t MAX_TILE = 4096;        // network pixels
 constexpr int64_t MAX_BATCH = 4096;       // images a call
 
 // A value and where it stands, such as `schedule.levels[0].t`.
@@ -199,6 +200,7 @@ Preprocessing preprocessing(const Object& given) {
     given.choice("alpha", {"refuse", "composite"});
     found.exif = given.choice("orientation", {"exif", "ignore"}) == 0;
     given.choice("frames", {"refuse", "first"});
+    given.choice("profiles", {"refuse", "convert"});
     if (const std::optional<Item> pixels = given.find("max_pixels"))
         found.max_pixels = pixels->integer(1, int64_t{1} << 31);
     return found;
@@ -296,8 +298,9 @@ void check_rest(const Object& given) {
     certificates.require(certificates.value.kind() == Kind::array, "a list of objects");
     for (const Value& each : certificates.value.items())
         certificates.require(each.kind() == Kind::object, "a list of objects");
-    if (const std::optional<Item> images = given.find("trained_on"))
-        images->require(images->value.kind() == Kind::string, "a string");
+    for (const char* name : {"trained_on", "category"})
+        if (const std::optional<Item> text = given.find(name))
+            text->require(text->value.kind() == Kind::string, "a string");
 }
 
 }  // namespace
@@ -316,6 +319,15 @@ Export read_metadata(const Value& document) {
     if (const Item each = given["threshold"]; !each.null()) found.threshold = threshold(Object(each));
     if (const std::optional<Item> each = given.find("map_threshold"); each && !each->null())
         found.map_threshold = map_threshold(Object(*each));
+    if (const std::optional<Item> each = given.find("window"); each && !each->null())
+        found.window = static_cast<int>(each->integer(1, MAX_WINDOW));
+    if (const std::optional<Item> each = given.find("tile"); each && !each->null()) {
+        found.tile = static_cast<int>(each->integer(MIN_SIDE, MAX_TILE));
+        if (!found.window)
+            throw Failure{Code::bad_file, "tile: " + std::to_string(found.tile) +
+                                              " needs a window too, since 31 of 256 places are too many of a large "
+                                              "image"};
+    }
     if (const Item size = given["size"]; !size.null()) found.size = size.height_and_width(MIN_SIDE, MAX_SIDE);
     found.model_sha256 = sha256(given["model_sha256"]);
     found.probe = probe(Object(given["probe"]));

@@ -41,13 +41,13 @@ const spr_threads* open_threads(int32_t count) {
 }
 void close_threads(const spr_threads* threads) { delete static_cast<Pool*>(threads->pool); }
 
-void* open_network(const spr_operators* operators, int32_t base_width, int32_t draws, int32_t count,
+void* open_network(const spr_operators* operators, int32_t base_width, int32_t draws, int32_t window, int32_t count,
                    const char* const* names, const float* const* arrays, char* error) {
     Network* made = nullptr;
     guarded(error, [&] {
         std::map<std::string, const float*> named;
         for (int i = 0; i < count; i++) named[names[i]] = arrays[i];
-        made = new Network(base_width, draws, named, operators);
+        made = new Network(base_width, draws, window, named, operators);
     });
     return made;
 }

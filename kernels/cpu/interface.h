@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SPR_INTERFACE_VERSION 3  // of everything below
+#define SPR_INTERFACE_VERSION 5  // of everything below
 
 enum spr_source_kind {
     SPR_ACTIVATION = 0,  // swish(a·raw + b) + embedding
@@ -79,12 +79,16 @@ struct spr_taps {
     const uint32_t *low, *high;
 };
 
-// The same of 16 bits: for `count[o]` pixels from pixel `first[o]` on.
+// The same of 16 bits: for `count[o]` pixels from pixel `first[o]` on. Neither these nor the ends decrease from place
+// to place.
 struct spr_weights {
     int32_t outputs, stride;
+    int32_t overlap;  // power of two, at least as many as the places that one pixel weighs in
     const int32_t *first, *count;
     const double* weights;
 };
+
+#define SPR_PIECE 64  // pixels
 
 // The operators as compiled for one instruction set. In bfloat16, inputs and weights of conv3x3 are rounded to it;
 // everything else is float32.
@@ -123,15 +127,17 @@ struct spr_operators {
     // multiple of 16.
     void (*resample_row_8)(const struct spr_taps* taps, int32_t output, const int32_t* pairs, int64_t pairs_pitch,
                            uint8_t* result);
-    // 16 rows of 16 bits, divided by `top`: turned[(channel·width + x)·16 + row].
-    void (*turn_strip_16)(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top,
-                          float* turned);
-    // Such rows resampled along the rows: output o of a channel to row·pitch + channel·outputs + o of `planes`.
-    void (*resample_strip_16)(const struct spr_weights* weights, const float* turned, int32_t width, int32_t channels,
-                              float* planes, int64_t pitch);
-    // Rows resampled along the columns: one row of the result, of `pitch` pixels, a multiple of 16.
-    void (*resample_row_16)(const struct spr_weights* weights, int32_t output, const float* rows, int64_t pitch,
-                            float* result);
+    // 16 rows of up to SPR_PIECE pixels of 16 bits, divided by `top`, which is 2^n - 1: turned[(channel·SPR_PIECE +
+    // x)·16 + row]; what it has behind the pixels may be written too. Returns the bits that any value has.
+    uint16_t (*turn_strip_16)(const uint8_t* rows, int64_t pitch, int32_t width, int32_t channels, float top,
+                              float* turned);
+    // Pixels [first, first + count) of a resampling, which come in order, beginning with 0. values: `lanes` numbers of
+    // each pixel, a multiple of 16. done: outputs whose last pixel has come before; returns those of which it has come
+    // now. sums: overlap·lanes, kept between the calls. Lane l of output o, when its last pixel has come, goes to
+    // result[o·output_step + l·lane_step].
+    int32_t (*resample_16)(const struct spr_weights* weights, const float* values, int32_t first, int32_t count,
+                           int32_t done, int64_t lanes, double* sums, float* result, int64_t output_step,
+                           int64_t lane_step);
 };
 
 // An operator of the network that has just run, for benchmarks; what it points to is valid until the observer returns.
@@ -157,7 +163,7 @@ struct spr_interface {
     const struct spr_threads* (*open_threads)(int32_t count);
     void (*close_threads)(const struct spr_threads*);
     // sprfast::Network (network.h) for C. Null after an error, whose text is then in `error`.
-    void* (*open_network)(const struct spr_operators*, int32_t base_width, int32_t draws, int32_t count,
+    void* (*open_network)(const struct spr_operators*, int32_t base_width, int32_t draws, int32_t window, int32_t count,
                           const char* const* names, const float* const* arrays, char* error);
     void (*close_network)(void* network);
     // 0, or sprfast::Code (failure.h) of an error, whose text is then in `error`. observe: null, or called after every

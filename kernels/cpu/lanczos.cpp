@@ -38,10 +38,14 @@ Lanczos::Lanczos(int size, int outputs) : first_(outputs), count_(outputs) {
         first_[output] = first;
         count_[output] = count;
     }
+    for (int output = 0, ended = 0; output < outputs; output++) {
+        while (first_[ended] + count_[ended] <= first_[output]) ended++;
+        while (overlap_ < output + 1 - ended) overlap_ *= 2;
+    }
 }
 
 spr_weights Lanczos::weights() const {
-    return {static_cast<int32_t>(first_.size()), stride_, first_.data(), count_.data(), weights_.data()};
+    return {static_cast<int32_t>(first_.size()), stride_, overlap_, first_.data(), count_.data(), weights_.data()};
 }
 
 FixedLanczos::FixedLanczos(int size, int outputs) : first_(outputs), count_(outputs) {

@@ -17,7 +17,7 @@ public:
     spr_weights weights() const;
 
 private:
-    int32_t stride_;
+    int32_t stride_, overlap_ = 1;
     std::vector<int32_t> first_, count_;
     std::vector<double> weights_;
 };

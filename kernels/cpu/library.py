@@ -11,7 +11,7 @@ import os
 from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int32, c_void_p
 from pathlib import Path
 
-INTERFACE_VERSION, ERROR_SIZE = 3, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
+INTERFACE_VERSION, ERROR_SIZE = 5, 512  # SPR_INTERFACE_VERSION and SPR_ERROR_SIZE
 INSTRUCTION_SETS = ("amx", "avx512", "avx2", "neon", "generic")  # best first; see dispatch.h
 VARIABLE = "SPRFAST_INSTRUCTION_SET"
 
@@ -53,7 +53,7 @@ class Interface(ctypes.Structure):
         ("amx_missing", CFUNCTYPE(c_char_p)),
         ("open_threads", CFUNCTYPE(c_void_p, c_int32)),
         ("close_threads", CFUNCTYPE(None, c_void_p)),
-        ("open_network", CFUNCTYPE(c_void_p, c_void_p, *[c_int32] * 3, *[c_void_p] * 2, c_char_p)),
+        ("open_network", CFUNCTYPE(c_void_p, c_void_p, *[c_int32] * 4, *[c_void_p] * 2, c_char_p)),
         ("close_network", CFUNCTYPE(None, c_void_p)),
         ("maps", CFUNCTYPE(c_int32, *[c_void_p] * 2, *[c_int32] * 3, *[c_void_p] * 3, c_int32, OBSERVER, c_char_p)),
     )

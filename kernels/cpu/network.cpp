@@ -57,18 +57,19 @@ struct Network::Weights {
         std::vector<float> bias, gamma, beta;
     };
 
-    Weights(int width, int draws, const std::map<std::string, const float*>& arrays, const spr_operators& operators);
+    Weights(int width, int draws, int window, const std::map<std::string, const float*>& arrays,
+            const spr_operators& operators);
 
-    const int draws;
+    const int draws, window;
     const spr_operators& operators;
     std::vector<Convolution> convolutions;
     std::vector<float> embeddings[LAST];  // of the blocks; that of the last is folded into the head
     std::vector<float> head_weight, head_bias, std, scale;
 };
 
-Network::Weights::Weights(int width, int of_image, const std::map<std::string, const float*>& arrays,
+Network::Weights::Weights(int width, int of_image, int of_map, const std::map<std::string, const float*>& arrays,
                           const spr_operators& table)
-    : draws(of_image), operators(table) {
+    : draws(of_image), window(of_map), operators(table) {
     const auto array = [&](const std::string& name) {
         const auto found = arrays.find(name);
         if (found == arrays.end()) throw Failure{Code::invalid_argument, "arrays: '" + name + "' is missing"};
@@ -135,8 +136,8 @@ Network::Workspace::Workspace(const Weights& of, int h, int w, int t)
       width(w),
       threads(t),
       together(std::max(1, SAMPLES / of.draws)),
-      rows(smoothing_matrix(h)),
-      columns(smoothing_matrix(w)),
+      rows(smoothing_matrix(h, of.window)),
+      columns(smoothing_matrix(w, of.window)),
       pool(t) {
     const int samples = together * weights.draws;
     const int64_t whole = (int64_t)h * w * weights.convolutions[0].channels_out;
@@ -317,15 +318,17 @@ void Network::give_back(std::unique_ptr<Workspace> space) const {
     });
 }
 
-Network::Network(int base_width, int draws, const std::map<std::string, const float*>& arrays,
+Network::Network(int base_width, int draws, int window, const std::map<std::string, const float*>& arrays,
                  const spr_operators* operators) {
     if (base_width < CHANNELS || base_width % CHANNELS || base_width > 1 << 20)
         throw Failure{Code::invalid_argument, "base_width: " + std::to_string(base_width) +
                                                   " is not allowed, expected a multiple of " +
                                                   std::to_string(CHANNELS)};
     if (draws < 1) throw Failure{Code::invalid_argument, "draws: " + std::to_string(draws) + " is not allowed"};
+    if (window < 0 || window > MAX_WINDOW)
+        throw Failure{Code::invalid_argument, "window: " + std::to_string(window) + " is not allowed"};
     if (!operators) throw Failure{Code::invalid_argument, "operators: none for this instruction set"};
-    weights_ = std::make_unique<const Weights>(base_width, draws, arrays, *operators);
+    weights_ = std::make_unique<const Weights>(base_width, draws, window, arrays, *operators);
     idle_ = std::make_unique<PerProcess<Idle>>();
 }
 

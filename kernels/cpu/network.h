@@ -22,8 +22,9 @@ using Observer = void (*)(const spr_layer*);
 
 class Network {
 public:
-    // The arrays by the names and with the sizes of method/folded.py; none is kept as it is.
-    Network(int base_width, int draws, const std::map<std::string, const float*>& arrays,
+    // window: of the anomaly map, network pixels; 0: the published one. The arrays by the names and with the sizes of
+    // method/folded.py; none is kept as it is.
+    Network(int base_width, int draws, int window, const std::map<std::string, const float*>& arrays,
             const spr_operators* operators);
     ~Network();
     Network(const Network&) = delete;

@@ -18,7 +18,7 @@ static void swish_all(const float* x, float* y, int64_t count) {
 #define SPR_NAME(start, set) SPR_JOIN(start, set)
 #define SPR_AROUND_CONV3X3                                                                                     \
     perturb_conv3x3_space, perturb_conv3x3, head, anomaly_map_space, anomaly_map, swish_all, resample_strip_8, \
-        resample_row_8, turn_strip_16, resample_strip_16, resample_row_16
+        resample_row_8, turn_strip_16, resample_16
 
 #ifndef SPR_AMX
 extern "C" const struct spr_operators SPR_NAME(spr_float32_, SPR_SET) = {conv3x3_weights, pack_conv3x3, conv3x3_space,

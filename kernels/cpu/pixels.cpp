@@ -72,23 +72,18 @@ Rows rows_of(const Frame& frame) {
     return {static_cast<const uint8_t*>(frame.data), frame.pitch, frame.height, frame.width, channels};
 }
 
-void check_depth(const Rows& source, int bit_depth) {
-    if (bit_depth == 16) return;
-    const int top = (1 << bit_depth) - 1;
+[[noreturn]] void refuse_depth(const Rows& source, int bit_depth) {
     uint16_t lowest = 0xffff, highest = 0;
-    for (int y = 0; y < source.height; y++) {
-        const uint8_t* row = source.data + y * source.pitch;
+    for (int y = 0; y < source.height; y++)
         for (int64_t i = 0; i < int64_t{source.width} * source.channels; i++) {
             uint16_t value;
-            memcpy(&value, row + 2 * i, 2);
+            memcpy(&value, source.data + y * source.pitch + 2 * i, 2);
             lowest = std::min(lowest, value);
             highest = std::max(highest, value);
         }
-    }
-    if (highest > top)
-        throw Failure{Code::bad_image, "holds values from " + std::to_string(lowest) + " to " +
-                                           std::to_string(highest) + "; bit_depth " + std::to_string(bit_depth) +
-                                           " allows 0 to " + std::to_string(top)};
+    throw Failure{Code::bad_image, "holds values from " + std::to_string(lowest) + " to " + std::to_string(highest) +
+                                       "; bit_depth " + std::to_string(bit_depth) + " allows 0 to " +
+                                       std::to_string((1 << bit_depth) - 1)};
 }
 
 }  // namespace
@@ -111,8 +106,9 @@ void network_input(const Frame& frame, const Preprocessing& preprocessing, const
     const Rows source = rows_of(frame);
     const int64_t plane = int64_t{rows} * columns;
     if (is_deep(frame.format)) {
-        check_depth(source, preprocessing.bit_depth);
-        resize_16_bit(source, (1 << preprocessing.bit_depth) - 1, operators, rows, columns, pixels);
+        const int top = (1 << preprocessing.bit_depth) - 1;
+        if (resize_16_bit(source, top, operators, rows, columns, pixels) > top)
+            refuse_depth(source, preprocessing.bit_depth);
     } else {
         resize_8_bit(source, operators, rows, columns, pixels);
     }

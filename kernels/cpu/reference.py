@@ -20,8 +20,6 @@ from sprfast.kernels.triton import reference
 
 Kind = Literal["activation", "pooled", "upsampled"]
 
-anomaly_map = reference.anomaly_map  # which has no feature maps
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
@@ -92,11 +90,10 @@ def perturb_conv3x3(
     Returns:
         raw (B·D, H, W, O) and affine (B·D, 2, O), as of `conv3x3`.
     """
-    samples = image.shape[0] * std.shape[0]
-    raw = image.new_empty(samples, weight.shape[1], *image.shape[2:])
-    arrived = torch.empty(samples, dtype=torch.int32, device=image.device)
-    affine = reference.perturb_conv3x3(image, noise, std, weight, bias, gamma, beta, groups, raw, arrived)
-    return _channels_last(raw), affine
+    n = std[:, None, None, None, None] * noise
+    perturbed = (image[:, None] + n.transpose(0, 1)).flatten(0, 1)
+    raw = F.conv2d(perturbed, weight.mT.reshape(-1, 3, 3, 3), padding=1)
+    return _channels_last(raw), reference.norm_affine(raw, bias, gamma, beta, groups)
 
 
 def head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
@@ -114,7 +111,22 @@ def head(raw: Tensor, affine: Tensor, weight: Tensor, bias: Tensor, noise: Tenso
     Returns:
         (B, 1, H, W).
     """
-    return reference.affine_swish_head(_planar(raw), affine, weight, bias, noise, scale)
+    errors = scale.new_empty(raw.shape[0] // scale.shape[0], 1, *raw.shape[1:3])
+    reference.affine_swish_head(_planar(raw), affine, weight, bias, noise, scale, errors)
+    return errors
+
+
+def anomaly_map(errors: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows · errors · columnsᵀ: resampling and box filter as one matrix on each side.
+
+    Args:
+        errors: (B, 1, H, W).
+        rows, columns: (S, H) and (S, W).
+
+    Returns:
+        (B, 1, S, S).
+    """
+    return rows @ errors @ columns.mT
 
 
 def _read(source: Source, height: int, width: int) -> Tensor:

@@ -72,7 +72,7 @@ template <int CHANNELS> INLINE void pair_up(const uint8_t* rows, int64_t pitch, 
 
 template <int CHANNELS>
 INLINE void strip_to_pairs(const uint8_t* rows, int64_t pitch, int width, int64_t plane, int32_t* pairs) {
-    for_blocks<CHANNELS>(rows, pitch, width, [=](const uint8_t* block, int64_t block_pitch, int x) {
+    for_blocks<STRIP, CHANNELS>(rows, pitch, width, [=](const uint8_t* block, int64_t block_pitch, int x) {
         pair_up<CHANNELS>(block, block_pitch, plane, pairs + x / 2 * STRIP);
     });
 }

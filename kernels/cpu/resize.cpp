@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lanczos.h"
+#include "memory.h"
 
 namespace sprfast {
 
@@ -112,87 +113,107 @@ void resize_8_bit(const Rows& given, const spr_operators* operators, int rows, i
 
 namespace {
 
-// Rows of numbers in [0, 1], `pitch` apart.
-struct Numbers {
-    int height;
-    int64_t pitch;
-    std::unique_ptr<float[]> values;
+// One pass over numbers in double. They come in order, `lanes` of each place of a side, of each channel alone.
+class Pass {
+public:
+    Pass(int size, int outputs, int64_t lanes, int channels, const spr_operators* operators)
+        : operators_(operators), filter_(size, outputs), copies_(size == outputs), lanes_(lanes), done_(channels) {
+        channel_ = int64_t{filter_.weights().overlap} * lanes;
+        sums_ = floats(2 * channels * channel_);
+    }
+
+    // Places [first, first + count). result: lane l of output o at o·output_step + l·lane_step.
+    void add(int channel, const float* values, int first, int count, float* result, int64_t output_step,
+             int64_t lane_step) {
+        if (!copies_) {
+            const spr_weights weights = filter_.weights();
+            double* sums = reinterpret_cast<double*>(sums_.get()) + channel * channel_;
+            done_[channel] = operators_->resample_16(&weights, values, first, count, first ? done_[channel] : 0, lanes_,
+                                                     sums, result, output_step, lane_step);
+            return;
+        }
+        for (int place = 0; place < count; place++)
+            for (int64_t lane = 0; lane < lanes_; lane++)
+                result[(first + place) * output_step + lane * lane_step] = values[place * lanes_ + lane];
+    }
+
+private:
+    const spr_operators* operators_;
+    const Lanczos filter_;
+    const bool copies_;  // a pass is left out where its side keeps its size
+    const int64_t lanes_;
+    int64_t channel_;  // sums of one
+    Floats sums_;      // doubles
+    std::vector<int32_t> done_;
 };
 
-// The picture as numbers, its pixels as they lie.
-Numbers scaled(const Rows& source, int top) {
-    const int64_t length = int64_t{source.width} * source.channels;
-    Numbers result{source.height, padded(length), std::make_unique<float[]>(padded(length) * source.height)};
-    for (int y = 0; y < source.height; y++)
-        for (int64_t i = 0; i < length; i++) {
-            uint16_t value;
-            memcpy(&value, source.data + y * source.pitch + 2 * i, 2);
-            result.values[y * result.pitch + i] = static_cast<float>(value) / static_cast<float>(top);
-        }
-    return result;
-}
-
-// At the wanted height.
-Numbers columns_of_numbers(const Numbers& source, const spr_operators* operators, int rows) {
-    Numbers result{rows, source.pitch, std::make_unique<float[]>(source.pitch * rows)};
-    const Lanczos filter(source.height, rows);
-    const spr_weights weights = filter.weights();
-    for (int y = 0; y < rows; y++)
-        operators->resample_row_16(&weights, y, source.values.get(), source.pitch, &result.values[y * source.pitch]);
+// Columns first: the picture at the wanted height, its pixels as they lie, rows `pitch` apart. Adds to `bits`.
+Floats columns_of_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int64_t pitch,
+                         uint16_t& bits) {
+    Floats result = floats(rows * pitch);
+    const Floats strip = floats(STRIP * pitch);
+    std::fill_n(strip.get(), STRIP * pitch, 0.0f);
+    Pass down(source.height, rows, pitch, 1, operators);
+    for (int y = 0; y < source.height; y += STRIP) {
+        const int count = std::min(STRIP, source.height - y);
+        for (int row = 0; row < count; row++)
+            for (int64_t i = 0; i < int64_t{source.width} * source.channels; i++) {
+                uint16_t value;
+                memcpy(&value, source.data + (y + row) * source.pitch + 2 * i, 2);
+                bits |= value;
+                strip[row * pitch + i] = static_cast<float>(value) / static_cast<float>(top);
+            }
+        down.add(0, strip.get(), y, count, result.get(), pitch, 1);
+    }
     return result;
 }
 
 // What turn_strip_16 does, of numbers.
-void turn(const Numbers& source, int y, int width, int channels, float* turned) {
-    for (int row = 0; row < std::min(STRIP, source.height - y); row++)
+void turn(const float* rows, int64_t pitch, int count, int width, int channels, float* turned) {
+    for (int row = 0; row < count; row++)
         for (int channel = 0; channel < channels; channel++)
             for (int x = 0; x < width; x++)
-                turned[(int64_t{channel} * width + x) * STRIP + row] =
-                    source.values[(y + row) * source.pitch + int64_t{x} * channels + channel];
-}
-
-// Its inverse, to rows of planes.
-void turn_back(const float* turned, int width, int channels, float* planes, int64_t pitch) {
-    for (int row = 0; row < STRIP; row++)
-        for (int64_t i = 0; i < int64_t{channels} * width; i++) planes[row * pitch + i] = turned[i * STRIP + row];
-}
-
-// Rows of planes at the wanted width; at the wanted height too, where the columns come first.
-Numbers rows_of_numbers(const Rows& source, int top, const spr_operators* operators, int rows, int columns) {
-    Numbers shrunk{source.height, 0, nullptr};
-    if (columns_first(source, rows, columns)) shrunk = columns_of_numbers(scaled(source, top), operators, rows);
-    const int width = source.width, channels = source.channels;
-    const int64_t pitch = padded(int64_t{columns} * channels);
-    Numbers result{shrunk.height, pitch, std::make_unique<float[]>(pitch * padded(shrunk.height))};
-    const Lanczos filter(width, columns);
-    const spr_weights weights = filter.weights();
-    std::vector<float> turned(int64_t{width} * channels * STRIP);
-    std::vector<uint8_t> last;
-    for (int y = 0; y < result.height; y += STRIP) {
-        if (shrunk.values) {
-            turn(shrunk, y, width, channels, turned.data());
-        } else {
-            const Strip strip(source, y, int64_t{2} * width * channels, last);
-            operators->turn_strip_16(strip.data, strip.pitch, width, channels, static_cast<float>(top), turned.data());
-        }
-        if (columns == width)
-            turn_back(turned.data(), width, channels, &result.values[y * pitch], pitch);
-        else
-            operators->resample_strip_16(&weights, turned.data(), width, channels, &result.values[y * pitch], pitch);
-    }
-    return result;
+                turned[(channel * SPR_PIECE + x) * STRIP + row] = rows[row * pitch + int64_t{x} * channels + channel];
 }
 
 }  // namespace
 
-void resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns, float* pixels) {
-    Numbers planes = rows_of_numbers(source, top, operators, rows, columns);
-    if (planes.height != rows) planes = columns_of_numbers(planes, operators, rows);
-    for (int y = 0; y < rows; y++) {
-        float* row = &planes.values[y * planes.pitch];
-        for (int64_t i = 0; i < planes.pitch; i++) row[i] = std::min(std::max(row[i], 0.0f), 1.0f) * 2.0f - 1.0f;
-        spread(row, source.channels, columns, int64_t{rows} * columns, pixels + int64_t{y} * columns);
+uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns,
+                       float* pixels) {
+    const int width = source.width, channels = source.channels;
+    const int64_t between = padded(int64_t{width} * channels), pitch = padded(int64_t{columns} * channels);
+    uint16_t bits = 0;
+    Floats shrunk;
+    if (columns_first(source, rows, columns)) shrunk = columns_of_16_bit(source, top, operators, rows, between, bits);
+    const int height = shrunk ? rows : source.height;
+    Pass across(width, columns, STRIP, channels, operators), down(height, rows, pitch, 1, operators);
+    const Floats turned = floats(SPR_PIECE * channels * STRIP), strip = floats(STRIP * pitch),
+                 planes = floats(rows * pitch);
+    std::fill_n(turned.get(), SPR_PIECE * channels * STRIP, 0.0f);
+    std::fill_n(strip.get(), STRIP * pitch, 0.0f);
+    std::vector<uint8_t> last;
+    for (int y = 0; y < height; y += STRIP) {
+        const int count = std::min(STRIP, height - y);
+        const Strip given(source, y, int64_t{2} * width * channels, last);
+        for (int x = 0; x < width; x += SPR_PIECE) {
+            const int wide = std::min(SPR_PIECE, width - x);
+            if (shrunk)
+                turn(&shrunk[y * between + int64_t{x} * channels], between, count, wide, channels, turned.get());
+            else
+                bits |= operators->turn_strip_16(given.data + int64_t{2} * x * channels, given.pitch, wide, channels,
+                                                 static_cast<float>(top), turned.get());
+            for (int channel = 0; channel < channels; channel++)
+                across.add(channel, &turned[channel * SPR_PIECE * STRIP], x, wide, &strip[int64_t{channel} * columns],
+                           1, pitch);
+        }
+        down.add(0, strip.get(), y, count, planes.get(), pitch, 1);
     }
+    for (int y = 0; y < rows; y++) {
+        float* row = &planes[y * pitch];
+        for (int64_t i = 0; i < pitch; i++) row[i] = std::min(std::max(row[i], 0.0f), 1.0f) * 2.0f - 1.0f;
+        spread(row, channels, columns, int64_t{rows} * columns, pixels + int64_t{y} * columns);
+    }
+    return bits;
 }
 
 }  // namespace sprfast

@@ -21,7 +21,9 @@ struct Rows {
 // 8 bits, between the passes and behind them too.
 void resize_8_bit(const Rows& source, const spr_operators* operators, int rows, int columns, float* pixels);
 
-// 16 bits divided by `top`: weighted sums in double, stored as float32, clipped at the end.
-void resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns, float* pixels);
+// 16 bits divided by `top`, which is 2^n - 1: weighted sums in double, stored as float32, clipped at the end. Returns
+// the bits that any value has.
+uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns,
+                       float* pixels);
 
 }  // namespace sprfast

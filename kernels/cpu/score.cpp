@@ -11,7 +11,8 @@ namespace sprfast {
 
 namespace {
 
-constexpr int BOX_SIZE = 31;  // pixels, both sides of the averaging window
+constexpr int BOX_SIZE = 31;                    // places, both sides of the published window
+constexpr int LARGEST_BILINEAR = 2 * MAP_SIZE;  // pixels a side, above which a place is a mean by area
 
 // Where one of the 256 places lies between two of `size` pixels.
 struct Place {
@@ -26,20 +27,56 @@ Place place(int index, int size) {
     return {low, std::min(low + 1, size - 1), centre - low};
 }
 
-// `values` (size, columns) resampled and averaged along the first axis, by running sums: (256, columns).
-std::vector<double> smoothed(const std::vector<double>& values, int size, int64_t columns) {
-    std::vector<double> sums((MAP_SIZE + 1) * columns), result(MAP_SIZE * columns);
+// `values` (size, columns) at the 256 places of the first axis, bilinearly: (256, columns).
+std::vector<double> bilinear(const std::vector<double>& values, int size, int64_t columns) {
+    std::vector<double> result(MAP_SIZE * columns);
     for (int i = 0; i < MAP_SIZE; i++) {
         const Place at = place(i, size);
         const double *low = &values[at.low * columns], *high = &values[at.high * columns];
-        const double* before = &sums[i * columns];
-        double* sum = &sums[(i + 1) * columns];
-        for (int64_t c = 0; c < columns; c++) sum[c] = before[c] + (low[c] * (1.0 - at.share) + high[c] * at.share);
+        for (int64_t c = 0; c < columns; c++) result[i * columns + c] = low[c] * (1.0 - at.share) + high[c] * at.share;
     }
+    return result;
+}
+
+// `values` (count, columns) summed along the first axis: (count + 1, columns), the first 0.
+std::vector<double> running_sums(const std::vector<double>& values, int64_t columns) {
+    std::vector<double> sums(values.size() + columns);
+    for (size_t i = 0; i < values.size(); i++) sums[i + columns] = sums[i] + values[i];
+    return sums;
+}
+
+// `values` (size, columns): the mean of what each of the 256 places covers along the first axis: (256, columns).
+std::vector<double> means(const std::vector<double>& values, int size, int64_t columns) {
+    const std::vector<double> sums = running_sums(values, columns);
+    const double covered = static_cast<double>(size) / MAP_SIZE;
+    std::vector<double> up_to((MAP_SIZE + 1) * columns), result(MAP_SIZE * columns);
+    for (int i = 0; i <= MAP_SIZE; i++) {
+        const double edge = i * covered;
+        const int before = static_cast<int>(edge);
+        const double *whole = &sums[before * columns], *last = &values[std::min(before, size - 1) * columns];
+        for (int64_t c = 0; c < columns; c++) up_to[i * columns + c] = whole[c] + last[c] * (edge - before);
+    }
+    for (size_t i = 0; i < result.size(); i++) result[i] = (up_to[i + columns] - up_to[i]) / covered;
+    return result;
+}
+
+// Places to either side of one that its mean takes: those of the published window, or the odd number nearest to
+// window·256/size in all.
+int reach(int size, int window) {
+    if (!window) return BOX_SIZE / 2;
+    return std::min(MAP_SIZE / 2 * window / size, MAP_SIZE / 2 - 1);
+}
+
+// `values` (size, columns) resampled and averaged along the first axis, by running sums: (256, columns).
+std::vector<double> smoothed(const std::vector<double>& values, int size, int64_t columns, int window) {
+    const int half = reach(size, window);
+    const auto resampled = size > LARGEST_BILINEAR ? means : bilinear;
+    const std::vector<double> sums = running_sums(resampled(values, size, columns), columns);
+    std::vector<double> result(MAP_SIZE * columns);
     for (int i = 0; i < MAP_SIZE; i++) {
-        const double* end = &sums[std::min(i + BOX_SIZE / 2 + 1, MAP_SIZE) * columns];
-        const double* start = &sums[std::max(i - BOX_SIZE / 2, 0) * columns];
-        for (int64_t c = 0; c < columns; c++) result[i * columns + c] = (end[c] - start[c]) / BOX_SIZE;
+        const double* end = &sums[std::min(i + half + 1, MAP_SIZE) * columns];
+        const double* start = &sums[std::max(i - half, 0) * columns];
+        for (int64_t c = 0; c < columns; c++) result[i * columns + c] = (end[c] - start[c]) / (2 * half + 1);
     }
     return result;
 }
@@ -76,16 +113,24 @@ std::string three_digits(double value) {
 
 }  // namespace
 
-std::vector<float> smoothing_matrix(int size) {
+std::vector<float> smoothing_matrix(int size, int window) {
     std::vector<float> matrix(static_cast<size_t>(MAP_SIZE) * size);
     std::vector<double> column(size);
     for (int c = 0; c < size; c++) {
         column[c] = 1;
-        const std::vector<double> weights = smoothed(column, size, 1);
+        const std::vector<double> weights = smoothed(column, size, 1, window);
         column[c] = 0;
         for (int i = 0; i < MAP_SIZE; i++) matrix[static_cast<size_t>(i) * size + c] = static_cast<float>(weights[i]);
     }
     return matrix;
+}
+
+std::vector<float> anomaly_map(const std::vector<float>& errors, int height, int width, int window) {
+    const std::vector<double> exact(errors.begin(), errors.end());
+    const std::vector<double> rows = smoothed(exact, height, width, window);
+    const std::vector<double> columns = smoothed(transposed(rows, MAP_SIZE, width), width, MAP_SIZE, window);
+    const std::vector<double> both = transposed(columns, MAP_SIZE, MAP_SIZE);
+    return {both.begin(), both.end()};
 }
 
 double score(const Export& exported, const float* errors, int height, int width, const float* map) {
@@ -98,11 +143,9 @@ double score(const Export& exported, const float* errors, int height, int width,
                                            with_size(field.height, field.width) +
                                            "; calibrate with images of one size, or train with the size policy "
                                            "'stretch'"};
-    std::vector<double> relative(field.expected.size());
-    for (size_t i = 0; i < relative.size(); i++) relative[i] = static_cast<float>(errors[i] / field.expected[i]);
-    const std::vector<double> rows = smoothed(relative, height, width);
-    const std::vector<double> both = smoothed(transposed(rows, MAP_SIZE, width), width, MAP_SIZE);
-    const std::vector<float> anomalies(both.begin(), both.end());
+    std::vector<float> relative(field.expected.size());
+    for (size_t i = 0; i < relative.size(); i++) relative[i] = errors[i] / field.expected[i];
+    const std::vector<float> anomalies = anomaly_map(relative, height, width, exported.window);
     return largest(anomalies.data(), MAP_SIZE * MAP_SIZE);
 }
 

@@ -14,8 +14,12 @@ namespace sprfast {
 
 constexpr int MAP_SIZE = 256;  // pixels, both sides of an anomaly map
 
-// (256, size): bilinear resampling and the box filter behind it, as one matrix of the anomaly map.
-std::vector<float> smoothing_matrix(int size);
+// (256, size): resampling and the box filter behind it, as one matrix of the anomaly map. window: of the filter,
+// network pixels; 0: the published one.
+std::vector<float> smoothing_matrix(int size, int window);
+
+// (256, 256) of errors (height, width), by running sums; window: as of `smoothing_matrix`.
+std::vector<float> anomaly_map(const std::vector<float>& errors, int height, int width, int window);
 
 // The maximum of the anomaly map (256, 256), or with an error field that of the smoothed map of errors (height, width)
 // divided by the field; NaN where one of them is. Throws Failure where the errors are not of the field's size.

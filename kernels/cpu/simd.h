@@ -33,8 +33,9 @@ typedef float UnalignedVec __attribute__((vector_size(4 * LANES), aligned(4), ma
 INLINE Vec load(const float* p) { return *(const UnalignedVec*)p; }
 INLINE void store(float* p, Vec v) { *(UnalignedVec*)p = v; }
 INLINE Vec broadcast(float s) { return s - Vec{}; }
-// The larger one, NaN where either is NaN.
+// The larger or smaller one, NaN where either is NaN.
 INLINE Vec maximum(Vec a, Vec b) { return ((a > b) | (a != a)) ? a : b; }
+INLINE Vec minimum(Vec a, Vec b) { return ((a < b) | (a != a)) ? a : b; }
 
 INLINE Vec reciprocal(Vec x) {
 #if defined(__AVX512F__)

@@ -43,7 +43,9 @@ struct Activation {
         }
     }
 
-    INLINE Vec swished(const float* pixel, int s) const { return swish(load(pixel + s * LANES) * a[s] + b[s]); }
+    INLINE Vec normalised(const float* pixel, int s) const { return load(pixel + s * LANES) * a[s] + b[s]; }
+
+    INLINE Vec swished(const float* pixel, int s) const { return swish(normalised(pixel, s)); }
 };
 
 INLINE Chunk chunk_of(const spr_source& s, int sample, int draws, int channel) {
@@ -64,7 +66,8 @@ template <class Element> INLINE void clear(Element* out, int pixels) {
 template <class Element> static void activate(const Chunk& c, int y, int left, int right, Element* out) {
     const Activation activation(c);
     for (int x = left; x < right; x++, out += CHUNK) {
-        c.prefetch(y, x + AHEAD);
+        const int next = x + AHEAD < right ? 0 : 1;  // row
+        c.prefetch(y + next, x + AHEAD - next * (right - left));
         for (int s = 0; s < STEPS; s++) store(out + s * LANES, activation.swished(c.at(y, x), s) + activation.e[s]);
     }
 }
@@ -73,12 +76,17 @@ template <class Element> static void activate(const Chunk& c, int y, int left, i
 template <class Element> static void activate_pooled(const Chunk& c, int y, int left, int right, Element* out) {
     const Activation activation(c);
     for (int x = left; x < right; x++, out += CHUNK) {
-        for (int i = 0; i < 4; i++) c.prefetch(2 * y + i / 2, 2 * x + i % 2 + AHEAD);
+        const int next = x + AHEAD / 2 < right ? 0 : 1;  // row
+        for (int i = 0; i < 4; i++) c.prefetch(2 * (y + next) + i / 2, 2 * (x - next * (right - left)) + i % 2 + AHEAD);
         for (int s = 0; s < STEPS; s++) {
-            Vec largest = activation.swished(c.at(2 * y, 2 * x), s);
-            for (int i = 1; i < 4; i++)
-                largest = maximum(largest, activation.swished(c.at(2 * y + i / 2, 2 * x + i % 2), s));
-            store(out + s * LANES, largest + activation.e[s]);
+            Vec low = activation.normalised(c.at(2 * y, 2 * x), s), high = low;
+            for (int i = 1; i < 4; i++) {
+                const Vec v = activation.normalised(c.at(2 * y + i / 2, 2 * x + i % 2), s);
+                low = minimum(low, v);
+                high = maximum(high, v);
+            }
+            // swish falls and then rises: it is largest at one of the ends
+            store(out + s * LANES, maximum(swish(low), swish(high)) + activation.e[s]);
         }
     }
 }

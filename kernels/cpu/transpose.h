@@ -37,18 +37,18 @@ INLINE void transpose(const uint8_t* rows, int64_t pitch, Bytes columns[STRIP]) 
     }
 }
 
-// `fill` for every 16 pixels of 16 rows: its rows, the bytes from one to the next, and the first pixel. The last block
-// of a width that is no multiple of 16 has zeros behind.
-template <int PIXEL_BYTES, typename Fill>
+// `fill` for every block of PIXELS pixels of 16 rows: its rows, the bytes from one to the next, and the first pixel.
+// The last block of a width that is no multiple of PIXELS has zeros behind.
+template <int PIXELS, int PIXEL_BYTES, typename Fill>
 INLINE void for_blocks(const uint8_t* rows, int64_t pitch, int width, Fill fill) {
     int x = 0;
-    for (; x + STRIP <= width; x += STRIP) fill(rows + (int64_t)x * PIXEL_BYTES, pitch, x);
+    for (; x + PIXELS <= width; x += PIXELS) fill(rows + (int64_t)x * PIXEL_BYTES, pitch, x);
     if (x == width) return;
-    uint8_t rest[STRIP][PIXEL_BYTES * STRIP] = {};
+    uint8_t rest[STRIP][PIXEL_BYTES * PIXELS] = {};
     for (int row = 0; row < STRIP; row++)
         for (int i = 0; i < (width - x) * PIXEL_BYTES; i++)
             rest[row][i] = rows[row * pitch + (int64_t)x * PIXEL_BYTES + i];
-    fill(rest[0], PIXEL_BYTES * STRIP, x);
+    fill(rest[0], PIXEL_BYTES * PIXELS, x);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ def fold(model: Model, dtype: torch.dtype = torch.float32) -> FoldedModel:
         _array(weight),
         _array(per_draw(network.dense_u4) @ weight.mT + bias),
         _array(torch.tensor(scale, dtype=dtype).repeat_interleave(counts)),
+        model.scoring_mode.window,
     )
 
 

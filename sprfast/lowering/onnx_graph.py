@@ -299,8 +299,8 @@ class _Graph:
         for squares in self._squares:
             total = self._node(f"{squares}.checked", "Add", total, self._nothing_of_draws(squares))
         self._node("error_map", "Unsqueeze", total, self._ints("axis.1", 1))
-        rows = self._constant("rows", smoothing_matrix(height))
-        columns = self._constant("columns", smoothing_matrix(width).T)
+        rows = self._constant("rows", smoothing_matrix(height, folded.window))
+        columns = self._constant("columns", smoothing_matrix(width, folded.window).T)
         self._node("anomaly_map", "MatMul", self._node("anomaly_map.rows", "MatMul", rows, "error_map"), columns)
         highest = self._node("map.highest", "ReduceMax", "anomaly_map", self._ints("axes.1.2.3", 1, 2, 3), keepdims=0)
         self._node("pred_score", "Add", highest, self._nothing("anomaly_map"))  # a maximum may lose a NaN

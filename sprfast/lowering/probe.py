@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import torch
 
-from sprfast.formats.export_metadata import Probe, probe_image
+from sprfast.formats.export_metadata import Map, Probe, probe_image
 from sprfast.formats.model import Model
-from sprfast.method import scoring, unet
+from sprfast.method import scoring, tiles, unet
 from sprfast.method.noise import noise_bank
 
 
@@ -21,7 +21,19 @@ def probe(model: Model, height: int, width: int, tolerance: float) -> Probe:
         tolerance: relative RMS error that is allowed.
     """
     network = unet.from_weights(model.network, model.weights)
-    noise = noise_bank(model.schedule, height, width, model.noise_seed)
-    image = torch.from_numpy(probe_image(height, width))
-    error_map = scoring.error_map(network, image, model.schedule, noise)[0, 0]
-    return Probe(error_map.numpy(), tolerance)
+    return Probe(defined(model, network, probe_image(height, width))[0, 0], tolerance)
+
+
+@torch.inference_mode()
+def defined(model: Model, network: unet.ScoreUNet, x: Map) -> Map:
+    """The definition's error maps (B, 1, H, W) of images (B, 3, H, W), under the model's own noise;
+    by way of tiles where its scoring mode says so.
+    """
+    tile = model.scoring_mode.tile
+    noise = noise_bank(model.schedule, *tiles.shape(x.shape[2:], tile), model.noise_seed)
+
+    def of_tiles(part: Map) -> Map:
+        error_map: Map = scoring.error_map(network, torch.from_numpy(part), model.schedule, noise).numpy()
+        return error_map
+
+    return tiles.error_maps(x, tile, of_tiles)

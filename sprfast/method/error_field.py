@@ -72,12 +72,12 @@ class ErrorField:
                 f"{fitted}; calibrate with images of one size, or train with the size policy 'stretch'"
             )
 
-    def score(self, errors: Map) -> float:
-        """The maximum of the smoothed map of errors (H, W), divided by the field first; NaN where
-        one of them is.
+    def score(self, errors: Map, window: int | None = None) -> float:
+        """The maximum of the map of errors (H, W), smoothed with the scoring mode's window, divided
+        by the field first; NaN where one of them is.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite gets the verdict ERROR
-            return float(anomaly_map(errors / self.expected).max())
+            return float(anomaly_map(errors / self.expected, window).max())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of which `from_json` makes it again."""

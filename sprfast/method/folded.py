@@ -64,6 +64,7 @@ class FoldedModel:
     head_weight: Array  # (3, base_width)
     head_bias: Array  # (D, 3), with the last embedding
     scale: Array  # (D,), weight of the level · std² / (3 · its draws)
+    window: int | None = None  # of the anomaly map, see `scoring_mode.ScoringMode`
 
     @property
     def draws(self) -> int:
@@ -71,7 +72,7 @@ class FoldedModel:
         return len(self.std)
 
     def to_arrays(self) -> dict[str, Array]:
-        """Everything but `base_width` and `groups`, by names such as `down1.first.weight`."""
+        """Every array, by names such as `down1.first.weight`."""
         arrays = {name: getattr(self, name) for name in _LOOSE}
         for name, block in self.blocks.items():
             for place in ("first", "second"):
@@ -84,8 +85,11 @@ class FoldedModel:
 _LOOSE = ("std", "head_weight", "head_bias", "scale")
 
 
-def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array]) -> FoldedModel:
-    """The folded model of `to_arrays`, for a network of this width and this number of draws.
+def from_arrays(
+    network: NetworkConfig, draws: int, arrays: Mapping[str, Array], window: int | None = None
+) -> FoldedModel:
+    """The folded model of `to_arrays`, for a network of this width, this number of draws and this
+    window.
 
     Raises:
         InputError: an array is missing, unknown, or not float32 of the shape that it must have.
@@ -103,7 +107,7 @@ def from_arrays(network: NetworkConfig, draws: int, arrays: Mapping[str, Array])
     blocks = {
         name: Block(norm(f"{name}.first"), norm(f"{name}.second"), arrays.get(f"{name}.embedding")) for name in BLOCKS
     }
-    return FoldedModel(network.base_width, GROUPS, blocks, *(arrays[name] for name in _LOOSE))
+    return FoldedModel(network.base_width, GROUPS, blocks, window=window, **{name: arrays[name] for name in _LOOSE})
 
 
 def shapes(network: NetworkConfig, draws: int) -> dict[str, tuple[int, ...]]:

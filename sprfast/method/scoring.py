@@ -65,20 +65,20 @@ def error_map(network: ScoreNetwork, x: Tensor, schedule: Schedule, noise: Seque
     return total
 
 
-def anomaly_map(errors: Tensor) -> Tensor:
-    """The heat map: bilinear to 256x256 (align_corners=False), then a 31x31 mean (zero padding
-    counts).
+def anomaly_map(errors: Tensor, window: int | None = None) -> Tensor:
+    """The heat map: bilinear to 256x256 (align_corners=False), above 512 pixels a side by area,
+    then the mean of a window, 31x31 or as given (zero padding counts).
 
     As one small matrix on each side, A_H · E · A_Wᵀ: see `sprfast.method.anomaly_map`.
 
     Args:
         errors: (B, 1, H, W) float32 error maps.
+        window: of the scoring mode, network pixels.
 
     Returns:
         (B, 1, 256, 256) float32.
     """
-    rows = smoothing_matrix(errors.shape[2], errors.device)
-    columns = smoothing_matrix(errors.shape[3], errors.device)
+    rows, columns = (smoothing_matrix(size, errors.device, window) for size in errors.shape[2:])
     return rows @ errors @ columns.mT
 
 
@@ -89,12 +89,12 @@ def image_score(anomaly_maps: Tensor) -> Tensor:
     return anomaly_maps.amax(dim=(1, 2, 3))
 
 
-def smoothing_matrix(size: int, device: torch.device) -> Tensor:
-    """The smoothing matrix (256, size) on a device, for the current stream.
+def smoothing_matrix(size: int, device: torch.device, window: int | None = None) -> Tensor:
+    """The smoothing matrix (256, size) of a window on a device, for the current stream.
 
     All callers share it, so it must not be written to.
     """
-    matrix = _kept_matrix(size, device)
+    matrix = _kept_matrix(size, device, window)
     if device.type == "cuda":
         # once dropped, its memory waits for this stream too, not only for the one that made it
         matrix.record_stream(torch.cuda.current_stream(device))
@@ -103,5 +103,5 @@ def smoothing_matrix(size: int, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # the matrix is kept, and a caller may want gradients
-def _kept_matrix(size: int, device: torch.device) -> Tensor:
-    return torch.tensor(_smoothing_matrix(size), device=device)
+def _kept_matrix(size: int, device: torch.device, window: int | None) -> Tensor:
+    return torch.tensor(_smoothing_matrix(size, window), device=device)

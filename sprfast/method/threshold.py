@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import enum
 import math
 from collections.abc import Iterable
@@ -111,7 +112,8 @@ def calibrate_map(maps: Iterable[NDArray[np.float32]], samples: int, false_pixel
     rate = _exact("false_pixel_rate", false_pixel_rate)
     share = rate * (samples + 1) - 1  # of n images' pixels, in images
     if share < 0:
-        raise InputError(f"a false-pixel rate of {false_pixel_rate} needs {_needed(rate)} good images, got {samples}")
+        needed = f"a false-pixel rate of {false_pixel_rate} needs {_needed(rate)} good images"
+        raise InputError(f"{needed}, got {_got(samples)}")
     kept: list[NDArray[np.float32]] = []
     marked = 0
     for anomaly_map in maps:
@@ -146,7 +148,6 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
         InputError: a rate outside (0, 1), scores that are not a list of finite numbers, or too few
             of them for the rate; the message says how many are needed.
     """
-    rate = _exact("false_reject_rate", false_reject_rate)
     try:
         values = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -155,13 +156,34 @@ def calibrate(scores: ArrayLike, false_reject_rate: float) -> Threshold:
         raise InputError(f"scores: shape {values.shape}, expected (n,)")
     if not np.isfinite(values).all():
         raise InputError(f"scores: score {np.isfinite(values).argmin()} of the good images is NaN or infinite")
-    rank = math.ceil((values.size + 1) * (1 - rate))
-    if rank > values.size:
-        wanted = f"scores of at least {_needed(rate)} good images"
-        raise InputError(f"a false-reject rate of {false_reject_rate} needs {wanted}, got {values.size}")
+    rank = rank_of(values.size, false_reject_rate)
     score = float(np.partition(values, rank - 1)[rank - 1])
     value = score + CLEARANCE * abs(score)
     return Threshold(value, "calibrated", values.size, float(false_reject_rate), rank, _kept(values))
+
+
+def rank_of(samples: int, false_reject_rate: float) -> int:
+    """Which of the ascending scores of so many good images `calibrate` takes, counted from 1.
+
+    Raises:
+        InputError: a rate outside (0, 1), or too few images for it.
+    """
+    rate = _exact("false_reject_rate", false_reject_rate)
+    rank = math.ceil((samples + 1) * (1 - rate))
+    if rank > samples:
+        wanted = f"scores of at least {_needed(rate)} good images"
+        raise InputError(f"a false-reject rate of {false_reject_rate} needs {wanted}, got {_got(samples)}")
+    return rank
+
+
+def lowest_rate(samples: int) -> float:
+    """The lowest rate, of two digits, that so many good images allow; of 60 it is 0.017."""
+    upwards = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)
+    return float(upwards.divide(decimal.Decimal(1), decimal.Decimal(samples + 1)))
+
+
+def _got(samples: int) -> str:
+    return f"{samples}, with which {lowest_rate(samples)} is the lowest" if samples else "0"
 
 
 def _exact(name: str, rate: float) -> Fraction:
@@ -191,6 +213,15 @@ def manual(value: float) -> Threshold:
         InputError: `value` is not finite.
     """
     return Threshold(float(value), "manual")
+
+
+def relative(score: float | None, threshold: float | None) -> float | None:
+    """A score in units of its threshold, where 1.0 is the limit; None where one of them is missing,
+    the score is not finite or the threshold not positive.
+    """
+    if score is None or threshold is None or not math.isfinite(score) or threshold <= 0:
+        return None
+    return float(score) / threshold
 
 
 def verdict(score: float, threshold: Threshold | None) -> Verdict:

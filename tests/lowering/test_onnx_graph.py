@@ -66,8 +66,8 @@ def check(got, expected, tolerance):
 @pytest.mark.parametrize(
     ("size", "schedule"),
     # of 16x31 a row of one pixel is left
-    [((32, 32), PUBLISHED), ((50, 70), LEVELS), ((48, 80), ANTITHETIC), ((16, 31), LEVELS)],
-    ids=["square", "odd-on-the-way", "wide", "smallest"],
+    [((32, 32), PUBLISHED), ((50, 70), LEVELS), ((48, 80), ANTITHETIC), ((16, 31), LEVELS), ((16, 528), PUBLISHED)],
+    ids=["square", "odd-on-the-way", "wide", "smallest", "strip"],
 )
 def test_maps_and_scores_are_the_definitions(small_model, size, schedule, normalization):
     model = with_mode(small_model, schedule=schedule)

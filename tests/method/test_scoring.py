@@ -33,7 +33,7 @@ def images(count, height=16, width=16):
 @pytest.mark.parametrize(
     "size",
     # up, down, both, and none at all
-    [(16, 16), (32, 32), (50, 70), (192, 192), (255, 257), (256, 256), (300, 180), (600, 40)],
+    [(16, 16), (32, 32), (50, 70), (192, 192), (255, 257), (256, 256), (300, 180), (512, 40)],
 )
 def test_two_matrices_equal_upsampling_and_averaging(size):
     errors = torch.rand(2, 1, *size)
@@ -56,7 +56,7 @@ def test_every_stream_that_gets_a_smoothing_matrix_is_recorded(monkeypatch):
     """
     streams = []
     matrix = types.SimpleNamespace(record_stream=streams.append)  # there is no CUDA memory here
-    monkeypatch.setattr(scoring, "_kept_matrix", lambda size, device: matrix)
+    monkeypatch.setattr(scoring, "_kept_matrix", lambda size, device, window: matrix)
     current = iter(["first", "second", "first"])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: next(current))
     for _ in range(3):

@@ -15,7 +15,7 @@ SCORES = calibrate(np.linspace(0.5, 1.0, 40), 0.1)
 
 
 def filled():
-    return ScoringMode(QUICK, field(20, 31), SCORES, MARKED)
+    return ScoringMode(QUICK, field(20, 31), SCORES, MARKED, 8, 192)
 
 
 def test_the_default_is_the_published_score_without_thresholds():
@@ -28,7 +28,7 @@ def test_the_score_is_the_maximum_of_the_map_or_by_the_field():
     rng = np.random.default_rng(0)
     errors, anomalies = rng.random((20, 31), np.float32), rng.random((256, 256), np.float32)
     assert ScoringMode().score(errors, anomalies) == float(anomalies.max())
-    assert filled().score(errors, anomalies) == field(20, 31).score(errors)
+    assert filled().score(errors, anomalies) == field(20, 31).score(errors, 8) != field(20, 31).score(errors)
     assert filled().score(errors, anomalies) != ScoringMode().score(errors, anomalies)
 
 
@@ -67,7 +67,7 @@ def test_a_threshold_of_zero_is_one():
 
 def test_json_and_back():
     got = ScoringMode.from_json(json.loads(json.dumps(filled().to_json(), allow_nan=False)))
-    assert (got.schedule, got.threshold, got.map_threshold) == (QUICK, SCORES, MARKED)
+    assert (got.schedule, got.threshold, got.map_threshold, got.window, got.tile) == (QUICK, SCORES, MARKED, 8, 192)
     assert got.error_field.expected.tobytes() == filled().error_field.expected.tobytes()
     for given in (ScoringMode(), ScoringMode(QUICK, threshold=manual(1.0)), ScoringMode(map_threshold=MARKED)):
         assert ScoringMode.from_json(json.loads(json.dumps(given.to_json()))) == given
@@ -104,6 +104,9 @@ def test_what_is_not_an_object_is_an_input_error(document):
         ({"threshold": 0}, "Threshold"),
         ({"threshold": {"value": 1.0}}, "Threshold.source"),
         ({"map_threshold": 0.5}, "MapThreshold"),
+        *(({"window": value}, "^window: ") for value in (0, 4097, 8.0, True, "8", [8])),
+        *(({"tile": value}, "^tile: ") for value in (15, 4097, 64.0, "64")),
+        ({"window": None}, "^tile: 192 needs a window too"),
         ({"map_threshold": MARKED.to_json() | {"false_pixel_rate": 1.0}}, "false_pixel_rate"),
     ],
 )

@@ -16,7 +16,9 @@ from sprfast.method.threshold import (
     Verdict,
     calibrate,
     calibrate_map,
+    lowest_rate,
     manual,
+    rank_of,
     verdict,
 )
 from support.scoring_mode_cases import with_mode
@@ -309,3 +311,13 @@ def test_a_map_threshold_survives_json():
 def test_a_map_threshold_that_contradicts_itself_is_an_input_error(change):
     with pytest.raises(InputError, match=next(iter(change))):
         MapThreshold.from_json(MapThreshold(0.5, 20, 0.1).to_json() | change)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate"), [(1, 0.5), (3, 0.25), (12, 0.077), (60, 0.017), (999, 0.001), (1000, 0.001)]
+)
+def test_the_lowest_rate_of_so_many_images_is_allowed_and_a_lower_one_is_not(samples, rate):
+    assert lowest_rate(samples) == rate
+    assert rank_of(samples, rate) == samples
+    with pytest.raises(InputError, match=f"got {samples}, with which {rate} is the lowest"):
+        rank_of(samples, 0.98 / (samples + 1))

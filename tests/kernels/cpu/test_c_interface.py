@@ -118,16 +118,17 @@ def test_an_export_without_a_threshold_passes_nothing(written):
     assert refused.value.code == c.UNSUPPORTED
 
 
-def test_an_error_field_takes_one_size(written):
+def test_an_error_field_takes_one_size_and_its_score_the_window(written):
     field = ErrorField(np.linspace(0.5, 2, 32 * 48, dtype=np.float32).reshape(32, 48), 3)
-    mode = ScoringMode(Schedule((Level(1e-3, 2),)), field, manual(0.02), MapThreshold(0.03, 3, 0.1))
+    mode = ScoringMode(Schedule((Level(1e-3, 2),)), field, manual(0.02), MapThreshold(0.03, 3, 0.1), 4)
     engine, runner = written(scoring_mode=mode)
     info = engine.info()
     assert (info.height, info.width, info.any_size, info.map_threshold) == (32, 48, 0, 0.03)
     array = picture(64, 96)
     expected = runner.predict(array, channel_order="rgb")
-    result, _, _, mask = engine.maps(Frame.of(array))
+    result, _, anomalies, mask = engine.maps(Frame.of(array))
     assert same(result, expected)
+    np.testing.assert_array_equal(anomalies, expected.anomaly_map)
     np.testing.assert_array_equal(mask, expected.pred_mask)
     result = engine.score(Frame.of(picture(32, 32)))
     assert (result.verdict, result.code) == (0, c.BAD_IMAGE)
@@ -147,20 +148,36 @@ def test_other_size_policies(written, policy):
         )
 
 
-def test_what_the_anomaly_map_skips_is_said(tiny):
+def test_a_strip_has_pythons_maps(tiny):
     engine, runner = tiny
     array = picture(16, 640)  # the size of the network's input too
     expected = runner.predict(array, channel_order="rgb")
-    result = engine.score(Frame.of(array))
+    result, errors, anomalies, _ = engine.maps(Frame.of(array))
     assert same(result, expected)
-    assert f"here {result.skipped:.0%} of them" in expected.warning
+    assert result.skipped == 0.0
+    assert_equal(errors, expected.error_map)
+    assert_equal(anomalies, expected.anomaly_map)
+
+
+def test_a_strip_of_tiles_has_pythons_maps(written):
+    mode = ScoringMode(Schedule((Level(1e-3, 1),)), threshold=manual(0.02), window=5, tile=32)
+    engine, runner = written(preprocessing=Preprocessing(16), scoring_mode=mode)
+    for size in ((16, 500), (16, 40), (16, 32)):  # more tiles than go together, two, and none
+        array = picture(*size)
+        expected = runner.predict(array, channel_order="rgb")
+        result, errors, anomalies, _ = engine.maps(Frame.of(array))
+        assert same(result, expected)
+        assert_equal(errors, expected.error_map)
+        assert_equal(anomalies, expected.anomaly_map)
 
 
 @pytest.mark.clock
 @in_this_process
-@pytest.mark.parametrize(("dtype", "limit"), [(np.uint8, 5), (np.uint16, 8)])
+@pytest.mark.parametrize(("dtype", "limit"), [(np.uint8, 5), (np.uint16, 10)])
 def test_a_large_frame_costs_little_beside_the_network(engine, dtype, limit):
-    """From 1920x1200 pixels to a verdict, in ms: 2 to 4 in 8 bits; 6 in 16 bits at 2.6 GHz."""
+    """From 1920x1200 pixels to a verdict, in ms at 2.6 GHz: 2 to 3 in 8 bits; in 16 bits 4.1 to
+    4.4, with AVX2 to 5.2. On one Zen 3 it was 7.0, hence the limit.
+    """
 
     def milliseconds(frame):
         started = time.perf_counter()

@@ -31,6 +31,7 @@ MODES = {
     "field": ScoringMode(
         QUICK, field(), threshold.calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1)
     ),
+    "window": ScoringMode(QUICK, window=4096, tile=32),
     "uncalibrated": ScoringMode(Schedule((Level(0.1, 4, 0.5), Level(1e-3, 2)), noise="antithetic")),
 }
 

@@ -56,9 +56,12 @@ MAP_THRESHOLD = {"value": 0.5, "samples": 3, "false_pixel_rate": 0.1}
                 {"alpha": 1},
                 {"orientation": "up"},
                 {"frames": "all"},
+                {"profiles": "keep"},
                 {"max_pixels": 2**31 + 1},
             ],
         ),
+        ("tile", [15, 16, 4097, 64.0, "64"]),  # 16 is without a window
+        ("window", [0, -1, 4097, 2**64, 8.0, True, "8", [8]]),
         ("noise_seed", [None, -1, 2**32, 2**64, 1.0, True, "0"]),
         (
             "threshold",
@@ -127,6 +130,7 @@ MAP_THRESHOLD = {"value": 0.5, "samples": 3, "false_pixel_rate": 0.1}
         ("probe", [None, [], 1.0]),
         ("certificates", [None, {}, "none", [None], [["by"]]]),
         ("trained_on", [None, 1, []]),
+        ("category", [None, 1, []]),
     ],
 )
 def test_a_wrong_field_is_named(both, sample, name, values):
@@ -155,17 +159,25 @@ def test_a_wrong_field_is_named(both, sample, name, values):
         ),
         ("field", [None, FIELD, FIELD | {"shape": [1, 1024], "samples": 10**30}]),
         ("map_threshold", [None, MAP_THRESHOLD]),
+        ("window", [None, 1, 4096]),
         ("precision", ["float16", "bfloat16"]),
         ("quantization", ["int8"]),
         ("size", [None, [32, 32]]),
         ("batch", [1, 4096]),
         ("certificates", [[], [{"deep": [[[{}]]]}]]),
         ("trained_on", ["?"]),
+        ("category", ["", "螺丝"]),
     ],
 )
 def test_every_allowed_field_is_taken(both, sample, name, values):
     for value in values:
         assert both(sample.with_document(**{name: value})) is None, value
+
+
+def test_tiles_are_taken_with_a_window(both, sample):
+    for tile in (32, 4096):
+        assert both(sample.with_document(window=8, tile=tile)) is None
+    assert "tile: 32 needs a window too" in both(sample.with_document(tile=32))
 
 
 def test_the_probe_is_of_the_size_that_is_exported(both, sample):
@@ -177,7 +189,8 @@ def test_the_probe_is_of_the_size_that_is_exported(both, sample):
 def test_a_missing_field_is_named(both, sample):
     for name in sample.document:
         found = both(sample.forged(lambda header, manifest, data, name=name: manifest["document"].pop(name)))
-        assert found is None if name in ("field", "map_threshold", "trained_on") else f"'{name}' is missing" in found
+        optional = ("field", "map_threshold", "window", "tile", "trained_on", "category")
+        assert found is None if name in optional else f"'{name}' is missing" in found
 
 
 MAP = np.random.default_rng(0).random((16, 20), np.float32) + 0.5

@@ -27,7 +27,7 @@ STRUCTURES = {
 }
 TABLES = {"spr_operators": cpu_operators.Operators, "spr_interface": library.Interface}
 VALUES = {"void": None, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
-DOCTOR = "import sys; from sprfast.cli import app as cli; sys.argv = ['sprfast', 'doctor', '--json']; cli.main()"
+DOCTOR = "import sys; from sprfast.cli import app as cli; sys.argv = ['sprfast', 'doctor', '--json', '-q']; cli.main()"
 REASON = "from sprfast.kernels.cpu import library; print(library.unavailable())"
 needs_library = pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 

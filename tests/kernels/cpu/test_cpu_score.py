@@ -21,12 +21,19 @@ BAD_IMAGE, INTERNAL = 3, 6  # of Code
 SIZES = [(16, 16), (16, 17), (47, 31), (256, 256), (257, 255), (300, 19), (1, 1), (1, 40), (600, 513)]
 
 
-def score(errors, anomalies, field=None):
+def score(errors, anomalies, field=None, window=None):
     result, text = ctypes.c_double(), ctypes.create_string_buffer(TEXT)
     expected = None if field is None else field.expected
     sizes = (1, 1) if field is None else field.size
     code = units().unit_score(
-        pointer(expected), *sizes, pointer(errors), *errors.shape, pointer(anomalies), ctypes.byref(result), text
+        pointer(expected),
+        *sizes,
+        window or 0,
+        pointer(errors),
+        *errors.shape,
+        pointer(anomalies),
+        ctypes.byref(result),
+        text,
     )
     checked(code, text)
     return result.value
@@ -36,12 +43,13 @@ def same_bits(one, other):
     return np.float64(one).tobytes() == np.float64(other).tobytes() or (math.isnan(one) and math.isnan(other))
 
 
+@pytest.mark.parametrize("window", [None, 1, 2, 8, 31, 500, 4096])
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 31, 192, 255, 256, 257, 307, 511, 512, 513, 700, 1024])
-def test_smoothing_matrix(size):
+def test_smoothing_matrix(size, window):
     matrix = full(MAP_SIZE * size + 2, 7.5, np.float32)
-    units().unit_smoothing_matrix(size, ctypes.c_void_p(matrix.ctypes.data + 4))
+    units().unit_smoothing_matrix(size, window or 0, ctypes.c_void_p(matrix.ctypes.data + 4))
     assert matrix[0] == matrix[-1] == 7.5
-    expected = smoothing_matrix(size)
+    expected = smoothing_matrix(size, window)
     np.testing.assert_array_equal(matrix[1:-1].reshape(expected.shape).view(np.uint32), expected.view(np.uint32))
 
 
@@ -60,17 +68,18 @@ def test_the_score_is_the_maximum_of_the_map():
     assert score(errors, anomalies) == -np.inf
 
 
+@pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_score_with_an_error_field(height, width):
+def test_the_score_with_an_error_field(height, width, window):
     random = np.random.default_rng(height + width)
     field = ErrorField(random.uniform(1e-3, 5, (height, width)).astype(np.float32), 3)
-    mode = ScoringMode(error_field=field)
+    mode = ScoringMode(error_field=field, window=window)
     errors = random.chisquare(3, (height, width)).astype(np.float32)
     anomalies = anomaly_map(errors)
-    assert same_bits(score(errors, anomalies, field), mode.score(errors, anomalies))
+    assert same_bits(score(errors, anomalies, field, window), mode.score(errors, anomalies))
     for value in (np.nan, np.inf, 3e38, 0.0):
         errors[height // 2, width // 3] = value
-        assert same_bits(score(errors, anomalies, field), mode.score(errors, anomalies))
+        assert same_bits(score(errors, anomalies, field, window), mode.score(errors, anomalies))
 
 
 def test_errors_that_are_not_of_the_fields_size_are_refused():

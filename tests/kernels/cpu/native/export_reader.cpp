@@ -70,6 +70,8 @@ std::string describe(const Export& found) {
         << ' ' << pixels.exif << ' ' << pixels.max_pixels << "\nnoise_seed " << found.noise_seed;
     if (found.field) out << "\nfield " << found.field->height << ' ' << found.field->width;
     if (found.threshold) out << "\nthreshold " << *found.threshold;
+    if (found.tile) out << "\ntile " << found.tile;
+    if (found.window) out << "\nwindow " << found.window;
     if (found.map_threshold) out << "\nmap_threshold " << *found.map_threshold;
     if (found.size) out << "\nsize " << found.size->first << ' ' << found.size->second;
     out << "\nmodel_sha256 " << found.model_sha256 << "\nprobe " << found.probe.height << ' ' << found.probe.width

@@ -102,7 +102,7 @@ std::unique_ptr<const Network> random_network() {
             for (const char* field : {".weight", ".bias", ".gamma", ".beta"})
                 arrays[block + std::string(place) + field] = values.data();
     }
-    return std::make_unique<const Network>(WIDTH, 2, arrays, &spr_float32_generic);
+    return std::make_unique<const Network>(WIDTH, 2, 0, arrays, &spr_float32_generic);
 }
 
 void test_calls_at_once() {

@@ -69,22 +69,22 @@ int unit_network_input(const void* data, int64_t bytes, int height, int width, i
         own.resample_strip_8 = resample_strip_8;
         own.resample_row_8 = resample_row_8;
         own.turn_strip_16 = turn_strip_16;
-        own.resample_strip_16 = resample_strip_16;
-        own.resample_row_16 = resample_row_16;
+        own.resample_16 = resample_16;
         network_input({data, bytes, height, width, pitch, static_cast<PixelFormat>(format)},
                       preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, pixels);
     });
 }
 
-void unit_smoothing_matrix(int size, float* matrix) {
-    const std::vector<float> result = smoothing_matrix(size);
+void unit_smoothing_matrix(int size, int window, float* matrix) {
+    const std::vector<float> result = smoothing_matrix(size, window);
     memcpy(matrix, result.data(), sizeof(float) * result.size());
 }
 
-int unit_score(const float* field, int field_height, int field_width, const float* errors, int height, int width,
-               const float* map, double* result, char* text) {
+int unit_score(const float* field, int field_height, int field_width, int window, const float* errors, int height,
+               int width, const float* map, double* result, char* text) {
     return guarded(text, [&] {
-        const Export exported = export_of(field, field_height, field_width, nullptr, nullptr);
+        Export exported = export_of(field, field_height, field_width, nullptr, nullptr);
+        exported.window = window;
         *result = score(exported, errors, height, width, map);
     });
 }
