@@ -71,6 +71,7 @@ def read(path: PathLike) -> Export:
             return Export(ExportMetadata.from_json(document), graph, None)
         arrays, document = tensors.read(path, kind="plan")
         metadata = ExportMetadata.from_json(document)
-        return Export(metadata, None, from_arrays(metadata.network, metadata.schedule.draws, arrays))
+        mode = metadata.scoring_mode
+        return Export(metadata, None, from_arrays(metadata.network, mode.schedule.draws, arrays, mode.window))
     except InputError as error:
         raise ModelFileError(f"{path}: {error}") from error

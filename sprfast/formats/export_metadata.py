@@ -19,6 +19,7 @@ from sprfast.config import NetworkConfig, Precision, Preprocessing, Schedule, ch
 from sprfast.errors import BackendError, InputError
 from sprfast.formats import trained_on
 from sprfast.formats.manifest import FORMAT_VERSION
+from sprfast.method import tiles
 from sprfast.method.folded import MIN_SIZE
 from sprfast.method.scoring_mode import ScoringMode
 
@@ -99,11 +100,13 @@ class ExportMetadata:
     model_sha256: str  # of the weights that it was made from
     precision: Precision
     quantization: Quantization | None
-    size: tuple[int, int] | None  # height and width at the network's input; None: any
+    # height and width at the network's input, where the scoring mode has tiles of a tile; None: any
+    size: tuple[int, int] | None
     batch: int | None  # images a call; None: any number
     probe: Probe
     certificates: tuple[dict[str, Any], ...] = ()  # of parity with the definition when it was made; JSON
     trained_on: str = ""  # of the model's provenance, see `formats.trained_on`
+    category: str = ""  # that the model was trained on; "": its file does not say
 
     @property
     def schedule(self) -> Schedule:
@@ -114,7 +117,7 @@ class ExportMetadata:
         """Raise InputError, which begins with `name`, where the export does not take network inputs
         of this (height, width).
         """
-        if self.size is not None and self.size != size:
+        if self.size is not None and self.size != tiles.shape(size, self.scoring_mode.tile):
             got, allowed = ("x".join(map(str, each)) for each in (size, self.size))
             raise InputError(
                 f"{name}: {got} pixels (height x width) at the network's input, this export takes {allowed} only; "
@@ -141,6 +144,7 @@ class ExportMetadata:
             },
             "certificates": list(self.certificates),
             **({trained_on.FIELD: self.trained_on} if self.trained_on else {}),
+            **({"category": self.category} if self.category else {}),
         }
 
     @classmethod
@@ -166,6 +170,7 @@ class ExportMetadata:
                 probe=_probe(document["probe"]),
                 certificates=checked("certificates", tuple[dict[str, Any], ...], document["certificates"]),
                 trained_on=checked(trained_on.FIELD, str, document.get(trained_on.FIELD, "")),
+                category=checked("category", str, document.get("category", "")),
             )
         except KeyError as error:
             raise InputError(f"field {error} is missing") from error

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sprfast.errors import ModelFileError
 from sprfast.system.reading import open_regular
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_BYTES = 2**31  # of a file that is read whole; as many as an ONNX file can have
 MAX_DIGITS = 64  # of an integer in a document, far more than any field needs
 

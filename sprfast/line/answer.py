@@ -25,6 +25,7 @@ class Answer:
     error: SprfastError | None  # why the verdict is ERROR, by type
     trigger_time: float  # seconds of `time.monotonic`
     seconds: float  # from the trigger to this answer
+    model_sha256: str = ""  # of the model that has scored it, or else of the one that serves
 
     @property
     def verdict(self) -> Verdict:

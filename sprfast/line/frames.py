@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sprfast.data.images import ChannelOrder
-from sprfast.errors import CameraError, InputError
+from sprfast.errors import InputError, SprfastError
 
 PixelType = Literal["uint8", "uint16", "float32"]
 Buffer = bytes | bytearray | memoryview
@@ -163,4 +163,4 @@ class Frame:
     image: Any  # a path, a PIL image, an array, or a buffer where the line has a `FrameFormat`; None with a `fault`
     trigger_time: float  # seconds of `time.monotonic`
     channel_order: ChannelOrder | None = None  # of an array, as `Predictor.predict` takes it
-    fault: CameraError | None = None  # why there is no picture
+    fault: SprfastError | None = None  # why there is no picture

@@ -153,9 +153,11 @@ class Answers:
         if error is None and entry.due <= now:
             error = late(entry)
             reason = str(error)
+        predictor = entry.predictor or self._predictor()
         if result is None or not (error is None or isinstance(error, ScoreError)):
-            result = (entry.predictor or self._predictor()).error(reason)
-        return Answer(entry.claim.id, result, error, entry.trigger_time, now - entry.trigger_time)
+            result = predictor.error(reason)
+        seconds = now - entry.trigger_time
+        return Answer(entry.claim.id, result, error, entry.trigger_time, seconds, predictor.model_sha256)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

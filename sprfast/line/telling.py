@@ -14,12 +14,12 @@ from sprfast.errors import SprfastError
 _log = logging.getLogger("sprfast.line")
 
 
-def say(level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+def say(level: int, text: str, *values: object, error: BaseException | None = None, log: logging.Logger = _log) -> None:
     """Log, with the traceback of `error`; whatever the handlers raise is passed over, but for what
     ends the main thread.
     """
     try:
-        _log.log(level, text, *values, exc_info=error)
+        log.log(level, text, *values, exc_info=error)
     except Exception:
         return
     except BaseException:

@@ -36,6 +36,8 @@ def filled():
             field(16, 20),
             manual(0.023),
             MapThreshold(0.01, 20, 0.1),
+            8,
+            20,
         ),
         preprocessing=Preprocessing(size=20, size_policy="stretch", bit_depth=12),
         noise_seed=2**32 - 1,
@@ -76,7 +78,15 @@ def test_a_document_says_of_which_kind_and_version_it_is():
     assert ExportMetadata.from_json(json.loads(json.dumps(given))).model_sha256 == filled().model_sha256
 
 
-@pytest.mark.parametrize("name", sorted(filled().to_json().keys() - {"field", "map_threshold"}))
+def test_an_export_for_tiles_takes_every_image_that_has_tiles_of_its_size():
+    given = filled()
+    given.require_size((16, 20), "image")
+    given.require_size((16, 700), "image")
+    with pytest.raises(InputError, match=r"image: 17x700 pixels .*, this export takes 16x20 only"):
+        given.require_size((17, 700), "image")
+
+
+@pytest.mark.parametrize("name", sorted(filled().to_json().keys() - {"field", "map_threshold", "window", "tile"}))
 def test_a_missing_field_is_named(name):
     given = document()
     del given[name]
@@ -86,7 +96,7 @@ def test_a_missing_field_is_named(name):
 
 def test_what_format_1_did_not_have_is_absent():
     given = document()
-    del given["field"], given["map_threshold"], given["schedule"]["noise"]
+    del given["field"], given["map_threshold"], given["window"], given["tile"], given["schedule"]["noise"]
     got = ExportMetadata.from_json({**given, "schedule": given["schedule"] | {"antithetic": True}})
     given = filled()  # which is antithetic
     assert got.scoring_mode == ScoringMode(given.schedule, threshold=given.scoring_mode.threshold)

@@ -378,7 +378,7 @@ def test_a_file_of_format_1_loads_with_its_noise_and_without_settings(
     model, saved, tmp_path, monkeypatch, antithetic, noise
 ):
     tensors, document = archive.read(saved, kind="model")
-    for name in ("settings", "cascades", "field", "map_threshold"):
+    for name in ("settings", "cascades", "field", "map_threshold", "window", "tile"):
         del document[name]
     del document["schedule"]["noise"]
     document["schedule"]["antithetic"] = antithetic

@@ -12,7 +12,7 @@ import pytest
 from sprfast.errors import BackendError, CameraError, InputError
 from sprfast.line.frames import FrameFormat
 from sprfast.line.sources import HarvestersCamera, Stream
-from sprfast.line.sources.harvesters import PIXEL_FORMATS, pixels
+from sprfast.line.sources.buffers import PIXEL_FORMATS, pixels
 
 # Buffers of GenICam cameras
 

@@ -171,3 +171,12 @@ def test_a_consumer_that_stops_lets_the_camera_go():
 def test_arguments_that_are_refused(arguments):
     with pytest.raises(InputError, match=next(iter(arguments))):
         stream(simulated(), **arguments)
+
+
+def test_a_simulated_camera_is_triggered_at_whole_multiples_of_its_period():
+    """So that a controller with the same clock knows of each part."""
+    camera = simulated(frames=3, period=0.03).open()
+    taken = [camera.grab(PATIENCE) for _ in range(3)]
+    periods = [picture.trigger_time / 0.03 for picture in taken]
+    assert periods == pytest.approx([round(periods[0]) + number for number in range(3)], abs=1e-6)
+    assert time.monotonic() >= taken[-1].trigger_time

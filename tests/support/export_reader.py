@@ -199,6 +199,8 @@ def description(metadata):
         ("noise_seed", metadata.noise_seed),
         *([("field", *mode.error_field.size)] if mode.error_field else []),
         *([("threshold", mode.threshold.value)] if mode.threshold else []),
+        *([("tile", mode.tile)] if mode.tile else []),
+        *([("window", mode.window)] if mode.window else []),
         *([("map_threshold", mode.map_threshold.value)] if mode.map_threshold else []),
         *([("size", *metadata.size)] if metadata.size else []),
         ("model_sha256", metadata.model_sha256),

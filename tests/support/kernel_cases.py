@@ -31,6 +31,7 @@ STORAGES = (torch.float32, torch.float16, torch.bfloat16)
 # Relative RMS against float64: rounding of the storage. The interpreter truncates to bfloat16, a
 # GPU rounds.
 BOUND = {torch.float32: 1e-6, torch.float16: 5e-4, torch.bfloat16: 8e-3 if INTERPRETED else 3e-3}
+HEADS = ("affine_swish_head", "norm_swish_head")
 GUARD = 64  # elements of NaN before and after a map
 
 
@@ -54,9 +55,9 @@ class Shape:
         """Whether the operator exists for this shape: image-sided ones end at 128 channels, pooling
         needs two rows and columns.
         """
-        if operator in ("affine_swish_head", "perturb_conv3x3"):
+        if operator in (*HEADS, "noise_conv3x3", "perturb_conv3x3"):
             return self.channels <= 128
-        return operator != "affine_swish_pool" or min(self.height, self.width) >= 2
+        return not operator.endswith("_pool") or min(self.height, self.width) >= 2
 
 
 def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = DEVICE) -> dict[str, Any]:
@@ -70,6 +71,9 @@ def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = D
     def written(height: int, width: int, wide: int, first: int) -> Tensor:
         return guarded((samples, s.channels, height, width), storage, device, wide, first)
 
+    def plane(height: int, width: int) -> Tensor:
+        return guarded((s.images, 1, height, width), torch.float32, device, 1, 0)
+
     given = {
         "raw": random(samples, s.height, s.width, s.channels, dtype=storage).permute(0, 3, 1, 2),
         "bias": random(s.channels),
@@ -79,26 +83,32 @@ def arguments(operator: str, shape: Shape, storage: torch.dtype, device: str = D
         "affine": random(samples, 2, s.channels),
         "embedding": random(s.draws, s.channels),
         "out": written(s.height, s.width, s.channels, 0),
-        "arrived": torch.zeros(samples, dtype=torch.int32, device=device),
+        "arrived": torch.zeros(samples + 2, dtype=torch.int32, device=device),
     }
-    if operator == "affine_swish_pool":
+    if operator.endswith("_pool"):
         given["out"] = written(s.height, s.width, 2 * s.channels, 0)
         given["pooled"] = written(s.height // 2, s.width // 2, s.channels, 0)
     elif operator == "affine_swish_up2":
         given["out"] = written(2 * s.height + s.more_rows, 2 * s.width + s.more_columns, 2 * s.channels, s.channels)
-    elif operator in ("affine_swish_head", "perturb_conv3x3"):
-        given["z"] = random(s.draws, s.images if s.noise_per_image else 1, 3, s.height, s.width)
+    elif operator in (*HEADS, "noise_conv3x3", "perturb_conv3x3"):
+        noises = s.images if s.noise_per_image else 1
+        if operator == "noise_conv3x3":
+            given["out"] = guarded((s.draws * noises, s.channels, s.height, s.width), storage, device, s.channels, 0)
+        given["noise"] = random(s.draws * noises, s.height, s.width, s.channels, dtype=storage).permute(0, 3, 1, 2)
+        given["z"] = random(s.draws, noises, 3, s.height, s.width)
         given["x"], given["std"], given["scale"] = (
             random(s.images, 3, s.height, s.width),
             random(s.draws).abs(),
             random(s.draws).abs(),
         )
         given["weight"] = reference.pack_weight(random(s.channels, 3, 3, 3))
-        if operator == "affine_swish_head":
-            given["weight"], given["bias"] = random(3, s.channels), random(s.draws, 3)
+        if operator in HEADS:
+            given["weight"], given["head_bias"] = random(3, s.channels), random(s.draws, 3)
+            given["out"] = plane(s.height, s.width)
     elif operator == "anomaly_map":
         given["errors"] = random(s.images, 1, s.height, s.width).square()
         given["rows"], given["columns"] = random(70, s.height), random(70, s.width)
+        given["reach"], given["out"] = 15, plane(70, 70)
     return {name: given[name] for name in inspect.signature(getattr(reference, operator)).parameters}
 
 
@@ -163,10 +173,14 @@ def rows_of(name: str, value: Tensor, images: list[int], shape: Shape) -> Tensor
     """The part of an argument or output `name` that belongs to these of the images; parameters
     belong to all.
     """
-    if name in ("raw", "affine", "arrived", *OUTPUTS, "result"):
+    if name == "arrived":
+        return value[: len(images) * shape.draws + 2]
+    if name in ("raw", "affine", *OUTPUTS, "result"):
         return value.unflatten(0, (shape.images, -1))[images].flatten(0, 1)
     if name in ("x", "errors"):
         return value[images]
+    if name == "noise" and shape.noise_per_image:
+        return value.unflatten(0, (shape.images, -1))[images].flatten(0, 1)
     return value[:, images] if name == "z" and shape.noise_per_image else value
 
 

@@ -64,6 +64,33 @@ def tagged_tiff(tags: dict[int, list[int]], content: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + longer + content
 
 
+def profile(description: str, space: bytes = b"RGB ") -> bytes:
+    """A colour profile with the primaries of Display P3 and the curve of sRGB; of grey, that curve
+    alone.
+    """
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    text, white = description.encode("utf-16-be"), (0.9642, 1.0, 0.8249)
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    tags = {b"desc": b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(text), 28) + text + b"\0\0"}
+    tags |= {b"wtpt": b"XYZ " + bytes(4) + fixed(*white), b"kTRC" if space == b"GRAY" else b"rTRC": curve}
+    if space == b"RGB ":
+        primaries = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
+        for name, each in zip(b"rgb", primaries, strict=True):
+            tags[b"%cXYZ" % name] = b"XYZ " + bytes(4) + fixed(*each)
+        tags |= {b"gTRC": curve, b"bTRC": curve}
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(">I4sI4s4s4s12s4s28s", 132 + 12 * len(tags) + len(body), b"", 0x4000000, b"mntr", space,
+                         b"XYZ ", b"", b"acsp", b"")  # fmt: skip
+    return header + fixed(*white) + bytes(48) + table + body
+
+
 def decoded(content: bytes, preprocessing: Preprocessing = SMALL) -> Pixels:
     """The (H, W, 3) pixels of a file in memory, at its own size."""
     return stacked(planes(io.BytesIO(content), preprocessing, None))

@@ -10,6 +10,7 @@ from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import MapThreshold, calibrate
 
 QUICK = Schedule((Level(5e-4, 1),), noise="signs")
+WINDOW = 6  # network pixels; on a side of 32 it averages 49 of 256 places, more than the published one
 
 
 def field(height=32, width=32, seed=0):
@@ -25,6 +26,6 @@ def with_mode(given, **parts):
 
 
 def with_settings(model):
-    """`model` with the setting `quick`, which has a field and both thresholds."""
-    quick = ScoringMode(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1))
+    """`model` with the setting `quick`, which has a field, both thresholds and a window."""
+    quick = ScoringMode(QUICK, field(), calibrate(np.linspace(0.8, 1.0, 20), 0.1), MapThreshold(0.01, 20, 0.1), WINDOW)
     return dataclasses.replace(model, scoring_modes={"quick": quick})

@@ -15,8 +15,8 @@ from sprfast.backends import registry as backends
 from sprfast.bench.accuracy import costs, measure
 from sprfast.bench.accuracy.rows import ROWS
 from sprfast.bench.core import named_settings
-from sprfast.config import Preprocessing
-from sprfast.evaluation import metrics
+from sprfast.config import PUBLISHED, Preprocessing
+from sprfast.evaluation import calibration, metrics
 from support.scoring_mode_cases import with_mode
 
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def document(**changes):
         "passes": {"mean": 1.23, "standard_error": 0.01, "values": [1.22, 1.24]},
         "images": [[kept, kept], [refused, refused]],
     }
-    settings = {name: setting | {"maps": setting["images"]} for name in ("published", "single", "field")}
+    settings = {name: setting | {"maps": setting["images"]} for name in (PUBLISHED, *calibration.SETTINGS)}
     backend = {
         "backend": "eager",
         "image_AUROC": 1.0,

@@ -202,7 +202,17 @@ def _course(outcome: SoakOutcome) -> Iterator[Check]:
 
 
 def _resources(outcome: SoakOutcome, trends: dict[str, dict[str, float | None]]) -> Iterator[Check]:
-    memory, frames = trends["memory_kb"], outcome.answers.answered - outcome.options.warm_up_frames
+    yield memory_check(trends["memory_kb"], outcome.answers.answered - outcome.options.warm_up_frames)
+    for key in ("threads", "python_threads", "descriptors"):
+        first, last = trends[key]["first"], trends[key]["last"]
+        held, told = None, "not known"
+        if outcome.complete and first is not None and last is not None:
+            held, told = last <= first, f"{last - first:+g} since the warm-up"
+        yield f"{_QUANTITIES[key]} do not grow", held, told
+
+
+def memory_check(memory: dict[str, float | None], frames: int) -> Check:
+    """That memory does not grow, by its trend over so many frames after the warm-up."""
     growth, held, told = memory["median_slope"], None, "not known"
     if growth is not None:
         fitted = f"by least squares {memory['slope']:.3g}, standard error {memory['standard_error']:.2g}"
@@ -211,13 +221,7 @@ def _resources(outcome: SoakOutcome, trends: dict[str, dict[str, float | None]])
         held = growth <= MEMORY_LIMIT
     elif memory["first"] is not None:
         told += f"; judged from {JUDGED:,} frames after the warm-up, not from {max(0, frames):,}"
-    yield "memory does not grow", held, told
-    for key in ("threads", "python_threads", "descriptors"):
-        first, last = trends[key]["first"], trends[key]["last"]
-        held, told = None, "not known"
-        if outcome.complete and first is not None and last is not None:
-            held, told = last <= first, f"{last - first:+g} since the warm-up"
-        yield f"{_QUANTITIES[key]} do not grow", held, told
+    return "memory does not grow", held, told
 
 
 def _cell(value: float | None) -> str:

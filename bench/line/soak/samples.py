@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_PROCESS = Path("/proc/self")  # of Linux
+_PROCESSES = Path("/proc")  # of Linux
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1  # of glibc's mallopt
 
 
@@ -28,7 +28,7 @@ class ProcessSample:
     seconds: float  # since the first frame
     memory_kb: float | None  # resident
     threads: float | None  # of the process, those of libraries included
-    python_threads: int
+    python_threads: int | None
     descriptors: float | None  # open
     p50_ms: float | None  # from trigger to answer, of the good frames answered last
     p99_ms: float | None
@@ -64,10 +64,18 @@ class Samples:
     def take(self, frames: int, seconds: float, latencies: npt.NDArray[np.float64]) -> None:
         """Another one, once garbage is collected; `latencies` are seconds, of good frames."""
         gc.collect()
-        held = (_memory_kb(), _entries("task"), threading.active_count(), _entries("fd"))
+        memory, threads, descriptors = held("self")
         known = len(latencies) > 0
         percentiles = 1e3 * np.percentile(latencies, (50, 99), method="inverted_cdf") if known else (np.nan, np.nan)
-        self._rows[self.count] = (frames, seconds, *held, *percentiles)
+        self._rows[self.count] = (
+            frames,
+            seconds,
+            memory,
+            threads,
+            threading.active_count(),
+            descriptors,
+            *percentiles,
+        )
         self.count += 1
 
     def listed(self) -> list[ProcessSample]:
@@ -127,15 +135,21 @@ def unavailable() -> str | None:
     return None if known else "memory, threads and descriptors are read from /proc, which only Linux has"
 
 
-def _memory_kb() -> float:
-    """Resident memory as the sum over all pages, NaN where it is not told; `statm` would be off by
-    what each core has not yet told the kernel.
+def held(process: int | str) -> tuple[float, float, float]:
+    """Resident KB, threads and open descriptors of a process, NaN where they are not told.
+
+    Raises:
+        OSError: it is gone.
     """
     if unavailable():
-        return math.nan
-    lines = (_PROCESS / "smaps_rollup").read_text().splitlines()
+        return math.nan, math.nan, math.nan
+    folder = _PROCESSES / str(process)
+    return _memory_kb(folder), len(os.listdir(folder / "task")), len(os.listdir(folder / "fd"))
+
+
+def _memory_kb(folder: Path) -> float:
+    """Resident memory as the sum over all pages; `statm` would be off by what each core has not yet
+    told the kernel.
+    """
+    lines = (folder / "smaps_rollup").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("Rss:")))
-
-
-def _entries(folder: str) -> float:
-    return math.nan if unavailable() else len(os.listdir(_PROCESS / folder))

@@ -2,6 +2,7 @@
 `Line.run`.
 """
 
+from sprfast.line.sources.basler import BaslerCamera
 from sprfast.line.sources.camera import Camera, Picture, Source
 from sprfast.line.sources.folder import FolderWatch
 from sprfast.line.sources.harvesters import HarvestersCamera
@@ -10,6 +11,7 @@ from sprfast.line.sources.simulated import Fault, SimulatedCamera, SimulatedLine
 from sprfast.line.sources.stream import Stream
 
 __all__ = [
+    "BaslerCamera",
     "Camera",
     "Fault",
     "FolderWatch",

@@ -18,6 +18,10 @@ class Source(Protocol):
         """The frames as they come; one iteration at a time."""
         ...
 
+    def fault(self) -> str:
+        """Why no frames can come now, in a sentence; "" while they can."""
+        ...
+
     def close(self) -> None:
         """End the iteration soon; may be called from another thread or a signal handler, and
         again.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sprfast.data.datasets import IMAGE_SUFFIXES
+from sprfast.data.folders import IMAGE_SUFFIXES
 from sprfast.data.images import display_name
 from sprfast.errors import CameraError, InputError
 from sprfast.line.durations import seconds
@@ -76,6 +76,7 @@ class FolderWatch:
         self._suffixes = tuple(suffixes)
         self._retry = Retry(first_wait, longest_wait, give_up)
         self._files: dict[str, _File] = {}
+        self._unreadable = ""  # why the folder cannot be read
         try:
             self._look()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -96,13 +97,14 @@ class FolderWatch:
                 whole = self._look()
             except OSError as error:
                 reason = f"the folder cannot be read ({error.strerror or error})"
+                self._unreadable = f"{display_name(self._folder)}: {reason}"
                 if not self._retry.failures:
                     self._note(reason)
-                self._retry.sleep(self._retry.failed(CameraError(f"{display_name(self._folder)}: {reason}")))
+                self._retry.sleep(self._retry.failed(CameraError(self._unreadable)))
                 continue
             if self._retry.failures:
                 self._note("the folder can be read again", logging.INFO)
-            self._retry.failures = 0
+            self._retry.failures, self._unreadable = 0, ""
             for name in whole:
                 if self._retry.closed():
                     return
@@ -114,6 +116,10 @@ class FolderWatch:
     def close(self) -> None:
         """End the iteration soon; may be called from any thread or signal handler."""
         self._retry.close()
+
+    def fault(self) -> str:
+        """Why the folder cannot be read; "" while it can."""
+        return self._unreadable
 
     def _look(self) -> list[str]:
         """The names of files that are whole and not yielded yet, the oldest first; a look that

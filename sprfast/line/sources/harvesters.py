@@ -17,22 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from sprfast.data.images import ChannelOrder, display_name
+from sprfast.data.images import display_name
 from sprfast.errors import BackendError, CameraError, InputError
-from sprfast.line.frames import FrameFormat, PixelType
+from sprfast.line.sources.buffers import form, pixels
 from sprfast.line.sources.camera import Picture
-
-PIXEL_FORMATS: dict[str, tuple[ChannelOrder, PixelType]] = {
-    "Mono8": ("grey", "uint8"),
-    "Mono10": ("grey", "uint16"),  # the model's preprocessing declares how many of the 16 bits are used
-    "Mono12": ("grey", "uint16"),
-    "Mono16": ("grey", "uint16"),
-    "RGB8": ("rgb", "uint8"),
-    "BGR8": ("bgr", "uint8"),
-}
 
 _log = logging.getLogger("sprfast.sources")
 
@@ -127,7 +115,7 @@ class HarvestersCamera:
             streams = len(self._acquirer.data_streams)
             if streams != 1:
                 raise InputError(f"{self._name}: has {streams} data streams, supported is one")
-            _form(self._acquirer.remote_device.node_map.PixelFormat.value)  # refuses what no picture could come of
+            form(self._acquirer.remote_device.node_map.PixelFormat.value)  # refuses what no picture could come of
             self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, self._on_incomplete())
             self._acquirer.start()
         except refusals as error:
@@ -172,43 +160,6 @@ class HarvestersCamera:
             return getattr(buffer, name)
         except self._gentl.GenericException:
             return otherwise()
-
-
-def pixels(
-    data: bytes | bytearray | memoryview, pixel_format: str, height: int, width: int, padding: int = 0, offset: int = 0
-) -> tuple[npt.NDArray[Any], ChannelOrder]:
-    """A copy of the picture in a buffer, and its channel order.
-
-    Args:
-        data: of the buffer; what lies after the picture is left out.
-        pixel_format: its name in the GenICam Pixel Format Naming Convention.
-        height, width: pixels.
-        padding: bytes after each row.
-        offset: bytes before the picture.
-
-    Raises:
-        InputError: the pixel format is not supported; the message says what to set.
-        CameraError: there are fewer bytes than the picture has.
-    """
-    order, dtype = _form(pixel_format)
-    row = width * (1 if order == "grey" else 3) * np.dtype(dtype).itemsize
-    whole = memoryview(data).cast("B")[offset : offset + height * (row + padding)]
-    if height < 1 or width < 1 or len(whole) < height * (row + padding) - padding:
-        raise CameraError(
-            f"the picture is not whole: {len(whole)} bytes for {height} x {width} pixels (height x width) of "
-            f"{pixel_format}"
-        )
-    view = FrameFormat(height, width, order, dtype, row + padding).view(whole)
-    return np.array(view if dtype == "uint8" else view.view("<u2"), dtype, order="C"), order
-
-
-def _form(pixel_format: str) -> tuple[ChannelOrder, PixelType]:
-    if pixel_format not in PIXEL_FORMATS:
-        raise InputError(
-            f"pixel format {pixel_format} is not supported; set the camera's PixelFormat to one of "
-            f"{', '.join(PIXEL_FORMATS)}"
-        )
-    return PIXEL_FORMATS[pixel_format]
 
 
 @contextlib.contextmanager

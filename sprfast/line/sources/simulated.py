@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import enum
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,7 +64,9 @@ class SimulatedLine:
     `Stream`.
 
     The same arguments give the same pictures and faults. With a `period` triggers come in real
-    time, connected or not, and the pictures of those that come without a connection are lost.
+    time, connected or not, and the pictures of those that come without a connection are lost. They
+    come at whole multiples of the period on the system's clock `time.monotonic`, so that a program
+    beside this one knows when.
 
     Args:
         pictures: shown in turn; uint8, uint16 or float32.
@@ -129,7 +132,7 @@ class SimulatedLine:
         """When the next trigger comes."""
         now = time.monotonic()
         if self._started is None:
-            self._started = now
+            self._started = math.ceil(now / self.period) * self.period if self.period else now
         return self._started + self.next * self.period if self.period else now
 
 

@@ -84,6 +84,7 @@ class Stream:
         self._last: float | None = None  # time of the last trigger that is accounted for
         self._heard = 0.0  # when the last picture came, or the camera was opened
         self._stalled = False
+        self._lost = ""  # why there is no connection
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames, until `close` or the end of the camera's pictures.
@@ -113,6 +114,10 @@ class Stream:
         """
         self._retry.close()
 
+    def fault(self) -> str:
+        """Why there is no connection; "" while there is one."""
+        return self._lost
+
     def _next(self) -> Picture | None:
         """A picture, if one comes soon; where there is no connection, one attempt at it, if it is
         time for that.
@@ -129,6 +134,7 @@ class Stream:
         if self._retry.failures:
             self._note("connected again", logging.INFO)
         self._retry.failures = 0  # not before a call succeeded: a camera may accept connections and drop them
+        self._lost = ""
         return picture
 
     def _lose(self, error: CameraError) -> Iterator[Frame]:
@@ -136,6 +142,7 @@ class Stream:
         had_camera, first = self._camera is not None, not self._retry.failures
         self._release()
         reason = redacted(str(error))
+        self._lost = f"{self._name}: no connection ({reason})"
         if first:
             self._note(f"no connection ({reason})")
         if first and had_camera:

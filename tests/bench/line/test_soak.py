@@ -23,7 +23,6 @@ from sprfast.data.images import Image
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError, OverloadedError
 from sprfast.line import Line
-from sprfast.line.sources import Fault
 
 OPTIONS = soak.SoakOptions(frames=120, faults=0.4, producers=3)
 PATIENCE = 60.0
@@ -276,7 +275,7 @@ def test_the_command_stops_at_a_signal(model_path, tmp_path):
     output = tmp_path / "soak.json"
     command = [sys.executable, "-m", "sprfast", "soak", str(model_path), "--device", "cpu", "-o", str(output), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr.readline().startswith("soaking: 100000 frames")
+        assert any(line.startswith("soaking: 100000 frames") for line in process.stderr)
         time.sleep(2.0)  # frames are likely under way; if not, the end is the same
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=PATIENCE)
@@ -312,7 +311,7 @@ def test_the_command_prints_a_table(run, model_path, monkeypatch):
     assert len(err.splitlines()) == 1
     monkeypatch.setattr(report, "MEMORY_LIMIT", -1e9)
     monkeypatch.setattr(report, "JUDGED", 0)
-    monkeypatch.setattr(samples, "_memory_kb", lambda: float(len(os.listdir("/"))))
+    monkeypatch.setattr(samples, "_memory_kb", lambda _: float(len(os.listdir("/"))))
     code, out, err = run(*arguments, "--json")
     assert code == 1
     assert [check["name"] for check in json.loads(out)["checks"] if check["passed"] is False] == [
@@ -347,26 +346,6 @@ def test_images_of_several_sizes_are_refused(engines, pictures, tmp_path):
     PIL.Image.new("RGB", (40, 32)).save(other)
     with pytest.raises(InputError, match=r"must have one size.*other\.png makes 32x32 and 32x40"):
         soak.run(*engines, OPTIONS, [*pictures, other])
-
-
-def test_a_plan_has_every_kind_and_says_where():
-    made = plan.FaultPlan(103, 4, 0.5, seed=1)
-    assert made.counts == [26, 26, 26, 25]
-    kinds = [made.kind(frame) for frame in range(103)]
-    assert sum(kind is not None for kind in kinds) == 52
-    assert set(kinds) == {None, *plan.KINDS}
-    for index, start in enumerate((0, 26, 52, 78)):
-        assert made.place(f"soak{index}-7") == (start + 7, 7)
-        own = kinds[start : start + made.counts[index]]
-        assert (own[0], own[-1]) == (None, None)
-        assert made.camera_faults(index) == {number: kind for number, kind in enumerate(own) if isinstance(kind, Fault)}
-    for unknown in ("soak4-0", "soak3-25", "soak0-1@2", "part", 7):
-        assert made.place(unknown) is None
-    assert not any(plan.FaultPlan(103, 4, 0.0, 1).kind(frame) for frame in range(103))
-
-
-def test_what_a_camera_spoils_must_not_pass():
-    assert {kind for kind in Fault if plan.error_of(kind)} == {kind for kind in Fault if kind.spoils}
 
 
 @pytest.mark.parametrize(
@@ -404,11 +383,3 @@ def test_callbacks_that_hang_beyond_all_deadlines_delay_no_answer(engines, monke
     if line_of is Line:
         assert document["late"] > 0
         assert document["complete"]
-
-
-def test_a_plan_has_every_way_in_which_a_callback_fails():
-    made = plan.FaultPlan(10_000, 4, 0.01, seed=1)
-    faults = [fault for frame in range(10_000) if (fault := made.callback(frame))]
-    assert len(faults) == 100
-    assert set(faults) == set(plan.CallbackFault)
-    assert not any(plan.FaultPlan(103, 4, 0.0, 1).callback(frame) for frame in range(103))
