@@ -1,36 +1,40 @@
-"""Folders of images: the MVTec AD, MPDD and BTAD layouts, and a plain folder of good images.
+"""Folders of images: the MVTec AD, MPDD and BTAD layouts, a folder of good and one of bad images,
+and a plain folder of good images.
 
 A category folder holds
 
-    train/good (or ok)   test/good (or ok)   test/KIND   ground_truth/KIND
+    train/good   test/good   test/KIND   ground_truth/KIND      or
+    good         bad                     ground_truth/bad
 
 and the mask of test/KIND/NAME.png is ground_truth/KIND/NAME_mask.png or ground_truth/KIND/NAME.png,
-in any image format. Folders are read by name order and without descending further; names that begin
-with a dot are passed over. Files without an image suffix are left out, with a warning that names
-them. `good` and `ok` may be written in any case.
+in any image format. `GOOD` and `BAD` below are other names of a good and a bad folder, in any case.
+Folders are read by name order, and links are followed. Folders in them are read where the caller
+asks for it; else those that hold images are named in a warning, as are files without an image
+suffix. Names that begin with a dot are passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import stat
-import unicodedata
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sprfast.config import Preprocessing
+from sprfast.data import folders
 from sprfast.data.images import MASK_PREPROCESSING, display_name, image_size
-from sprfast.errors import InputError, SprfastWarning
-from sprfast.system.files import confined
+from sprfast.errors import InputError
 from sprfast.system.reading import open_regular
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})  # in any case
-
-_GOOD = ("good", "ok")
+GOOD = frozenset({"good", "ok", "normal"})
+BAD = frozenset(
+    {"bad", "ng", "nok", "ko", "broken", "defect", "defects", "defective", "fault", "faults", "faulty"}
+    | {"anomaly", "anomalies", "anomalous", "abnormal", "reject", "rejects", "rejected"}
+)
 _DEFAULT = Preprocessing()
 
 
@@ -46,7 +50,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Category:
-    """The images of one product; `test` is empty for a plain folder of good images."""
+    """The images of one product; `test` is empty for a plain folder of good images.
+
+    Of a folder of good and one of bad images `test` has the bad ones only: which good ones a model
+    was not trained on, its file knows (`evaluation.unseen`).
+    """
 
     name: str
     train: tuple[Path, ...]
@@ -54,47 +62,72 @@ class Category:
 
 
 def list_categories(root: str | os.PathLike[str]) -> list[str]:
-    """The names, sorted, of the folders in `root` that hold train/good or train/ok.
+    """The names, sorted, of the folders in `root` that hold train/good, or else a folder `good`.
 
     Raises:
         InputError: `root` is not a folder or holds no category.
     """
     names = _category_names(Path(root))
     if not names:
-        raise InputError(f"{display_name(root)}: holds no category, a folder with train/good or train/ok in it")
+        raise InputError(f"{display_name(root)}: holds no category, a folder with train/good or good in it")
     return names
 
 
-def load_category(root: str | os.PathLike[str], name: str | None, preprocessing: Preprocessing = _DEFAULT) -> Category:
+def load_category(
+    root: str | os.PathLike[str],
+    name: str | None,
+    preprocessing: Preprocessing = _DEFAULT,
+    recursive: bool = False,
+) -> Category:
     """The images of category `name` in the folder `root`; with None, of `root` itself.
 
     Files are named in sorted order, defect kinds too. No pixels are looked at: sizes of defective
     images and their masks are compared by their headers, under the policies of `preprocessing`.
 
+    Args:
+        recursive: read the folders in folders of images too.
+
     Raises:
-        InputError: the folder is missing, is none of the layouts or leads out of `root`; a class is
-            empty; two files of a folder differ only in the suffix; a defective image has no mask,
-            two, or one of another size; a training image is also a defective test image.
+        InputError: the folder is missing or is none of the layouts; `name` leads out of `root`; a
+            class is empty; two files of a folder differ only in the suffix; a defective image has
+            no mask, two, or one of another size; a training image is also a defective test image.
     """
     top = Path(root)
     folder = top if name is None else _category_folder(top, name)
-    good = _good_folders(folder / "train")
-    if good:
-        category = Category(_category_name(folder, name), _training_images(good), _test_samples(folder, preprocessing))
-        _refuse_anomaly_in_train(category)
-        return category
-    plain = _images(folder)
-    if not plain:
-        names = _category_names(folder)
-        if names:
-            raise InputError(f"{display_name(folder)}: name one of its categories: {_listing(names)}")
-        raise InputError(f"{display_name(folder)}: no train/good or train/ok, and no images")
-    _tell_left_out(folder)
-    return Category(_category_name(folder, name), tuple(plain.values()), ())
+    folders.entries(folder)  # which says what is wrong with it
+    title = _category_name(folder) if name is None else name
+    if good := _good_folders(folder / "train"):
+        test = _test_samples(folder, preprocessing, recursive)
+        category = Category(title, _training_images(good, recursive), test)
+    elif good := _good_folders(folder):
+        category = _good_and_bad(title, folder, good, preprocessing, recursive)
+    elif plain := folders.images(folder, recursive):
+        folders.tell_left_out(folder, recursive)
+        category = Category(title, tuple(plain.values()), ())
+    elif names := _category_names(folder):
+        raise InputError(f"{display_name(folder)}: name one of its categories: {folders.listing(names)}")
+    else:
+        raise InputError(f"{display_name(folder)}: no train/good, no good, and no images{folders.advice(folder)}")
+    _refuse_anomaly_in_train(category)
+    return category
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """`paths` with every folder replaced by the images in it, in name order.
+def load_folders(good: str | os.PathLike[str], bad: str | os.PathLike[str] | None, recursive: bool = False) -> Category:
+    """The good images of one folder, and the bad ones of another; no masks.
+
+    Raises:
+        InputError: a folder cannot be read or holds no image; a good image is also a bad one.
+    """
+    name = _category_name(Path(good))
+    test = _samples(Path(bad), None, _DEFAULT, recursive) if bad is not None else []
+    category = Category(name, tuple(_class_images(Path(good), recursive).values()), tuple(test))
+    _refuse_anomaly_in_train(category)
+    return category
+
+
+def image_files(paths: Iterable[Path], recursive: bool = False) -> list[Path]:
+    """`paths` with every folder replaced by the images in it, in name order, with `recursive` also
+    by those in its folders.
 
     Raises:
         InputError: a folder cannot be read or holds no image.
@@ -104,10 +137,8 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
         if not os.path.isdir(path):  # Path.is_dir would raise for a name that is too long
             files.append(path)
             continue
-        found = [entry for entry in _entries(path) if entry.suffix.lower() in IMAGE_SUFFIXES]
-        _tell_left_out(path)
-        if not found:
-            raise InputError(f"{display_name(path)}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        found = [entry for each in folders.walk(path, recursive) for entry in folders.image_entries(each)]
+        folders.require_images(path, found, recursive)
         files += found
     return files
 
@@ -140,103 +171,110 @@ def split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], l
     return [path for index, path in enumerate(paths) if index not in held_back], chosen
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-        return sorted(visible, key=lambda entry: entry.name)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{display_name(folder)}: the folder cannot be read ({reason})") from error
-
-
 def _category_names(root: Path) -> list[str]:
-    return [entry.name for entry in _entries(root) if _good_folders(entry / "train")]
+    names = [entry.name for entry in folders.entries(root) if _good_folders(entry / "train")]
+    if names or _good_folders(root / "train"):
+        return names
+    return [entry.name for entry in folders.entries(root) if _good_folders(entry)]
 
 
 def _category_folder(root: Path, name: str) -> Path:
-    folder = confined(root, name)
+    """The folder may be a link to anywhere: its owner has put it there. The name leads nowhere."""
+    inside = os.path.normpath(name)
+    if not name or "\0" in name or os.path.isabs(name) or inside.split(os.sep)[0] in (os.curdir, os.pardir):
+        raise InputError(f"{name!r}: a category is a folder in {display_name(root)}, this leads out of it")
+    folder = root / name
     if not os.path.isdir(folder):
-        known = _listing(_category_names(root))
+        known = folders.listing(_category_names(root))
         raise InputError(f"{display_name(name)}: no such category in {display_name(root)}, which holds {known}")
     return folder
 
 
-def _category_name(folder: Path, name: str | None) -> str:
-    return Path(os.path.realpath(folder)).name if name is None else name
-
-
-def _listing(names: list[str]) -> str:
-    return ", ".join(display_name(name) for name in names) or "none"
+def _category_name(folder: Path) -> str:
+    """The folder's name; of a folder `good`, or `train/good`, that of the folder that it is in."""
+    real = Path(os.path.realpath(folder))
+    for each in (real, *real.parents):
+        if each.name.casefold() not in GOOD | {"train", ""}:
+            return each.name
+    return real.name or "model"
 
 
 def _good_folders(parent: Path) -> list[Path]:
-    entries = _entries(parent) if os.path.isdir(parent) else []
+    entries = folders.entries(parent) if os.path.isdir(parent) else []
     return [entry for entry in entries if _is_good(entry.name) and os.path.isdir(entry)]
 
 
 def _is_good(name: str) -> bool:
-    return name.casefold() in _GOOD
+    return name.casefold() in GOOD
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    """Every image of a folder by its stem, in name order, broken links and special files included.
+def bad_folders(folder: Path) -> list[Path]:
+    """The folders of bad images beside a folder `good`; none in the other layouts.
 
-    Stems are compared in Unicode's composed form, since copying between systems changes the form.
+    Raises:
+        InputError: the folder cannot be read.
     """
-    images: dict[str, Path] = {}
-    for entry in _entries(folder):
-        if entry.suffix.lower() not in IMAGE_SUFFIXES or os.path.isdir(entry):
-            continue
-        other = images.setdefault(unicodedata.normalize("NFC", entry.stem), entry)
-        if other is not entry:
-            same = f"has the same name as {display_name(entry.name)} but for its suffix"
-            raise InputError(f"{display_name(other)}: {same}; keep one")
-    return images
+    if not _good_folders(folder) or _good_folders(folder / "train"):
+        return []
+    return [each for each in folders.entries(folder) if each.name.casefold() in BAD and os.path.isdir(each)]
 
 
-def _class_images(folder: Path) -> dict[str, Path]:
-    images = _images(folder)
-    if not images:
-        raise InputError(f"{display_name(folder)}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    _tell_left_out(folder)
-    return images
-
-
-def _tell_left_out(folder: Path) -> None:
-    """Warn of files that are no images by their names: a part among them would not be looked at."""
-    others = [each for each in _entries(folder) if each.suffix.lower() not in IMAGE_SUFFIXES]
-    others = [each for each in others if not os.path.isdir(each)]
+def _good_and_bad(name: str, folder: Path, good: list[Path], preprocessing: Preprocessing, recursive: bool) -> Category:
+    """The category of a folder that holds a folder `good`, and others beside it."""
+    if folders.images(folder):
+        where = f"{good[0].name} and images beside it"
+        raise InputError(f"{display_name(folder)}: holds {where}; move them there, or name the folder of good images")
+    bad = bad_folders(folder)
+    others = [each for each in folders.entries(folder) if os.path.isdir(each) and each not in (*good, *bad)]
+    others = [each for each in others if each.name != "ground_truth" and folders.holds_images(each)]
     if others:
-        names = _listing([each.name for each in others[:5]]) + (f" and {len(others) - 5} more" if others[5:] else "")
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        warnings.warn(
-            f"{display_name(folder)}: left out, without a suffix of an image ({suffixes}): {names}",
-            SprfastWarning,
-            stacklevel=2,
-        )
+        known = "a folder of bad images is called bad, ng, defect, ... or given with --bad"
+        folders.warn(f"{display_name(folder)}: left out: {folders.listing([each.name for each in others])}; {known}")
+    samples = [_samples(each, folder / "ground_truth", preprocessing, recursive) for each in bad]
+    return Category(name, _training_images(good, recursive), tuple(itertools.chain.from_iterable(samples)))
 
 
-def _training_images(good: list[Path]) -> tuple[Path, ...]:
+def _class_images(folder: Path, recursive: bool) -> dict[str, Path]:
+    images = folders.images(folder, recursive)
+    folders.require_images(folder, images, recursive)
+    return images
+
+
+def _training_images(good: list[Path], recursive: bool) -> tuple[Path, ...]:
     if len(good) > 1:
         raise InputError(f"{display_name(good[0].parent)}: holds both {good[0].name} and {good[1].name}; keep one")
-    return tuple(_class_images(good[0]).values())
+    return tuple(_class_images(good[0], recursive).values())
 
 
-def _test_samples(folder: Path, preprocessing: Preprocessing) -> tuple[Sample, ...]:
+def _test_samples(folder: Path, preprocessing: Preprocessing, recursive: bool) -> tuple[Sample, ...]:
     samples: list[Sample] = []
-    test, truth = folder / "test", folder / "ground_truth"
-    for kind in _entries(test) if os.path.isdir(test) else []:
+    test = folder / "test"
+    for kind in folders.entries(test) if os.path.isdir(test) else []:
         if not os.path.isdir(kind):
             continue
-        images = _class_images(kind)
         if _is_good(kind.name):
-            samples += [Sample(path, 0, "good", None) for path in images.values()]
-            continue
-        masks = _images(truth / kind.name) if os.path.isdir(truth / kind.name) else {}
-        for stem, path in images.items():
-            mask = _mask(path, stem, masks, preprocessing) if os.path.isdir(truth) else None
-            samples.append(Sample(path, 1, kind.name, mask))
+            samples += [Sample(path, 0, "good", None) for path in _class_images(kind, recursive).values()]
+        else:
+            samples += _samples(kind, folder / "ground_truth", preprocessing, recursive)
     return tuple(samples)
+
+
+def _samples(folder: Path, truth: Path | None, preprocessing: Preprocessing, recursive: bool) -> list[Sample]:
+    """The defective images of a folder, with their masks in the folder of its name in `truth`,
+    where that exists.
+
+    Their kind is the folder's name; in the folders of a folder `bad` it is that of theirs.
+    """
+
+    def kind(path: Path) -> str:
+        inner = path.relative_to(folder).parts[0]
+        return inner if folder.name.casefold() in BAD and inner != path.name else folder.name
+
+    images = _class_images(folder, recursive)
+    if truth is None or not os.path.isdir(truth):
+        return [Sample(path, 1, kind(path), None) for path in images.values()]
+    masks = folders.images(truth / folder.name, recursive) if os.path.isdir(truth / folder.name) else {}
+    return [Sample(path, 1, kind(path), _mask(path, stem, masks, preprocessing)) for stem, path in images.items()]
 
 
 def _mask(path: Path, stem: str, masks: dict[str, Path], preprocessing: Preprocessing) -> Path:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from PIL import ImageCms, ImageOps, PngImagePlugin
+from PIL import ImageOps, PngImagePlugin
 
 from sprfast.config import Preprocessing
+from sprfast.data import netpbm, profiles
 from sprfast.data.bands import bands
 from sprfast.data.opening import SizeCheck, check_header, check_pixel_count, decoding, loaded, opened
 from sprfast.errors import InputError
@@ -81,13 +82,15 @@ def _has_orientation(image: PIL.Image.Image) -> bool:
 def _file_planes(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
     with decoding():
         tiff_orientation = getattr(image, "tag_v2", {}).get(_TIFF_ORIENTATION)  # loading drops the tag
+    if isinstance(image, netpbm.NetpbmFile) and 255 < image.maxval < 65535:
+        return (_deep(loaded(image), image.maxval),)
     return _image_planes(loaded(image), preprocessing, tiff_orientation)
 
 
 def _image_planes(
     image: PIL.Image.Image, preprocessing: Preprocessing, tiff_orientation: int | None
 ) -> tuple[PIL.Image.Image, ...]:
-    _check_profile(image)
+    to_srgb = profiles.to_srgb(image, preprocessing.profiles)
     _check_transparency(image)
     with decoding():
         if preprocessing.orientation == "ignore":
@@ -95,19 +98,23 @@ def _image_planes(
         elif image.getexif().get(_TIFF_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
-            return (_deep(image, preprocessing.bit_depth),)
+            return (_deep(image, 2**preprocessing.bit_depth - 1),)
         if image.has_transparency_data:
-            return _flattened(image, preprocessing)
-        if image.mode in ("1", "L"):
-            return (image.convert("L"),)
-        return (image if image.mode == "RGB" else image.convert("RGB")).split()
+            result = _flattened(image, preprocessing)
+        elif image.mode in ("1", "L"):
+            result = (image.convert("L"),)
+        else:
+            result = (image if image.mode == "RGB" else image.convert("RGB")).split()
+    if to_srgb is not None:
+        profiles.convert(result, to_srgb)
+    return result
 
 
-def _deep(image: PIL.Image.Image, bit_depth: int) -> PIL.Image.Image:
-    """Integers of up to `bit_depth` bits as mode F in [0, 1]."""
+def _deep(image: PIL.Image.Image, top: int) -> PIL.Image.Image:
+    """Integers from 0 to `top` as mode F in [0, 1]."""
     result = PIL.Image.new("F", image.size)
-    for top, band in bands(image):
-        result.paste(PIL.Image.fromarray(_from_integers(np.asarray(band), bit_depth)), (0, top))
+    for row, band in bands(image):
+        result.paste(PIL.Image.fromarray(_from_integers(np.asarray(band), top)), (0, row))
     return result
 
 
@@ -130,21 +137,6 @@ def _turned_back(image: PIL.Image.Image, tiff_orientation: int | None) -> PIL.Im
     undo = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE}
     undo |= {6: turn.ROTATE_90, 7: turn.TRANSVERSE, 8: turn.ROTATE_270}
     return image.transpose(undo[tiff_orientation]) if tiff_orientation in undo else image
-
-
-def _check_profile(image: PIL.Image.Image) -> None:
-    """Accept no colour profile, sRGB, or grey with gamma 2.2 or the sRGB curve."""
-    if "icc_profile" not in image.info:
-        return
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"] or b""))
-        description = ImageCms.getProfileDescription(profile).strip()
-        grey = profile.profile.xcolor_space.strip() == "GRAY"
-    # ImportError: a Pillow built without littlecms
-    except (OSError, TypeError, ValueError, ImageCms.PyCMSError, ImportError) as error:
-        raise InputError("its embedded colour profile cannot be read; convert the file to sRGB") from error
-    if "srgb" not in description.lower() and not (grey and "gamma 2.2" in description.lower()):
-        raise InputError(f"embedded colour profile {description!r} is not accepted; convert the file to sRGB")
 
 
 def _flattened(image: PIL.Image.Image, preprocessing: Preprocessing) -> tuple[PIL.Image.Image, ...]:
@@ -182,7 +174,7 @@ def _array_planes(
 ) -> tuple[PIL.Image.Image, ...]:
     values = np.atleast_3d(np.asarray(array))
     if values.dtype == np.uint16:
-        values = _from_integers(values, preprocessing.bit_depth)
+        values = _from_integers(values, 2**preprocessing.bit_depth - 1)
     elif values.dtype == np.float32 and not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
         raise InputError("float values must be finite and in [0, 1]; NaN, infinity or a value outside was given")
     if order == "bgr":
@@ -190,12 +182,11 @@ def _array_planes(
     return tuple(PIL.Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, 2, 0))
 
 
-def _from_integers(values: npt.NDArray[Any], bit_depth: int) -> npt.NDArray[np.float32]:
-    """Integers of up to `bit_depth` bits to [0, 1]."""
-    top = 2**bit_depth - 1
+def _from_integers(values: npt.NDArray[Any], top: int) -> npt.NDArray[np.float32]:
+    """Integers from 0 to `top` to [0, 1]; `top` is 2**depth - 1, or no value is above it."""
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > top:
-        raise InputError(f"holds values from {lowest} to {highest}; bit_depth {bit_depth} allows 0 to {top}")
+        raise InputError(f"holds values from {lowest} to {highest}; bit_depth {top.bit_length()} allows 0 to {top}")
     scaled = values.astype(np.float32)
     scaled /= np.float32(top)
     return scaled

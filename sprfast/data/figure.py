@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from sprfast.data.lettering import lettered
 from sprfast.errors import InputError
@@ -87,6 +87,30 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
         blended[above & ~binary_erosion(above, np.ones((3, 3)), 2 * line)] = 0
         blended[above & ~binary_erosion(above, np.ones((3, 3)), line)] = 255
     return blended
+
+
+def captioned(rgb: NDArray[np.uint8], texts: Sequence[str]) -> NDArray[np.uint8]:
+    """The picture with a dark strip under it that holds a text: the first of `texts` that fits its
+    width, else the last.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        texts: the longest first.
+
+    Returns:
+        (H + strip, W, 3) uint8; the strip is at least 16 pixels high.
+
+    Raises:
+        InputError: a wrong shape or dtype.
+    """
+    _check_image(rgb)
+    height, width = rgb.shape[:2]
+    size = max(11, round(min(height, width) / 24))
+    font = ImageFont.load_default(size)
+    text = next((text for text in texts if font.getlength(text) + size <= width), texts[-1])
+    strip = Image.new("RGB", (width, round(1.5 * size)), (31, 35, 40))
+    ImageDraw.Draw(strip).text((size / 2, strip.height / 2), text, (255, 255, 255), font, anchor="lm")
+    return np.concatenate([rgb, np.asarray(strip)])
 
 
 def save_png(path: str | os.PathLike[str], rgb: NDArray[np.uint8]) -> None:

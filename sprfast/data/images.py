@@ -2,22 +2,25 @@
 
 The contract, carried out for every file, PIL image and array alike:
 
-* Files are PNG, JPEG, BMP, TIFF or WebP, told by their content; only layouts that are known to be
-  decoded rightly are taken. Every pixel must be in the file: a truncated file, a warning of the
-  JPEG decoder, a missing scan, strip or tile, pixel data of another length, a damaged PNG checksum
-  and a header above `Preprocessing.max_pixels` are errors.
+* Files are PNG, JPEG, BMP, TIFF, WebP, HEIC, PGM or PPM, told by their content; only layouts that
+  are known to be decoded rightly are taken. Of a JPEG or HEIC of several pictures the primary one
+  is read. Every pixel must be in the file: a truncated file, a warning of the JPEG decoder, a
+  missing scan, strip or tile, pixel data of another length, a damaged PNG checksum and a header
+  above `Preprocessing.max_pixels` are errors.
 * Colour is 8-bit RGB, grey, 1-bit or palette, taken as sRGB; grey fills three equal channels. Alpha
-  is refused unless it is opaque everywhere, or composited over black. CMYK, YCbCr, LAB, HSV, float
-  files and embedded profiles other than sRGB or grey gamma 2.2 are errors.
-* 16-bit grey is divided by 2**bit_depth - 1 and resized in float; a value above the declared depth
-  is an error. 16-bit *colour* files are an error, because Pillow would drop their lower 8 bits in
-  silence; the same picture is accepted as a uint16 array.
+  is refused unless it is opaque everywhere, or composited over black. RGB profiles are converted to
+  sRGB, unless the policy is to refuse them. CMYK, YCbCr, LAB, HSV, float files and other profiles
+  than these, sRGB and grey gamma 2.2 are errors.
+* 16-bit grey is divided by 2**bit_depth - 1, or by a PGM's greatest value where that is below
+  65535, and resized in float; a value above that is an error. 16-bit *colour* files are an error,
+  because Pillow would drop their lower 8 bits in silence; the same picture is accepted as a uint16
+  array.
 * The EXIF orientation is applied before anything is measured, unless the policy is to ignore it.
 * Resizing is Pillow's Lanczos with antialias: 8-bit pictures as 8 bits, others in float, clipped to
   the range. A picture that has the network's size is not resampled. Then x * 2 - 1 in float32.
 
 Every error is an InputError that names the file ("file in memory", "array" and "PIL image" where
-there is no name).
+there is no name), but for a BackendError where HEIC lacks its library.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ import PIL.Image
 from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from sprfast.config import Preprocessing
-from sprfast.data import jpeg, png, tiff, webp
+from sprfast.data import heic, jpeg, netpbm, png, tiff, webp
 from sprfast.errors import InputError
 from sprfast.system.reading import open_regular
 
 _MODES = ("1", "L", "P", "PA", "LA", "RGB", "RGBA", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _LONGEST_SIDE = 1_000_000  # pixels; Pillow keeps an address for each row, which thin pictures have many of
-_OVERHEAD, _BYTES_PER_PIXEL = 2**24, 3  # that a JPEG or a WebP may have, which are read whole
+_OVERHEAD, _BYTES_PER_PIXEL = 2**24, 3  # that a JPEG, a WebP or a HEIC may have, which are read whole
 _DECODED_BYTES = 100_000_000  # of a file of up to a MiB: what is decoded in about a second
 
 SizeCheck = Callable[[int, int], object]  # of height and width; raises InputError
@@ -33,10 +33,12 @@ SizeCheck = Callable[[int, int], object]  # of height and width; raises InputErr
 # global, and it would try every format it knows, PostScript among them.
 _READERS: tuple[tuple[re.Pattern[bytes], Callable[[Any], PIL.Image.Image]], ...] = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),  # of several pictures it shows the primary one
     (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), webp.WebPFile),
+    (re.compile(rb"....ftyp(he[iv][cmsx]|m[is]f1)", re.DOTALL), heic.HeicFile),
+    (re.compile(rb"P[1-7][\s#]"), netpbm.NetpbmFile),
 )
 
 # What Pillow reads right, by its names for the order of the bits in a file.
@@ -72,6 +74,7 @@ def opened(
 
     Raises:
         InputError: the header breaks the contract, or there is no such file.
+        BackendError: it is a HEIC file, and pillow-heif is not installed.
     """
     _refuse_tolerance()
     with io.BufferedReader(_stream(source)) as stream:
@@ -80,11 +83,16 @@ def opened(
             raise InputError("the file is empty")
         reader = next((reader for pattern, reader in _READERS if pattern.match(start)), None)
         if reader is None:
-            raise InputError("the content is not a PNG, JPEG, BMP, TIFF or WebP image, whatever the name says")
+            raise InputError(
+                "the content is not a PNG, JPEG, BMP, TIFF, WebP, HEIC, PGM or PPM image, whatever the name says"
+            )
+        if reader is heic.HeicFile:
+            heic.library()
+            _check_length(stream, preprocessing.max_pixels)
         with decoding():
             image = reader(stream)
         check_header(image, preprocessing)
-        if isinstance(image, JpegImagePlugin.JpegImageFile | webp.WebPFile):
+        if isinstance(image, JpegImagePlugin.JpegImageFile | webp.WebPFile | heic.HeicFile):
             _check_length(stream, image.width * image.height)
         _check_time(image, _length(stream))
         if check_size is not None:
@@ -109,6 +117,10 @@ def loaded(image: PIL.Image.Image) -> PIL.Image.Image:
             return _picture(jpeg.pixels(image.fp.read(), image.size, image.mode), image)
         if isinstance(image, webp.WebPFile):
             return _picture(webp.pixels(image), image)
+        if isinstance(image, heic.HeicFile):
+            return _picture(heic.pixels(image), image)
+        if isinstance(image, netpbm.NetpbmFile):
+            return _picture(netpbm.pixels(image), image)
         colours = _colours(image)
         image.load()
         if colours is not None and np.asarray(image).max() >= colours:
@@ -131,7 +143,8 @@ def check_header(image: PIL.Image.Image, preprocessing: Preprocessing) -> None:
         _refuse_tolerance()
         with decoding():
             _check_layout(image)
-    if preprocessing.frames == "refuse" and getattr(image, "is_animated", False):  # counting pages takes long
+    several = preprocessing.frames == "refuse" and getattr(image, "is_animated", False)  # counting pages takes long
+    if several and image.format != "MPO":  # which has one primary picture
         raise InputError("holds several frames or pages; pass one, or allow the first with frames 'first'")
 
 
@@ -232,7 +245,7 @@ def _colours(image: PIL.Image.Image) -> int | None:
     return 0 if palette is None else len(palette.palette) // (4 if palette.rawmode == "BGRX" else 3)
 
 
-def _picture(values: npt.NDArray[np.uint8], image: PIL.Image.Image) -> PIL.Image.Image:
+def _picture(values: npt.NDArray[Any], image: PIL.Image.Image) -> PIL.Image.Image:
     """The pixels, with what the file says of them."""
     picture = PIL.Image.fromarray(values)
     picture.info = image.info

@@ -23,6 +23,7 @@ from sprfast.errors import InputError
 from sprfast.formats.export_metadata import Probe, tolerance
 from sprfast.formats.model import Model
 from sprfast.lowering.probe import probe
+from sprfast.method import tiles
 from sprfast.system import devices
 
 
@@ -56,10 +57,13 @@ class Engine(Predictor):
         else:
             self.backend, self.device = type(backend).__name__, backend.device
             self._session = TorchSession(backend, self.backend, model.schedule)
-        on_device = isinstance(self._session, TorchSession) and self.device.type == "cuda"
+        # tiles are cut on the host
+        on_device = (
+            isinstance(self._session, TorchSession) and self.device.type == "cuda" and not model.scoring_mode.tile
+        )
         self._copies = torch.cuda.Stream(self.device) if on_device else None  # type: ignore[no-untyped-call]
 
-    @property
+    @functools.cached_property
     def model_sha256(self) -> str:
         """Hash of the weights; see `Model.sha256`."""
         return self.model.sha256
@@ -67,7 +71,8 @@ class Engine(Predictor):
     @functools.cached_property
     def _probe(self) -> Probe:
         """The definition's error map of the probe image, at the model's own size."""
-        return probe(self.model, *self.input_size, tolerance(self.precision, None))
+        size = tiles.shape(self.input_size, self.scoring_mode.tile)
+        return probe(self.model, *size, tolerance(self.precision, None))
 
     def prepare(self, source: Any, channel_order: ChannelOrder | None = None) -> images.Image:
         """The network's input, of anything that `Predictor.prepare` takes or of a tensor.

@@ -22,10 +22,11 @@ from sprfast.backends.sessions.session import Session
 from sprfast.config import Precision, Preprocessing
 from sprfast.data import images
 from sprfast.data.images import ChannelOrder
+from sprfast.engine.drawing import Drawn, SourceFile
 from sprfast.errors import BackendError, InputError, OutOfMemoryError, SprfastError
 from sprfast.formats.export_metadata import Probe, probe_image
-from sprfast.method import noise
-from sprfast.method.anomaly_map import skipped
+from sprfast.method import noise, tiles
+from sprfast.method.anomaly_map import anomaly_map
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import Threshold, Verdict, verdict
 
@@ -36,8 +37,8 @@ MAX_BATCH = 16  # images a call of what computes maps
 _log = logging.getLogger("sprfast.engine.predictor")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Result:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Result(Drawn):
     """What is said of one image; one that could not be scored is an ERROR with a reason."""
 
     verdict: Verdict  # PASS only if the score is finite and at most the threshold
@@ -51,24 +52,17 @@ class Result:
     # above which a pixel of the anomaly map is marked; None: the scoring mode does not say
     map_threshold: float | None = None
     passes: int = 0  # of the network
+    file: SourceFile | None = None  # what was scored, where that was a file
 
     def to_json(self) -> dict[str, Any]:
-        """Score (null where not finite), verdict, threshold, milliseconds; reason and warning if
-        any.
-        """
+        """Score (null where not finite), verdict, threshold, milliseconds; the reason if any."""
         row = {
             "pred_score": self.pred_score if math.isfinite(self.pred_score) else None,
             "verdict": self.verdict.value,
             "threshold": self.threshold,
             "milliseconds": round(self.milliseconds, 3),
         }
-        said = {"reason": self.reason, "warning": self.warning}
-        return row | {name: text for name, text in said.items() if text}
-
-    @property
-    def warning(self) -> str | None:
-        """What the score does not see although there is one; see `anomaly_map.skipped`."""
-        return None if self.error_map is None else skipped(*self.error_map.shape)
+        return row | ({"reason": self.reason} if self.reason else {})
 
     @property
     def pred_label(self) -> bool:
@@ -109,7 +103,6 @@ class Predictor(abc.ABC):
         self._noise = functools.lru_cache(maxsize=8)(
             functools.partial(noise.stacked, scoring_mode.schedule, seed=noise_seed)
         )
-        self._warned: set[tuple[int, ...]] = set()  # sizes
         self._process = os.getpid()
 
     @property
@@ -149,7 +142,8 @@ class Predictor(abc.ABC):
         return probe.check(errors[0, 0], f"backend {self.backend}")
 
     def maps(self, x: Map) -> tuple[Map, Map]:
-        """Error maps and anomaly maps of network inputs of one size, in memory of their own.
+        """Error maps and anomaly maps of network inputs of one size, in memory of their own; by way
+        of tiles where the scoring mode says so.
 
         Args:
             x: (B, 3, H, W) float32 in [-1, 1], contiguous.
@@ -158,8 +152,14 @@ class Predictor(abc.ABC):
             (B, 1, H, W) and (B, 1, 256, 256), float32.
         """
         self.require_own_process()
+        mode, size = self.scoring_mode, x.shape[2:]
+        shape = tiles.shape(size, mode.tile)
         with self._memory_errors():
-            return self._session.maps(x, self._noise(x.shape[2], x.shape[3]))
+            z = self._noise(*shape)
+            if mode.tile is None or shape == size:
+                return self._session.maps(x, z)
+            errors = tiles.error_maps(x, mode.tile, lambda part: self._session.maps(part, z)[0])
+            return errors, np.stack([anomaly_map(each[0], mode.window)[None] for each in errors])
 
     def close(self) -> None:
         """Release what the backend holds on a device; nothing can be scored afterwards."""
@@ -239,8 +239,7 @@ class Predictor(abc.ABC):
         for index, image in enumerate(prepared):
             by_shape.setdefault(image.pixels.shape, []).append(index)
         maps: dict[int, tuple[Map, Map]] = {}
-        for (_, *size), waiting in by_shape.items():
-            self._warn(*size)
+        for waiting in by_shape.values():
             while waiting:
                 batch = waiting[: self.batch_limit]
                 try:
@@ -257,12 +256,6 @@ class Predictor(abc.ABC):
                 del waiting[: len(batch)]
         share = (time.perf_counter() - started) * 1e3 / max(1, len(prepared))
         return [self._result(*maps[index], image.source_size, share) for index, image in enumerate(prepared)]
-
-    def _warn(self, height: int, width: int) -> None:
-        """Say once of a size what the map of it does not show."""
-        if (height, width) not in self._warned and (warning := skipped(height, width)):
-            self._warned.add((height, width))
-            _log.warning("%s", warning)
 
     def error(self, reason: str, milliseconds: float = 0.0) -> Result:
         """The result of an image that could not be scored."""
@@ -306,10 +299,13 @@ class Predictor(abc.ABC):
         scored = self._score_apart(list(prepared.values()))
         share = (time.perf_counter() - started) * 1e3 / len(sources)
         results |= {
-            index: dataclasses.replace(result, milliseconds=share)
+            index: dataclasses.replace(result, milliseconds=share, file=self._file(sources[index]))
             for index, result in zip(prepared, scored, strict=True)
         }
         return [results[index] for index in range(len(sources))]
+
+    def _file(self, source: object) -> SourceFile | None:
+        return SourceFile(source, self.preprocessing) if isinstance(source, (str, os.PathLike)) else None
 
     def _score_apart(self, prepared: list[images.Image]) -> list[Result]:
         """`score`, where an image that is too large for the memory is an ERROR beside others that

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +25,36 @@ from sprfast.method.scoring_mode import ScoringMode
 
 OnImage = Callable[[int, int], None]
 
-# By name, beside the published one: the schedule, and whether the score is divided by an error
-# field.
-SETTINGS: dict[str, tuple[Schedule, bool]] = {
-    "single": (Schedule((Level(8e-4, 1),), noise="signs"), False),
-    "field": (Schedule((Level(1e-2, 1),)), True),
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a scoring mode is made of, before it has seen any image."""
+
+    schedule: Schedule
+    field: bool = False  # the score is divided by the error field of good images
+    balanced: bool = False  # the levels are weighted so that their error maps have one mean over good images
+    window: int | None = None  # of the anomaly map, see `ScoringMode`
+    tile: int | None = None  # of large images, see `ScoringMode`
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it needs good images that its threshold does not see."""
+        return self.field or self.balanced
+
+
+# By name, beside the published one.
+SETTINGS: dict[str, Setting] = {
+    "single": Setting(Schedule((Level(8e-4, 1),), noise="signs")),
+    "noiseless": Setting(Schedule((Level(3e-2, 1),), noise="none")),
+    "multi": Setting(Schedule((Level(1e-3, 1), Level(1e-2, 1))), balanced=True),
+    "field": Setting(Schedule((Level(1e-2, 1),)), field=True),
 }
 
 
 def results(
     predictor: Predictor, paths: Sequence[Path], on_image: OnImage = lambda done, total: None
 ) -> Iterator[Result]:
-    """The result of each good image, in their order.
+    """The result of each image, in their order.
 
     Raises:
         InputError: one of them cannot be scored; the message names it.
@@ -80,6 +99,7 @@ def calibrate(
     Raises:
         InputError: too few images for a rate, or one of them cannot be scored.
     """
+    threshold.rank_of(len(paths), false_reject_rate)  # before they are scored
     scores: list[float] = []
 
     def maps() -> Iterator[npt.NDArray[np.float32]]:
@@ -99,15 +119,63 @@ def calibrate(
     )
 
 
-def balanced(predictor_of: Callable[[Schedule], Predictor], schedule: Schedule, paths: Sequence[Path]) -> Schedule:
-    """The schedule with weights that give each level's error map the same mean over good images.
+def caught(
+    predictor: Predictor,
+    given: threshold.Threshold,
+    paths: Sequence[Path],
+    on_image: OnImage = lambda done, total: None,
+) -> dict[str, Any]:
+    """What a threshold makes of bad images, plain values: `images` and how many of them are
+    `caught`, and path and score of each of the `missed`, the lowest first.
+
+    Raises:
+        InputError: one of them cannot be scored.
+    """
+    scored = [result.pred_score for result in results(predictor, paths, on_image)]
+    missed = sorted(
+        (score, images.display_name(path))
+        for score, path in zip(scored, paths, strict=True)
+        if threshold.verdict(score, given) is threshold.Verdict.PASS
+    )
+    rows = [{"path": path, "pred_score": score} for score, path in missed]
+    return {"images": len(paths), "caught": len(paths) - len(missed), "missed": rows}
+
+
+def fitted(
+    setting: Setting,
+    predictor_of: Callable[[ScoringMode], Predictor],
+    paths: Sequence[Path],
+    on_image: OnImage = lambda done, total: None,
+) -> ScoringMode:
+    """The scoring mode of a setting, without thresholds.
 
     Args:
-        predictor_of: one that scores with a given schedule.
+        predictor_of: one that scores with a given mode.
+        paths: good images to fit on; of no use to a setting that is not fitted.
+
+    Raises:
+        InputError: as of `fit_field`.
+    """
+    mode = ScoringMode(setting.schedule, window=setting.window, tile=setting.tile)
+    if setting.balanced:
+        mode = dataclasses.replace(mode, schedule=balanced(predictor_of, mode, paths))
+    if setting.field:
+        mode = dataclasses.replace(mode, error_field=fit_field(predictor_of(mode), paths, on_image))
+    return mode
+
+
+def balanced(predictor_of: Callable[[ScoringMode], Predictor], mode: ScoringMode, paths: Sequence[Path]) -> Schedule:
+    """The mode's schedule with weights that give each level's error map the same mean over good
+    images.
+
+    Args:
+        predictor_of: one that scores with a given mode.
     """
     levels = []
+    schedule = mode.schedule
     for level in schedule.levels:
-        predictor = predictor_of(dataclasses.replace(schedule, levels=(level,)))
+        alone = dataclasses.replace(schedule, levels=(level,))
+        predictor = predictor_of(dataclasses.replace(mode, schedule=alone))
         means = [float(result.error_map.mean()) for result in results(predictor, paths) if result.error_map is not None]
         levels.append(dataclasses.replace(level, weight=1.0 / float(np.mean(means))))
     return dataclasses.replace(schedule, levels=tuple(levels))

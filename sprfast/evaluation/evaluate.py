@@ -87,8 +87,13 @@ def evaluate_among(
     engine: Predictor,
     category: Category,
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    on_maps: Callable[[Evaluation, _Map], None] = lambda evaluation, maps: None,
 ) -> Evaluation | None:
     """Evaluate with the scoring shared among the processes of `group`; None on all but the first.
+
+    Args:
+        on_maps: called in the first process, before it returns, with the evaluation and the anomaly
+            maps (N, 256, 256) of its samples.
 
     Raises:
         InputError: see `evaluate`.
@@ -104,7 +109,9 @@ def evaluate_among(
             raise CheckFailedError(
                 f"{category.name}: not every test image was scored once: give all processes the same model and data"
             )
-        return summarise(engine, category, scored)
+        evaluation = summarise(engine, category, scored)
+        on_maps(evaluation, scored.maps())
+        return evaluation
 
 
 def score(

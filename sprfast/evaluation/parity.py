@@ -30,9 +30,9 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.formats.export_metadata import TOLERANCE, Map
 from sprfast.formats.model import Model
+from sprfast.lowering.probe import defined
 from sprfast.method import scoring, sde, unet
 from sprfast.method.anomaly_map import MAP_SIZE
-from sprfast.method.noise import noise_bank
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.method.threshold import verdict
 from sprfast.system import devices
@@ -215,18 +215,17 @@ def image_rows(
     if not paths:
         raise InputError("parity: no images were given, at least one is needed")
     network = unet.from_weights(model.network, model.weights)
-    score = model.scoring_mode.score
-    errors, scores, expected_scores = [], [], []
+    mode, errors, scores, expected_scores = model.scoring_mode, [], [], []
     for path in paths:
         x = load_image(path, model.preprocessing).pixels[None]
-        if field := model.scoring_mode.error_field:
+        if field := mode.error_field:
             field.require_size(x.shape[2:], display_name(path))
-        noise = noise_bank(model.schedule, x.shape[2], x.shape[3], model.noise_seed)
-        expected = scoring.error_map(network, torch.from_numpy(x), model.schedule, noise)
+        expected = torch.from_numpy(defined(model, network, x))
         error_map, anomaly_map = maps(x)
         errors.append(_relative_rms(torch.from_numpy(error_map), expected))
-        scores.append(score(error_map[0, 0], anomaly_map[0, 0]))
-        expected_scores.append(score(expected[0, 0].numpy(), scoring.anomaly_map(expected)[0, 0].numpy()))
+        scores.append(mode.score(error_map[0, 0], anomaly_map[0, 0]))
+        anomalies = scoring.anomaly_map(expected, mode.window)[0, 0].numpy()
+        expected_scores.append(mode.score(expected[0, 0].numpy(), anomalies))
     return (
         Row("images", "error_map, largest relative RMS error", float(np.max(errors)), limit),
         Row("images", "pred_score, largest relative error", _relative(scores, expected_scores), limit),

@@ -101,6 +101,15 @@ class ImageDataset(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def spread(self, count: int) -> torch.Tensor:
+        """At most `count` of the images, evenly from first to last: (N, 3, H, W).
+
+        Raises:
+            InputError: an image has become unreadable.
+        """
+        step = -(-len(self) // count)
+        return torch.stack([self[index] for index in range(0, len(self), step)])
+
     def __getitem__(self, index: int) -> torch.Tensor:
         path = self._paths[index]
         if path in self._cache:

@@ -13,15 +13,16 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sprfast._version import __version__
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
-from sprfast.data import datasets
+from sprfast.data import corruption, datasets
 from sprfast.errors import CheckFailedError, InputError, SprfastWarning
 from sprfast.formats import model as model_file
 from sprfast.formats import trained_on as trained_on_file
@@ -35,6 +36,7 @@ from sprfast.training.checkpoint import Recipe, TrainingState, checkpoint_path
 from sprfast.training.loader import ImageDataset, batch_order, batches
 
 _PUBLISHED = (NetworkConfig(), Preprocessing(), Schedule(), TrainingConfig())
+TOLERANCE = 0.1  # standard deviation that the loss grants to what was painted, of pixels in [-1, 1]
 GPU_CHECK_EVERY = 20  # steps between looks at the loss on a GPU; each look waits for the device
 
 
@@ -73,6 +75,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     process_timeout: float = 300.0,
+    origin: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingOutcome:
     """Train a score network and write it to `output`, a model file without a threshold.
@@ -89,13 +92,14 @@ def train(
         resume: go on from the checkpoint.
         force: replace the file that is at `output`.
         process_timeout: seconds that torchrun's processes wait for each other at any point.
+        origin: what the images are of and where they come from, for the model's provenance; JSON.
         on_step: called after each step whose loss is looked at (each one on a CPU), by every
             process.
 
     Raises:
-        InputError: images that cannot be used, a checkpoint of another recipe, or one in the way of
-            a fresh start; `output` cannot be written, is there already, or another training is
-            writing it.
+        InputError: images that cannot be used, a time limit that is over before the first step, a
+            checkpoint of another recipe, or one in the way of a fresh start; `output` cannot be
+            written, is there already, or another training is writing it.
         CheckFailedError: the loss or the weights became NaN or infinite, or another process is
             gone; the checkpoint stays.
     """
@@ -115,7 +119,14 @@ def train(
         recipe = Recipe(network, preprocessing, schedule, training, datasets.fingerprint(paths))
         if resume and not force:
             _require_own(output, recipe)
-        trained_on = trained_on_file.packed(map(datasets.digest, used))
+        known = {datasets.digest(path) for path in used}
+        provenance = {
+            **(origin or {}),
+            "held_back": [path.name for path in held_back],
+            trained_on_file.FIELD: trained_on_file.packed(known),
+            # without copies of what is trained on
+            trained_on_file.HELD_BACK: trained_on_file.packed({datasets.digest(path) for path in held_back} - known),
+        }
         state = TrainingState.resumed(output, recipe, device) if resume else TrainingState(recipe, device)
         if group.rank == 0:
             _warn_of_slow_bfloat16(training, device)
@@ -127,11 +138,15 @@ def train(
             with batches(dataset, order, workers=workers, pin_memory=device.type == "cuda") as stream:
                 stopped_by = run.loop(stream, stop, checkpoint_every, on_step)
             run.require_finite()
+            if not state.step and not stopped_by:
+                checkpoint_path(output).unlink(missing_ok=True)
+                limit = f"time_limit: {training.time_limit:g} s were over before the first step"
+                raise InputError(f"{limit}; reading the images counts, give more")
             model = None
             if stopped_by:
                 run.save()
             else:
-                model = run.model(held_back, trained_on)
+                model = run.model(provenance)
                 if group.rank == 0:
                     model_file.save(output, model)
                     checkpoint_path(output).unlink(missing_ok=True)
@@ -173,21 +188,34 @@ def _warn_of_slow_bfloat16(config: TrainingConfig, device: torch.device) -> None
         )
 
 
-def loss(network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+def loss(
+    network: torch.nn.Module, x: Tensor, t: Tensor, z: Tensor, corrupted: corruption.Corrupted | None = None
+) -> Tensor:
     """Denoising score matching: batch mean of the sum over pixels and channels of (s(x + std·z,
     t)·std + z)².
+
+    With x_c the corrupted image, the residual r = std·(s(x_c + std·z, t)·std + z) of a score is to
+    be x - x_c, what was painted taken out again. The sum is then of (r - (x - x_c))² / std², and of
+    (r - (x - x_c))² / (std² + TOLERANCE²) where something was painted: equal to the above where
+    nothing was.
 
     Args:
         network: computes std(t)·s(x, t), see `ScoreUNet.scaled_score`.
         x: (B, 3, H, W) images in [-1, 1].
         t: (B,) times in (0, 1].
         z: (B, 3, H, W) standard-normal draws.
+        corrupted: the images with shapes painted into them.
 
     Returns:
         a float32 scalar.
     """
-    perturbed = x + sde.std(t)[:, None, None, None] * z
-    return (network(perturbed, t).float() + z).square().flatten(1).sum(dim=1).mean()  # type: ignore[no-any-return]
+    std = sde.std(t)[:, None, None, None]
+    if corrupted is None:
+        squares = (network(x + std * z, t).float() + z).square()
+    else:
+        error = network(corrupted.x + std * z, t).float() + z - (x - corrupted.x) / std
+        squares = error.square() * (std**2 / (std**2 + corrupted.painted * TOLERANCE**2))
+    return squares.flatten(1).sum(dim=1).mean()  # type: ignore[no-any-return]
 
 
 def times(config: TrainingConfig, u: Tensor) -> Tensor:
@@ -242,6 +270,7 @@ class _Run:
         self._loop_started = time.monotonic()
         self._last_step = config.steps or -(-config.epochs * len(dataset) // config.batch_size)
         self._network = group.wrap(_ScaledScore(state.network), device)
+        self._donors = dataset.spread(corruption.DONORS).to(device) if config.corrupted else None
 
     @property
     def elapsed(self) -> float:
@@ -278,14 +307,13 @@ class _Run:
         if not self.state.finite:
             raise self._diverged("the weights or their gradients")
 
-    def model(self, held_back: list[Path], trained_on: str) -> model_file.Model:
+    def model(self, provenance: Mapping[str, Any]) -> model_file.Model:
         """The trained model: averaged weights and where they come from."""
         recipe = self.recipe
         provenance = {
+            **provenance,
             "data_fingerprint": recipe.data_fingerprint,
             "images": len(self.dataset),
-            "held_back": [path.name for path in held_back],
-            trained_on_file.FIELD: trained_on,
             "steps": self.state.step,
             "seconds": round(self.elapsed, 1),
             "peak_memory_mib": devices.peak_memory_mib(self.device),
@@ -309,12 +337,12 @@ class _Run:
     def _step(self, images: Tensor, fraction: float) -> Tensor:
         config, state = self.recipe.training, self.state
         x = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        t, z = self._draws()
+        t, z, corrupted = self._draws(x)
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = learning_rate(config, state.step, fraction)
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            value = loss(self._network, x, t, z)
+            value = loss(self._network, x, t, z, corrupted)
         with self.group.exchange(f"the gradients of step {state.step + 1}"):
             value.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -322,17 +350,19 @@ class _Run:
         state.step += 1
         return value.detach()
 
-    def _draws(self) -> tuple[Tensor, Tensor]:
-        """t and z of this process's share: every process draws the whole batch and takes its
-        slice.
+    def _draws(self, x: Tensor) -> tuple[Tensor, Tensor, corruption.Corrupted | None]:
+        """t, z and the corrupted images of this process's share x: every process draws for the
+        whole batch and takes its slice.
         """
-        config, group = self.recipe.training, self.group
+        config, mine = self.recipe.training, self.group.share(self.recipe.training.batch_size)
         digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
         z = torch.randn((config.batch_size, 3, *self.dataset.height_width), generator=generator, device=self.device)
-        mine = group.share(config.batch_size)
-        return t[mine], z[mine].contiguous(memory_format=torch.channels_last)
+        painted = None
+        if self._donors is not None:
+            painted = corruption.corrupt(x, self._donors, config.corrupted, config.batch_size, mine, generator)
+        return t[mine], z[mine].contiguous(memory_format=torch.channels_last), painted
 
     def _progress(self, value: Tensor) -> Progress:
         """Look at the loss of the last step, which waits for the device."""

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import PIL.Image
 import pytest
-from PIL import ImageCms
 
 from sprfast.config import Preprocessing
 from sprfast.data.images import image_size, load_image, read_rgb
@@ -199,18 +198,6 @@ def test_cmyk_lab_and_float_files_are_input_errors(tmp_path: Path, mode: str, su
 @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "RGBa", "La", "RGBX"])
 def test_other_pil_modes_are_input_errors(mode: str) -> None:
     assert refuses(PIL.Image.new(mode, (16, 16)), "not accepted").startswith("PIL image: ")
-
-
-def test_colour_profile_is_refused_unless_srgb(tmp_path: Path) -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    wide = srgb.replace("sRGB".encode("utf-16-be"), "wRGB".encode("utf-16-be")).replace(b"sRGB", b"wRGB")
-    image = PIL.Image.new("RGB", (16, 16), (9, 8, 7))
-    for suffix in ("png", "tif", "webp"):
-        assert load_image(saved(tmp_path / f"a.{suffix}", image, icc_profile=srgb), SMALL).pixels.shape == (3, 16, 16)
-        for profile in (lab, wide):
-            refuses(saved(tmp_path / f"a.{suffix}", image, icc_profile=profile), "colour profile '.*' is not accepted")
-        refuses(saved(tmp_path / f"a.{suffix}", image, icc_profile=b"no profile"), "profile cannot be read")
 
 
 # --- orientation, frames

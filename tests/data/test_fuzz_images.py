@@ -3,12 +3,14 @@ picture within the contract; nothing else.
 """
 
 import dataclasses
+import importlib
 import io
 import math
 import resource
 import struct
 import warnings
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import PIL.Image
@@ -22,6 +24,7 @@ from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
 from sprfast.method.threshold import Verdict
 from support.fuzzing import attempt, damaged, fuzzed
+from support.pictures import profile as p3_profile
 
 LENIENT = {"alpha": "composite", "frames": "first", "size_policy": "stretch"}
 POLICIES = [
@@ -38,12 +41,21 @@ SIGNATURES = [
     b"II+\0",
     b"MM\0+",
     b"RIFF\x20\0\0\0WEBP",
+    b"P5\n",
+    b"P6 8 8 255\n",
+    b"\0\0\0\x1cftypheic",
 ]
 
 
 def encoded(image, kind, **options):
     stream = io.BytesIO()
     image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def in_heic(image):
+    stream = io.BytesIO()
+    importlib.import_module("pillow_heif").from_pillow(image).save(stream)
     return stream.getvalue()
 
 
@@ -58,7 +70,8 @@ def samples():
     exif[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     many = {"save_all": True, "append_images": [rgb, rgb]}
-    return {
+    heic = {"heic": [in_heic(image) for image in (rgb, clear)]} if find_spec("pillow_heif") else {}
+    return heic | {
         "png": [
             *(encoded(image, "PNG") for image in (rgb, deep, clear, bits)),
             encoded(palette, "PNG", transparency=1),
@@ -66,10 +79,11 @@ def samples():
         ],
         "jpeg": [
             encoded(rgb, "JPEG", exif=exif, icc_profile=profile),
-            encoded(rgb, "JPEG", progressive=True),
+            encoded(rgb, "JPEG", progressive=True, icc_profile=p3_profile("Display P3")),
             encoded(rgb, "MPO", **many),
             encoded(rgb.convert("CMYK"), "JPEG"),
         ],
+        "netpbm": [encoded(image, "PPM") for image in (rgb, deep, rgb.convert("L"))],
         "bmp": [encoded(image, "BMP") for image in (rgb, bits, palette)],
         "tiff": [
             encoded(rgb, "TIFF", exif=exif, icc_profile=profile),

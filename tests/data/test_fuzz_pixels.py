@@ -9,7 +9,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import zlib
 
 import numpy as np
@@ -17,19 +16,14 @@ import PIL.Image
 import pytest
 from hypothesis import strategies as st
 
-from sprfast.config import Preprocessing
-from sprfast.data.decoding import planes
-from sprfast.errors import InputError
+from support.damaged_pictures import HOLD_MEMORY, check, encoded, flipped, ours, sides, smooth, taken
 from support.fuzzing import fuzzed
-from support.memory import peak
-from support.pictures import chunk, stacked, tagged_tiff
+from support.pictures import chunk, tagged_tiff
 
 cv2 = pytest.importorskip("cv2")
 
-GIVEN = Preprocessing(size=16, alpha="composite")
 SEEDS = st.integers(0, 2**32 - 1)
-BYTES_PER_PIXEL, BYTES_BESIDE = 12, 2**21  # that decoding may take
-MEMORY = "HOLD_MEMORY" in os.environ  # which is told in a process of its own
+BESIDE_HEIC = 2**22  # libheif's decoder has threads and tables for each file
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,92 +33,6 @@ def quiet():
     cv2.utils.logging.setLogLevel(0)
     yield
     cv2.utils.logging.setLogLevel(before)
-
-
-def smooth(random, height, width):
-    """Something that compresses, with edges and noise."""
-    rows, columns = np.indices((height, width))
-    waves = [np.sin(rows * random.uniform(0, 0.5) + columns * random.uniform(0, 0.5)) for _ in range(3)]
-    pixels = 127 + 80 * np.stack(waves, -1) + random.normal(0, random.choice([0, 2, 20]), (height, width, 3))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def sides(random, limit):
-    """Height and width; of one picture in a hundred so long that its memory can be told."""
-    return (int(value) for value in random.integers(*((1200, 1800) if random.random() < 0.01 else (1, limit)), 2))
-
-
-def encoded(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def ours(content):
-    """The pixels (H, W, 3), or None where the file is refused; within the bounds of time and
-    memory.
-    """
-    pixels = 0
-
-    def sized(height, width):
-        nonlocal pixels
-        pixels = height * width
-
-    def read():
-        try:
-            return planes(io.BytesIO(content), GIVEN, None, sized)
-        except InputError:
-            return None
-
-    began = time.thread_time()
-    found = read()
-    assert time.thread_time() - began < 1 + len(content) / 2**20  # of this thread
-    if MEMORY:
-        assert peak(read) <= BYTES_PER_PIXEL * pixels + BYTES_BESIDE
-    return None if found is None else stacked(found)
-
-
-def seconds(content):
-    """What OpenCV finds, in the same form; None where it cannot tell."""
-    try:
-        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if found is None:
-        return None
-    if found.ndim == 2:
-        found = np.stack([found] * 3, -1)
-    elif found.shape[2] == 4:
-        found = found[..., :3] * (found[..., 3:] / 255)
-    found = found[..., ::-1]
-    return found / 65535 if found.dtype == np.uint16 else found
-
-
-def check(content, whole, tolerance=1.0):
-    """`whole`: the pixels of which something was taken out; None: nothing was."""
-    found = ours(content)
-    if found is None:
-        return False
-    expected = seconds(content) if whole is None else whole
-    if expected is None:
-        return True
-    assert found.shape == expected.shape
-    assert np.abs(found.astype(float) - expected).max() <= (tolerance if found.dtype == np.uint8 else 1e-6)
-    return True
-
-
-def taken(random, content, start=0):
-    """Without some of its bytes from `start` on, at its end or anywhere."""
-    at = int(random.integers(start, len(content)))
-    end = len(content) if random.random() < 0.5 else at + int(random.integers(1, 40))
-    return content[:at] + content[end:]
-
-
-def flipped(random, content, start, end):
-    changed = bytearray(content)
-    for _ in range(int(random.integers(1, 4))):
-        changed[int(random.integers(start, max(start + 1, min(end, len(changed)))))] = int(random.integers(0, 256))
-    return bytes(changed)
 
 
 PNG_KINDS = [
@@ -379,10 +287,62 @@ def test_a_webp_is_refused_or_its_pixels(seed):
         check(flipped(random, whole, 12, len(whole)), None)
 
 
+@fuzzed(2000, seed=SEEDS)
+def test_a_netpbm_is_refused_or_its_pixels(seed):
+    random = np.random.default_rng(seed)
+    height, width = sides(random, 40)
+    maxval = int(random.choice([255, 65535, 4095, random.integers(1, 256), random.integers(256, 65536)]))
+    colour = maxval < 256 and bool(random.integers(0, 2))
+    values = random.integers(0, maxval + 1, (height, width, 3 if colour else 1))
+    body = values.astype(np.uint8 if maxval < 256 else ">u2").tobytes()
+    gaps = [b" ", b"\n", b"\r\n", b" # 5 7\n", b"\t"]
+    fields = [b"P6" if colour else b"P5", *(b"%d" % each for each in (width, height, maxval))]
+    head = b"".join(field + gaps[random.integers(0, len(gaps))] for field in fields[:3]) + fields[3] + b"\n"
+    right = np.floor(values * 255 / maxval + 0.5) if maxval < 256 else values / maxval
+    right = np.broadcast_to(right, (height, width, 3))
+    edit = random.choice(["none", "cut", "longer", "header", "greater"])
+    if edit == "none":
+        assert check(head + body, right, 0.0)
+    elif edit == "cut":
+        assert ours((head + body)[: -int(random.integers(1, len(body) + 1))]) is None
+    elif edit == "longer":
+        assert ours(head + body + random.bytes(int(random.integers(1, 9)))) is None
+    elif edit == "header":
+        ours(flipped(random, head + body, 0, len(head)))
+    elif maxval not in (255, 65535):
+        step = 1 if maxval < 256 else 2
+        at = step * int(random.integers(0, len(body) // step))
+        above = int(random.integers(maxval + 1, 256**step)).to_bytes(step, "big")
+        assert ours(head + body[:at] + above + body[at + step :]) is None
+
+
+@fuzzed(240, seed=SEEDS)
+def test_a_heic_is_refused_or_its_pixels(seed):
+    """There is no second decoder here; what was saved without an edit has a test of its own."""
+    heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install 'sprfast[heic]'")
+    random = np.random.default_rng(seed)
+    stream, pictures = io.BytesIO(), heif.HeifFile()
+    pictures.add_from_pillow(PIL.Image.fromarray(smooth(random, *sides(random, 150))))
+    tiles = {"tile_size": 64} if random.integers(0, 2) else {}
+    pictures.save(stream, quality=int(random.integers(5, 101)), chroma=int(random.choice([420, 422, 444])), **tiles)
+    whole = stream.getvalue()
+    pixels, start = ours(whole, BESIDE_HEIC), whole.index(b"mdat") + 4
+    assert pixels is not None
+    edit = random.choice(["cut", "zeros", "header", "data"])
+    at = int(random.integers(start, len(whole) - 4))
+    if edit == "cut":
+        assert ours(whole[:at], BESIDE_HEIC) is None
+    elif edit == "zeros":
+        assert ours(whole[:at] + bytes(len(whole) - at), BESIDE_HEIC) is None
+    else:
+        ours(flipped(random, whole, *((0, start) if edit == "header" else (start, len(whole)))), BESIDE_HEIC)
+
+
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", ["png", "jpeg", "tiff", "bmp", "webp"])
+@pytest.mark.parametrize("family", ["png", "jpeg", "tiff", "bmp", "webp", "netpbm", "heic"])
 def test_no_file_takes_more_than_12_bytes_a_pixel(family):
-    test = f"{__file__}::test_a_{family}_is_refused_or_its_pixels[2000]"
+    examples = 240 if family == "heic" else 2000
+    test = f"{__file__}::test_a_{family}_is_refused_or_its_pixels[{examples}]"
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-W", "ignore", test]
-    done = subprocess.run(command, env={**os.environ, "HOLD_MEMORY": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, HOLD_MEMORY: "1"}, capture_output=True, text=True, check=False)
     assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout[-5000:]

@@ -117,21 +117,3 @@ def test_no_memory_for_a_batch_of_images_goes_in_halves(engine, pictures, monkey
     monkeypatch.setattr(np, "stack", scarce)
     assert [result.pred_score for result in engine.predict(pictures)] == expected
     assert engine.batch_limit == 1
-
-
-@pytest.mark.parametrize(("size", "share"), [((32, 528), "3%"), ((768, 768), "89%")])
-def test_an_anomaly_map_that_skips_pixels_says_so(size, share):
-    from sprfast.method.anomaly_map import skipped
-
-    warning = skipped(*size)
-    assert f"{size[0]}x{size[1]} pixels" in warning
-    assert f"here {share} of them" in warning
-    assert skipped(512, 512) is None
-
-
-def test_a_strip_has_a_warning_in_its_result_and_once_in_the_log(engine, caplog):
-    strip = np.random.default_rng(0).integers(0, 256, (16, 272), dtype=np.uint8)
-    results = engine.predict([strip, strip])
-    assert all("above 512 a side the anomaly map skips pixels" in result.to_json()["warning"] for result in results)
-    assert [record.message for record in caplog.records] == [results[0].warning]
-    assert "warning" not in engine.predict(strip[:, :32]).to_json()

@@ -87,9 +87,13 @@ def test_a_field_needs_images_and_of_one_size(engines, good, tmp_path):
     assert calibration.fit_field(engines[1], [tmp_path / "wide.png"]).size == (32, 64)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_thresholds_are_of_the_settings_own_scores_and_maps(engines, good, which):
-    engine = engines[which]
+@pytest.mark.parametrize("name", ["published", "quick", *SETTINGS])
+def test_thresholds_are_of_the_settings_own_scores_and_maps(small_model, good, name):
+    def predictor_of(mode):
+        return Engine(dataclasses.replace(small_model, scoring_mode=mode), "eager", "cpu")
+
+    own = {"published": small_model.scoring_mode, "quick": ScoringMode(QUICK, field())}
+    engine = predictor_of(own[name] if name in own else calibration.fitted(SETTINGS[name], predictor_of, good[:4]))
     setting = calibration.calibrate(engine, good, 0.1, 0.2)
     assert setting.threshold == threshold.calibrate(scores_of(engine, good), 0.1)
     maps = [result.anomaly_map for result in engine.predict(list(good))]
@@ -116,14 +120,14 @@ def test_weights_give_every_level_the_same_mean_error(small_model, good):
     schedule = Schedule((Level(5e-4, 2), Level(0.01, 2, weight=7.0)), noise="signs")
 
     def predictor_of(each):
-        return Engine(dataclasses.replace(small_model, scoring_mode=ScoringMode(each)), "eager", "cpu")
+        return Engine(dataclasses.replace(small_model, scoring_mode=each), "eager", "cpu")
 
-    weighted = calibration.balanced(predictor_of, schedule, good[:3])
+    weighted = calibration.balanced(predictor_of, ScoringMode(schedule), good[:3])
     assert [(level.t, level.draws) for level in weighted.levels] == [(5e-4, 2), (0.01, 2)]
     assert weighted.noise == "signs"
     means = []
     for level in weighted.levels:
-        engine = predictor_of(dataclasses.replace(schedule, levels=(level,)))
+        engine = predictor_of(ScoringMode(dataclasses.replace(schedule, levels=(level,))))
         means.append(np.mean([result.error_map.mean() for result in engine.predict(list(good[:3]))]))
     assert means[0] != pytest.approx(means[1], rel=0.1)  # or equal weights would pass below
     assert [level.weight * mean for level, mean in zip(weighted.levels, means, strict=True)] == pytest.approx(
@@ -141,5 +145,5 @@ def test_halves_are_every_other_image_and_share_none(count):
 
 
 def test_every_named_setting_costs_less_than_the_published_one():
-    assert {"single", "field"} <= set(SETTINGS)
-    assert all(schedule.draws < Schedule().draws for schedule, _ in SETTINGS.values())
+    assert {"single", "noiseless", "multi", "field"} == set(SETTINGS)
+    assert all(setting.schedule.draws < Schedule().draws for setting in SETTINGS.values())

@@ -182,6 +182,7 @@ def test_model_file_holds_the_average_and_where_it_comes_from(paths, output):
         "images": 8,
         "held_back": [],
         "trained_on": trained_on.packed(map(datasets.digest, paths)),
+        "held_back_digests": "",
         "steps": 6,
         "loss": outcome.losses[-1][1],
         "training": config().to_json(),
