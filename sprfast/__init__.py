@@ -56,3 +56,7 @@ def __getattr__(name: str) -> Any:
         if said := refusal(error):
             raise said from error
         raise
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

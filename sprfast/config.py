@@ -19,6 +19,7 @@ SizePolicy = Literal["fit", "stretch", "refuse"]
 AlphaPolicy = Literal["refuse", "composite"]
 OrientationPolicy = Literal["exif", "ignore"]
 FramePolicy = Literal["refuse", "first"]
+ProfilePolicy = Literal["refuse", "convert"]
 TimeSampling = Literal["uniform", "log_uniform"]
 Decay = Literal["steps", "cosine"]
 # of draws, see `noise.draws`; "antithetic" is for stored schedules only
@@ -157,11 +158,21 @@ class Preprocessing(_Config):
     orientation: OrientationPolicy = "exif"  # exif: turn the image as its EXIF tag says
     frames: FramePolicy = "refuse"  # animated and multi-page files: refuse, or take the first frame
     max_pixels: int = 89_478_485  # of the source, checked in the header before decoding
+    profiles: ProfilePolicy = "convert"  # embedded RGB profiles other than sRGB: refuse, or convert to sRGB
 
     def __post_init__(self) -> None:
         require(16 <= self.size <= 4096, "size", self.size, "16 to 4096 pixels")
         require(8 <= self.bit_depth <= 16, "bit_depth", self.bit_depth, "8 to 16")
         require(1 <= self.max_pixels <= 2**31, "max_pixels", self.max_pixels, "1 to 2**31")
+
+    @classmethod
+    def from_json(cls, document: Any) -> Any:
+        """The contract of `to_json`, or of a file from before profiles were converted: it refuses
+        them.
+        """
+        if isinstance(document, dict):
+            document = {"profiles": "refuse", **document}
+        return super().from_json(document)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +196,7 @@ class TrainingConfig(_Config):
     t_sampling: TimeSampling = "uniform"  # of t on [t_min, t_max]; log_uniform: of its logarithm
     t_min: float = 1e-5
     t_max: float = 1.0
+    corrupted: float = 0.0  # share of the images into which shapes are painted, for the network to take out
     hold_back: float = 0.0  # share of the images, drawn by the seed, that is not trained on
     seed: int = 0
     # of convolutions and linear layers; weights, statistics and loss are float32 throughout
@@ -204,6 +216,7 @@ class TrainingConfig(_Config):
         require(0 <= self.warm_up < 2**40, "warm_up", self.warm_up, "a number of steps")
         require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
         require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
+        require(0.0 <= self.corrupted <= 1.0, "corrupted", self.corrupted, "a share in [0, 1]")
         require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")
         known = get_args(TrainingPrecision)

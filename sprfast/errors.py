@@ -50,6 +50,10 @@ class CameraError(SprfastError):
     exit_code = 3
 
 
+class SinkError(SprfastError):
+    """An answer that was not given to what hears them, or not in time, although it is connected."""
+
+
 class OverloadedError(SprfastError):
     """A frame that a full line did not take, or dropped for a newer one."""
 

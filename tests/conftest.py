@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sprfast.cli import app as cli
+from sprfast.cli import console
 from sprfast.config import Level, NetworkConfig, Preprocessing, Schedule
 from sprfast.formats import model as model_file
 from sprfast.formats.model import Model
@@ -108,7 +109,10 @@ def without_cpu_kernels(monkeypatch):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
+    """Run a command in this process: (exit code, stdout, stderr), the latter without lines of
+    progress.
+    """
+    monkeypatch.setattr(console, "FIRST", 1e6)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["sprfast", *map(str, arguments)])

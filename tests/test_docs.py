@@ -57,7 +57,7 @@ def commands():
         lines = [line for block in FENCED.findall(text) for line in block.replace("\\\n", " ").splitlines()]
         lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", FENCED.sub("", text))]
         for line in lines:
-            if match := re.match(r"\s*(?:\S*torchrun .*-m )?sprfast (?!COMMAND\b)(\w[^#|]*)", line):
+            if match := re.match(r"\s*(?:\S*torchrun .*-m )?sprfast (?!.*COMMAND\b)(\w[^#|]*)", line):
                 yield path.name, match[1].strip()
 
 

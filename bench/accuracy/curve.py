@@ -109,8 +109,8 @@ def table(curve: Mapping[str, Any]) -> Table:
 
 def _trained(path: Path, model: Model) -> tuple[str, float]:
     """The recipe and the time limit, in seconds, of a model's training."""
-    # a model of an earlier version does not name its precision
-    training = {"precision": "float32"} | model.provenance.get("training", {})
+    # a model of an earlier version does not name what there was one of
+    training = {"precision": "float32", "corrupted": 0.0} | model.provenance.get("training", {})
     for name, changes in RECIPES.items():
         recipe = TrainingConfig(**changes).to_json()
         if any(training.get(key) != value for key, value in recipe.items() if key not in _FREE):

@@ -15,7 +15,7 @@ from sprfast.bench.accuracy import costs, named, summary
 from sprfast.bench.accuracy.passes import Floats, Passes, scored
 from sprfast.bench.accuracy.rows import StudyRow
 from sprfast.config import PUBLISHED, Preprocessing
-from sprfast.data import images
+from sprfast.data import datasets, images
 from sprfast.data.datasets import Category
 from sprfast.errors import InputError
 from sprfast.evaluation import metrics
@@ -139,10 +139,13 @@ def _to_fit_on(category: Category, model: Model, good: Sequence[Path] | None) ->
             f"{category.name}: {gone[0]}, which the model's training held back, is not among the training images"
         )
     chosen = [by_name[name] for name in names] if good is None else list(good)
+    if good is None and trained_on.HELD_BACK in model.provenance:  # files of earlier versions have names only
+        known = trained_on.among(model.provenance, map(datasets.digest, category.train), trained_on.HELD_BACK)
+        chosen = [path for path, held in zip(category.train, known, strict=True) if held]
     if len(chosen) < FEWEST:
         raise InputError(
             f"{category.name}: at least {FEWEST} good images are needed to fit on, got {len(chosen)}; "
-            f"train with --hold-back, or give --good DIR"
+            f"train with --hold-back, or give --fit DIR"
         )
     return chosen
 
@@ -183,6 +186,7 @@ def _header(
 
 
 def _trained(path: Path, model: Model) -> dict[str, Any]:
-    """What a model is, without the list of the images held back."""
+    """What a model is, without the images held back and where they were."""
     provenance = {**trained_on.summary(model.provenance), "held_back": len(model.provenance.get("held_back", []))}
+    provenance.pop("data", None)
     return {"file": path.name, "sha256": model.sha256, "noise_seed": model.noise_seed, "provenance": provenance}

@@ -21,7 +21,13 @@ from sprfast.method import threshold
 from sprfast.method.anomaly_map import anomaly_map
 from sprfast.method.error_field import ErrorField
 
-_ROWS = (ROWS[0], *(StudyRow(name, schedule, field) for name, (schedule, field) in calibration.SETTINGS.items()))
+_ROWS = (
+    ROWS[0],
+    *(
+        StudyRow(name, setting.schedule, setting.field, balanced=setting.balanced)
+        for name, setting in calibration.SETTINGS.items()
+    ),
+)
 
 
 def measure(
@@ -39,8 +45,8 @@ def measure(
         errors = passes.error_maps(row, "test")
         scores, maps = scored(errors, setting)
         fit_scores, fit_maps = scored(passes.error_maps(row, "good"), setting)
-        # a score is lower on the images that its field was fitted on
-        calibration_scores = None if row.field else fit_scores
+        # a score is lower on the images that its field or weights were fitted on
+        calibration_scores = None if row.field or row.balanced else fit_scores
         found[row.name] = {
             "metrics": metrics.evaluate(scores, labels, maps, masks),
             "passes": float(row.schedule.draws),

@@ -64,8 +64,13 @@ class Passes:
         return tuple(value / sum(inverse) for value in inverse)
 
     def scoring_mode(self, row: StudyRow) -> ScoringMode:
-        """The row's schedule, with the error field of the good images where it has one."""
-        return ScoringMode(row.schedule, error_field.fit(self.error_maps(row, "good")) if row.field else None)
+        """The row's schedule, with the weights and the error field of the good images where it has
+        them.
+        """
+        weighted = zip(row.schedule.levels, self.weights(row), strict=True)
+        levels = tuple(dataclasses.replace(level, weight=weight) for level, weight in weighted)
+        field = error_field.fit(self.error_maps(row, "good")) if row.field else None
+        return ScoringMode(dataclasses.replace(row.schedule, levels=levels), field)
 
     def _independent(self, shape: tuple[int, ...], level: int, k: int) -> Floats:
         """Draw `k` of a level, another one for each image: noise of the images' shape."""

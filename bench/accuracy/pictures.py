@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _FIELD = ", field"  # ends the name of a row that differs from another by its field alone
 _DRAWN = ("image_AUROC", "pixel_AUROC")  # metrics, a panel each
-_RECIPES = {"published": OURS, "fast": "#c2410c"}
+_RECIPES = {"published": OURS, "fast": "#c2410c", "repair": "#15803d"}
 _KINDS = {OURS: PUBLISHED, INK: "score divided by the error field", PEER: "others"}  # of points, by colour
 _SIDE_BY_SIDE = "With the same passes: side by side."
-_POINT, _NUMBER = 2.5, (4.6, 6.5)  # points from the middle of a marker to its edge; of a digit's width and height
+_POINT, _NUMBER = 2.5, (4.6, 7.1)  # points from the middle of a marker to its edge; of a digit's width and height
 # from a point to the middle of its number, in points, nearest first
 _OFFSETS = sorted(
     itertools.product((0, -8, 8, -15, 15), (7, -8, 15, -16, 23, -24, 31, -32, 39, -40)), key=lambda at: math.hypot(*at)

@@ -40,6 +40,7 @@ ROWS: tuple[StudyRow, ...] = (
     *_both("signs, t = 0.0002", _at("signs", (2e-4, 1))),
     *_both("no noise, t = 0.001", _at("none", (1e-3, 1))),
     *_both("no noise, t = 0.01", _at("none", (1e-2, 1))),
+    *_both("no noise, t = 0.03", _at("none", (3e-2, 1))),
     *_both("no noise, t = 0.1", _at("none", (1e-1, 1))),
     *_both("levels 0.001 and 0.01, K = 1", _at("gaussian", (1e-3, 1), (1e-2, 1)), balanced=True),
     *_both("levels 0.001, 0.01 and 0.1, no noise", _at("none", (1e-3, 1), (1e-2, 1), (1e-1, 1)), balanced=True),

@@ -66,6 +66,8 @@ def _runner(model: Model, path: Path, device: torch.device) -> Runner:
     for what, of_export, of_model in (
         ("weights", stored.metadata.model_sha256, model.sha256),
         ("sigma levels", stored.metadata.schedule, model.schedule),
+        ("window", stored.metadata.scoring_mode.window, model.scoring_mode.window),
+        ("tiles", stored.metadata.scoring_mode.tile, model.scoring_mode.tile),
         ("noise", stored.metadata.noise_seed, model.noise_seed),
     ):
         if of_export != of_model:

@@ -171,7 +171,9 @@ def _errors(
             errors = _read(given.output, *expected.shape)
             found.append((_relative_rms(errors, expected), None))
         elif layer.name == "anomaly map":
-            expected = reference.anomaly_map(errors, *(_double(smoothing_matrix(side)) for side in x.shape[2:]))
+            expected = reference.anomaly_map(
+                errors, *(_double(smoothing_matrix(side, plan.window)) for side in x.shape[2:])
+            )
             found.append((_relative_rms(_read(given.output, *expected.shape), expected), None))
         else:
             raw = _read(given.output, 1, layer.height, layer.width, layer.channels_out)

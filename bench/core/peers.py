@@ -13,18 +13,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprfast.backends import registry
 from sprfast.backends.eager import EagerBackend
+from sprfast.bench.core.heat_map import published_heat_map
 from sprfast.config import Precision, Schedule
 from sprfast.errors import BackendError
 from sprfast.formats.export_metadata import QUANTIZED_TOLERANCE
 from sprfast.formats.model import Model
 from sprfast.kernels.cpu import library
 from sprfast.method import scoring, sde, unet
-from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
 # (B, 3, H, W) float32 in [-1, 1] to error maps (B, 1, H, W) and anomaly maps (B, 1, 256, 256), all
 # on one device.
@@ -90,7 +89,7 @@ class Definition:
         self._network = unet.from_weights(
             model.network, {name: value.double() for name, value in model.weights.items()}
         )
-        self._schedule = model.schedule
+        self._mode = model.scoring_mode
 
     @torch.inference_mode()
     def scaled_score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -103,8 +102,8 @@ class Definition:
         """Error maps and anomaly maps of (B, 3, H, W) images; `noise` is one (K, 1, 3, H, W) tensor
         a level.
         """
-        errors = scoring.error_map(self, x.double(), self._schedule, [z.double() for z in noise])
-        rows, columns = (scoring.smoothing_matrix(size, x.device).double() for size in x.shape[2:])
+        errors = scoring.error_map(self, x.double(), self._mode.schedule, [z.double() for z in noise])
+        rows, columns = (scoring.smoothing_matrix(size, x.device, self._mode.window).double() for size in x.shape[2:])
         return errors, rows @ errors @ columns.mT
 
 
@@ -152,8 +151,7 @@ def published(model: Model, noise: Sequence[Tensor], device: torch.device) -> Ma
                 n = z * std
                 restored = network(x + n, t) * std**2 + n
                 errors += weight / level.draws * (restored**2).mean(1, keepdim=True)
-        resized = F.interpolate(errors, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
-        return errors, F.avg_pool2d(resized, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)
+        return errors, published_heat_map(errors)
 
     return maps
 

@@ -19,6 +19,7 @@ from sprfast._version import __version__
 from sprfast.cli import console
 from sprfast.cli.bench.group import bench
 from sprfast.cli.calibrate import calibrate
+from sprfast.cli.command import CONTEXT, add
 from sprfast.cli.demo import demo
 from sprfast.cli.doctor import doctor
 from sprfast.cli.evaluate import evaluate
@@ -26,9 +27,12 @@ from sprfast.cli.export import export
 from sprfast.cli.import_checkpoint import import_checkpoint
 from sprfast.cli.info import info
 from sprfast.cli.kernels import kernels
+from sprfast.cli.log import log
 from sprfast.cli.parity import parity
 from sprfast.cli.predict import predict
+from sprfast.cli.report import report
 from sprfast.cli.soak import soak
+from sprfast.cli.station import station
 from sprfast.cli.study.group import study
 from sprfast.cli.train import train
 from sprfast.errors import SprfastError, SprfastWarning
@@ -37,7 +41,7 @@ from sprfast.system import libraries
 _show_any_warning = warnings.showwarning
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings=CONTEXT,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -52,7 +56,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app()
+            app(prog_name="sprfast")
     except SprfastError as error:
         console.say(f"sprfast: {error}")
         sys.exit(error.exit_code)
@@ -113,12 +117,15 @@ for command, example in (
     (calibrate, "calibrate screw.safetensors held-back-good --false-reject-rate 0.01"),
     (parity, "parity screw.safetensors --images line --backend onnxruntime"),
     (predict, "predict screw.safetensors line/*.png -o results"),
+    (report, "report --shift verdicts.jsonl -o shift.html"),
     (export, "export screw.safetensors --to onnx -o screw.onnx"),
+    (station, "station screw.safetensors --camera 0 --deadline 200ms"),
     (soak, "soak screw.safetensors --frames 1000000 --images held-back-good -o soak.json"),
     (kernels, "kernels --arch sm_80,sm_90"),
     (demo, "demo -o demo-output"),
     (doctor, "doctor --json"),
 ):
-    app.command(example.split()[0], epilog=f"Example: sprfast {example}")(command)
+    add(app, example.split()[0], command, example)
 app.add_typer(bench, name="bench")
 app.add_typer(study, name="study")
+app.add_typer(log, name="log")

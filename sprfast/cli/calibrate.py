@@ -7,42 +7,80 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprfast.cli import console, options
+from sprfast.cli import calibration_images, console, options
+from sprfast.cli.calibration_request import AUTO, Request
+from sprfast.cli.data_source import DataSource, Recursive
 from sprfast.cli.options import BackendName, Device, Json, Levels, ModelOrExport, PrecisionName, Runtime
-from sprfast.config import PUBLISHED, Schedule
+from sprfast.config import PUBLISHED
 from sprfast.errors import InputError
 from sprfast.system import files
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sprfast.engine.predictor import Predictor
     from sprfast.formats.model import Model
     from sprfast.method.scoring_mode import ScoringMode
+
+USUAL_RATE = 0.001  # of good parts that may be rejected
 
 
 def calibrate(
     model: ModelOrExport,
     good: Annotated[
-        Path | None, typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on.")
+        Path | None,
+        typer.Argument(metavar="GOOD_DIR", help="Good images that were not trained on; where those held back are now."),
     ] = None,
-    false_reject_rate: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.001,
+    held_back: Annotated[
+        bool, typer.Option("--held-back", help="Take the images that `train --hold-back` left out.")
+    ] = False,
+    bad: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of bad images, to choose by and to see what the threshold catches; repeatable."),
+    ] = None,
+    recursive: Recursive = False,
+    false_reject_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of good parts that may be rejected.  [default: 0.001, or the lowest that so few images allow]"
+        ),
+    ] = None,
     false_pixel_rate: Annotated[
         float | None, typer.Option(help="Share of a good part's pixels that may be marked.")
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="Set the threshold by hand instead.")] = None,
     setting: Annotated[
-        str, typer.Option(help="published; single or field, which are fitted; or a new one with --level.")
+        str,
+        typer.Option(
+            help="published, single, noiseless, multi or field; auto: what suits the parts; or a new one with --level."
+        ),
     ] = "published",
     fit: Annotated[
-        Path | None, typer.Option(help="Good images to fit the setting on.  [default: every other one of GOOD_DIR]")
+        Path | None,
+        typer.Option(help="Good images to choose and fit the setting on.  [default: every other one of GOOD_DIR]"),
     ] = None,
     level: Levels = None,
-    noise: Annotated[str, typer.Option(help="Of a new setting: gaussian, signs or none.")] = "gaussian",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of what the anomaly map averages, at the network's input.  [default: 31 of its 256 pixels]"
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Restore images with a longer side at the network's input in tiles of that side; needs --window."
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Of a new setting: gaussian, signs or none.  [default: gaussian]")
+    ] = None,
     field: Annotated[
         bool, typer.Option("--field", help="Of a new setting: divide the score by the error field.")
     ] = False,
@@ -63,51 +101,81 @@ def calibrate(
     """Set the threshold of a model or an export from held-back good images by the conformal
     quantile, or by hand.
     """
+    from sprfast.evaluation import calibration
+
     if noise == "antithetic":  # which a stored schedule may still have
         raise InputError("--noise antithetic: is gone, since it gained nothing; choose from gaussian, signs, none")
-    if noise != "gaussian" and not level:
+    if noise and not level:
         raise InputError(f"--noise {noise}: is for a new --setting, give its --level too")
-    schedule = options.schedule(level, noise) if level else None
+    if noise and setting in calibration.SETTINGS:
+        raise InputError(f"--noise {noise}: is for a new --setting, {setting} has its own")
+    schedule = options.schedule(level, noise or "gaussian") if level else None
     rates = false_reject_rate, false_pixel_rate
-    request = Request(good, *rates, threshold, setting, fit, schedule, field, balance, force)
+    bad_folders = tuple(bad or ())
+    request = Request(
+        good,
+        *rates,
+        threshold,
+        setting,
+        fit,
+        schedule,
+        field,
+        balance,
+        window,
+        tile,
+        force,
+        held_back,
+        bad_folders,
+        recursive,
+    )
     summary = calibrate_file(model, request, Runtime(backend, device, precision))
-    console.emit(summary, json_)
+    console.emit(summary, json_, lambda: _table(summary))
+    if not json_:
+        console.say_next(*_next_step(model, request, summary.get("setting", setting)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to calibrate, and on what."""
+def _table(summary: dict[str, Any]) -> Table:
+    """What a person wants to know of a calibration; `info` has the rest."""
+    threshold = summary["threshold"]
+    rows = {"model": summary["model"], "setting": summary.get("setting", ""), "threshold": f"{threshold['value']:.6g}"}
+    if samples := threshold["samples"]:
+        from sprfast.method.threshold import lowest_rate
 
-    good: Path | None  # folder of good images; None: the threshold is `by_hand`
-    false_reject_rate: float = 0.001
-    # None: where the score has an error field, that of rejects; else the map has no threshold
-    false_pixel_rate: float | None = None
-    by_hand: float | None = None
-    setting: str = PUBLISHED
-    fit: Path | None = None  # folder of good images to fit a setting on; None: every other one of `good`
-    # of a new setting; None: the setting is one of `calibration.SETTINGS`
-    schedule: Schedule | None = None
-    field: bool = False  # of a new setting: its score is divided by an error field
-    # of a new setting: its levels are weighted so that their error maps have one mean over good
-    # images
-    balance: bool = False
-    force: bool = False  # take good images that were trained on
+        promise = f"at most {_percent(threshold['false_reject_rate'])} of good parts are rejected, on average"
+        rows["promise"] = promise
+        rows["good images"] = f"{samples}, which allow {_percent(lowest_rate(samples))} at the lowest"
+    if chosen := summary.get("choice"):
+        rows["chosen by"] = f"{chosen['by']} against {chosen['good']} good ones"
+        for each in chosen["settings"]:
+            rows[f"image_AUROC of {each['setting']}"] = f"{100 * each['image_AUROC']:.1f} % (passes: {each['passes']})"
+    if found := summary.get("bad"):
+        rows["bad images"] = f"{found['caught']} of {found['images']} are caught"
+        for row in found["missed"]:
+            of = f" ({row['pred_score'] / threshold['value']:.2f} of it)" if threshold["value"] > 0 else ""
+            rows[f"missed {row['path']}"] = f"{row['pred_score']:.6g}{of}"
+    return console.fields_table({name: value for name, value in rows.items() if value})
 
-    def __post_init__(self) -> None:
-        from sprfast.method.scoring_mode import refuse_gone
 
-        refuse_gone(self.setting)
-        if (self.good is None) == (self.by_hand is None):
-            raise InputError("calibrate: give either GOOD_DIR or --threshold")
-        if self.by_hand is not None and (self.fit or self.schedule or self.false_pixel_rate is not None):
-            raise InputError("calibrate: a --threshold by hand goes without --fit, --level and --false-pixel-rate")
-        if self.setting == PUBLISHED and (self.fit or self.schedule):
-            raise InputError(
-                "calibrate: --fit and --level are for a --setting other than the published one, which has nothing to "
-                "fit"
-            )
-        if (self.field or self.balance) and not self.schedule:
-            raise InputError("calibrate: --field and --balance are for a new --setting, give its --level too")
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2g} %"
+
+
+def _next_step(path: Path, request: Request, name: str) -> list[str]:
+    """Look at what was trained on where there are bad images too, else at new images, by the
+    setting of this name.
+    """
+    from sprfast.formats import export as export_file
+
+    setting = [] if name == PUBLISHED else ["--setting", name]
+    if request.bad and export_file.kind(path) == "model":
+        from sprfast.formats import model as model_file
+
+        source = DataSource.of_training(model_file.load(path).provenance)
+        if source and source.good and not source.bad:
+            source = dataclasses.replace(source, bad=str(request.bad[0]))
+        if source:
+            return ["evaluate", str(path), *source.arguments(), *setting]
+    return ["predict", str(path), "NEW_IMAGES", *setting, "-o", "results"]
 
 
 def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, Any]:
@@ -128,8 +196,14 @@ def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, 
         used: dict[str, Any] = {}
         if request.by_hand is not None:
             mode = _by_hand(model.using(name).scoring_mode, request.by_hand)
+            bad = _bad_images(request, [])
         else:
-            mode, used["backend"] = _made(model, request, runtime)
+            good = calibration_images.good(request.good, request.held_back, request.recursive, model.provenance)
+            bad = _bad_images(request, good)
+            name, mode, used = _made(model, good, bad, request, runtime)
+        if bad:
+            predictor = runtime.engine(dataclasses.replace(model, scoring_mode=mode))
+            used["bad"] = _caught(predictor, mode, bad)
         stored = {"scoring_mode": mode} if name == PUBLISHED else {"scoring_modes": {**model.scoring_modes, name: mode}}
         require_unchanged()
         model_file.save(path, dataclasses.replace(model, **stored))
@@ -169,12 +243,22 @@ def _calibrate_export(
     used: dict[str, Any] = {}
     if request.by_hand is not None:
         mode = _by_hand(exported.metadata.scoring_mode, request.by_hand)
+        bad = _bad_images(request, [])
     else:
-        good = _good_images(request)
-        _require_untrained({trained_on.FIELD: exported.metadata.trained_on}, good, request.force)
+        if request.held_back:
+            raise InputError(
+                "--held-back: an export does not say which images were held back; calibrate its model with it and "
+                "export that, or give good images that were not trained on as GOOD_DIR"
+            )
+        known = {trained_on.FIELD: exported.metadata.trained_on}
+        good = calibration_images.good(request.good, False, request.recursive, known)
+        bad = _bad_images(request, good)
+        calibration_images.require_untrained(known, good, request.force)
         runner = runtime.open(path)
         used["backend"] = runner.backend
-        mode = _calibrated(runner, good, request)
+        mode = _calibrated(runner, good, _rate(request, len(good)), request)
+    if bad:
+        used["bad"] = _caught(runtime.open(path), mode, bad)
     metadata = dataclasses.replace(exported.metadata, scoring_mode=mode)
     require_unchanged()
     export_file.write(path, dataclasses.replace(exported, metadata=metadata))
@@ -187,89 +271,81 @@ def _by_hand(mode: ScoringMode, value: float) -> ScoringMode:
     return dataclasses.replace(mode, threshold=threshold.manual(value))
 
 
-def _good_images(request: Request) -> list[Path]:
-    from sprfast.data import datasets
-
-    assert request.good is not None  # `Request` checks it
-    return datasets.image_files([request.good])
+def _bad_images(request: Request, good: Sequence[Path]) -> list[Path]:
+    return calibration_images.bad(request.bad, request.recursive, good) if request.bad else []
 
 
-def _made(model: Model, request: Request, runtime: Runtime) -> tuple[ScoringMode, str]:
-    """The setting that is asked for, fitted and calibrated, and the backend that was used."""
-    from sprfast.data import datasets
+def _caught(predictor: Predictor, mode: ScoringMode, bad: Sequence[Path]) -> dict[str, Any]:
+    """What the threshold makes of the bad images."""
     from sprfast.evaluation import calibration
-    from sprfast.method.scoring_mode import ScoringMode
+
+    assert mode.threshold is not None  # as it was just made
+    with console.counter("scoring bad images") as on_image:
+        return calibration.caught(predictor, mode.threshold, bad, on_image)
+
+
+def _made(
+    model: Model, good: list[Path], bad: list[Path], request: Request, runtime: Runtime
+) -> tuple[str, ScoringMode, dict[str, Any]]:
+    """Name of the setting that is asked for or chosen; it, fitted and calibrated; and what was used
+    for it.
+    """
+    from sprfast.evaluation import calibration
 
     def predictor_of(mode: ScoringMode) -> Predictor:
         return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
-    good = _good_images(request)
-    _require_untrained(model.provenance, good, request.force)
-    if request.setting == PUBLISHED:
-        mode = model.scoring_mode
-    else:
-        schedule, field = _recipe(request)
-        if field or request.balance:
-            fit, good = (datasets.image_files([request.fit]), good) if request.fit else calibration.halves(good)
-            _require_disjoint(fit, good)
-            if request.fit:
-                _require_untrained(model.provenance, fit, request.force)
-        elif request.fit:
-            raise InputError(f"--fit: setting {request.setting} has nothing to fit")
-        if request.balance:
-            schedule = calibration.balanced(lambda each: predictor_of(ScoringMode(each)), schedule, fit)
-        mode = ScoringMode(schedule)
-        if field:
-            with console.counter("fitting") as on_image:
-                mode = ScoringMode(schedule, calibration.fit_field(predictor_of(mode), fit, on_image))
+    calibration_images.require_untrained(model.provenance, good, request.force)
+    name, used = request.setting, {}
+    setting = None if name in (PUBLISHED, AUTO) else request.made_of()
+    fit: list[Path] = []
+    if name == AUTO or (setting and setting.fitted):
+        fit, good = calibration_images.parted(good, request.fit, request.recursive, model.provenance, request.force)
+    elif request.fit:
+        raise InputError(f"--fit: setting {name} has nothing to fit")
+    rate = _rate(request, len(good))
+    if name == AUTO:
+        name, used["choice"] = _chosen(model, predictor_of, fit, bad)
+        setting = calibration.SETTINGS.get(name)
+    mode = model.scoring_mode
+    if setting:
+        with console.counter("fitting") as on_image:
+            mode = calibration.fitted(setting, predictor_of, fit, on_image)
     predictor = predictor_of(mode)
-    return _calibrated(predictor, good, request), predictor.backend
+    return name, _calibrated(predictor, good, rate, request), {**used, "backend": predictor.backend}
 
 
-def _recipe(request: Request) -> tuple[Schedule, bool]:
-    """Schedule of the setting that is asked for, and whether it has an error field."""
-    from sprfast.evaluation import calibration
+def _chosen(
+    model: Model, predictor_of: Callable[[ScoringMode], Predictor], fit: list[Path], bad: list[Path]
+) -> tuple[str, dict[str, Any]]:
+    """Name of the setting that tells bad images, or painted ones, best from good ones, and the
+    figures of all.
+    """
+    from sprfast.evaluation import choice
 
-    if request.schedule:
-        return request.schedule, request.field
-    if request.setting not in calibration.SETTINGS:
-        known = ", ".join((PUBLISHED, *calibration.SETTINGS))
-        raise InputError(f"--setting {request.setting}: known are {known}; give --level to make another one")
-    return calibration.SETTINGS[request.setting]
+    with console.counter("choosing") as on_setting:
+        tried = choice.try_all(model.scoring_mode, predictor_of, fit, bad, on_setting)
+    by = f"{len(bad)} bad images" if bad else f"{len(fit) * choice.PAINTED} good images with painted defects"
+    figures = {"by": by, "good": len(fit), "settings": [each.to_json() for each in tried]}
+    return choice.best(tried).setting, figures
 
 
-def _calibrated(predictor: Predictor, paths: Sequence[Path], request: Request) -> ScoringMode:
+def _rate(request: Request, samples: int) -> float:
+    """The rate that is asked for or usual, which so many good images allow."""
+    from sprfast.method import threshold
+
+    rate = request.false_reject_rate
+    if rate is None:
+        rate = max(USUAL_RATE, threshold.lowest_rate(samples))
+    threshold.rank_of(samples, rate)
+    return rate
+
+
+def _calibrated(predictor: Predictor, paths: Sequence[Path], rate: float, request: Request) -> ScoringMode:
     from sprfast.evaluation import calibration
 
     pixels = request.false_pixel_rate
     if pixels is None and predictor.scoring_mode.error_field is not None:
-        pixels = request.false_reject_rate
+        pixels = rate
     with console.counter("calibrating") as on_image:
-        return calibration.calibrate(predictor, paths, request.false_reject_rate, pixels, on_image)
-
-
-def _require_disjoint(fit: Sequence[Path], good: Sequence[Path]) -> None:
-    """No image may be fitted on and promised on: its score would be lower than a fresh one's."""
-    from sprfast.data import datasets
-
-    both = {datasets.digest(path) for path in fit} & {datasets.digest(path) for path in good}
-    if both:
-        raise InputError(
-            f"calibrate: {len(both)} of the images to fit on are among the good images too, which need others"
-        )
-
-
-def _require_untrained(provenance: Mapping[str, Any], good: Sequence[Path], force: bool) -> None:
-    """No image that was trained on may be promised or fitted on: the network knows it, so that its
-    errors and its score are lower than a fresh one's.
-    """
-    from sprfast.data import datasets
-    from sprfast.formats import trained_on
-
-    count = trained_on.among(provenance, map(datasets.digest, good))
-    if not count:
-        return
-    known = f"{count} of the {len(good)} good images were trained on"
-    if not force:
-        raise InputError(f"calibrate: {known}; give others, such as those that `train --hold-back` has left out")
-    console.say(f"sprfast: {known}: more good parts will be rejected than the rate says, it holds for such images only")
+        return calibration.calibrate(predictor, paths, rate, pixels, on_image)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
-import math
+import logging
 import os
+import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column, Table
 
 from sprfast.errors import InputError
@@ -22,6 +25,11 @@ from sprfast.system.terminal import Terminal, shown
 WIDEST = 200  # characters of a table where no terminal says how many there are
 log = Terminal(stderr=True)
 _DESCRIPTION = TextColumn("{task.description}", markup=False)
+FIRST, EVERY = 3.0, 10.0  # seconds until the first line of progress where there is no terminal, and between two
+_quiet = contextvars.ContextVar("quiet", default=False)
+_tasks: list[Task] = []  # that go on, the innermost last
+_shown: list[Callable[[], object]] = []  # what ends the display of them
+_telling = threading.Lock()
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -40,6 +48,7 @@ def emit(
         InputError: stdout cannot be written.
         BrokenPipeError: its reader is gone.
     """
+    end_progress()
     try:
         if as_json:
             sys.stdout.writelines(_json(document, results))
@@ -82,6 +91,12 @@ def say(message: str) -> None:
     log.print(message, soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """`say` what `--quiet` leaves out."""
+    if not _quiet.get():
+        say(message)
+
+
 def seconds(text: str) -> float:
     """A duration such as 20m, 1h30m, 90s or 500ms in seconds.
 
@@ -102,48 +117,185 @@ def seconds(text: str) -> float:
     return total
 
 
+def duration(seconds: float) -> str:
+    """For a person: 3 d 4 h, 2 h 5 min, 3.2 min or 12 s."""
+    minutes = round(seconds / 60)
+    if minutes >= 24 * 60:
+        return f"{minutes // (24 * 60)} d {minutes % (24 * 60) // 60} h"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def say_next(*command: str) -> None:
+    """What to do next: `sprfast` with these arguments, ready to be copied."""
+    note(f"next: sprfast {shlex.join(command)}")
+
+
 @contextlib.contextmanager
-def counter(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; call what it yields with (done, total), and what is going on where
-    that changes.
+def told(quiet: bool, verbose: int) -> Iterator[None]:
+    """How much is said: with `quiet` only warnings and errors; with `verbose` 1 what the library
+    logs, with 2 details too.
+    """
+    before = _quiet.set(quiet)
+    try:
+        with _logged(logging.DEBUG if verbose > 1 else logging.INFO) if verbose else contextlib.nullcontext():
+            yield
+    finally:
+        _quiet.reset(before)
+
+
+@contextlib.contextmanager
+def _logged(wanted: int) -> Iterator[None]:
+    """Say what the library logs, from this level on."""
+    logger, handler = logging.getLogger("sprfast"), _Said()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = logger.level
+    logger.setLevel(wanted)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print what is logged as a line for a person."""
+        say(self.format(record))
+
+
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[Task]:
+    """Show on stderr that `what` goes on: at once on a terminal, else in a line after `FIRST`
+    seconds and then every `EVERY`. Of several inside one another the innermost is shown.
 
     Of torchrun's processes, which share one stderr, only the first shows it.
     """
-    columns = (_DESCRIPTION, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=log, transient=True, disable=not (log.is_terminal and torchrun.is_first())
-    ) as progress:
-        task = progress.add_task(shown(description), total=None)
+    task = Task(what)
+    _tasks.append(task)
+    try:
+        if len(_tasks) == 1 and torchrun.is_first() and not _quiet.get():
+            with _shown_live() if log.is_terminal else _shown_in_lines():
+                yield task
+        else:
+            yield task
+    finally:
+        _tasks.remove(task)
+
+
+def end_progress() -> None:
+    """Show no progress of this command any more: it prints from here on, or runs until it is
+    stopped.
+    """
+    for end in _shown:
+        end()
+
+
+@contextlib.contextmanager
+def _shown_live() -> Iterator[None]:
+    columns = (SpinnerColumn(), _DESCRIPTION, BarColumn(), TextColumn("{task.fields[state]}"))
+    options: dict[str, Any] = {"console": log, "transient": True, "redirect_stdout": False, "refresh_per_second": 4}
+    with _Live(*columns, **options) as bar, contextlib.ExitStack() as ending:
+        bar.add_task("", total=1.0, state="")
+        ending.callback(_shown.clear)
+        _shown.append(bar.stop)
+        yield
+
+
+class _Live(Progress):
+    """One line on a terminal, of the innermost task."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is shown now."""
+        if _tasks and self.tasks:
+            at, (task,) = _tasks[-1], self.tasks
+            task.description, task.completed, task.total = shown(at.what), at.fraction or 0.0, at.total
+            task.fields["state"] = at.state or duration(at.seconds)
+        yield from super().get_renderables()
+
+
+@contextlib.contextmanager
+def _shown_in_lines() -> Iterator[None]:
+    ended = threading.Event()
+
+    def tell() -> None:
+        wait = FIRST
+        while not ended.wait(wait):
+            with _telling:
+                if _tasks and not ended.is_set():
+                    say(_tasks[-1].line())
+            wait = EVERY
+
+    thread = threading.Thread(target=tell, name="sprfast-progress", daemon=True)
+    thread.start()
+    _shown.append(ended.set)
+    try:
+        yield
+    finally:
+        _shown.clear()
+        ended.set()
+        thread.join()
+
+
+class Task:
+    """Something that goes on, and how far it is."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.state = what, ""
+        self.fraction: float | None = None  # of the work that is done; None: not known
+        self._began, self._first = time.monotonic(), (0.0, 0.0)
+
+    @property
+    def total(self) -> float | None:
+        """1, as long as the fraction is known."""
+        return None if self.fraction is None else 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Since its beginning."""
+        return time.monotonic() - self._began
+
+    def count(self, done: int, total: int) -> None:
+        """Say that `done` of `total` are done."""
+        fraction = done / total if total else 0.0
+        if self.fraction is None:
+            self._first = (self.seconds, fraction)  # what took long before is not counted
+        at, before = self._first
+        left = (self.seconds - at) / (fraction - before) * (1 - fraction) if fraction > before else None
+        self.fraction = fraction
+        self.state = f"{done}/{total}" + (f"  {duration(left)} left" if left is not None else "")
+
+    def line(self) -> str:
+        """For where there is no terminal."""
+        share = "" if self.fraction is None else f"{self.fraction:.0%}  "
+        return f"{self.what}: {share}{self.state or duration(self.seconds)}"
+
+
+@contextlib.contextmanager
+def counter(description: str) -> Iterator[Callable[..., None]]:
+    """`going_on` with a count; call what it yields with (done, total), and what is going on where
+    that changes.
+    """
+    with going_on(description) as task:
 
         def update(done: int, total: int, what: str = description) -> None:
-            progress.update(task, completed=done, total=total, description=shown(what))
+            task.what = what
+            task.count(done, total)
 
         yield update
 
 
 @contextlib.contextmanager
 def training_bar(description: str) -> Iterator[Callable[[Any], None]]:
-    """A progress bar on stderr for `training.Progress`; a line a minute where stderr is no
-    terminal.
-
-    As `counter`, only in the first of torchrun's processes.
-    """
-    if not torchrun.is_first():
-        yield lambda _: None
-        return
-    columns = (_DESCRIPTION, BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"))
-    reported = -math.inf
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        task = progress.add_task(shown(description), total=1.0, state="")
+    """`going_on` for `training.Progress`."""
+    with going_on(description) as task:
 
         def update(at: Any) -> None:
-            nonlocal reported
-            left = f"{at.seconds_left / 60:.1f} min" if at.seconds_left >= 60 else f"{at.seconds_left:.0f} s"
-            state = f"step {at.step}  loss {at.loss:.1f}  {at.images_per_second:.1f} images/s  {left} left"
-            progress.update(task, completed=at.fraction, state=state)
-            if not log.is_terminal and time.monotonic() - reported >= 60:
-                reported = time.monotonic()
-                say(f"{description}: {at.fraction:4.0%}  {state}")
+            left = duration(at.seconds_left)
+            task.state = f"step {at.step}  loss {at.loss:.1f}  {at.images_per_second:.1f} images/s  {left} left"
+            task.fraction = at.fraction
 
         yield update
 
@@ -162,3 +314,7 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+# A process that is forked in the midst of a line would wait for ever for the locks of stderr.
+os.register_at_fork(before=_telling.acquire, after_in_parent=_telling.release, after_in_child=_telling.release)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sprfast.cli import console
-from sprfast.cli.calibrate import Request, calibrate_file
+from sprfast.cli.calibrate import calibrate_file
+from sprfast.cli.calibration_request import Request
+from sprfast.cli.data_source import DataSource
 from sprfast.cli.evaluate import table
 from sprfast.cli.options import Json, Runtime
 from sprfast.cli.predict import predict_files
-from sprfast.cli.train import train_category
+from sprfast.cli.train import train_source
 from sprfast.config import NetworkConfig, Preprocessing, Schedule, TrainingConfig
 from sprfast.system import files
 
@@ -81,7 +83,7 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
     """
     from sprfast.bench.core.cases import BenchOptions
     from sprfast.cli.bench.run import Sources, measure
-    from sprfast.data import datasets, scenes
+    from sprfast.data import scenes
     from sprfast.engine.engine import Engine
     from sprfast.evaluation.evaluate import evaluate, write_figure
     from sprfast.formats import model as model_file
@@ -89,7 +91,7 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
 
     model_path = folder / f"{scenes.CATEGORY}.safetensors"
     figure_path, report_path, predictions = folder / "figure.png", folder / "bench.json", folder / "predictions"
-    console.say(f"writing photographs with drawn defects to {folder / 'data'}")
+    console.note(f"writing photographs with drawn defects to {folder / 'data'}")
     scenes.write_scenes(folder / "data", size=SIZE, seed=seed)
     checkpoint_path(model_path).unlink(missing_ok=True)  # of a demo that was stopped: this one starts afresh
     keywords = {
@@ -101,12 +103,13 @@ def _run(folder: Path, seed: int) -> tuple[dict[str, Any], Evaluation]:
             epochs=0, steps=STEPS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed
         ),
     }
-    train_category(folder / "data", scenes.CATEGORY, model_path, keywords, advice="the demo starts afresh next time")
+    source = DataSource(str(folder / "data"), scenes.CATEGORY)
+    train_source(source, model_path, keywords, advice="the demo starts afresh next time")
     held_back = folder / "data" / scenes.CATEGORY / "calibrate" / "good"
     request = Request(held_back, FALSE_REJECT_RATE)
     threshold = calibrate_file(model_path, request, Runtime())["threshold"]
     engine = Engine(model_file.load(model_path))
-    category = datasets.load_category(folder / "data", scenes.CATEGORY, engine.model.preprocessing)
+    category = source.load(engine.model.preprocessing)
     with console.counter(f"evaluating {category.name}") as on_image:
         evaluation = evaluate(engine, category, on_image)
     write_figure(evaluation, engine, figure_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 from rich.table import Table
 
 from sprfast.cli import console, options
+from sprfast.cli.data_source import Bad, DataSource, Good, Recursive, another_category
 from sprfast.cli.options import (
     BackendName,
     Category,
@@ -28,7 +31,7 @@ from sprfast.system import files
 
 if TYPE_CHECKING:
     from sprfast.data.datasets import Category as CategoryData
-    from sprfast.engine.predictor import Predictor
+    from sprfast.engine.predictor import Map, Predictor
     from sprfast.evaluation.evaluate import Evaluation
     from sprfast.evaluation.metrics import Metric
     from sprfast.system.process_group import ProcessGroup
@@ -40,10 +43,19 @@ def evaluate(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A model file; for --category all the folder with one a category.")
     ],
-    data: Annotated[Path, typer.Argument(help="A data set or a category, with test images.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="A data set, a category, or a folder with folders good and bad in it.")
+    ] = None,
     category: Category = None,
+    good: Good = None,
+    bad: Bad = None,
+    recursive: Recursive = False,
     figure: Annotated[
         Path | None, typer.Option(help="Write the figure of examples here (PNG); a folder for --category all.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a page of all results here (HTML, opens offline); a folder for --category all."),
     ] = None,
     level: Levels = None,
     setting: SettingName = "published",
@@ -57,24 +69,54 @@ def evaluate(
     under torchrun, on several processes.
     """
     schedule = options.schedule(level) if level else None
+    source = DataSource.of_options(data, category, good, bad, recursive)
     runtime = Runtime(backend, device, precision, setting)
-    folder = files.output_folder(figure) if figure and category == ALL else contextlib.nullcontext()
-    with folder:
-        evaluations = _evaluate(model, data, category, figure, schedule, runtime, console.seconds(process_timeout))
+    with contextlib.ExitStack() as stack:
+        for folder in (figure, report) if category == ALL else ():
+            if folder:
+                stack.enter_context(files.output_folder(folder))
+        seconds = console.seconds(process_timeout)
+        evaluations = _evaluate(model, source, Outputs(figure, report), schedule, runtime, seconds)
     if evaluations:
         print_evaluations(evaluations, json_)
+        if not json_:
+            first = files.confined(model, f"{evaluations[0].category}.safetensors") if category == ALL else model
+            chosen = [] if setting == PUBLISHED else ["--setting", setting]
+            console.say_next("predict", str(first), "NEW_IMAGES", *chosen, "-o", "results")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Files beside what is printed; folders of them for every category."""
+
+    figure: Path | None
+    report: Path | None
+
+    def within(self, name: str) -> Outputs:
+        """Those of one category in the folders."""
+        figure = files.confined(self.figure, f"{name}.png") if self.figure else None
+        return Outputs(figure, files.confined(self.report, f"{name}.html") if self.report else None)
+
+    def check(self, model: Path, data: CategoryData) -> None:
+        """Raise InputError, before the images are scored, for what cannot be written."""
+        for path in filter(None, (self.figure, self.report)):
+            files.check_writable(path)
+            files.refuse_source(path, _read(model, data))
+        if self.report:
+            from sprfast.evaluation.results_page import require_possible
+
+            require_possible(self.report, len(data.test))
 
 
 def _evaluate(
     path: Path,
-    root: Path,
-    category: str | None,
-    figure_path: Path | None,
+    source: DataSource,
+    outputs: Outputs,
     schedule: Schedule | None,
     runtime: Runtime,
     process_timeout: float,
 ) -> list[Evaluation]:
-    """Evaluate one category, or every one of `root` with the model file of its name in the folder
+    """Evaluate one category, or every one of `source` with the model file of its name in the folder
     `path`.
 
     Under torchrun the processes share the images; the list is empty on all but the first.
@@ -84,25 +126,34 @@ def _evaluate(
     from sprfast.system.process_group import ProcessGroup
 
     group = ProcessGroup(process_timeout)
-    everything = category == ALL
+    everything = source.category == ALL
     evaluations = []
-    for name in datasets.list_categories(root) if everything else [category]:
+    for name in datasets.list_categories(source.data) if everything else [source.category]:
         model = files.confined(path, f"{name}.safetensors") if everything else path
         engine = _opened(model, schedule, runtime)
-        data = datasets.load_category(root, name, engine.preprocessing)
-        target = None
-        if figure_path and group.rank == 0:
-            target = files.confined(figure_path, f"{name}.png") if everything else figure_path
-            files.check_writable(target)  # before the images are scored
-            files.refuse_source(target, _read(model, data))
-        evaluation = evaluated(group, engine, data)
+        data = source.of(name).load(engine.preprocessing)
+        targets = outputs.within(name) if everything and name else outputs
+        if group.rank == 0:
+            targets.check(model, data)
+        write = functools.partial(_write_report, targets.report, engine, model, runtime.setting)
+        evaluation = evaluated(group, engine, data, write)
         if evaluation is None:
             continue
-        if target:
-            write_figure(evaluation, engine, target)
-            console.say(f"figure: {target}")
+        if targets.figure:
+            write_figure(evaluation, engine, targets.figure)
+            console.note(f"figure: {targets.figure}")
         evaluations.append(evaluation)
     return evaluations
+
+
+def _write_report(
+    path: Path | None, engine: Predictor, model: Path, setting: str, evaluation: Evaluation, maps: Map
+) -> None:
+    if path:
+        from sprfast.evaluation.results_page import write_evaluation
+
+        write_evaluation(path, engine, model, setting, evaluation, maps)
+        console.note(f"report: {path}")
 
 
 def _read(model: Path, data: CategoryData) -> list[Path]:
@@ -127,12 +178,40 @@ def _opened(path: Path, schedule: Schedule | None, runtime: Runtime) -> Predicto
     return runtime.engine(dataclasses.replace(model, scoring_mode=mode))
 
 
-def evaluated(group: ProcessGroup, engine: Predictor, category: CategoryData) -> Evaluation | None:
-    """`evaluation.evaluate_among` with a progress bar."""
+def evaluated(
+    group: ProcessGroup,
+    engine: Predictor,
+    category: CategoryData,
+    on_maps: Callable[[Evaluation, Map], None] = lambda evaluation, maps: None,
+) -> Evaluation | None:
+    """`evaluation.evaluate_among` with a progress bar; where the category has bad images only, also
+    on the good ones that were not trained on.
+    """
+    from sprfast.evaluation import unseen
     from sprfast.evaluation.evaluate import evaluate_among
 
+    provenance = _provenance(engine)
+    told = console.say if group.rank == 0 else lambda _: None
+    if warning := another_category(provenance, category.name):
+        told(f"sprfast: {warning}")
+    if unseen.lacks_good(category) and category.train:
+        good = unseen.good(category, provenance)
+        told(
+            f"{category.name}: of {len(category.train)} good images the {len(good)} that were not trained on are scored"
+        )
+        category = unseen.with_good(category, good)
     with console.counter(f"evaluating {category.name}") as on_image:
-        return evaluate_among(group, engine, category, on_image)
+        return evaluate_among(group, engine, category, on_image, on_maps)
+
+
+def _provenance(engine: Predictor) -> Mapping[str, Any]:
+    """What the file behind an engine or a runner says of its training."""
+    from sprfast.engine.runner import Runner
+    from sprfast.formats import trained_on
+
+    if isinstance(engine, Runner):
+        return {trained_on.FIELD: engine.metadata.trained_on, "category": engine.metadata.category}
+    return engine.model.provenance  # type: ignore[attr-defined,no-any-return]
 
 
 def print_evaluations(evaluations: list[Evaluation], as_json: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from sprfast.cli import console, options
 from sprfast.cli.info import describe
-from sprfast.cli.options import Alpha, BitDepth, Frames, Json, Levels, Orientation, Size, SizePolicy
+from sprfast.cli.options import Alpha, BitDepth, Frames, Json, Levels, Orientation, Profiles, Size, SizePolicy
 from sprfast.system import files
 
 
@@ -22,6 +22,7 @@ def import_checkpoint(
     alpha: Alpha = "refuse",
     orientation: Orientation = "exif",
     frames: Frames = "refuse",
+    profiles: Profiles = "convert",
     level: Levels = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
     json_: Json = False,
@@ -32,7 +33,7 @@ def import_checkpoint(
     if not force:
         files.require_free(output)
     files.refuse_source(output, [checkpoint])
-    preprocessing = options.preprocessing(size, size_policy, bit_depth, alpha, orientation, frames)
+    preprocessing = options.preprocessing(size, size_policy, bit_depth, alpha, orientation, frames, profiles)
     model = model_file.import_checkpoint(checkpoint, preprocessing=preprocessing, schedule=options.schedule(level))
     model_file.save(output, model)
     summary = describe(model, output)

@@ -31,7 +31,6 @@ def info(model: ModelOrExport, json_: Json = False) -> None:
 
 def describe(model: Model, path: Path) -> dict[str, Any]:
     """Everything a model file holds but the weights."""
-    from sprfast.engine.predictor import input_size
     from sprfast.formats import trained_on
 
     return {
@@ -45,27 +44,16 @@ def describe(model: Model, path: Path) -> dict[str, Any]:
         "settings": {name: mode.summary() for name, mode in model.scoring_modes.items()},
         "provenance": trained_on.summary(model.provenance),
         "certificates": list(model.certificates),
-        **_warning(*input_size(model.scoring_mode, model.preprocessing)),
     }
 
 
 def describe_export(path: Path, metadata: ExportMetadata) -> dict[str, Any]:
     """Everything that an export holds but the network itself."""
-    from sprfast.engine.predictor import input_size
     from sprfast.formats import trained_on
 
     document = trained_on.summary(metadata.to_json() | metadata.scoring_mode.summary())
     del document["probe"]["error_map"]
-    size = metadata.size or input_size(metadata.scoring_mode, metadata.preprocessing)
-    return {"export": str(path), **document, **_warning(*size)}
-
-
-def _warning(height: int, width: int) -> dict[str, str]:
-    """What maps of this size do not show."""
-    from sprfast.method.anomaly_map import skipped
-
-    warning = skipped(height, width)
-    return {"warning": warning} if warning else {}
+    return {"export": str(path), **document}
 
 
 def export_table(summary: dict[str, Any]) -> Table:

@@ -44,6 +44,7 @@ BitDepth = Annotated[int, typer.Option(help="Significant bits of 16-bit images, 
 Alpha = Annotated[str, typer.Option(help="Transparent images: refuse, or composite over black.")]
 Orientation = Annotated[str, typer.Option(help="EXIF orientation: exif (honour it) or ignore.")]
 Frames = Annotated[str, typer.Option(help="Animated and multi-page files: refuse, or first.")]
+Profiles = Annotated[str, typer.Option(help="RGB profiles other than sRGB: convert to it, or refuse.")]
 Levels = Annotated[
     list[str] | None, typer.Option("--level", help="A sigma level T:DRAWS[:WEIGHT]; repeatable.  [default: 0.001:3]")
 ]
@@ -89,7 +90,7 @@ class Runtime:
 
 
 def preprocessing(
-    size: int, size_policy: str, bit_depth: int, alpha: str, orientation: str, frames: str
+    size: int, size_policy: str, bit_depth: int, alpha: str, orientation: str, frames: str, profiles: str
 ) -> Preprocessing:
     """Preprocessing as the options of `train` and `import` describe it."""
     given = {
@@ -99,6 +100,7 @@ def preprocessing(
         "alpha": alpha,
         "orientation": orientation,
         "frames": frames,
+        "profiles": profiles,
     }
     checked: Preprocessing = Preprocessing.from_json(given)
     return checked

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def parity(
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A model file, with --images.")] = None,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="A model file, with --images.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to send through backend and definition.")
     ] = None,

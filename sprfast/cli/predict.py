@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -13,13 +14,15 @@ import typer
 from rich.table import Column, Table
 
 from sprfast.cli import console
+from sprfast.cli.data_source import Recursive
 from sprfast.cli.options import BackendName, Device, Json, ModelOrExport, PrecisionName, Runtime, SettingName
+from sprfast.config import PUBLISHED
 from sprfast.errors import InputError, OutOfMemoryError, SprfastError
 from sprfast.system import files
 
 if TYPE_CHECKING:
-    from sprfast.config import Preprocessing
     from sprfast.engine.predictor import Predictor, Result
+    from sprfast.evaluation.results_page import ResultsPage
     from sprfast.formats.results import Results
 
 TABLE_ROWS = 1000  # of a table for a person; JSON has them all
@@ -35,6 +38,8 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="Folder for results.jsonl and the overlays; with --ray for Parquet files."),
     ] = None,
+    recursive: Recursive = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page of all results here (HTML, opens offline).")] = None,
     setting: SettingName = "published",
     backend: BackendName = "auto",
     precision: PrecisionName = "float32",
@@ -52,19 +57,33 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the rows that --output has; with --ray it always does.")
     ] = False,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Log of verdicts to go on with, which `log verify` checks.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Score images: PASS, REJECT or ERROR; exit 1 if any image ended in ERROR."""
     runtime = Runtime(backend, device, precision, setting)
     if ray is not None:
+        if log is not None:
+            raise InputError("--log: is not for --ray, whose workers answer in any order")
+        for name, given in (("report", report), ("recursive", recursive)):
+            if given:
+                raise InputError(f"--{name}: is for images that are scored here, without --ray")
         document = _predict_archive(model, paths, output, runtime, ray, workers, worker_gpus)
         stopped = 0 if document["complete"] else 130
         console.emit(document, json_)
     else:
         if workers is not None or worker_gpus is not None:
             raise InputError("--workers and --worker-gpus are for --ray")
-        document, results, stopped = predict_files(model, paths, output, runtime, resume=resume)
+        document, results, stopped = predict_files(
+            model, paths, output, runtime, report, recursive=recursive, resume=resume, log=log
+        )
         console.emit(document, json_, lambda: _table(document, results), results)
+        if not json_ and document["complete"] and _has_verdicts(document):
+            folder = paths[0] if len(paths) == 1 and os.path.isdir(paths[0]) else "INCOMING"
+            chosen = [] if setting == PUBLISHED else ["--setting", setting]
+            console.say_next("station", str(model), *chosen, "--folder", str(folder))
         if not document["complete"] and output:
             console.say("sprfast: stopped by a signal; go on with the same command and --resume")
     if not document["complete"]:
@@ -73,27 +92,44 @@ def predict(
 
 
 def predict_files(
-    model: Path, sources: list[Path], output: Path | None, runtime: Runtime, *, resume: bool = False
+    model: Path,
+    sources: list[Path],
+    output: Path | None,
+    runtime: Runtime,
+    report: Path | None = None,
+    *,
+    recursive: bool = False,
+    resume: bool = False,
+    log: Path | None = None,
 ) -> tuple[dict[str, Any], Results, int]:
     """Score image files: what is said of them all, the rows, and the exit code of a signal that
     ended it, else 0.
 
-    With `output`, results.jsonl has a row and the folder an overlay as soon as an image is scored.
+    With `output`, results.jsonl has a row and the folder an overlay as soon as an image is scored;
+    with `log`, that log of verdicts has a record. With `report` there is a page of them all.
     """
     from sprfast.data import images
     from sprfast.engine.predictor import MAX_BATCH
+    from sprfast.formats import verdict_log
     from sprfast.formats.results import NAME, Results
     from sprfast.system.signals import stop_signals
 
     if resume and output is None:
         raise InputError("--resume: name the folder of the run that stopped with --output")
+    if resume and report:
+        raise InputError("--report: the maps of the rows before are gone; score all images anew, without --resume")
     engine = runtime.open(model)
-    arguments = list(_images(sources))
+    arguments = list(_images(sources, recursive))
     if output:
         files.refuse_source(output, (*sources, *(image for image, _ in arguments)))
         output.mkdir(parents=True, exist_ok=True)
     path = files.confined(output, NAME) if output else None
-    with Results(_computed_by(engine, runtime.setting), path, resume=resume) as results:
+    with contextlib.ExitStack() as opened:
+        page = opened.enter_context(_page(report, engine, model, runtime.setting, arguments)) if report else None
+        results = opened.enter_context(Results(_computed_by(engine, runtime.setting), path, resume=resume))
+        logged = opened.enter_context(verdict_log.VerdictLog(log)) if log else None
+        if logged:
+            logged.add(verdict_log.model(engine.model_sha256, engine.threshold))
         todo = [each for each in arguments if not results.take(images.display_name(each[0]))]
         done = len(arguments) - len(todo)
         with stop_signals() as stop, console.counter("predicting") as on_image:
@@ -104,12 +140,35 @@ def predict_files(
                 for (source, _), result in zip(chunk, _results(engine, chunk), strict=True):
                     row = result.to_json()
                     if output and math.isfinite(result.pred_score):
-                        row |= _overlay(output, results.overlays, source, result, engine.preprocessing)
+                        row |= _overlay(output, results.overlays, source, result)
+                    if logged:
+                        name, said = images.display_name(source), (result.threshold, result.reason)
+                        logged.add(
+                            verdict_log.answer(
+                                name, result.verdict.value, result.pred_score, *said, engine.model_sha256
+                            )
+                        )
                     results.add(images.display_name(source), row)
+                    if page:
+                        page.add(source, result)
                 results.sync()
+                if logged:
+                    logged.sync()
                 on_image(done := done + len(chunk), len(arguments))
-    complete = done == len(arguments)
+        complete = done == len(arguments)
+        if page:
+            page.write("Predictions", complete=complete)
+            console.note(f"report: {report}")
     return {"complete": complete, "backend": engine.backend, "counts": results.counts}, results, stop.exit_code
+
+
+def _page(
+    report: Path, engine: Predictor, model: Path, setting: str, arguments: list[tuple[Path, str | None]]
+) -> ResultsPage:
+    from sprfast.evaluation.results_page import ResultsPage
+
+    files.refuse_source(report, (model, *(image for image, _ in arguments)))
+    return ResultsPage(report, engine, model, setting, len(arguments))
 
 
 def _computed_by(engine: Predictor, setting: str) -> dict[str, Any]:
@@ -123,7 +182,7 @@ def _computed_by(engine: Predictor, setting: str) -> dict[str, Any]:
     }
 
 
-def _images(sources: list[Path]) -> Iterator[tuple[Path, str | None]]:
+def _images(sources: list[Path], recursive: bool) -> Iterator[tuple[Path, str | None]]:
     """The images of all arguments; an argument among others that cannot be used, with the reason.
 
     Raises:
@@ -133,7 +192,7 @@ def _images(sources: list[Path]) -> Iterator[tuple[Path, str | None]]:
 
     for source in sources:
         try:
-            found = datasets.image_files([source])
+            found = datasets.image_files([source], recursive)
         except InputError as error:
             if len(sources) == 1:
                 raise
@@ -152,6 +211,13 @@ def _results(engine: Predictor, chunk: list[tuple[Path, str | None]]) -> list[Re
     return [next(scored) if reason is None else engine.error(reason) for _, reason in chunk]
 
 
+def _has_verdicts(document: dict[str, Any]) -> bool:
+    """Whether the model has a threshold, without which a station does not start, and an image was
+    held against it.
+    """
+    return bool(document["counts"]["PASS"] or document["counts"]["REJECT"])
+
+
 def _reason(error: Exception) -> str:
     """What an error says, in one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
@@ -160,24 +226,26 @@ def _reason(error: Exception) -> str:
 
 def _table(document: dict[str, Any], results: Results) -> Table:
     """One line an image, up to `TABLE_ROWS`."""
+    from sprfast.method.threshold import relative
+
     counts = ", ".join(f"{count} {name}" for name, count in document["counts"].items())
     caption = f"{counts}; backend {document['backend']}"
     if sum(document["counts"].values()) > TABLE_ROWS:
         caption += f"; the first {TABLE_ROWS} images"
-    table = Table(Column("image", overflow="fold"), "pred_score", "verdict", "reason", caption=caption)
+    table = Table(Column("image", overflow="fold"), "pred_score", "÷ threshold", "verdict", "reason", caption=caption)
     for row in itertools.islice(results, TABLE_ROWS):
         score = "-" if row["pred_score"] is None else f"{row['pred_score']:.6g}"
-        table.add_row(row["path"], score, row["verdict"], row.get("reason") or row.get("note", ""))
+        ratio = relative(row["pred_score"], row["threshold"])
+        shown = "-" if ratio is None else f"{ratio:.3f}"
+        table.add_row(row["path"], score, shown, row["verdict"], row.get("reason") or row.get("note", ""))
     return table
 
 
-def _overlay(
-    output: Path, names: set[str], source: Path, result: Result, preprocessing: Preprocessing
-) -> dict[str, str]:
+def _overlay(output: Path, names: set[str], source: Path, result: Result) -> dict[str, str]:
     """Write the overlay, and say its name; or why there is none, which costs the row nothing."""
     name = _overlay_name(names, source)
     try:
-        _write_overlay(output, name, source, result, preprocessing)
+        result.save(files.confined(output, os.fsdecode(name.encode())))  # UTF-8 whatever the locale
     except (SprfastError, MemoryError, OSError) as error:
         return {"note": f"no overlay: {_reason(error)}"}
     names.add(name.casefold())
@@ -195,16 +263,6 @@ def _overlay_name(names: set[str], source: Path) -> str:
     numbered = (f"{longer}-{number}" for number in itertools.count(len(names)))
     tried = (f"{name}.png" for name in itertools.chain((stem, longer), numbered))
     return next(name for name in tried if name.casefold() not in names)
-
-
-def _write_overlay(output: Path, name: str, source: Path, result: Result, preprocessing: Preprocessing) -> None:
-    from sprfast.data import figure, images
-
-    assert result.anomaly_map is not None  # as its score is finite
-    target = files.confined(output, os.fsdecode(name.encode()))  # UTF-8 whatever the locale
-    figure.save_png(
-        target, figure.overlay(images.read_rgb(source, preprocessing), result.anomaly_map, result.map_threshold)
-    )
 
 
 def _predict_archive(

@@ -14,13 +14,38 @@ from typing import Any
 import typer
 
 from sprfast.cli.app import app
+from sprfast.cli.command import COMMON, help_row
 
 INTRODUCTION = """\
 # Command line
 
 Made by `make docs` from the commands themselves; `sprfast COMMAND --help` prints the same.
 
-Data goes to stdout, progress and messages to stderr.
+Data goes to stdout, progress and messages to stderr. On a terminal progress is a line that moves.
+Elsewhere it is a line after 3 seconds, and then every 10. `sprfast --install-completion` makes the
+shell complete commands and options.
+
+Every command has these options too:
+
+| option | |
+|---|---|
+| `--config FILE` | Options from a TOML file, in a table of the command's name; what is given here goes before. |
+| `-q, --quiet` | Say nothing but warnings and errors. |
+| `-v, --verbose` | Say what the library logs; twice: with details. |
+
+A file for `--config` has a table for each command, and in it the options by their long names:
+
+```
+[predict]
+output = "results"
+setting = "single"
+
+[bench.run]
+period = "100ms"
+```
+
+A name that is no option, or a value of another type, is refused with its place. Paths are relative
+to the folder in which the command runs.
 
 | exit code | meaning |
 |---|---|
@@ -49,10 +74,9 @@ def _sections(command: Any, name: str, parent: Any) -> Iterator[str]:
 
 def _section(command: Any, context: Any) -> str:
     usage = f"{context.command_path} {' '.join(command.collect_usage_pieces(context))}"
+    shown = [each for each in command.get_params(context) if each.name not in COMMON]
     parts = [f"## {context.command_path}", _wrapped(command.help), f"```\n{usage}\n```"]
-    records = [
-        (each.param_type_name, *record) for each in command.get_params(context) if (record := _row(each, context))
-    ]
+    records = [(each.param_type_name, *row) for each in shown if (row := help_row(each, context))]
     for kind in ("argument", "option"):
         rows = [
             f"| `{_cell(names)}` | {_cell(text)} |" for of, names, text in records if of == kind and names != "--help"
@@ -63,12 +87,6 @@ def _section(command: Any, context: Any) -> str:
         example = command.epilog.removeprefix("Example: ")
         parts.append(f"Example:\n\n```\n{example}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _row(parameter: Any, context: Any) -> tuple[str, str] | None:
-    """Names and help text of a parameter, as `--help` has them; None: it is hidden."""
-    record: tuple[str, str] | None = parameter.get_help_record(context)
-    return record
 
 
 def _cell(text: str) -> str:

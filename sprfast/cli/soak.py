@@ -69,9 +69,9 @@ def _run(
         report = soak.run(predictor, equal, options, sources, heap=heap, on_start=_tell, on_progress=on_progress)
     if output:
         files.write_bytes(output, json.dumps(report, indent=1, allow_nan=False).encode())
-        console.say(f"report: {output}")
+        console.note(f"report: {output}")
     return report
 
 
 def _tell(frames: int) -> None:
-    console.say(f"soaking: {frames} frames; SIGTERM or Ctrl-C ends it early, with a report")
+    console.note(f"soaking: {frames} frames; SIGTERM or Ctrl-C ends it early, with a report")

@@ -32,7 +32,7 @@ from sprfast.formats.model import Model
 from sprfast.lowering.fold import fold
 from sprfast.lowering.onnx_graph import onnx_model
 from sprfast.lowering.probe import probe
-from sprfast.method import noise
+from sprfast.method import noise, tiles
 from sprfast.method.folded import MIN_SIZE, FoldedModel
 from sprfast.system import environment
 from sprfast.system.files import check_writable
@@ -102,6 +102,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
     size = request.size or input_size(model.scoring_mode, model.preprocessing)
     if field:
         field.require_size(size, "export")
+    size = tiles.shape(size, model.scoring_mode.tile)
     metadata = ExportMetadata(
         network=model.network,
         scoring_mode=model.scoring_mode,
@@ -114,6 +115,7 @@ def export(model: Model, path: PathLike, request: Request, images: Sequence[Path
         batch=request.batch,
         probe=probe(model, *size, tolerance(request.precision, request.quantization)),
         trained_on=str(model.provenance.get(trained_on.FIELD, "")),
+        category=str(model.provenance.get("category", "")),
     )
     graph = None if request.target == "plan" else _graph(model, folded, metadata, request, chosen)
     made = Export(metadata, graph, None if graph else folded)
@@ -167,10 +169,11 @@ def _graph(
             )
         inputs = []
         for path in images:
-            inputs.append(load_image(path, metadata.preprocessing).pixels)
-            metadata.require_size(inputs[-1].shape[1:], str(path))
+            pixels = load_image(path, metadata.preprocessing).pixels
+            metadata.require_size(pixels.shape[1:], str(path))
+            inputs.append(tiles.cut(pixels, model.scoring_mode.tile))
         draws = noise.stacked(model.schedule, *metadata.size, model.noise_seed)
-        scales = quantization.calibrate(folded, np.stack(inputs), draws, request.quantization)
+        scales = quantization.calibrate(folded, np.concatenate(inputs), draws, request.quantization)
     graph: bytes = onnx_model(
         folded,
         *metadata.size,

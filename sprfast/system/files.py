@@ -41,7 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(descriptor)
         os.replace(temporary, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.rename(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.parent / f".sprfast-{key}.{suffix}"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable; a file system without folder sync is left alone."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -37,3 +37,12 @@ def good(tmp_path_factory):
     for index in range(20):
         PIL.Image.fromarray(frame(200 + index)).save(folder / f"{index:02}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A folder of 6 other images."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for index in range(6):
+        PIL.Image.fromarray(frame(300 + index)).save(folder / f"{index}.png")
+    return folder

@@ -1,7 +1,10 @@
 """What the command line prints, and the durations that it reads."""
 
 import io
+import logging
 import os
+import threading
+import time
 
 import pytest
 from rich.table import Column, Table
@@ -9,6 +12,7 @@ from rich.table import Column, Table
 from sprfast.cli import console
 from sprfast.errors import InputError
 from sprfast.system.terminal import Terminal
+from support.line_cases import eventually
 
 DURATIONS = [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("500ms", 0.5), ("1.5h", 5400), (" 2D ", 172800)]
 
@@ -72,3 +76,77 @@ def test_without_a_reader_of_what_is_said_the_work_goes_on(monkeypatch):
         for _ in range(2):
             told.print("training")
         os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is said where there is no terminal, with the first line at once and the others soon."""
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "log", Terminal(file=stream, width=100))
+    monkeypatch.setattr(console, "FIRST", 0.0)
+    monkeypatch.setattr(console, "EVERY", 0.01)
+    return stream
+
+
+def said(stream, text):
+    return eventually(lambda: text in stream.getvalue())
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(told):
+    with console.going_on("predict"):
+        assert said(told, "predict: 0 s\n")
+        with console.counter("predicting [/lot]") as update:
+            assert said(told, "predicting [/lot]: 0 s\n")
+            update(1, 4)
+            assert said(told, "predicting [/lot]: 25%  1/4\n")
+            update(2, 4, "saving")
+            assert said(told, "saving: 50%  2/4  0 s left\n")
+        told.truncate(told.seek(0))
+        assert said(told, "predict: 0 s\n")
+        console.emit({"verdict": "PASS"}, True)
+        told.truncate(told.seek(0))
+    assert told.getvalue() == ""
+    assert not any(thread.name == "sprfast-progress" for thread in threading.enumerate())
+
+
+def test_the_first_line_comes_after_3_seconds_and_then_every_10():
+    assert (console.FIRST, console.EVERY) == (3.0, 10.0)
+
+
+def test_quiet_says_errors_only(told, capsys):
+    with console.told(True, 0), console.going_on("predict"):
+        time.sleep(0.05)
+        console.note("report: a.json")
+        console.say("sprfast: a.png: cannot be read")
+    assert told.getvalue() == "sprfast: a.png: cannot be read\n"
+
+
+@pytest.mark.parametrize(("verbose", "levels"), [(0, []), (1, ["INFO"]), (2, ["INFO", "DEBUG"])])
+def test_verbose_says_what_is_logged(told, verbose, levels):
+    logger = logging.getLogger("sprfast.line")
+    for outside in (False, True):
+        with console.told(False, 0 if outside else verbose):
+            logger.info("model [red] serves")
+            logger.debug("a detail")
+    lines = told.getvalue().splitlines()
+    assert [line.split()[2] for line in lines] == levels
+    assert all("sprfast.line: " in line for line in lines)
+
+
+DURATIONS_SAID = [(3.4, "3 s"), (90, "1.5 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min"), (86400 - 1, "1 d 0 h")]
+
+
+@pytest.mark.parametrize(("seconds", "text"), DURATIONS_SAID)
+def test_durations_are_said_for_a_person(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_a_fork_in_the_midst_of_a_line_can_say_something(told):
+    """As it would wait for the thread that says it, which a fork has not."""
+    with console.going_on("train"):
+        for _ in range(50):
+            child = os.fork()
+            if not child:
+                console.say("child")
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0

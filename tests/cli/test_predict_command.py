@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sprfast.engine.load import load
 from sprfast.errors import InputError, OutOfMemoryError
 from sprfast.formats import model as model_file
 from sprfast.system import lines
-from support.command_line import run_sprfast
+from support.command_line import one_line, run_sprfast
 from support.scoring_mode_cases import with_mode
 
 predict_command = importlib.import_module("sprfast.cli.predict")  # whose function has its name
@@ -64,6 +65,20 @@ def test_a_missing_device_is_an_environment_error(run, model_path, pictures):
     code, _, err = run("predict", model_path, pictures[0], "--device", "cuda")
     assert code == 3
     assert "driver" in err
+
+
+def test_a_heic_without_its_library_says_what_to_install(run, model_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    code, _, err = run("predict", model_path, tmp_path / "a.heic")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "pip install 'sprfast[heic]'" in err
+
+
+def test_what_is_not_for_a_cluster_is_refused(run, model_path, pictures, tmp_path):
+    for name, given in (("report", [tmp_path / "a.html"]), ("recursive", [])):
+        said = one_line(run, "predict", model_path, *pictures, "--ray", "local", f"--{name}", *given)
+        assert f"--{name}: is for images that are scored here, without --ray" in said
 
 
 def test_an_unwritable_output_is_one_line(run, model_path, pictures, tmp_path):

@@ -19,9 +19,9 @@ def test_the_width_of_the_terminal_changes_nothing(monkeypatch):
 def test_every_command_has_help_its_options_and_an_example():
     sections = dict(part.split("\n", 1) for part in reference.document().split("\n## ")[1:])
     assert {"sprfast", "sprfast train", "sprfast import", "sprfast bench layers", "sprfast study show"} <= set(sections)
-    assert "| `--size-policy <str>` | fit: shorter side to --size; stretch: a square;" in sections["sprfast train"]
+    assert "| `--size-policy POLICY` | fit: shorter side to --size; stretch: a square;" in sections["sprfast train"]
     assert "[default: fit] |" in sections["sprfast train"]
-    groups = ("sprfast", "sprfast bench", "sprfast study")
+    groups = ("sprfast", "sprfast bench", "sprfast study", "sprfast log")
     for name, text in sections.items():
         assert text.strip().splitlines()[0], name
         assert ("Example:\n" in text) == (name not in groups), name

@@ -11,10 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sprfast.errors import InputError
 from sprfast.formats import model as model_file
 from support import ROOT
-from support.command_line import TRAIN
+from support.command_line import TRAIN, next_command
 
 
 def test_train_evaluate_and_predict_end_to_end(run, data_set, tmp_path):
@@ -42,26 +41,10 @@ def test_category_all_trains_and_evaluates_each_and_gives_the_mean(run, data_set
     )
     code, again, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all", "--json")
     assert json.loads(again)["mean"] == document["mean"]
-    _, table, _ = run("evaluate", tmp_path / "models", data_set, "--category", "all")
+    _, table, err = run("evaluate", tmp_path / "models", data_set, "--category", "all")
     assert "mean" in table
-
-
-def test_training_on_strips_warns_of_what_their_maps_skip(run, tmp_path, monkeypatch):
-    from sprfast.training import train as training
-
-    def stop(*args, **options):
-        raise InputError("trains no further")
-
-    monkeypatch.setattr(training, "train", stop)
-    (tmp_path / "strips").mkdir()
-    for i in range(2):
-        noise = np.random.default_rng(i).integers(0, 256, (32, 544), dtype=np.uint8)
-        PIL.Image.fromarray(noise).save(tmp_path / "strips" / f"{i}.png")
-    code, _, err = run("train", tmp_path / "strips", "-o", tmp_path / "model", "--size", "32")
-    assert code == 2
-    assert "32x544 pixels (height x width) at the network's input: above 512 a side" in err
-    code, _, err = run("train", tmp_path / "strips", "-o", tmp_path / "model", "--size", "16")
-    assert "above 512" not in err
+    first = str(tmp_path / "models" / "bolt.safetensors")
+    assert next_command(err) == ["predict", first, "NEW_IMAGES", "-o", "results"]
 
 
 def test_a_stop_in_this_process_leaves_a_checkpoint_to_resume_from(run, data_set, tmp_path, monkeypatch):
@@ -116,13 +99,15 @@ def test_a_stopped_training_goes_on_to_the_same_weights(number, code, data_set, 
 
 def test_category_all_resumes_with_finished_models_as_they_are(run, data_set, tmp_path):
     """The smoke case of the test below, in one process."""
-    arguments = ["train", data_set, "--category", "all", "-o", tmp_path, *TRAIN, "--json"]
+    arguments = ["train", data_set, "--category", "all", "-o", tmp_path, *TRAIN, "--hold-back", "0.25", "--json"]
     code, out, _ = run(*arguments)
     before = (tmp_path / "bolt.safetensors").stat().st_mtime_ns
     (tmp_path / "nut.safetensors").unlink()
     again, resumed, _ = run(*arguments, "--resume")
     assert (code, again) == (0, 0)
     assert json.loads(resumed) == json.loads(out)
+    err = run(*arguments[:-1], "--resume")[2]
+    assert next_command(err) == ["calibrate", str(tmp_path / "bolt.safetensors"), "--held-back"]
     assert (tmp_path / "bolt.safetensors").stat().st_mtime_ns == before
 
 

@@ -95,6 +95,25 @@ def test_a_setting_with_a_field_scores_and_marks_as_the_engine_does(small_model,
     assert 0 < got[0].pred_mask.mean() < 1
 
 
+@pytest.mark.parametrize("target", ["onnx", "tensorrt", "plan"])
+def test_a_setting_of_tiles_scores_strips_as_the_engine_does(small_model, tmp_path, target):
+    strips = [tmp_path / f"{width}.png" for width in (90, 50)]
+    for path in strips:
+        PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, int(path.stem), 3), np.uint8)).save(path)
+    model = with_mode(small_model, schedule=QUICK, window=4, tile=32)
+    metadata = export.export(model, tmp_path / "a", Request(target), strips)
+    assert metadata.size == (None if target == "plan" else (32, 32))
+    values = {row["quantity"]: row["value"] for row in metadata.certificates[0]["rows"]}
+    assert values["error_map, largest relative RMS error"] <= 1e-5
+    assert values["pred_score, largest relative error"] <= 1e-5
+    expected, got = Engine(model, "eager", "cpu").predict(strips), Runner(export_file.read(tmp_path / "a"))
+    assert [got.predict(path).pred_score for path in strips] == pytest.approx(
+        [result.pred_score for result in expected], rel=1e-5
+    )
+    whole = Engine(with_mode(model, tile=None), "eager", "cpu").predict(strips)
+    assert expected[0].pred_score != pytest.approx(whole[0].pred_score, rel=1e-3)
+
+
 def test_a_setting_of_a_model_is_exported_by_its_name(small_model, tmp_path):
     model = with_settings(small_model)
     export.export(model.using("quick"), tmp_path / "a", Request("plan"))

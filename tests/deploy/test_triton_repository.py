@@ -184,11 +184,14 @@ def test_what_cannot_be_asked_for(options, match):
 def test_what_does_not_go_with_the_file_is_refused(small_model, source, graph, tmp_path):
     fixed, odd = tmp_path / "fixed.onnx", tmp_path / "ä b.safetensors"
     export.export(small_model, fixed, Request("onnx", batch=2))
+    tiled = tmp_path / "tiled.onnx"
+    export.export(with_mode(small_model, window=4, tile=32), tiled, Request("onnx"))
     odd.write_bytes(source.read_bytes())
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(source.read_bytes()[:-1])
     for path, serving, kind, match in (
         (fixed, Serving(), InputError, "fixed to batches of 2"),
+        (tiled, Serving(), InputError, "works on tiles, which its graph alone does not"),
         (odd, Serving(), InputError, "needs a name of letters, digits"),
         (damaged, Serving(), ModelFileError, f"{damaged}: "),
         (source, Serving(backend="nosuch"), InputError, "backend: 'nosuch' is not known"),

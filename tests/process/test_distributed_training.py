@@ -1,30 +1,22 @@
-"""Training and evaluation by two gloo processes under torchrun: as one process does it, and what
-happens where one of them is gone.
+"""Training by two gloo processes under torchrun: as one process does it, and what happens where one
+of them is gone.
 """
 
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
-from sprfast.data import datasets as data
-from sprfast.engine.engine import Engine
-from sprfast.errors import CheckFailedError
-from sprfast.evaluation import evaluate as evaluation
 from sprfast.formats import model as model_file
 from sprfast.formats import tensors as archive
-from sprfast.system import devices
 from sprfast.training.checkpoint import checkpoint_path
-from support import ROOT
+from support.command_line import without_progress
+from support.torchrun import free_port, popen, torchrun
 
 STEPS = 6
 
@@ -73,34 +65,6 @@ def start(folder, output, *, processes, steps=STEPS, batch_size=4, precision="fl
     script.write_text(SCRIPT)
     launcher = torchrun() if processes > 1 else []
     return popen([*launcher, script, folder, output, steps, batch_size, precision])
-
-
-def torchrun(*more):
-    """Arguments of Python that start two processes."""
-    return [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-addr=127.0.0.1",
-        f"--master-port={free_port()}",
-        *more,
-    ]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def popen(arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def result(output, rank):
@@ -206,11 +170,10 @@ def is_running(pid):
 def assert_sentence(printed, rank, *parts):
     """The last line that a process of two prints that misses the other."""
     assert "Traceback" not in printed
-    said = [line for line in printed.splitlines() if not line.startswith("training")]
-    assert len(said) == 1, printed
-    assert said[0].startswith(f"sprfast: process {rank} of 2: waited "), printed
+    (said,) = without_progress(printed)
+    assert said.startswith(f"sprfast: process {rank} of 2: waited ")
     for part in (*parts, "start all of them again", "--resume"):
-        assert part in said[0]
+        assert part in said
 
 
 @pytest.mark.process
@@ -277,56 +240,6 @@ def test_bad_timeout_or_environment_is_an_input_error(
     assert not list(tmp_path.glob("model*"))
 
 
-@pytest.fixture(scope="module")
-def category(tmp_path_factory):
-    """40 test images: three calls for two processes."""
-    root = tmp_path_factory.mktemp("category")
-    generator = np.random.default_rng(1)
-    for kind, count in (("train/good", 1), ("test/good", 19), ("test/dent", 21)):
-        (root / kind).mkdir(parents=True)
-        for number in range(count):
-            contrast = generator.uniform(0.2, 1.0)
-            PIL.Image.fromarray((generator.random((32, 32, 3)) * 255 * contrast).astype(np.uint8)).save(
-                root / kind / f"{number:03}.png"
-            )
-    mask = np.zeros((32, 32), np.uint8)
-    mask[8:20, 8:20] = 255
-    (root / "ground_truth" / "dent").mkdir(parents=True)
-    for number in range(21):
-        PIL.Image.fromarray(mask).save(root / "ground_truth" / "dent" / f"{number:03}_mask.png")
-    return root
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("backend", ["cpu", "eager"])
-def test_two_processes_evaluate_as_one_bit_for_bit(backend, category, model_path, tmp_path):
-    found = []
-    for name, launcher in (("one", []), ("two", torchrun("--redirects", "1:3", "--log-dir", tmp_path / "logs"))):
-        figure = tmp_path / f"{name}.png"
-        run = popen(
-            [
-                *launcher,
-                "-m",
-                "sprfast",
-                "evaluate",
-                model_path,
-                category,
-                "--backend",
-                backend,
-                "--figure",
-                figure,
-                "--json",
-            ]
-        )
-        out, errors = run.communicate(timeout=120)
-        assert run.returncode == 0, errors
-        found.append((json.loads(out), figure.read_bytes()))
-    assert found[0] == found[1]
-    assert found[0][0]["categories"][0]["images"] == 40
-    # the second is silent
-    assert [path.read_text() for path in (tmp_path / "logs").glob("*/attempt_0/1/std*.log")] == ["", ""]
-
-
 THREADS = """
 import atexit, os
 from pathlib import Path
@@ -358,46 +271,3 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
     out, errors = run.communicate(timeout=120)
     assert run.returncode == 0, errors
     assert out.split() == ["end", "0"] * 2
-
-
-class Paths:
-    """Answers each path with itself."""
-
-    def predict(self, paths):
-        assert len(paths) <= 16
-        return paths
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_processes_share_the_images_without_gaps_or_duplicates(world_size, category):
-    test = data.load_category(category, None).test
-
-    def parts(rank):
-        return list(evaluation.score(Paths(), data.Category("c", (), test), lambda done, total: None, rank, world_size))
-
-    rounds = list(zip(*map(parts, range(world_size)), strict=True))
-    assert [path for each in rounds for part in each for _, path in part] == [sample.path for sample in test]
-
-
-class Doubled:
-    """A group of two whose second process has scored the first one's images."""
-
-    rank, world_size = 0, 2
-
-    def gather(self, own):
-        return [own, own]
-
-
-def test_images_that_are_not_scored_once_are_refused(category, small_model):
-    loaded = data.load_category(category, None, small_model.preprocessing)
-    with pytest.raises(CheckFailedError, match="not every test image was scored once"):
-        evaluation.evaluate_among(Doubled(), Engine(small_model), loaded)
-
-
-def test_cuda_without_a_number_is_the_own_device_of_each_process(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert devices.resolve("cuda") == devices.resolve(None) == torch.device("cuda:0")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert devices.resolve("cuda") == devices.resolve(None) == torch.device("cuda:1")
-    assert devices.resolve("cuda:0") == torch.device("cuda:0")

@@ -228,6 +228,7 @@ def on_aarch64(folder, program, emulator):
 
 @pytest.mark.build
 @pytest.mark.fuzz
+@pytest.mark.timeout(1200)  # of ten thousand frames under a sanitizer on a slow machine
 @needs_tools
 @pytest.mark.parametrize(
     ("target", "program", "policy", "given", "said"),

@@ -2,7 +2,6 @@
 folder.
 """
 
-import ast
 import contextlib
 import dataclasses
 import json
@@ -12,14 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from sprfast.formats import model as model_file
-from sprfast.line import sources
 from support import ROOT
 from support.line_cases import PATIENCE
 
@@ -49,57 +46,6 @@ def test_each_example_is_run_here():
     run = Path(__file__).read_text("utf-8")
     for path in EXAMPLES.glob("*.py"):
         assert f'running("{path.name}"' in run, path
-
-
-def test_the_reject_station_is_short():
-    lines = (EXAMPLES / "reject_station.py").read_text("utf-8").splitlines()
-    assert len(lines) < 65
-    assert ast.parse("\n".join(lines))
-
-
-@pytest.mark.process
-def test_a_reject_station_answers_every_trigger(model_path, pictures):
-    frames, share = 120, 0.1
-    folder = pictures[0].parent
-    given = ("--simulate", folder, "--frames", frames, "--faults", share, "--period", 0.05)
-    with running("reject_station.py", model_path, *given) as process:
-        code, lines, errors = finished(process)
-    assert (code, errors, lines[0]) == (0, "", "ready")
-    summary = json.loads(lines[-1])
-    spoilt = {number for number, fault in sources.simulated_faults(frames, share).items() if fault.spoils}
-    rejected = {int(line.split()[1].rstrip(":").split("-")[1].split("@")[0]) for line in lines[1:-1]}
-    assert len(spoilt) >= 8
-    assert spoilt <= rejected
-    assert summary["drained"]
-    assert summary["taken"] == summary["PASS"] + summary["REJECT"] + summary["ERROR"] >= frames
-    assert len(lines) - 2 == summary["REJECT"] + summary["ERROR"]
-    assert summary["errors"]["camera"] >= len(spoilt) / 2
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_station_in_order(model_path, pictures, number):
-    with running("reject_station.py", model_path, "--simulate", pictures[0].parent, "--period", 0.005) as process:
-        assert process.stdout.readline() == "ready\n"
-        assert process.stdout.readline().startswith("reject camera-")
-        time.sleep(0.3)
-        process.send_signal(number)
-        code, lines, errors = finished(process)
-    assert (code, errors) == (128 + number, "")
-    summary = json.loads(lines[-1])
-    assert summary["drained"]
-    assert summary["taken"] == sum(summary[verdict] for verdict in ("PASS", "REJECT", "ERROR")) > 10
-
-
-@pytest.mark.process
-def test_a_station_waits_for_its_camera(model_path):
-    with running("reject_station.py", model_path, "--camera", "/nowhere.mp4") as process:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(1.0)
-        process.send_signal(signal.SIGTERM)
-        code, lines, _ = finished(process)
-    assert code == 143
-    assert json.loads(lines[-1])["taken"] == 0
 
 
 def test_a_watched_folder(model_path, pictures, tmp_path):

@@ -21,10 +21,11 @@ from support import ROOT
 
 # What setup.py's `install_requires` brings, and the only files that may import anything else but
 # `TRAIN` at their beginning or as it comes: they are imported by who has asked whether it is there.
-CORE = {"numpy", "safetensors", "PIL", "simplejpeg", "typer", "click", "rich"}
+CORE = {"numpy", "safetensors", "PIL", "simplejpeg", "typer", "click", "rich", "tomli"}
 ASKED = {
     "backends/sessions/cuda.py": {"pycuda", "cuda"},  # by `open_device`
     "deploy/triton_server/model.py": {"triton_python_backend_utils"},  # there is one inside the server only
+    "line/station/server.py": {"starlette", "uvicorn"},  # by the command, before it imports this
     "line/telemetry.py": {"prometheus_client"},
     "system/environment.py": {"pynvml"},
 }
@@ -88,7 +89,7 @@ for line in sys.stdin:
             if isinstance(given, str):
                 getattr(sprfast, given)
             else:
-                sys.argv = ["sprfast", *given]
+                sys.argv = ["sprfast", *given, "--quiet"]
                 app.main()
         except SystemExit as stop:
             code = stop.code or 0

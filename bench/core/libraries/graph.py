@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sprfast.bench.core.heat_map import published_heat_map
 from sprfast.bench.core.peers import draw_times
 from sprfast.config import Schedule
 from sprfast.errors import BackendError
 from sprfast.formats.model import Model
 from sprfast.method import scoring, sde, unet
-from sprfast.method.anomaly_map import BOX_SIZE, MAP_SIZE
 
 INPUT = "input"  # name in the ONNX file
 
@@ -120,8 +120,7 @@ class UnfoldedMaps(nn.Module):
         n = self.z * std
         r = self.network(x + n, self.t) * std**2 + n
         errors = (self.scale * r**2).sum(dim=(0, 1), keepdim=True)
-        resized = F.interpolate(errors, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False)
-        return errors, F.avg_pool2d(resized, BOX_SIZE, stride=1, padding=BOX_SIZE // 2)
+        return errors, published_heat_map(errors)
 
 
 def _scales(schedule: Schedule) -> Tensor:

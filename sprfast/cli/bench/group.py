@@ -11,6 +11,7 @@ from sprfast.cli.bench.overhead import overhead
 from sprfast.cli.bench.run import run
 from sprfast.cli.bench.settings import settings
 from sprfast.cli.bench.show import show
+from sprfast.cli.command import add
 from sprfast.cli.options import RunByDefault
 
 bench = typer.Typer(
@@ -29,4 +30,4 @@ for name, command, example in (
     ("show", show, "show report.json --page report.html"),
     ("compare", compare, "compare before.json after.json --regression 0.1"),
 ):
-    bench.command(name, epilog=f"Example: sprfast bench {example}")(command)
+    add(bench, name, command, f"bench {example}")

@@ -152,5 +152,5 @@ def measure(
     if output:
         report_file.write(document, output)
         page.write(document, output.with_suffix(".html"))
-        console.say(f"report: {output} and {output.with_suffix('.html')}")
+        console.note(f"report: {output} and {output.with_suffix('.html')}")
     return document

@@ -34,5 +34,5 @@ def show(
             f"{report}: is damaged, or not a report that `sprfast bench` wrote ({type(error).__name__}: {error})"
         ) from error
     if page:
-        console.say(f"page: {page}")
+        console.note(f"page: {page}")
     console.emit(document, json_, lambda: table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sprfast.cli.command import add
 from sprfast.cli.options import RunByDefault
 from sprfast.cli.study.curve import curve
 from sprfast.cli.study.run import run
@@ -21,4 +22,4 @@ for name, command, example in (
     ("curve", curve, "curve mvtec screw-*.safetensors --category screw --figure screw.png"),
     ("show", show, "show bench/results/study-*.json bench/results/curve-*.json"),
 ):
-    study.command(name, epilog=f"Example: sprfast study {example}")(command)
+    add(study, name, command, f"study {example}")

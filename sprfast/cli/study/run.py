@@ -9,19 +9,27 @@ from typing import Annotated
 import typer
 
 from sprfast.cli import console
+from sprfast.cli.data_source import Bad, Good, Recursive
 from sprfast.cli.options import BackendName, Category, Device, Json
+from sprfast.cli.study.given import labelled, say_next, tell_of_others
 from sprfast.errors import InputError
 from sprfast.system import files
 
 
 def run(
-    data: Annotated[Path, typer.Argument(help="A data set or a category, with test images.")],
-    models: Annotated[
+    paths: Annotated[
         list[Path],
-        typer.Argument(metavar="MODEL...", help="Trained with --hold-back, of one size, with several seeds."),
+        typer.Argument(
+            metavar="[DATA] MODEL...",
+            help="A data set or a category, with test images; models of one size, with several seeds, trained with "
+            "--hold-back.",
+        ),
     ],
     category: Category = None,
-    good: Annotated[
+    good: Good = None,
+    bad: Bad = None,
+    recursive: Recursive = False,
+    fit: Annotated[
         Path | None, typer.Option(help="Good images to fit on.  [default: those that each training held back]")
     ] = None,
     backend: BackendName = "auto",
@@ -41,6 +49,7 @@ def run(
     from sprfast.bench.accuracy import measure, pictures, report
     from sprfast.bench.accuracy.rows import ROWS
     from sprfast.data import datasets
+    from sprfast.evaluation import calibration, unseen
     from sprfast.formats import model as model_file
     from sprfast.system import devices
 
@@ -48,20 +57,29 @@ def run(
         files.check_writable(path)
     if not 0 < seconds < 86400:
         raise InputError(f"--seconds {seconds}: expected a positive number of at most a day")
-    if good and not os.path.isdir(good):
-        raise InputError(f"--good {good}: is not a folder")
+    if fit and not os.path.isdir(fit):
+        raise InputError(f"--fit {fit}: is not a folder")
+    source, models = labelled(paths, category, good, bad, recursive)
     loaded = [(path, model_file.load(path)) for path in models]
-    given = datasets.load_category(data, category, loaded[0][1].preprocessing)
-    paths = datasets.image_files([good]) if good else None
+    provenances = [model.provenance for _, model in loaded]
+    given = source.load(loaded[0][1].preprocessing)
+    tell_of_others(given, provenances)
+    to_fit_on = datasets.image_files([fit], recursive) if fit else None
+    if unseen.lacks_good(given):
+        untrained = unseen.good(given, *provenances)
+        to_fit_on, untrained = (to_fit_on, untrained) if fit else calibration.halves(untrained)
+        given = unseen.with_good(given, untrained)
     where = devices.resolve(device)
     chosen = registry.choose(backend, where)
     rows = ROWS[:1] if quick else ROWS
     with console.counter("study") as on_progress:
         document = measure.study(
-            loaded, given, paths, backend=chosen, device=where, seconds=seconds, rows=rows, on_progress=on_progress
+            loaded, given, to_fit_on, backend=chosen, device=where, seconds=seconds, rows=rows, on_progress=on_progress
         )
     if output:
         report.write(document, output)
     if figure:
         pictures.study(document, figure)
     console.emit(document, json_, lambda: report.table(document))
+    if not json_:
+        say_next(models, provenances, "--setting", "SETTING")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def show(
     reports: Annotated[
-        list[Path], typer.Argument(metavar="REPORT...", help="Reports of `sprfast study` and `sprfast study curve`.")
+        list[Path], typer.Argument(metavar="REPORT", help="Reports of `sprfast study` and `sprfast study curve`.")
     ],
     json_: Json = False,
 ) -> None:

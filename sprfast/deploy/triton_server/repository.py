@@ -238,6 +238,10 @@ def _alone(export: Export) -> bytes:
     metadata = export.metadata
     assert export.graph is not None  # of an ONNX export there is one, and it has a size
     assert metadata.size is not None
+    if metadata.scoring_mode.tile:
+        raise InputError(
+            "the export's setting works on tiles, which its graph alone does not: serve the model file, or a plan"
+        )
     if metadata.batch is not None:
         raise InputError(
             f"the export is fixed to batches of {metadata.batch}, a server makes its own: export the model without "

@@ -29,7 +29,13 @@ from support.scoring_mode_cases import with_mode
 from support.study_cases import BACKEND, CPU, HELD_BACK
 
 BY_NAME = {row.name: row for row in ROWS}
-NAMES = ("published", "independent draws, K = 1", "signs, t = 0.0008", "t = 0.01, K = 1", "t = 0.01, K = 1, field")
+NAMED = {
+    "single": "signs, t = 0.0008",
+    "noiseless": "no noise, t = 0.03",
+    "multi": "levels 0.001 and 0.01, K = 1",
+    "field": "t = 0.01, K = 1, field",
+}
+NAMES = ("published", "independent draws, K = 1", "t = 0.01, K = 1", *NAMED.values())
 SCHEDULES = {
     "published": Schedule(),
     "antithetic": Schedule((Level(1e-3, 4),), noise="antithetic"),
@@ -250,9 +256,11 @@ def test_what_is_undefined_for_one_model_has_no_mean():
 def test_times_are_those_of_the_rows_passes_and_the_published_setting_is_the_published_one(whole, rows, models):
     assert models[0].schedule.draws == 2  # which a study takes no notice of
     of = whole["times"]["settings"]
-    assert {name: of[name]["passes"] for name in ("published", "single", "field")} == {
+    assert {name: found["passes"] for name, found in of.items()} == {
         "published": 3.0,
         "single": 1.0,
+        "noiseless": 1.0,
+        "multi": 2.0,
         "field": 1.0,
     }
     assert of["published"]["speedup"] == {"median": 1.0, "min": 1.0, "max": 1.0}
@@ -285,10 +293,12 @@ def test_a_backend_that_is_here_but_not_for_this_device_is_left_out_with_the_rea
     assert found[1] == {"backend": "cpu", "reason": "backend cpu: cannot run on this device"}
 
 
-def test_named_settings_are_the_rows_of_the_same_name_and_schedule(whole, rows):
-    assert calibration.SETTINGS["single"] == (BY_NAME["signs, t = 0.0008"].schedule, False)
-    assert calibration.SETTINGS["field"] == (BY_NAME["t = 0.01, K = 1, field"].schedule, True)
-    for name, row in (("published", "published"), ("single", "signs, t = 0.0008"), ("field", "t = 0.01, K = 1, field")):
+def test_named_settings_are_the_rows_of_the_same_schedule(whole, rows):
+    assert NAMED.keys() == calibration.SETTINGS.keys()
+    for name, row in NAMED.items():
+        setting = calibration.SETTINGS[name]
+        assert setting == calibration.Setting(BY_NAME[row].schedule, BY_NAME[row].field, BY_NAME[row].balanced)
+    for name, row in (("published", "published"), *NAMED.items()):
         for key in metrics.KEYS:
             assert whole["settings"][name]["metrics"][key]["values"] == pytest.approx(
                 rows[row]["metrics"][key]["values"], abs=1e-6
@@ -302,7 +312,7 @@ def test_named_settings_are_the_rows_of_the_same_name_and_schedule(whole, rows):
         (
             {"provenance": {}},
             None,
-            r"9 good images are needed to fit on, got 0; train with --hold-back, or give --good DIR",
+            r"9 good images are needed to fit on, got 0; train with --hold-back, or give --fit DIR",
         ),
         (
             {"provenance": {"held_back": HELD_BACK[:8]}},

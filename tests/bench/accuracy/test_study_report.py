@@ -1,6 +1,4 @@
-"""Reports of `sprfast study`: promises, files, tables and pictures, and the commands that make
-them.
-"""
+"""Reports of `sprfast study`: files, tables and pictures, and the commands that make them."""
 
 import copy
 import itertools
@@ -10,16 +8,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sprfast.bench.accuracy import measure, pictures, promises, report
+from sprfast.bench.accuracy import measure, pictures, report
 from sprfast.bench.accuracy.rows import ROWS
 from sprfast.config import TrainingConfig
 from sprfast.errors import InputError
 from sprfast.evaluation import calibration, metrics
 from sprfast.formats import model as model_file
-from sprfast.method import threshold
 from sprfast.training.recipes import RECIPES
 from support import study_cases
 from support.bench_reports import printed
+from support.command_line import next_command
 
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--workers", "0"]
 
@@ -59,66 +57,6 @@ def refused(run, *arguments):
     assert err.startswith("sprfast: ")
     assert len(err.strip().splitlines()) == 1
     return err
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.02])
-def test_rates_of_scores_that_are_alike_lie_in_the_interval(rate):
-    random = np.random.default_rng(0)
-    scores, others = random.lognormal(size=400), random.lognormal(size=300)
-    found = promises.of_images(scores, rate, others)
-    assert found["promised"] == rate
-    for way, calibrated_on, held_back in (("iid", 200, 200), ("in_time", 200, 200), ("across", 300, 400)):
-        each = found[way]
-        low, high = each["interval"]
-        assert (each["calibrated_on"], each["held_back"], each["within"]) == (calibrated_on, held_back, True)
-        assert 0.0 <= low <= each["rate"] <= high
-        assert low < rate < high
-    assert found["iid"]["rate"] <= rate + 0.002
-    assert found["in_time"]["rate"] == (scores[200:] > threshold.calibrate(scores[:200], rate).value).mean()
-    assert found["across"]["rate"] == (scores > threshold.calibrate(others, rate).value).mean()
-    assert promises.of_images(scores, rate, others) == found
-    assert "across" not in promises.of_images(scores, rate)
-
-
-def test_a_drift_in_time_and_other_images_break_their_promise_only():
-    random = np.random.default_rng(0)
-    scores = random.lognormal(size=400) * np.linspace(1.0, 4.0, 400)
-    found = promises.of_images(scores, 0.05, 0.2 * random.lognormal(size=400))
-    assert found["iid"]["within"]
-    for way in ("in_time", "across"):
-        assert not found[way]["within"]
-        assert found[way]["rate"] > found[way]["interval"][1]
-    falling = promises.of_images(scores[::-1], 0.05)["in_time"]
-    assert (falling["rate"], falling["within"]) == (0.0, False)
-
-
-@pytest.mark.parametrize(("rate", "needed"), [(0.1, 9), (0.05, 19), (0.01, 99)])
-def test_too_few_images_are_refused_with_the_number_that_is_needed(rate, needed):
-    random = np.random.default_rng(0)
-    maps = random.random((2 * needed, 4, 4), np.float32)
-    for promise, values in ((promises.of_images, random.random(2 * needed)), (promises.of_maps, maps)):
-        assert all(
-            "refused" not in each for each in promise(values, rate, values[:needed]).values() if isinstance(each, dict)
-        )
-        found = promise(values[:-1], rate, values[: needed - 1])
-        for way in ("iid", "in_time", "across"):
-            assert set(found[way]) == {"calibrated_on", "held_back", "refused"}
-            assert found[way]["calibrated_on"] == needed - 1
-            assert f"{needed} good images, got {needed - 1}" in found[way]["refused"]
-
-
-def test_marked_pixels_keep_their_rate_where_maps_are_alike_and_not_where_they_drift():
-    maps = np.random.default_rng(0).random((400, 8, 8), np.float32) ** 2
-    found = promises.of_maps(maps, 0.05, maps[::2] / 2)
-    assert (found["iid"]["rate"], found["iid"]["within"]) == (pytest.approx(0.045, abs=0.005), True)
-    assert found["in_time"]["within"]
-    limit = threshold.calibrate_map(iter(maps[:200]), 200, 0.05).value
-    assert found["in_time"]["rate"] == pytest.approx((maps[200:] > limit).mean())
-    assert found["across"]["rate"] > found["across"]["interval"][1]
-    drifting = promises.of_maps(maps * np.linspace(1.0, 2.0, 400, dtype=np.float32)[:, None, None], 0.05)
-    assert drifting["iid"]["within"]
-    assert drifting["in_time"]["rate"] > drifting["in_time"]["interval"][1]
-    assert not drifting["in_time"]["within"]
 
 
 def test_a_report_is_the_same_after_a_file(written):
@@ -188,7 +126,7 @@ def test_the_widest_report_fits_110_columns_with_nothing_cut_off():
         assert any(line.startswith(f"{row.name} ") for line in lines), row.name
     for name in (*calibration.SETTINGS, "published"):
         assert sum(line.startswith(f"{name} ") and "12.34" in line for line in lines) == 1
-    assert text.count("90.0±10.0") == (len(ROWS) + 3) * len(metrics.KEYS)
+    assert text.count("90.0±10.0") == (len(ROWS) + 1 + len(calibration.SETTINGS)) * len(metrics.KEYS)
     assert "2000 test images (1000 defective)" in text
     assert "pip install 'sprfast[onnx]'" in text
 
@@ -215,7 +153,7 @@ def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_col
         lines = [line.split() for line in text.splitlines() if line.strip().startswith(category)]
         minutes = "-" if category == "tile" else "99.9"
         assert [line[:4] for line in lines] == [
-            [category, "1024", minutes, name] for name in ("published", "single", "field")
+            [category, "1024", minutes, name] for name in ("published", *calibration.SETTINGS)
         ]
         assert all(line[4:7] == ["1.23", "1234.5", "12.34"] for line in lines)
         assert all(line[7:] == ["-" if category == "tile" else "90.0±10.0"] * len(metrics.KEYS) for line in lines)
@@ -229,7 +167,7 @@ def test_show_prints_one_report_whole_and_several_as_an_overview(run, written, m
     code, out, _ = run("study", "show", written, written)
     assert code == 0
     assert "independent draws" not in out
-    assert out.count("transistor") == 6
+    assert out.count("transistor") == 2 * (1 + len(calibration.SETTINGS))
     code, out, _ = run("study", "show", written, "--json")
     assert json.loads(out) == {"reports": [report.load(written)]}
 
@@ -286,15 +224,16 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
         arguments = (
             "--category",
             "nut",
-            "--good",
+            "--fit",
             study_root / "train" / "good",
             "--seconds",
             "0.001",
             "--device",
             "cpu",
         )
-        code, out, _ = run("study", study_root.parent, model, *arguments, "-o", output, "--figure", figure)
+        code, out, err = run("study", study_root.parent, model, *arguments, "-o", output, "--figure", figure)
     assert code == 0
+    assert next_command(err) == ["calibrate", str(model), "OTHER_GOOD_IMAGES", "--setting", "SETTING"]
     found = report.load(output)
     assert [row["name"] for row in found["rows"]] == [row.name for row in ROWS]
     assert found["images"] == {"good": 16, "test": 12, "defective": 4}
@@ -318,11 +257,11 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
         (["--seconds", "0"], "--seconds 0"),
         (["--seconds", "nan"], "--seconds nan"),
         (["--category", "bolt"], "bolt"),
-        (["--good", "nowhere"], "--good nowhere: is not a folder"),
-        (["--good", "data/nut/train/good/000.png"], "is not a folder"),
-        (["--good", "data/nut/test/dent"], "at least 9 good images are needed to fit on, got 4"),
-        (["--good", "data/nut/train/good", "--backend", "abacus"], "abacus"),
-        ([], "got 0; train with --hold-back, or give --good DIR"),
+        (["--fit", "nowhere"], "--fit nowhere: is not a folder"),
+        (["--fit", "data/nut/train/good/000.png"], "is not a folder"),
+        (["--fit", "data/nut/test/dent"], "at least 9 good images are needed to fit on, got 4"),
+        (["--fit", "data/nut/train/good", "--backend", "abacus"], "abacus"),
+        ([], "got 0; train with --hold-back, or give --fit DIR"),
     ],
 )
 def test_a_study_that_cannot_be_is_one_line_and_leaves_nothing(
@@ -397,10 +336,9 @@ def test_a_named_setting_has_the_colour_of_its_kind_and_both_panels(drawn):
     names = {str(number): name for number, name in enumerate(document["settings"], 1)}
     for axes in drawn[0].axes:
         colours = {names[text.get_text()]: text.get_color() for text in axes.texts}
-        assert colours == {
+        assert colours == dict.fromkeys(calibration.SETTINGS, legend["●  others"]) | {
             "published": legend["●  published"],
             "field": legend["●  score divided by the error field"],
-            "single": legend["●  others"],
         }
 
 

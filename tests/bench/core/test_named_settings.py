@@ -1,5 +1,6 @@
 """`sprfast bench settings`: what each setting of a model costs, all in turns and in one run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,9 @@ from sprfast.bench.core import named_settings
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import Predictor
 from sprfast.errors import BackendError, InputError
+from sprfast.evaluation import calibration
 from sprfast.formats import model as model_file
+from sprfast.method.scoring_mode import ScoringMode
 from support.bench_reports import printed
 from support.scoring_mode_cases import with_settings
 
@@ -21,12 +24,14 @@ BACKEND = registry.choose("auto", CPU)
 
 @pytest.fixture(scope="module")
 def model(small_model):
-    return with_settings(small_model)
+    given = with_settings(small_model)
+    named = {name: ScoringMode(setting.schedule) for name, setting in calibration.SETTINGS.items()}
+    return dataclasses.replace(given, scoring_modes={**given.scoring_modes, **named})
 
 
 @pytest.fixture(scope="module")
 def names(model):
-    return ["published", *model.scoring_modes]
+    return ["published", *sorted(model.scoring_modes)]  # as a file has them
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def report(path):
 
 def test_every_setting_has_passes_times_and_the_error_of_its_self_test(report, model, names):
     assert list(report["settings"]) == names
-    assert len(names) == 2
+    assert len(names) == 2 + len(calibration.SETTINGS)
     for found in report["settings"].values():
         assert 0.0 < found["error"] < 1e-4
         for key in ("ms", "images_per_s", "speedup"):
