@@ -105,7 +105,7 @@ test-scale:
 	  'tritonclient[http,grpc]'
 	$(SCALE)/bin/python -m pip install --quiet --constraint $(SCALE)/constraints.txt --no-deps nvidia-pytriton
 	PATH="$(CURDIR)/$(SCALE)/bin:$$PATH" $(SCALE)/bin/python -m pytest --durations=25 \
-	  tests/deploy/servers tests/process/test_distributed_training.py
+	  tests/deploy/servers tests/process/test_distributed_*.py
 
 # What runs the kernels, under the oldest Triton that is supported, in an environment of its own; its interpreter needs
 # NumPy < 2.4.

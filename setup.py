@@ -21,10 +21,15 @@ CUDA_BINDINGS = "cuda-bindings>=12.9; sys_platform == 'linux'"
 ONNX = ["onnx>=1.23", "onnxruntime>=1.32"]
 TELEMETRY = "prometheus-client>=0.20"
 OPENCV = "opencv-python-headless>=4.10"
+PLC = ["pymodbus>=3.16,<4", "asyncua>=2"]
+MQTT = "paho-mqtt>=2"
+HEIC = "pillow-heif>=1.8"
+BASLER = "pypylon>=26.9; sys_platform == 'linux' and platform_machine == 'x86_64'"
 TRITON = "triton>=3.6; sys_platform == 'linux'"  # CUDA builds of torch bring their own
 
 SCIPY = "scipy>=1.14"
 FIGURES = ["matplotlib>=3.9", SCIPY]
+PAGE = ["starlette>=0.45", "uvicorn>=0.30"]
 TRAIN = ["torch>=2.11", "scikit-learn>=1.6", *FIGURES, "jinja2>=3.1"]
 
 CPU_KERNELS = "sprfast.kernels.cpu"
@@ -141,7 +146,11 @@ setup(
         *("sprfast.kernels", *(f"sprfast.kernels.{name}" for name in find_packages("kernels"))),
         *("sprfast.bench", *(f"sprfast.bench.{name}" for name in find_packages("bench"))),
     ],
-    package_data={"sprfast": ["py.typed"]},
+    package_data={
+        "sprfast": ["py.typed"],
+        "sprfast.evaluation": ["*.css", "*.html", "*.js"],
+        "sprfast.line.station": ["page.html"],
+    },
     ext_modules=[
         Extension(
             f"{CPU_KERNELS}.libsprfast",
@@ -159,13 +168,19 @@ setup(
         "simplejpeg>=1.8",
         "typer>=0.15",
         "rich>=13",
+        "tomli>=2; python_version < '3.11'",
     ],
     extras_require={
         "train": TRAIN,  # models: to train, calibrate and export them, and to measure
         "figures": FIGURES,  # of `predict -o`
         "line": [TELEMETRY, SCIPY],
         "opencv": [OPENCV],
+        "station": [*PAGE, *FIGURES, OPENCV],
         "harvesters": ["harvesters>=1.4"],
+        "plc": PLC,
+        "mqtt": [MQTT],
+        "basler": ["pypylon>=26.9"],
+        "heic": [HEIC],
         "demo": [*TRAIN, "scikit-image>=0.25"],
         "triton": [TRITON],
         "onnx": ONNX,
@@ -192,6 +207,11 @@ setup(
             CUDA_BINDINGS,
             TELEMETRY,
             OPENCV,
+            *PLC,
+            MQTT,
+            *PAGE,
+            HEIC,
+            BASLER,
             "pytest>=8",
             "pytest-benchmark>=5",
             LOADGEN,
