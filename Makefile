@@ -71,26 +71,29 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest bench/micro $(ARGS)
 
 # Three models of a category, and the study of them:
-# make accuracy DATA=mvtec CATEGORY=screw SIZE=64 MINUTES=5; STUDY=--quick for the named settings only
+# make accuracy DATA=mvtec CATEGORY=screw SIZE=64 MINUTES=10 RECIPE=repair; STUDY=--quick for the named settings only
 ACCURACY := build/accuracy
+RECIPE ?= fast
+STUDIED = $(CATEGORY)-$(SIZE)-$(RECIPE)
 accuracy: $(INSTALLED)
 	mkdir -p $(ACCURACY)
 	for seed in 0 1 2; do \
-	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe fast --hold-back 0.2 --force \
-	    --time-limit $(MINUTES)m --seed $$seed -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$seed.safetensors || exit; \
+	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) --recipe $(RECIPE) --hold-back 0.2 --force \
+	    --time-limit $(MINUTES)m --seed $$seed -o $(ACCURACY)/$(STUDIED)-$$seed.safetensors || exit; \
 	done
-	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-?.safetensors --category $(CATEGORY) $(STUDY) \
-	  -o bench/results/study-$(CATEGORY)-$(SIZE).json --figure $(ACCURACY)/$(CATEGORY)-$(SIZE).png
+	$(BIN)/sprfast study $(DATA) $(ACCURACY)/$(STUDIED)-?.safetensors --category $(CATEGORY) $(STUDY) \
+	  -o bench/results/study-$(STUDIED).json --figure $(ACCURACY)/$(STUDIED).png
 
-# Accuracy against minutes of training, of both recipes: make curve DATA=mvtec CATEGORY=screw SIZE=64 MINUTES="5 10 20"
+# Accuracy against minutes of training, of every recipe: make curve DATA=mvtec CATEGORY=screw SIZE=64 MINUTES="5 10 20"
+RECIPES ?= published fast repair
 curve: $(INSTALLED)
 	mkdir -p $(ACCURACY)
-	for recipe in published fast; do for minutes in $(MINUTES); do \
+	for recipe in $(RECIPES); do for minutes in $(MINUTES); do \
 	  $(BIN)/sprfast train $(DATA) --category $(CATEGORY) --size $(SIZE) \
 	    --recipe $$recipe --hold-back 0.2 --force --time-limit $${minutes}m \
-	    -o $(ACCURACY)/$(CATEGORY)-$(SIZE)-$$recipe-$$minutes.safetensors || exit; \
+	    -o $(ACCURACY)/curve-$(CATEGORY)-$(SIZE)-$$recipe-$$minutes.safetensors || exit; \
 	done; done
-	$(BIN)/sprfast study curve $(DATA) $(ACCURACY)/$(CATEGORY)-$(SIZE)-*-*.safetensors --category $(CATEGORY) \
+	$(BIN)/sprfast study curve $(DATA) $(ACCURACY)/curve-$(CATEGORY)-$(SIZE)-*-*.safetensors --category $(CATEGORY) \
 	  -o bench/results/curve-$(CATEGORY)-$(SIZE).json --figure bench/results/curve-$(CATEGORY)-$(SIZE).png
 
 # Past one process, in an environment of its own: with the real Ray, the real Triton Inference Server (on Linux and

@@ -1,8 +1,8 @@
 """Accuracy against minutes of training: how far each recipe gets in how long, by the published
 setting.
 
-Both recipes lower their learning rate towards the end of the time they are given, so that every
-point is a training of its own and not a stop on the way of a longer one.
+Every recipe lowers its learning rate towards the end of the time that it is given, so that a point
+is a training of its own and not a stop on the way of a longer one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from rich.table import Table
 
 from sprfast.bench.accuracy import report, summary
 from sprfast.bench.accuracy.measure import SCHEMA_VERSION
-from sprfast.config import TrainingConfig
 from sprfast.data.datasets import Category
 from sprfast.engine.engine import Engine
 from sprfast.errors import InputError
@@ -25,9 +24,7 @@ from sprfast.evaluation.evaluate import evaluate
 from sprfast.formats.model import Model
 from sprfast.method.scoring_mode import ScoringMode
 from sprfast.system import environment
-from sprfast.training.recipes import RECIPES
-
-_FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
+from sprfast.training.recipes import RECIPES, trained_by
 
 
 def measure(
@@ -109,13 +106,10 @@ def table(curve: Mapping[str, Any]) -> Table:
 
 def _trained(path: Path, model: Model) -> tuple[str, float]:
     """The recipe and the time limit, in seconds, of a model's training."""
-    # a model of an earlier version does not name what there was one of
-    training = {"precision": "float32", "corrupted": 0.0} | model.provenance.get("training", {})
-    for name, changes in RECIPES.items():
-        recipe = TrainingConfig(**changes).to_json()
-        if any(training.get(key) != value for key, value in recipe.items() if key not in _FREE):
-            continue
-        if not training["time_limit"]:
-            raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
-        return name, training["time_limit"]
-    raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")
+    recipe = trained_by(model.provenance)
+    if recipe is None:
+        raise InputError(f"{path}: was not trained by one of the recipes ({', '.join(RECIPES)})")
+    seconds: float = model.provenance["training"]["time_limit"]
+    if not seconds:
+        raise InputError(f"{path}: was trained for a number of steps; a curve is of trainings with --time-limit")
+    return recipe, seconds

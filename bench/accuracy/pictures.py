@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sprfast.bench.accuracy.report import subject
+from sprfast.bench.accuracy.report import recipe, subject
 from sprfast.bench.page.plots import FAINT, INK, OURS, PEER
 from sprfast.config import PUBLISHED
 from sprfast.data.lettering import lettered
@@ -78,14 +78,14 @@ def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
     drawn = Figure(figsize=(10.0, 4.0), dpi=110, facecolor="white")
     for axes, key in zip(drawn.subplots(1, 2), _DRAWN, strict=True):
-        for recipe in RECIPES:
-            points = [each for each in report["points"] if each["recipe"] == recipe and each["metrics"][key]]
+        for name in RECIPES:
+            points = [each for each in report["points"] if each["recipe"] == name and each["metrics"][key]]
             if points:
                 minutes = [each["minutes"] for each in points]
                 values = [100 * each["metrics"][key]["mean"] for each in points]
                 errors = [_whisker(each["metrics"][key]) for each in points]
                 axes.errorbar(
-                    minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_RECIPES[recipe], label=recipe
+                    minutes, values, errors, fmt="o-", markersize=4, linewidth=1.2, color=_RECIPES[name], label=name
                 )
         _finish(axes, key, "minutes of training")
         axes.set_xlim(left=0.0)
@@ -94,6 +94,55 @@ def curve(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     title, font = lettered(f"{subject(report)}, {report['device']}")
     drawn.suptitle(title, fontsize=11, **font)
     drawn.tight_layout()
+    _write(drawn, path)
+
+
+def overview(reports: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write the picture as a PNG: image and pixel AUROC of the named settings against their time,
+    with whiskers of one standard error. Each category and size has its column, each recipe its
+    colour.
+
+    Args:
+        reports: of `measure.study`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    subjects = list(dict.fromkeys(map(subject, reports)))
+    names = list(dict.fromkeys(name for report in reports for name in report["settings"]))
+    markers = dict(zip(names, itertools.cycle("osD^vP*"), strict=False))
+    drawn = Figure(figsize=(1.5 + 3.2 * len(subjects), 6.8), dpi=110, facecolor="white", layout="constrained")
+    panels = drawn.subplots(2, len(subjects), squeeze=False)
+    for line, key in zip(panels, _DRAWN, strict=True):
+        for axes, of in zip(line, subjects, strict=True):
+            for report in (each for each in reports if subject(each) == of):
+                for row in _settings_as_rows(report):
+                    if row["metrics"][key]:
+                        axes.errorbar(
+                            row["ms"],
+                            100 * row["metrics"][key]["mean"],
+                            _whisker(row["metrics"][key]),
+                            fmt=markers[row["name"]],
+                            markersize=5,
+                            color=_RECIPES.get(recipe(report) or "", PEER),
+                            elinewidth=0.8,
+                        )
+            _finish(axes, key, "ms an image, one image a call")
+            title, font = lettered(of)
+            axes.set_title(f"{title}\n{key}, %", fontsize=9, loc="left", **font)
+    trained = dict.fromkeys(recipe(report) or "other" for report in reports)
+    drawn.legend(
+        handles=[
+            *(Line2D([], [], color=_RECIPES.get(each, PEER), lw=4, label=f"trained by {each}") for each in trained),
+            *(Line2D([], [], color=INK, marker=markers[name], lw=0, label=name) for name in names),
+        ],
+        loc="outside right center",
+        frameon=False,
+        fontsize=8,
+    )
     _write(drawn, path)
 
 

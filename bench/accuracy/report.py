@@ -19,6 +19,7 @@ from sprfast.errors import InputError
 from sprfast.evaluation import metrics
 from sprfast.system import files
 from sprfast.system.terminal import shown
+from sprfast.training.recipes import trained_by
 
 HEADINGS = tuple(key.replace("_AUROC", "\nAUROC") for key in metrics.KEYS)  # of the columns of `percents`
 # as `promises` has them
@@ -59,6 +60,12 @@ def is_curve(report: Mapping[str, Any]) -> bool:
     return _KEYS["curve"] <= report.keys()
 
 
+def recipe(report: Mapping[str, Any]) -> str | None:
+    """The recipe of a study's models; None: of none, or of several."""
+    recipes = {trained_by(model["provenance"]) for model in report["models"]}
+    return recipes.pop() if len(recipes) == 1 else None
+
+
 def subject(report: Mapping[str, Any]) -> str:
     """Category and size of the images."""
     size = report["preprocessing"]["size"]
@@ -73,13 +80,15 @@ def table(report: Mapping[str, Any]) -> RenderableType:
 
 
 def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each named setting of each report: for a README; fits 110 columns."""
-    table = grid("category", "size", "min", "setting", "passes", "ms", "x\npublished", *HEADINGS, tight=True)
+    """A line for each named setting of each report: for a README; fits 110 columns. `speed` is
+    images/s over the published setting's.
+    """
+    table = grid("category", "size", "recipe", "min", "setting", "ms", "speed", *HEADINGS, tight=True)
     for report in reports:
-        size, minutes = str(report["preprocessing"]["size"]), _minutes(report)
+        trained = str(report["preprocessing"]["size"]), recipe(report) or "-", _minutes(report)
         for name, setting in report["settings"].items():
-            passes, ms, _, speedup = _costs(report, name)
-            table.add_row(report["category"], size, minutes, name, passes, ms, speedup, *percents(setting["metrics"]))
+            _, ms, _, speedup = _costs(report, name)
+            table.add_row(report["category"], *trained, name, ms, speedup, *percents(setting["metrics"]))
     return table
 
 

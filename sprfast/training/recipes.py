@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sprfast.config import TrainingConfig
@@ -35,6 +36,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 # The shortest training of each that is measured: bench/results/curve-*.json, and for `repair`
 # docs/results/accuracy.md.
 FEWEST_STEPS = {"published": 131, "fast": 236, "repair": 300}
+
+_FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training's configuration, what no recipe says
+
+
+def trained_by(provenance: Mapping[str, Any]) -> str | None:
+    """The recipe that a model's provenance has every value of; None: there is none."""
+    # a model of an earlier version does not name what there was one of
+    training = {"precision": "float32", "corrupted": 0.0} | provenance.get("training", {})
+    for name, changes in RECIPES.items():
+        recipe = TrainingConfig(**changes).to_json()
+        if all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):
+            return name
+    return None
 
 
 def recipe_of(config: TrainingConfig) -> str:

@@ -10,6 +10,7 @@ import typer
 from sprfast.cli import console
 from sprfast.cli.options import Json
 from sprfast.errors import InputError
+from sprfast.system import files
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,18 +20,27 @@ def show(
     reports: Annotated[
         list[Path], typer.Argument(metavar="REPORT", help="Reports of `sprfast study` and `sprfast study curve`.")
     ],
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture of the named settings' AUROC against time to write (PNG).")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """One report again, or the named settings of several; and every curve."""
     from rich.console import Group
 
-    from sprfast.bench.accuracy import curve, report
+    from sprfast.bench.accuracy import curve, pictures, report
 
+    if figure:
+        files.check_writable(figure)
     documents = [_whole(path) for path in reports]
     studies = [each for each in documents if not report.is_curve(each)]
     shown: list[RenderableType] = [curve.table(each) for each in documents if report.is_curve(each)]
     if studies:
         shown.insert(0, report.table(studies[0]) if len(studies) == 1 else report.overview(studies))
+    if figure:
+        if not studies:
+            raise InputError(f"--figure {figure}: needs a report of `sprfast study run`")
+        pictures.overview(studies, figure)
     console.emit({"reports": documents}, json_, lambda: Group(*shown))
 
 

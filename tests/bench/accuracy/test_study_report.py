@@ -140,10 +140,16 @@ def test_rates_beyond_their_interval_have_a_star_and_refused_ones_a_dash():
     ]
 
 
+def trained(recipe):
+    """Models by seed, as a report has them."""
+    training = TrainingConfig(**RECIPES[recipe]).to_json()
+    return [{"file": "0.safetensors", "provenance": {"seconds": 5994.0, "training": training}}] * 2
+
+
 def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_columns():
     reports = [
         study_cases.document(),
-        study_cases.document(category="[/nut]"),
+        study_cases.document(category="[/nut]", models=trained("published")),
         nulls(study_cases.document(category="tile")),
     ]
     text = printed(report.overview(reports), 110)
@@ -152,10 +158,11 @@ def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_col
     for category in ("transistor", "[/nut]", "tile"):
         lines = [line.split() for line in text.splitlines() if line.strip().startswith(category)]
         minutes = "-" if category == "tile" else "99.9"
-        assert [line[:4] for line in lines] == [
-            [category, "1024", minutes, name] for name in ("published", *calibration.SETTINGS)
+        recipe = "published" if category == "[/nut]" else "-"
+        assert [line[:5] for line in lines] == [
+            [category, "1024", recipe, minutes, name] for name in ("published", *calibration.SETTINGS)
         ]
-        assert all(line[4:7] == ["1.23", "1234.5", "12.34"] for line in lines)
+        assert all(line[5:7] == ["1234.5", "12.34"] for line in lines)
         assert all(line[7:] == ["-" if category == "tile" else "90.0±10.0"] * len(metrics.KEYS) for line in lines)
 
 
@@ -199,6 +206,20 @@ def test_the_figure_of_a_quick_study_is_of_its_named_settings(tmp_path):
         pictures.study(each, tmp_path / f"{index}.png")
         drawn.append((tmp_path / f"{index}.png").read_bytes())
     assert drawn[0] != drawn[1]
+
+
+def test_the_figure_of_several_studies_has_a_colour_a_recipe_and_a_column_a_category(run, tmp_path):
+    reports, colours = [], [(0x0B, 0x5F, 0xA5), (0x15, 0x80, 0x3D)]
+    for index, recipe in enumerate(("published", "repair")):
+        reports.append(tmp_path / f"{index}.json")
+        report.write(study_cases.document(category="[/nut]", models=trained(recipe)), reports[-1])
+    nut, both = tmp_path / "nut.png", tmp_path / "both.png"
+    assert run("study", "show", *reports, "--figure", nut)[0] == 0
+    pixels = np.asarray(PIL.Image.open(nut).convert("RGB"))
+    assert all((pixels == colour).all(axis=2).sum() > 100 for colour in colours)
+    report.write(nulls(study_cases.document(category="tile")), tmp_path / "tile.json")
+    assert run("study", "show", *reports, tmp_path / "tile.json", "--figure", both)[0] == 0
+    assert PIL.Image.open(both).width > PIL.Image.open(nut).width
 
 
 def test_nothing_is_half_written(tmp_path):
