@@ -83,9 +83,9 @@ def overview(reports: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each named setting of each report: for a README; fits 110 columns. `speed` is
     images/s over the published setting's.
     """
-    table = grid("category", "size", "recipe", "min", "setting", "ms", "speed", *HEADINGS, tight=True)
+    table = grid("category", "size", "recipe", "steps", "setting", "ms", "speed", *HEADINGS, tight=True)
     for report in reports:
-        trained = str(report["preprocessing"]["size"]), recipe(report) or "-", _minutes(report)
+        trained = str(report["preprocessing"]["size"]), recipe(report) or "-", _steps(report)
         for name, setting in report["settings"].items():
             _, ms, _, speedup = _costs(report, name)
             table.add_row(report["category"], *trained, name, ms, speedup, *percents(setting["metrics"]))
@@ -177,10 +177,10 @@ def _backends(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _minutes(report: Mapping[str, Any]) -> str:
-    """Mean minutes of training; a dash for models that were not trained here."""
-    seconds = [model["provenance"].get("seconds") for model in report["models"]]
-    return "-" if None in seconds else f"{sum(seconds) / len(seconds) / 60:.1f}"
+def _steps(report: Mapping[str, Any]) -> str:
+    """Mean steps of training; a dash for models that were not trained here."""
+    steps = [model["provenance"].get("steps") for model in report["models"]]
+    return "-" if None in steps else f"{sum(steps) / len(steps):.0f}"
 
 
 def percents(figures: Mapping[str, Any]) -> list[str]:

@@ -52,7 +52,7 @@ def model(small_model, seed=0, **provenance):
         with_mode(small_model, threshold=None),
         preprocessing=Preprocessing(size=SIZE),
         noise_seed=seed,
-        provenance={"held_back": HELD_BACK, "seconds": 60.0} | provenance,
+        provenance={"held_back": HELD_BACK, "steps": 60} | provenance,
     )
 
 
@@ -110,7 +110,7 @@ def document(**changes):
         "preprocessing": {"size": 1024},
         "backend": "cpu",
         "device": "cpu",
-        "models": [{"file": f"{seed}.safetensors", "provenance": {"seconds": 5994.0}} for seed in range(2)],
+        "models": [{"file": f"{seed}.safetensors", "provenance": {"steps": 5994}} for seed in range(2)],
         "images": {"good": 12, "test": 2000, "defective": 1000},
         "rows": [
             row | {"name": each.name, "passes": draws, "field": each.field, "ms": 1000.0 * draws}

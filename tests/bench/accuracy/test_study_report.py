@@ -106,7 +106,7 @@ def test_a_foreign_damaged_or_newer_file_is_one_line_that_names_it(run, written,
         {"images": {}},
         {"category": 5},
         {"models": []},
-        {"models": [{"provenance": {"seconds": "60"}}]},
+        {"models": [{"provenance": {"steps": "60"}}]},
     ],
     ids=str,
 )
@@ -143,7 +143,7 @@ def test_rates_beyond_their_interval_have_a_star_and_refused_ones_a_dash():
 def trained(recipe):
     """Models by seed, as a report has them."""
     training = TrainingConfig(**RECIPES[recipe]).to_json()
-    return [{"file": "0.safetensors", "provenance": {"seconds": 5994.0, "training": training}}] * 2
+    return [{"file": "0.safetensors", "provenance": {"steps": 5994, "training": training}}] * 2
 
 
 def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_columns():
@@ -157,10 +157,10 @@ def test_an_overview_has_a_line_for_each_setting_of_each_report_and_fits_110_col
     assert "…" not in text
     for category in ("transistor", "[/nut]", "tile"):
         lines = [line.split() for line in text.splitlines() if line.strip().startswith(category)]
-        minutes = "-" if category == "tile" else "99.9"
+        steps = "-" if category == "tile" else "5994"
         recipe = "published" if category == "[/nut]" else "-"
         assert [line[:5] for line in lines] == [
-            [category, "1024", recipe, minutes, name] for name in ("published", *calibration.SETTINGS)
+            [category, "1024", recipe, steps, name] for name in ("published", *calibration.SETTINGS)
         ]
         assert all(line[5:7] == ["1234.5", "12.34"] for line in lines)
         assert all(line[7:] == ["-" if category == "tile" else "90.0±10.0"] * len(metrics.KEYS) for line in lines)
