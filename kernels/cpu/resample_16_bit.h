@@ -38,12 +38,23 @@ typedef float UnalignedEightFloats __attribute__((vector_size(32), aligned(4), m
 #define ROUNDED(product) asm("" : "+m"(product))
 #endif
 
+// By itself, gcc 12 makes two conversions of half a vector; of AVX-512's forms without a mask it warns.
 INLINE Doubles widened(const float* at) {
 #if defined(__AVX512F__)
-    // by itself, gcc 12 makes two conversions of half a vector; of the form without a mask it warns
     return (Doubles)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(at));
+#elif defined(__AVX2__)
+    return (Doubles)_mm256_cvtps_pd(_mm_loadu_ps(at));
 #else
     return __builtin_convertvector(*(const UnalignedFloats*)at, Doubles);
+#endif
+}
+INLINE Floats narrowed(Doubles sum) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_maskz_cvtpd_ps(0xff, (__m512d)sum);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_cvtpd_ps((__m256d)sum);
+#else
+    return __builtin_convertvector(sum, Floats);
 #endif
 }
 
@@ -156,7 +167,7 @@ struct Run {
     INLINE void finish(int output, const Doubles* sum) const {
         float* to = result + output * output_step;
         for (int v = 0; v < VECTORS; v++) {
-            const Floats rounded = __builtin_convertvector(sum[v], Floats);
+            const Floats rounded = narrowed(sum[v]);
             if (lane_step == 1)
                 *(UnalignedFloats*)(to + v * HALF) = rounded;
             else
