@@ -16,8 +16,7 @@ namespace sprfast {
 
 namespace {
 
-constexpr size_t RECENT_SIZES = 4;  // whose noise is kept
-constexpr int TOGETHER = 16;        // tiles of an image that go through the network together
+constexpr int TOGETHER = 16;  // tiles of an image that go through the network together
 constexpr double NONE = std::numeric_limits<double>::quiet_NaN();
 
 std::string described(std::pair<int, int> size) {
@@ -140,7 +139,7 @@ std::pair<int, int> Engine::tile_size(std::pair<int, int> size) const {
 // Error maps and anomaly maps of images of a tile's size or, without tiles, of any.
 void Engine::network(const float* pixels, int images, std::pair<int, int> size, float* errors, float* maps) const {
     const auto [height, width] = size;
-    network_->maps(pixels, images, height, width, drawn(height, width)->noise.data(), errors, maps, threads_);
+    network_->maps(pixels, images, height, width, drawn(height, width)->data(), errors, maps, threads_);
 }
 
 // Error map and anomaly map of an image that has tiles.
@@ -178,25 +177,12 @@ void Engine::from_tiles(const float* pixels, std::pair<int, int> size, float* er
     std::copy(smooth.begin(), smooth.end(), map);
 }
 
-std::shared_ptr<const Engine::Drawn> Engine::drawn(int height, int width) const {
-    const auto found = recent_.locked([&](Recent& recent) -> std::shared_ptr<const Drawn> {
-        for (auto at = recent.begin(); at != recent.end(); ++at)
-            if ((*at)->height == height && (*at)->width == width) {
-                recent.splice(recent.begin(), recent, at);
-                return recent.front();
-            }
-        return nullptr;
+std::shared_ptr<const std::vector<float>> Engine::drawn(int height, int width) const {
+    return drawn_.get({height, width}, [&] {
+        std::vector<float> noise(static_cast<size_t>(export_.schedule.draws()) * 3 * height * width);
+        draws(export_.schedule, height, width, export_.noise_seed, noise.data());
+        return noise;
     });
-    if (found) return found;
-    Drawn made{height, width, {}};
-    made.noise.resize(static_cast<size_t>(export_.schedule.draws()) * 3 * height * width);
-    draws(export_.schedule, height, width, export_.noise_seed, made.noise.data());
-    const auto shared = std::make_shared<const Drawn>(std::move(made));
-    recent_.locked([&](Recent& recent) {
-        recent.push_front(shared);
-        if (recent.size() > RECENT_SIZES) recent.pop_back();
-    });
-    return shared;
 }
 
 Result Engine::result(std::pair<int, int> size, const float* errors, const float* map) const {
@@ -250,7 +236,8 @@ void Engine::score_together(const std::vector<Frame>& frames, const std::vector<
     std::vector<float> pixels(indices.size() * 3 * plane);
     std::vector<size_t> good;
     for (const size_t index : indices) try {
-            network_input(frames[index], export_.preprocessing, operators_, pixels.data() + good.size() * 3 * plane);
+            network_input(frames[index], export_.preprocessing, operators_, filters_,
+                          pixels.data() + good.size() * 3 * plane);
             good.push_back(index);
         } catch (const Failure& failure) {
             results[index] = failed(failure);

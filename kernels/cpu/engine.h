@@ -4,7 +4,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,9 +12,10 @@
 
 #include "export_file.h"
 #include "failure.h"
+#include "lanczos.h"
 #include "network.h"
-#include "per_process.h"
 #include "pixels.h"
+#include "recent.h"
 #include "score.h"
 
 namespace sprfast {
@@ -58,12 +58,7 @@ public:
     Result score(const Frame& frame, const Maps& maps) const;
 
 private:
-    // What does not depend on the pixels of an input.
-    struct Drawn {
-        int height, width;
-        std::vector<float> noise;  // (D, 3, height, width)
-    };
-    using Recent = std::list<std::shared_ptr<const Drawn>>;  // the last one used in front
+    static constexpr size_t RECENT_SIZES = 4;  // whose noise is kept
 
     std::vector<Result> score(const std::vector<Frame>& frames, const Maps& maps) const;
     void score_part(const std::vector<Frame>& frames, const std::vector<size_t>& indices, std::pair<int, int> size,
@@ -75,7 +70,7 @@ private:
     void network(const float* pixels, int images, std::pair<int, int> size, float* errors, float* maps) const;
     void from_tiles(const float* pixels, std::pair<int, int> size, float* errors, float* map) const;
     Result result(std::pair<int, int> size, const float* errors, const float* map) const;
-    std::shared_ptr<const Drawn> drawn(int height, int width) const;
+    std::shared_ptr<const std::vector<float>> drawn(int height, int width) const;  // (D, 3, height, width)
     double self_test() const;
 
     std::string instruction_set_;
@@ -83,7 +78,8 @@ private:
     int threads_;
     Export export_;
     std::unique_ptr<const Network> network_;
-    mutable PerProcess<Recent> recent_;
+    mutable Recent<std::vector<float>> drawn_{RECENT_SIZES};
+    mutable Filters filters_;
     double probe_error_;
 };
 

@@ -73,4 +73,19 @@ spr_taps FixedLanczos::taps() const {
     return {static_cast<int32_t>(first_.size()), stride_, first_.data(), count_.data(), low_.data(), high_.data()};
 }
 
+namespace {
+
+constexpr int LONGEST_KEPT = 1 << 14;  // pixels of a side; a filter takes 48 bytes for each
+
+template <typename Filter> std::shared_ptr<const Filter> filter(Recent<Filter>& recent, int size, int outputs) {
+    if (size > LONGEST_KEPT) return std::make_shared<const Filter>(size, outputs);
+    return recent.get({size, outputs}, [&] { return Filter(size, outputs); });
+}
+
+}  // namespace
+
+std::shared_ptr<const Lanczos> Filters::exact(int size, int outputs) { return filter(exact_, size, outputs); }
+
+std::shared_ptr<const FixedLanczos> Filters::fixed(int size, int outputs) { return filter(fixed_, size, outputs); }
+
 }  // namespace sprfast

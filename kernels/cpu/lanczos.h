@@ -3,9 +3,11 @@
 
 #include <stdint.h>
 
+#include <memory>
 #include <vector>
 
 #include "interface.h"
+#include "recent.h"
 
 namespace sprfast {
 
@@ -33,6 +35,19 @@ private:
     int32_t stride_;
     std::vector<int32_t> first_, count_;
     std::vector<uint32_t> low_, high_;
+};
+
+// Those that were used last: making one takes as long as shrinking some hundred rows.
+class Filters {
+public:
+    std::shared_ptr<const Lanczos> exact(int size, int outputs);
+    std::shared_ptr<const FixedLanczos> fixed(int size, int outputs);
+
+private:
+    static constexpr size_t KEPT = 4;  // both sides of the frames of two cameras
+
+    Recent<Lanczos> exact_{KEPT};
+    Recent<FixedLanczos> fixed_{KEPT};
 };
 
 }  // namespace sprfast

@@ -101,16 +101,16 @@ std::pair<int, int> network_size(int height, int width, const Preprocessing& pre
 }
 
 void network_input(const Frame& frame, const Preprocessing& preprocessing, const spr_operators* operators,
-                   float* pixels) {
+                   Filters& filters, float* pixels) {
     const auto [rows, columns] = network_size(frame.height, frame.width, preprocessing);
     const Rows source = rows_of(frame);
     const int64_t plane = int64_t{rows} * columns;
     if (is_deep(frame.format)) {
         const int top = (1 << preprocessing.bit_depth) - 1;
-        if (resize_16_bit(source, top, operators, rows, columns, pixels) > top)
+        if (resize_16_bit(source, top, operators, filters, rows, columns, pixels) > top)
             refuse_depth(source, preprocessing.bit_depth);
     } else {
-        resize_8_bit(source, operators, rows, columns, pixels);
+        resize_8_bit(source, operators, filters, rows, columns, pixels);
     }
     if (is_bgr(frame.format)) std::swap_ranges(pixels, pixels + plane, pixels + 2 * plane);
     if (!is_colour(frame.format))

@@ -7,6 +7,7 @@
 
 #include "export_file.h"
 #include "interface.h"
+#include "lanczos.h"
 
 namespace sprfast {
 
@@ -31,6 +32,6 @@ std::pair<int, int> network_size(int height, int width, const Preprocessing& pre
 // pixels: (3, H, W) in [-1, 1], of network_size. A frame of another size goes through Lanczos' filter with antialias,
 // 8 bits in fixed point and 16 bits in double precision, both as Pillow computes them.
 void network_input(const Frame& frame, const Preprocessing& preprocessing, const spr_operators* operators,
-                   float* pixels);
+                   Filters& filters, float* pixels);
 
 }  // namespace sprfast

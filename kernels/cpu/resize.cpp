@@ -6,7 +6,6 @@
 #include <memory>
 #include <vector>
 
-#include "lanczos.h"
 #include "memory.h"
 
 namespace sprfast {
@@ -54,26 +53,27 @@ void pair_up(const Rows& source, int y, int channels, int32_t* pairs) {
 }
 
 // The picture at the wanted height, its rows `pitch` bytes apart.
-std::vector<uint8_t> columns_of_8_bit(const Rows& source, const spr_operators* operators, int rows, int64_t pitch) {
+std::vector<uint8_t> columns_of_8_bit(const Rows& source, const spr_operators* operators, Filters& filters, int rows,
+                                      int64_t pitch) {
     const auto pairs = std::make_unique<int32_t[]>(pitch * ((source.height + 1) / 2));
     for (int y = 0; y < source.height; y += 2) pair_up(source, y, 1, &pairs[y / 2 * pitch]);
-    const FixedLanczos filter(source.height, rows);
-    const spr_taps taps = filter.taps();
+    const std::shared_ptr<const FixedLanczos> filter = filters.fixed(source.height, rows);
+    const spr_taps taps = filter->taps();
     std::vector<uint8_t> result(rows * pitch);
     for (int y = 0; y < rows; y++) operators->resample_row_8(&taps, y, pairs.get(), pitch, &result[y * pitch]);
     return result;
 }
 
 // Pairs of rows of planes at the wanted width, `pitch` apart.
-std::unique_ptr<int32_t[]> rows_of_8_bit(const Rows& source, const spr_operators* operators, int columns,
-                                         int64_t pitch) {
+std::unique_ptr<int32_t[]> rows_of_8_bit(const Rows& source, const spr_operators* operators, Filters& filters,
+                                         int columns, int64_t pitch) {
     auto pairs = std::make_unique<int32_t[]>(pitch * padded(source.height) / 2);
     if (columns == source.width) {
         for (int y = 0; y < source.height; y += 2) pair_up(source, y, source.channels, &pairs[y / 2 * pitch]);
         return pairs;
     }
-    const FixedLanczos filter(source.width, columns);
-    const spr_taps taps = filter.taps();
+    const std::shared_ptr<const FixedLanczos> filter = filters.fixed(source.width, columns);
+    const spr_taps taps = filter->taps();
     const std::unique_ptr<int32_t[]> space(new int32_t[padded(source.width) * STRIP / 2 * source.channels]);
     std::vector<uint8_t> last;
     for (int y = 0; y < source.height; y += STRIP) {
@@ -86,19 +86,20 @@ std::unique_ptr<int32_t[]> rows_of_8_bit(const Rows& source, const spr_operators
 
 }  // namespace
 
-void resize_8_bit(const Rows& given, const spr_operators* operators, int rows, int columns, float* pixels) {
+void resize_8_bit(const Rows& given, const spr_operators* operators, Filters& filters, int rows, int columns,
+                  float* pixels) {
     Rows source = given;
     std::vector<uint8_t> shrunk;
     if (columns_first(given, rows, columns)) {
         source.pitch = padded(int64_t{given.width} * given.channels);
         source.height = rows;
-        shrunk = columns_of_8_bit(given, operators, rows, source.pitch);
+        shrunk = columns_of_8_bit(given, operators, filters, rows, source.pitch);
         source.data = shrunk.data();
     }
     const int64_t pitch = padded(int64_t{columns} * source.channels);
-    const std::unique_ptr<int32_t[]> pairs = rows_of_8_bit(source, operators, columns, pitch);
-    const FixedLanczos filter(source.height, rows);
-    const spr_taps taps = filter.taps();
+    const std::unique_ptr<int32_t[]> pairs = rows_of_8_bit(source, operators, filters, columns, pitch);
+    const std::shared_ptr<const FixedLanczos> filter = filters.fixed(source.height, rows);
+    const spr_taps taps = filter->taps();
     std::vector<uint8_t> whole(pitch);
     std::vector<float> row(pitch);
     for (int y = 0; y < rows; y++) {
@@ -116,9 +117,13 @@ namespace {
 // One pass over numbers in double. They come in order, `lanes` of each place of a side, of each channel alone.
 class Pass {
 public:
-    Pass(int size, int outputs, int64_t lanes, int channels, const spr_operators* operators)
-        : operators_(operators), filter_(size, outputs), copies_(size == outputs), lanes_(lanes), done_(channels) {
-        channel_ = int64_t{filter_.weights().overlap} * lanes;
+    Pass(int size, int outputs, int64_t lanes, int channels, const spr_operators* operators, Filters& filters)
+        : operators_(operators),
+          filter_(filters.exact(size, outputs)),
+          copies_(size == outputs),
+          lanes_(lanes),
+          done_(channels) {
+        channel_ = int64_t{filter_->weights().overlap} * lanes;
         sums_ = floats(2 * channels * channel_);
     }
 
@@ -126,7 +131,7 @@ public:
     void add(int channel, const float* values, int first, int count, float* result, int64_t output_step,
              int64_t lane_step) {
         if (!copies_) {
-            const spr_weights weights = filter_.weights();
+            const spr_weights weights = filter_->weights();
             double* sums = reinterpret_cast<double*>(sums_.get()) + channel * channel_;
             done_[channel] = operators_->resample_16(&weights, values, first, count, first ? done_[channel] : 0, lanes_,
                                                      sums, result, output_step, lane_step);
@@ -139,7 +144,7 @@ public:
 
 private:
     const spr_operators* operators_;
-    const Lanczos filter_;
+    const std::shared_ptr<const Lanczos> filter_;
     const bool copies_;  // a pass is left out where its side keeps its size
     const int64_t lanes_;
     int64_t channel_;  // sums of one
@@ -148,12 +153,12 @@ private:
 };
 
 // Columns first: the picture at the wanted height, its pixels as they lie, rows `pitch` apart. Adds to `bits`.
-Floats columns_of_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int64_t pitch,
-                         uint16_t& bits) {
+Floats columns_of_16_bit(const Rows& source, int top, const spr_operators* operators, Filters& filters, int rows,
+                         int64_t pitch, uint16_t& bits) {
     Floats result = floats(rows * pitch);
     const Floats strip = floats(STRIP * pitch);
     std::fill_n(strip.get(), STRIP * pitch, 0.0f);
-    Pass down(source.height, rows, pitch, 1, operators);
+    Pass down(source.height, rows, pitch, 1, operators, filters);
     for (int y = 0; y < source.height; y += STRIP) {
         const int count = std::min(STRIP, source.height - y);
         for (int row = 0; row < count; row++)
@@ -178,15 +183,16 @@ void turn(const float* rows, int64_t pitch, int count, int width, int channels, 
 
 }  // namespace
 
-uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns,
-                       float* pixels) {
+uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, Filters& filters, int rows,
+                       int columns, float* pixels) {
     const int width = source.width, channels = source.channels;
     const int64_t between = padded(int64_t{width} * channels), pitch = padded(int64_t{columns} * channels);
     uint16_t bits = 0;
     Floats shrunk;
-    if (columns_first(source, rows, columns)) shrunk = columns_of_16_bit(source, top, operators, rows, between, bits);
+    if (columns_first(source, rows, columns))
+        shrunk = columns_of_16_bit(source, top, operators, filters, rows, between, bits);
     const int height = shrunk ? rows : source.height;
-    Pass across(width, columns, STRIP, channels, operators), down(height, rows, pitch, 1, operators);
+    Pass across(width, columns, STRIP, channels, operators, filters), down(height, rows, pitch, 1, operators, filters);
     const Floats turned = floats(SPR_PIECE * channels * STRIP), strip = floats(STRIP * pitch),
                  planes = floats(rows * pitch);
     std::fill_n(turned.get(), SPR_PIECE * channels * STRIP, 0.0f);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "interface.h"
+#include "lanczos.h"
 
 namespace sprfast {
 
@@ -19,11 +20,12 @@ struct Rows {
 // Both: pixels: one plane (rows, columns) in [-1, 1] a channel.
 
 // 8 bits, between the passes and behind them too.
-void resize_8_bit(const Rows& source, const spr_operators* operators, int rows, int columns, float* pixels);
+void resize_8_bit(const Rows& source, const spr_operators* operators, Filters& filters, int rows, int columns,
+                  float* pixels);
 
 // 16 bits divided by `top`, which is 2^n - 1: weighted sums in double, stored as float32, clipped at the end. Returns
 // the bits that any value has.
-uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, int rows, int columns,
-                       float* pixels);
+uint16_t resize_16_bit(const Rows& source, int top, const spr_operators* operators, Filters& filters, int rows,
+                       int columns, float* pixels);
 
 }  // namespace sprfast

@@ -70,8 +70,10 @@ int unit_network_input(const void* data, int64_t bytes, int height, int width, i
         own.resample_row_8 = resample_row_8;
         own.turn_strip_16 = turn_strip_16;
         own.resample_16 = resample_16;
+        static Filters filters;  // of all calls, as an engine has them
         network_input({data, bytes, height, width, pitch, static_cast<PixelFormat>(format)},
-                      preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, pixels);
+                      preprocessing_of(size, policy, bit_depth, max_pixels), operators ? operators : &own, filters,
+                      pixels);
     });
 }
 
