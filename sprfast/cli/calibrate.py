@@ -58,7 +58,8 @@ def calibrate(
     setting: Annotated[
         str,
         typer.Option(
-            help="published, single, noiseless, multi or field; auto: what suits the parts; or a new one with --level."
+            help="published, single, noiseless, multi or field; auto: what suits the parts; one that the model has; or "
+            "a new one with --level."
         ),
     ] = "published",
     fit: Annotated[
@@ -194,6 +195,8 @@ def calibrate_file(path: Path, request: Request, runtime: Runtime) -> dict[str, 
 
         model, name = model_file.load(path), request.setting
         used: dict[str, Any] = {}
+        if name in model.scoring_modes and request.by_hand is None and not request.changed:
+            request = request.as_stored(model.scoring_modes[name])
         if request.by_hand is not None:
             mode = _by_hand(model.using(name).scoring_mode, request.by_hand)
             bad = _bad_images(request, [])

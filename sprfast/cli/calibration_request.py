@@ -47,16 +47,16 @@ class Request:
         refuse_gone(self.setting)
         if (self.good is None and not self.held_back) == (self.by_hand is None):
             raise InputError("calibrate: give either GOOD_DIR or --threshold, or --held-back")
-        if self.by_hand is not None and (self.fit or self._changed or self.false_pixel_rate is not None):
+        if self.by_hand is not None and (self.fit or self.changed or self.false_pixel_rate is not None):
             raise InputError(
                 "calibrate: a --threshold by hand goes without --fit, --level, --window, --tile and --false-pixel-rate"
             )
-        if self.setting == AUTO and (self.by_hand is not None or self._changed):
+        if self.setting == AUTO and (self.by_hand is not None or self.changed):
             raise InputError(
                 "calibrate: --setting auto goes without --threshold, --level, --window and --tile, it chooses "
                 "among named settings"
             )
-        if self.setting == PUBLISHED and (self.fit or self._changed):
+        if self.setting == PUBLISHED and (self.fit or self.changed):
             raise InputError(
                 "calibrate: --fit, --level, --window and --tile are for a --setting other than the published one, "
                 "which is as it is"
@@ -66,28 +66,17 @@ class Request:
         if (self.field or self.balance) and self.setting in calibration.SETTINGS:
             raise InputError(f"calibrate: --field and --balance are for a new --setting, {self.setting} has its own")
 
-    @classmethod
-    def again(cls, good: Path, false_reject_rate: float, setting: str, mode: ScoringMode) -> Request:
-        """To calibrate anew, on other good images, what a file holds under the name `setting`: with
-        the levels, the window and the tile of `mode`.
-        """
+    def as_stored(self, mode: ScoringMode) -> Request:
+        """The same with levels, window and tile of the setting's `mode` in a file."""
         from sprfast.evaluation import calibration
 
-        if setting == PUBLISHED:
-            return cls(good, false_reject_rate)
-        fielded = setting not in calibration.SETTINGS and mode.error_field is not None
-        return cls(
-            good,
-            false_reject_rate,
-            setting=setting,
-            schedule=mode.schedule,
-            field=fielded,
-            window=mode.window,
-            tile=mode.tile,
-        )
+        if self.setting == PUBLISHED:
+            return self
+        fielded = self.setting not in calibration.SETTINGS and mode.error_field is not None
+        return dataclasses.replace(self, schedule=mode.schedule, field=fielded, window=mode.window, tile=mode.tile)
 
     @property
-    def _changed(self) -> bool:
+    def changed(self) -> bool:
         """Whether something of a setting is given."""
         return any(each is not None for each in (self.schedule, self.window, self.tile))
 
@@ -102,7 +91,7 @@ class Request:
             levels = self.schedule.levels if self.schedule else named.schedule.levels
             schedule = dataclasses.replace(named.schedule, levels=levels)
             return dataclasses.replace(named, schedule=schedule, window=self.window, tile=self.tile)
-        if self._changed:
+        if self.changed:
             return calibration.Setting(self.schedule or Schedule(), self.field, self.balance, self.window, self.tile)
         known = ", ".join((PUBLISHED, *calibration.SETTINGS))
         raise InputError(

@@ -85,7 +85,7 @@ def station(
 
     def calibrated(path: Path, images: Path) -> None:
         rate = _rate(running.predictor) if false_reject_rate is None else false_reject_rate
-        request = Request.again(images, rate, setting, running.predictor.scoring_mode)
+        request = Request(images, rate, setting=setting).as_stored(running.predictor.scoring_mode)
         calibrate_file(path, request, Runtime(backend, device, precision))
 
     with contextlib.ExitStack() as opened:

@@ -238,7 +238,9 @@ def test_window_and_tile_are_those_of_the_threshold_and_of_every_score(run, path
         assert stored.threshold.scores == pytest.approx(sorted(scores), rel=1e-6)
         if name == "single":
             assert stored.threshold.value != pytest.approx(plain.scoring_modes[name].threshold.value, rel=1e-3)
-        calibrate_file(path, Request.again(good, 0.2, name, stored), Runtime())  # as a station does
+        calibrate_file(path, Request(good, 0.2, setting=name).as_stored(stored), Runtime())  # as a station does
+        assert model_file.load(path).scoring_modes[name] == stored
+        assert run("calibrate", path, good, *RATE, "--setting", name)[0] == 0  # which it has now
         assert model_file.load(path).scoring_modes[name] == stored
         got = rows(run, path, fresh, "--setting", name)
         expected = [result.pred_score for result in engine.predict(sorted(fresh.iterdir()))]
