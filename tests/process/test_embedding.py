@@ -210,7 +210,7 @@ def tiny_plan(small_model, tmp_path):
 
 def sanitized(folder, program, sanitizer):
     """A native program with the library, compiled for a sanitizer."""
-    flags, build = f"-O1 -g -fsanitize={sanitizer} -fno-sanitize-recover=all", folder / "build"
+    flags, build = f"-O2 -g -fsanitize={sanitizer} -fno-sanitize-recover=all", folder / "build"
     run(f"cmake -S {ROOT}/kernels/cpu -B {build} -DCMAKE_BUILD_TYPE=Debug '-DCMAKE_CXX_FLAGS={flags}'")
     run(f"cmake --build {build} --parallel")
     linking = f"-L {build} -lsprfast -Wl,-rpath,{build} -pthread"
