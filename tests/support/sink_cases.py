@@ -52,7 +52,7 @@ def certificate(folder, name, *alternatives):
 
 
 class WebServer:
-    """Takes posts; `status` is what it replies, `hold` lets it wait first."""
+    """Takes posts; `status` is what it replies, `hold` lets its reply to a result wait."""
 
     def __init__(self, port=0):
         self.posts, self.headers, self.status, self.hold = [], [], 200, threading.Event()
@@ -66,7 +66,8 @@ class WebServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.posts.append((self.path, body))
                 outer.headers.append(dict(self.headers))
-                outer.hold.wait(30)
+                if body["type"] == "result":
+                    outer.hold.wait(30)
                 self.send_response(outer.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

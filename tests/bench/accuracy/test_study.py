@@ -199,7 +199,7 @@ def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):
         ("0.safetensors", 0),
         ("1.safetensors", 1),
     ]
-    assert whole["models"][0]["provenance"] == {"held_back": 12, "seconds": 60.0}
+    assert whole["models"][0]["provenance"] == {"held_back": 12, "steps": 60}
     json.dumps(whole, allow_nan=False)
     done, total = [at[0] for at in told], 2 * len(NAMES)
     assert done == sorted(done)
