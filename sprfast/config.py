@@ -196,6 +196,7 @@ class TrainingConfig(_Config):
     t_sampling: TimeSampling = "uniform"  # of t on [t_min, t_max]; log_uniform: of its logarithm
     t_min: float = 1e-5
     t_max: float = 1.0
+    brightness: float = 0.0  # largest change of an image's brightness, as the logarithm of a factor
     corrupted: float = 0.0  # share of the images into which shapes are painted, for the network to take out
     hold_back: float = 0.0  # share of the images, drawn by the seed, that is not trained on
     seed: int = 0
@@ -216,6 +217,7 @@ class TrainingConfig(_Config):
         require(0 <= self.warm_up < 2**40, "warm_up", self.warm_up, "a number of steps")
         require(0.0 < self.t_min < 1.0, "t_min", self.t_min, "a time in (0, 1)")
         require(self.t_min < self.t_max <= 1.0, "t_max", self.t_max, f"a time in ({self.t_min}, 1]")
+        require(0.0 <= self.brightness <= 1.0, "brightness", self.brightness, "a number in [0, 1]")
         require(0.0 <= self.corrupted <= 1.0, "corrupted", self.corrupted, "a share in [0, 1]")
         require(0.0 <= self.hold_back < 1.0, "hold_back", self.hold_back, "a share in [0, 1)")
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 2**32 - 1")

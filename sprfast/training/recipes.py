@@ -9,7 +9,8 @@ from sprfast.config import TrainingConfig
 
 # What each changes of the published recipe. `fast`: the network sees the small
 # times at which it scores, in many small steps at a larger learning rate.
-# `repair`: beside the noise, it takes painted shapes out of most images.
+# `repair`: beside the noise, it takes painted shapes out of most images, and takes them as bright or
+# dark as they are.
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {
@@ -29,6 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "t_sampling": "log_uniform",
         "t_min": 0.003,
         "t_max": 0.1,
+        "brightness": 0.2,
         "corrupted": 0.9,
     },
 }
@@ -43,7 +45,7 @@ _FREE = ("epochs", "steps", "time_limit", "hold_back", "seed")  # of a training'
 def trained_by(provenance: Mapping[str, Any]) -> str | None:
     """The recipe that a model's provenance has every value of; None: there is none."""
     # a model of an earlier version does not name what there was one of
-    training = {"precision": "float32", "corrupted": 0.0} | provenance.get("training", {})
+    training = {"precision": "float32", "brightness": 0.0, "corrupted": 0.0} | provenance.get("training", {})
     for name, changes in RECIPES.items():
         recipe = TrainingConfig(**changes).to_json()
         if all(training.get(key) == value for key, value in recipe.items() if key not in _FREE):

@@ -227,6 +227,14 @@ def times(config: TrainingConfig, u: Tensor) -> Tensor:
     return u * (config.t_max - config.t_min) + config.t_min
 
 
+def jitter_brightness(x: Tensor, config: TrainingConfig, u: Tensor) -> Tensor:
+    """(B, 3, H, W) images in [-1, 1] brighter or darker by factors from (B,) uniform draws u in [0,
+    1): black stays black, and what is beyond white is white.
+    """
+    factor = torch.exp(config.brightness * (2.0 * u - 1.0))[:, None, None, None]
+    return ((x + 1.0) * factor - 1.0).clamp(-1.0, 1.0)
+
+
 def learning_rate(config: TrainingConfig, step: int, fraction: float) -> float:
     """Learning rate of a step, counted from 0, before which `fraction` of the limit was done."""
     warm = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
@@ -337,7 +345,7 @@ class _Run:
     def _step(self, images: Tensor, fraction: float) -> Tensor:
         config, state = self.recipe.training, self.state
         x = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        t, z, corrupted = self._draws(x)
+        x, t, z, corrupted = self._draws(x)
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = learning_rate(config, state.step, fraction)
         state.optimizer.zero_grad(set_to_none=True)
@@ -350,19 +358,22 @@ class _Run:
         state.step += 1
         return value.detach()
 
-    def _draws(self, x: Tensor) -> tuple[Tensor, Tensor, corruption.Corrupted | None]:
-        """t, z and the corrupted images of this process's share x: every process draws for the
-        whole batch and takes its slice.
+    def _draws(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, corruption.Corrupted | None]:
+        """x as bright as it is trained on, t, z and the corrupted images of this process's share x:
+        every process draws for the whole batch and takes its slice.
         """
         config, mine = self.recipe.training, self.group.share(self.recipe.training.batch_size)
         digest = hashlib.sha256(f"{config.seed} {self.state.step}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         t = times(config, torch.rand(config.batch_size, generator=generator, device=self.device))
         z = torch.randn((config.batch_size, 3, *self.dataset.height_width), generator=generator, device=self.device)
+        if config.brightness:
+            u = torch.rand(config.batch_size, generator=generator, device=self.device)
+            x = jitter_brightness(x, config, u[mine])
         painted = None
         if self._donors is not None:
             painted = corruption.corrupt(x, self._donors, config.corrupted, config.batch_size, mine, generator)
-        return t[mine], z[mine].contiguous(memory_format=torch.channels_last), painted
+        return x, t[mine], z[mine].contiguous(memory_format=torch.channels_last), painted
 
     def _progress(self, value: Tensor) -> Progress:
         """Look at the loss of the last step, which waits for the device."""

@@ -131,10 +131,22 @@ def test_repair_resumes_bit_for_bit(paths, output, tmp_path):
     assert train(paths, other, steps=6, on_step=stop_after(3), **recipe).model is None
     resumed = train(paths, other, steps=6, resume=True, **recipe).model
     assert resumed.sha256 == whole.sha256
-    plain = train(paths, tmp_path / "plain.safetensors", steps=6, **recipe | {"corrupted": 0.0}).model
-    assert any(not torch.equal(weight, plain.weights[name]) for name, weight in whole.weights.items())
+    for name in ("corrupted", "brightness"):
+        plain = train(paths, tmp_path / f"{name}.safetensors", steps=6, **recipe | {name: 0.0}).model
+        assert plain.sha256 != whole.sha256
+        assert any(not torch.equal(weight, plain.weights[key]) for key, weight in whole.weights.items())
 
 
-def test_share_beyond_one_is_refused():
-    with pytest.raises(InputError, match=r"corrupted: 1\.5 is not allowed"):
-        config(corrupted=1.5)
+def test_brightness_changes_by_the_factors_that_the_recipe_allows():
+    x, u = images(3, 8, 8), torch.tensor([0.0, 0.5, 1.0])
+    got = training.jitter_brightness(x, config(brightness=0.2), u)
+    for index, factor in enumerate((math.exp(-0.2), 1.0, math.exp(0.2))):
+        torch.testing.assert_close(got[index], (factor * (x[index] + 1) - 1).clamp(max=1.0))
+    black = torch.full((3, 3, 8, 8), -1.0)
+    assert torch.equal(training.jitter_brightness(black, config(brightness=1.0), u), black)
+
+
+@pytest.mark.parametrize("name", ["corrupted", "brightness"])
+def test_more_than_one_is_refused(name):
+    with pytest.raises(InputError, match=rf"{name}: 1\.5 is not allowed"):
+        config(**{name: 1.5})
