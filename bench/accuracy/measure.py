@@ -116,6 +116,9 @@ def study(
         settings.append(named.measure(passes, given.labels, given.masks))
         if index == 0:
             report["images"] = {"good": len(given.good), "test": len(given.test), "defective": int(given.labels.sum())}
+            # far from 0.5: the images were taken in different light, and a score may follow that
+            brightness = metrics.evaluate(given.test.mean(axis=(1, 2, 3)), given.labels, None, None)
+            report["brightness_AUROC"] = brightness["image_AUROC"].value
             report["backends"] = costs.backends_apart(model, given.test, given.labels, given.masks, device)
             whole = named.model_with_settings(model, passes)
             report["times"] = costs.times(whole, given.test, rows, backend, device, seconds)

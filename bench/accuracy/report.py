@@ -118,8 +118,12 @@ def _costs(report: Mapping[str, Any], name: str) -> tuple[str, str, str, str]:
 
 
 def _notes(report: Mapping[str, Any]) -> str:
-    """What dividing maps by the error field would do."""
-    lines = []
+    """What mean brightness would do as the score, and dividing maps by the error field."""
+    lines, brightness = [], report.get("brightness_AUROC")  # reports of earlier versions have none
+    if brightness is not None:
+        lines.append(
+            f"the mean brightness of an image as its score would have an image_AUROC of {100 * brightness:.1f} %"
+        )
     for name, setting in report["settings"].items():
         divided = setting.get("divided")
         if divided and divided[0]["maps"] is not None:

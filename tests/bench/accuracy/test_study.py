@@ -9,6 +9,7 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from sprfast.backends import registry
 from sprfast.backends.sessions import cpu
@@ -16,7 +17,7 @@ from sprfast.bench.accuracy import costs, measure, named, summary
 from sprfast.bench.accuracy.passes import Passes
 from sprfast.bench.accuracy.rows import ROWS, StudyRow
 from sprfast.config import Level, Preprocessing, Schedule
-from sprfast.data import datasets
+from sprfast.data import datasets, images
 from sprfast.engine.engine import Engine
 from sprfast.engine.predictor import MAX_BATCH
 from sprfast.errors import BackendError, InputError
@@ -188,6 +189,13 @@ def test_names_of_rows_differ_and_each_with_a_field_follows_the_one_without():
     for before, row in itertools.pairwise(ROWS):
         if row.field:
             assert (row.name, row.schedule, row.balanced) == (f"{before.name}, field", before.schedule, before.balanced)
+
+
+def test_brightness_alone_is_a_score_in_the_report(whole, category, models):
+    pixels = [images.load_image(each.path, models[0].preprocessing).pixels for each in category.test]
+    expected = roc_auc_score([each.label for each in category.test], [each.mean() for each in pixels])
+    assert expected != 0.5
+    assert whole["brightness_AUROC"] == pytest.approx(expected)
 
 
 def test_every_row_setting_and_backend_is_in_the_report(whole, rows, told):

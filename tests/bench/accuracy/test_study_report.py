@@ -265,6 +265,7 @@ def test_a_study_of_given_images_without_masks_end_to_end(run, small_model, stud
             assert {figures["standard_error"] for figures in row[part].values() if figures} == {None}
     assert "…" not in out
     assert all(row.name in out for row in ROWS)
+    assert f"as its score would have an image_AUROC of {100 * found['brightness_AUROC']:.1f} %" in " ".join(out.split())
     assert PIL.Image.open(figure).format == "PNG"
     code, again, _ = run("study", "show", output)
     assert (code, again) == (0, out)
