@@ -11,7 +11,7 @@ from support import ROOT
 TRAIN = ["--size", "16", "--width", "32", "--steps", "2", "--batch-size", "2", "--workers", "0"]
 
 
-PROGRESS = re.compile(r"[\w -]+: (\d+%  )?(\d+/\d+( .*)?|\d+ (s|min|h|d)\b.*)")
+PROGRESS = re.compile(r"[\w -]+: (\d+%  )?(\d+/\d+( .*)?|step \d+ .*|\d+ (s|min|h|d)\b.*)")
 
 
 def without_progress(err):
