@@ -9,8 +9,7 @@ from sprfast.config import TrainingConfig
 
 # What each changes of the published recipe. `fast`: the network sees the small
 # times at which it scores, in many small steps at a larger learning rate.
-# `repair`: beside the noise, it takes painted shapes out of most images, and takes them as bright or
-# dark as they are.
+# `repair`: beside the noise, it takes painted shapes out of most images, however bright they are.
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "fast": {
