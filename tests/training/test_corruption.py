@@ -133,7 +133,6 @@ def test_repair_resumes_bit_for_bit(paths, output, tmp_path):
     assert resumed.sha256 == whole.sha256
     for name in ("corrupted", "brightness"):
         plain = train(paths, tmp_path / f"{name}.safetensors", steps=6, **recipe | {name: 0.0}).model
-        assert plain.sha256 != whole.sha256
         assert any(not torch.equal(weight, plain.weights[key]) for key, weight in whole.weights.items())
 
 
